@@ -1,7 +1,7 @@
-"""A database as an original gateway leaves it after years: mostly in order, and not always.
+"""A database as an original gateway leaves it after years: mostly in order, but not always.
 
-Everything here follows from what is known of its documents: which members a record has in which
-state, what a crash leaves behind, what admins and older versions have put there.
+The documents follow from known facts: the members of a record in each state, what a crash leaves
+behind, and what admins and older versions have written.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ OWNER, GROUP = 2001, 2300
 
 @dataclass(frozen=True, eq=False)
 class Disorder:
-    """A kind of record: what differs from one in order, and what a report says of it.
+    """A kind of record: how it differs from a normal one, and what a survey says about it.
 
-    `changes` are members; `...` takes one away. Texts have `{n}`, the record's number, filled in.
+    `changes` are members to set; `...` removes one. In texts, `{n}` stands for the record's number.
     """
 
     name: str
@@ -145,7 +145,7 @@ ROUND = (
 
 
 def image_id(n: int) -> str:
-    """Return the image id of a record in order."""
+    """Return the image id of a normal record."""
     return f"{n:064x}"
 
 
@@ -196,14 +196,14 @@ def _numbered(value: Any, n: int) -> Any:
 
 
 def records(count: int) -> Iterator[tuple[Disorder, dict[str, Any]]]:
-    """Yield so many records, each with its kind."""
+    """Yield a number of records, each with its kind."""
     for n in range(1, count + 1):
         kind = ROUND[(n - 1) % len(ROUND)]
         yield kind, document(n, kind)
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    """Return rows of look-up metrics, oldest first."""
+    """Return look-up rows, the oldest first."""
     return [
         {"user": "me", "uid": OWNER, "system": SYSTEMS[n % 2], "type": "docker",
          "tag": f"lib/app:{n}", "id": image_id(n), "time": NOW - 1000 + n}

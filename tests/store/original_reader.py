@@ -1,6 +1,6 @@
-"""The original gateway as a reader of its database: what it finds there, by the rules known of it.
+"""A model of the original gateway as a reader of its database, by the known rules.
 
-It reads without asking whether a member is there, or what it is, exactly where the original did.
+Like the original, it does not check whether a member exists, or what exactly it is.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ WRITTEN = ("format", "arch", "os", "remotetype", "ostcount", "replication")
 
 @dataclass(frozen=True)
 class OriginalReader:
-    """Looks at the collection `images` at some time."""
+    """Reads the collection `images` at a time."""
 
     images: Any
     now: float
 
     def ready(self, system: str, itype: str, tag: str) -> dict[str, Any] | None:
-        """Return the READY record whose list of tags has this one."""
+        """Return the READY record whose list of tags contains this tag."""
         wanted = {"status": "READY", "system": system, "itype": itype, "tag": {"$in": [tag]}}
         found: dict[str, Any] | None = self.images.find_one(wanted)
         return found
 
-    def pulled(self, system: str, itype: str, tag: str) -> dict[str, Any] | None:
-        """Return the first record that was asked for by this tag and is not READY."""
+    def unfinished(self, system: str, itype: str, tag: str) -> dict[str, Any] | None:
+        """Return the first record of this tag that is not READY."""
         wanted = {"system": system, "itype": itype, "pulltag": tag,
                   "status": {"$nin": ["READY", "SUCCESS"]}}  # fmt: skip
         found: dict[str, Any] | None = self.images.find_one(wanted)
         return found
 
     def may_read(self, record: dict[str, Any], uid: int, gids: Collection[int]) -> bool:
-        """Say whether a user may see an image."""
+        """Return whether a user may see an image."""
         if record["private"] is False:
             return True
         users, groups = record["userACL"], record["groupACL"]
@@ -51,8 +51,8 @@ class OriginalReader:
     def would_pull(
         self, system: str, itype: str, tag: str, users: list[int], groups: list[int]
     ) -> bool:
-        """Say whether a pull request would start work."""
-        record = self.pulled(system, itype, tag) or self.ready(system, itype, tag)
+        """Return whether a pull request would start work."""
+        record = self.unfinished(system, itype, tag) or self.ready(system, itype, tag)
         if record is None or record["status"] == "EXPIRED":
             return True
         age = self.now - record["last_pull"]
@@ -71,7 +71,7 @@ class OriginalReader:
         return [one["id"] for one in found if one.get("expiration", self.now) < self.now]
 
     def offences(self, record: dict[str, Any]) -> list[str]:
-        """Return what in a record the original would stumble over."""
+        """Return what the original could not read in a record."""
         wrong = [name for name in WRITTEN if not isinstance(record.get(name), str)]
         if not isinstance(record.get("last_pull"), float):
             wrong.append("last_pull")

@@ -1,4 +1,4 @@
-"""A database of the original gateway is taken over as it is, and can be given back."""
+"""The gateway takes over a database of the original as it is, and can give it back."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ STRANGER = replace(USER, uid=2003)
 
 
 @pytest.fixture(scope="module")
-def taken(mongodb: str) -> Iterator[tuple[str, Any, str]]:
-    """Return a database with many records: its name, pymongo's way there, and what was there.
+def taken_over(mongodb: str) -> Iterator[tuple[str, Any, str]]:
+    """Return a database with many records: its name, pymongo's object, and its documents before.
 
-    Our gateway has started on it once. Nothing but questions may be asked of it.
+    Our gateway has started on it once. Tests may only read it.
     """
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_many([one for _, one in records(COUNT)])
@@ -70,46 +70,48 @@ def taken(mongodb: str) -> Iterator[tuple[str, Any, str]]:
 
         async def start() -> None:
             async with mongo_running(mongodb, name, 60) as store:
-                wish = PullRequest("alpha", "docker", ImageReference.parse("new:1"), OWNER)
-                await store.abandon((await store.claim(wish, NOW))[0].key)
+                request_of = PullRequest("alpha", "docker", ImageReference.parse("new:1"), OWNER)
+                await store.abandon((await store.claim(request_of, NOW))[0].key)
 
         pytest_twisted.blockon(Deferred.fromCoroutine(start()))
         yield name, db, before
 
 
 @pytest.fixture
-def store(mongodb: str, taken: tuple[str, Any, str]) -> Iterator[MongoStore]:
+def store(mongodb: str, taken_over: tuple[str, Any, str]) -> Iterator[MongoStore]:
     """Return a running store on these records."""
-    running = MongoStore(reactor, mongodb, taken[0])
+    running = MongoStore(reactor, mongodb, taken_over[0])
     running.startService()
     yield running
     pytest_twisted.blockon(running.stopService())
 
 
 @pytest.fixture
-def hundred(mongodb: str) -> Iterator[tuple[str, Any]]:
-    """Return a database with one record of each kind: its name, and pymongo's way to it."""
+def small_database(mongodb: str) -> Iterator[tuple[str, Any]]:
+    """Return a database with one record of each kind: its name, and pymongo's object."""
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_many([one for _, one in records(len(ROUND))])
         yield name, db
 
 
-def wish(kind: Disorder, n: int) -> PullRequest:
-    """Return a request for what record `n` was pulled as."""
+def request_of(kind: Disorder, n: int) -> PullRequest:
+    """Return a request for the tag of record `n`."""
     one = document(n, kind)
     reference = ImageReference.parse(one["pulltag"])
     return PullRequest(one["system"], one.get("itype", "docker"), reference, OWNER)
 
 
-def numbered(*lots: Lot) -> list[tuple[int, Disorder]]:
-    """Return the numbers of the first hundred records of some lots, and their kinds."""
+def numbers_of(*lots: Lot) -> list[tuple[int, Disorder]]:
+    """Return the numbers and kinds of those of the first hundred records that are in some lots."""
     return [(n, kind) for n, kind in enumerate(ROUND, 1) if kind.lot in lots]
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_rewritten(store: MongoStore, taken: tuple[str, Any, str]) -> None:
-    """After the start, and many questions, every document is as it was; only indexes are new."""
-    _, db, before = taken
+async def test_a_start_rewrites_no_document(
+    store: MongoStore, taken_over: tuple[str, Any, str]
+) -> None:
+    """After the start and many queries every document is unchanged; only indexes are new."""
+    _, db, before = taken_over
     for system in SYSTEMS:
         await store.queue(system)
         await store.lookups(system, 10)
@@ -124,8 +126,8 @@ async def test_nothing_is_rewritten(store: MongoStore, taken: tuple[str, Any, st
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_list(store: MongoStore) -> None:
-    """Each system has the images of its lots, no more, and each can be told to a client."""
+async def test_the_list_has_the_images_of_its_lots(store: MongoStore) -> None:
+    """Each system lists them and no others, and each can be shown to a client."""
     wanted = Counter(one["system"] for kind, one in records(COUNT) if kind.lot in LISTED)
     for system in SYSTEMS:
         found = await store.list(system)
@@ -140,9 +142,11 @@ async def test_the_list(store: MongoStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_list_in_pages(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """A page of what cannot be used is not the last one."""
-    async with mongo_running(mongodb, hundred[0]) as store:
+async def test_a_page_of_unusable_records_is_not_the_last(
+    mongodb: str, small_database: tuple[str, Any]
+) -> None:
+    """The list continues after it."""
+    async with mongo_running(mongodb, small_database[0]) as store:
         for system in SYSTEMS:
             for limit in (1, 3):
                 found: list[ImageRecord] = []
@@ -153,9 +157,9 @@ async def test_the_list_in_pages(mongodb: str, hundred: tuple[str, Any]) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_listed_image_is_looked_up(store: MongoStore) -> None:
-    """By each of its tags, as text, in a list, or beside what is none."""
-    for n, kind in numbered(Lot.LISTED, Lot.KEYLESS):
+async def test_every_listed_image_is_found(store: MongoStore) -> None:
+    """Each of its tags finds it, whether they are text, a list, or beside invalid values."""
+    for n, kind in numbers_of(Lot.LISTED, Lot.KEYLESS):
         one = document(n, kind)
         tags = one["tag"] if isinstance(one["tag"], list) else [one["tag"]]
         for tag in tags:
@@ -168,9 +172,9 @@ async def test_every_listed_image_is_looked_up(store: MongoStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_not_listed_is_not_found(store: MongoStore) -> None:
-    """Neither by tag nor by id; and nobody waits for it."""
-    for n, kind in numbered(*{*Lot} - LISTED - {Lot.KEYLESS}):
+async def test_other_records_are_not_found(store: MongoStore) -> None:
+    """Neither by tag nor by id, and no pull waits for them."""
+    for n, kind in numbers_of(*{*Lot} - LISTED - {Lot.KEYLESS}):
         one = document(n, kind)
         if not isinstance(one.get("system"), str) or kind.lot is Lot.FOREIGN_SYSTEM:
             continue
@@ -181,8 +185,8 @@ async def test_what_is_not_listed_is_not_found(store: MongoStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_tag_of_two_records(store: MongoStore) -> None:
-    """The one that was pulled last is meant."""
+async def test_a_tag_on_two_records_means_the_newer_one(store: MongoStore) -> None:
+    """The record that was pulled last is found."""
     n = ROUND.index(SAME_TAG) + 1
     one = document(n, SAME_TAG)
     found = await store.find(one["system"], "docker", one["tag"])
@@ -203,9 +207,9 @@ READERS = {
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_may_read(store: MongoStore) -> None:
-    """The old rules hold; where the readers cannot be made out, nobody is let in."""
-    for n, kind in numbered(*LISTED):
+async def test_the_old_rules_of_access_hold(store: MongoStore) -> None:
+    """If the list of readers is unreadable, nobody may read the image."""
+    for n, kind in numbers_of(*LISTED):
         one = document(n, kind)
         (found, *_) = await store.find_id([one["system"]], one["id"])
         may = tuple(found.may_be_read_by(who) for who in (USER, MEMBER, STRANGER))
@@ -213,14 +217,14 @@ async def test_who_may_read(store: MongoStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_metrics(store: MongoStore) -> None:
-    """The original's rows are the first of ours."""
+async def test_lookup_rows_of_the_original_come_first(store: MongoStore) -> None:
+    """Our rows follow them."""
     assert await store.lookups("alpha", 3) == [r for r in rows(50) if r["system"] == "alpha"][-3:]
 
 
 @pytest_twisted.ensureDeferred
-async def test_odd_rows(mongodb: str) -> None:
-    """A row with what no answer can hold comes as text."""
+async def test_odd_lookup_rows_become_text(mongodb: str) -> None:
+    """A value that JSON cannot hold is returned as text."""
     with mongod.database(mongodb) as (name, db):
         odd = {"time": float("nan"), "user": None, "id": document(1, IN_ORDER)["_id"]}
         db["metrics"].insert_one(rows(1)[0] | odd | {"uid": Decimal128("2001")})
@@ -231,18 +235,20 @@ async def test_odd_rows(mongodb: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_images_are_pulled_again(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """A pull of an image that is there, whatever its record's state, leaves one that is in order.
+async def test_a_repeated_pull_leaves_an_orderly_record(
+    mongodb: str, small_database: tuple[str, Any]
+) -> None:
+    """That holds for records of every lot.
 
-    Members that are not ours survive; the original would find the image, and read all of it.
+    Unknown members survive, and the original would find the image and could read its record.
     """
-    name, db = hundred
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.LISTED, Lot.UNTAGGED, Lot.KEYLESS):
+        for n, kind in numbers_of(Lot.LISTED, Lot.UNTAGGED, Lot.KEYLESS):
             one = document(n, kind)
             if kind.name == "no type":  # nobody can ask for it
                 continue
-            request = wish(kind, n)
+            request = request_of(kind, n)
             original = db["images"].find_one({"_id": one["_id"]})
             access = {"private": False, "user_acl": (), "group_acl": ()}
             done = await complete_pull(store, request, one["id"], NOW, expiration=NOW + 5, **access)
@@ -253,11 +259,11 @@ async def test_images_are_pulled_again(mongodb: str, hundred: tuple[str, Any]) -
                 after = db["images"].find_one({"_id": one["_id"]})
                 for member in {"site_note", "blob", "arch"} & one.keys():
                     assert after[member] == original[member]
-            _in_order(db, done.key, request)
+            _check_order(db, done.key, request)
 
 
-def _in_order(db: Any, key: str, request: PullRequest) -> None:
-    """Check that the original finds what was pulled, and stumbles over nothing in it."""
+def _check_order(db: Any, key: str, request: PullRequest) -> None:
+    """Check that the original finds the image and can read its record."""
     reader = OriginalReader(db["images"], NOW + 1)
     place = request.system, request.itype, request.tag
     carriers = db["images"].count_documents(
@@ -267,20 +273,22 @@ def _in_order(db: Any, key: str, request: PullRequest) -> None:
     found = reader.ready(*place)
     assert found is not None
     assert str(found["_id"]) == key
-    assert reader.pulled(*place) is None
+    assert reader.unfinished(*place) is None
     assert not reader.would_pull(*place, [], [])
     assert reader.may_read(found, OWNER, [])
 
 
 @pytest_twisted.ensureDeferred
-async def test_tags_move_on(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """A tag that means another image by now is taken from all records that had it."""
-    name, db = hundred
+async def test_a_moved_tag_leaves_all_old_records(
+    mongodb: str, small_database: tuple[str, Any]
+) -> None:
+    """It is taken from every record that had it."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.LISTED, Lot.NO_ID):
+        for n, kind in numbers_of(Lot.LISTED, Lot.NO_ID):
             if kind.name == "no type":  # nobody can ask for it
                 continue
-            request = wish(kind, n)
+            request = request_of(kind, n)
             before = db["images"].find_one({"_id": document(n, kind)["_id"]})
             new = f"e{n:063x}"
             access = {"private": False, "user_acl": (), "group_acl": ()}
@@ -291,16 +299,18 @@ async def test_tags_move_on(mongodb: str, hundred: tuple[str, Any]) -> None:
             assert request.tag not in left, kind.name
             assert after.get("id") == before.get("id")
             assert done.key != str(before["_id"])
-            _in_order(db, done.key, request)
+            _check_order(db, done.key, request)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_crash_left_is_pulled_again(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """The new pull begins at once, and what was left behind is gone."""
-    name, db = hundred
+async def test_work_after_a_crash_is_pulled_again(
+    mongodb: str, small_database: tuple[str, Any]
+) -> None:
+    """The new pull begins at once, and the old record is removed."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.ABANDONED, Lot.FAILURES):
-            request = wish(kind, n)
+        for n, kind in numbers_of(Lot.ABANDONED, Lot.FAILURES):
+            request = request_of(kind, n)
             claimed, created = await store.claim(request, NOW)
             assert created, kind.name
             assert db["images"].find_one({"_id": document(n, kind)["_id"]}) is None
@@ -310,19 +320,21 @@ async def test_what_a_crash_left_is_pulled_again(mongodb: str, hundred: tuple[st
             assert started is not None
             done = await store.finish(started.key, 1, Ready(image_id(n)), NOW)
             assert done.key == claimed.key
-        stays = [document(n, kind)["_id"] for n, kind in numbered(Lot.UNNAMED, Lot.EXPIRED)]
+        stays = [document(n, kind)["_id"] for n, kind in numbers_of(Lot.UNNAMED, Lot.EXPIRED)]
         assert db["images"].count_documents({"_id": {"$in": stays}}) == len(stays)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_record_is_in_nobodys_way(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """What was asked for in it is pulled as if it were not there, and it stays as it is."""
-    name, db = hundred
+async def test_documents_that_are_no_records_do_no_harm(
+    mongodb: str, small_database: tuple[str, Any]
+) -> None:
+    """A pull of their tags succeeds, and they stay as they are."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.NOT_A_RECORD):
+        for n, kind in numbers_of(Lot.NOT_A_RECORD):
             if kind.name in {"no status", "a list as status"}:
                 one = db["images"].find_one({"_id": document(n, kind)["_id"]})
-                done = await complete_pull(store, wish(kind, n), image_id(n), NOW)
+                done = await complete_pull(store, request_of(kind, n), image_id(n), NOW)
                 assert done.key != f"{n:024x}"
                 after = db["images"].find_one({"_id": one["_id"]})
                 assert {**after, "tag": None} == {**one, "tag": None}
@@ -330,8 +342,8 @@ async def test_what_is_no_record_is_in_nobodys_way(mongodb: str, hundred: tuple[
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_image_in_records_of_every_kind(mongodb: str) -> None:
-    """A pull of an image that has several records, whatever is odd in each, ends in one of them."""
+async def test_a_pull_of_an_image_with_several_records(mongodb: str) -> None:
+    """Whatever is odd in them, the pull ends in one of them."""
     dates: list[Any] = ["yesterday", None, float("nan")]
     with mongod.database(mongodb) as (name, db):
         same = {"id": image_id(1), "system": "alpha", "tag": ["lib/app:1"]}
@@ -350,13 +362,15 @@ async def test_one_image_in_records_of_every_kind(mongodb: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_removals_that_were_left_behind(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """What was going, or is gone, comes back when the same image is pulled again."""
-    name, db = hundred
+async def test_abandoned_removals_are_cancelled_by_a_pull(
+    mongodb: str, small_database: tuple[str, Any]
+) -> None:
+    """The image is READY again under its old record."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.REMOVALS, Lot.EXPIRED):
+        for n, kind in numbers_of(Lot.REMOVALS, Lot.EXPIRED):
             access = {"private": False, "user_acl": (), "group_acl": ()}
-            done = await complete_pull(store, wish(kind, n), image_id(n), NOW, **access)
+            done = await complete_pull(store, request_of(kind, n), image_id(n), NOW, **access)
             assert done.tags == (f"lib/app:{n}",)
             assert (done.key == f"{n:024x}") is (kind.lot is Lot.REMOVALS)
             found = OriginalReader(db["images"], NOW).ready(done.system, "docker", done.tags[0])
@@ -364,9 +378,9 @@ async def test_removals_that_were_left_behind(mongodb: str, hundred: tuple[str, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_due(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """Only what has a date that has passed is due, READY, and goes all the way when told to."""
-    name, db = hundred
+async def test_only_due_images_expire(mongodb: str, small_database: tuple[str, Any]) -> None:
+    """READY records with a past date are due, and can be removed."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
         due = {one.key: one for one in await store.list_expired(NOW)}
         by_kind = {kind.name: f"{n:024x}" for n, kind in enumerate(ROUND, 1)}
@@ -384,26 +398,26 @@ async def test_what_is_due(mongodb: str, hundred: tuple[str, Any]) -> None:
         assert await store.expire(by_kind["a decimal that has passed"], NOW) is not None
         for word in ("a date as expiration", "text as expiration"):
             assert await store.expire(by_kind[word], NOW) is None
-        for n, kind in numbered(*LISTED):
+        for n, kind in numbers_of(*LISTED):
             if kind.name not in {"expired long ago", "a decimal that has passed"}:
                 assert await store.expire(f"{n:024x}") is not None, kind.name
 
 
 @pytest_twisted.ensureDeferred
-async def test_dates_are_put_off(mongodb: str, hundred: tuple[str, Any]) -> None:
-    """A look-up dates what had no date, or one that is none, and it is a number then."""
-    name, db = hundred
+async def test_a_lookup_dates_an_image(mongodb: str, small_database: tuple[str, Any]) -> None:
+    """A missing or invalid expiration becomes a number."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, _ in numbered(*LISTED):
+        for n, _ in numbers_of(*LISTED):
             await store.renew(f"{n:024x}", NOW + 99_999)
-    for n, _ in numbered(*LISTED):
+    for n, _ in numbers_of(*LISTED):
         found = db["images"].find_one({"_id": document(n, IN_ORDER)["_id"]})
         assert found["expiration"] == NOW + 99_999
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_way_back(mongodb: str) -> None:
-    """The original goes on from every state that we leave, as from its own."""
+async def test_the_original_can_continue(mongodb: str) -> None:
+    """It continues from every state of our records as from its own."""
     with mongod.database(mongodb) as (name, db):
         await _leave_every_state(mongodb, name)
         _go_on(db["images"])
@@ -464,8 +478,8 @@ def _go_on(images: Any) -> None:
     assert NEW_ID in later.due("alpha")
 
 
-def test_the_reader_stumbles() -> None:
-    """The original would not go on from everything: its reader says so."""
+def test_the_reader_of_the_original_finds_offences() -> None:
+    """The original could not read everything, and its model in the tests says so."""
     reader = OriginalReader(None, NOW)
     assert reader.offences(document(1, IN_ORDER)) == []
     odd = {kind.name: reader.offences(document(1, kind)) for kind in DISORDERS}

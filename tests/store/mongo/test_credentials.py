@@ -1,4 +1,4 @@
-"""Credentials that were used, in MongoDB: each once, whoever asks and however often it is sent."""
+"""Used credentials in MongoDB: each is accepted once, by whichever gateway."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Named = tuple[str, Any]
 
 
 @pytest.fixture
-def named(mongodb: str) -> Iterator[Named]:
-    """Return the name of a database of the test's own, and pymongo's way to it."""
+def empty_database(mongodb: str) -> Iterator[Named]:
+    """Return the name of an empty database and pymongo's object for it."""
     with mongod.database(mongodb) as there:
         yield there
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_counts_once(mongodb: str, named: Named) -> None:
-    """Of several gateways and many requests with one credential, one is the first."""
-    name, _ = named
+async def test_a_credential_is_accepted_once(mongodb: str, empty_database: Named) -> None:
+    """Of many requests to several gateways with one credential, one is the first use."""
+    name, _ = empty_database
     async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as other:
         uses = await gather_or_cancel(one.use(ONE, NOW) for one in [store, other] * 5)
         assert sorted(uses) == [False] * 9 + [True]
@@ -42,18 +42,20 @@ async def test_each_counts_once(mongodb: str, named: Named) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_gateways_on_one_database_share_used_credentials(mongodb: str, named: Named) -> None:
+async def test_gateways_on_one_database_share_used_credentials(
+    mongodb: str, empty_database: Named
+) -> None:
     """The port of the store gives access to the credentials that all gateways have used."""
-    name, _ = named
+    name, _ = empty_database
     async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as other:
         assert await store.used_credentials.use(ONE, NOW)
         assert not await other.used_credentials.use(ONE, NOW)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_noted_later(mongodb: str, named: Named) -> None:
-    """It was used, as what was noted before it still is."""
-    name, _ = named
+async def test_noted_credentials_are_used(mongodb: str, empty_database: Named) -> None:
+    """Credentials that were noted before stay used."""
+    name, _ = empty_database
     async with mongo_running(mongodb, name) as store:
         assert await store.use(ONE, NOW)
         await store.note_used([ONE, TWO], NOW)
@@ -61,21 +63,21 @@ async def test_what_is_noted_later(mongodb: str, named: Named) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_breaks(mongodb: str, named: Named) -> None:
-    """A use whose answer is lost is no second one; the next is."""
+async def test_a_lost_answer_is_no_second_use(mongodb: str, empty_database: Named) -> None:
+    """The next use is."""
     port = urlsplit(mongodb).port
     assert port is not None
     with Wire(port, cut="insert") as wire:
-        async with mongo_running(wire.uri, named[0]) as store:
+        async with mongo_running(wire.uri, empty_database[0]) as store:
             assert await store.use(ONE, NOW)
             assert not await store.use(ONE, NOW)
     assert wire.commands.count("insert") == 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_server_forgets_them(mongodb: str, named: Named) -> None:
-    """It is told when: each has the date of its use, and there is an index of dates that expire."""
-    name, db = named
+async def test_the_server_removes_old_credentials(mongodb: str, empty_database: Named) -> None:
+    """Each has the date of its use, and an index makes dates expire."""
+    name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         await store.claim(request(), NOW)  # not before the indexes are made
         await store.use(ONE, NOW)
@@ -90,17 +92,19 @@ async def test_the_server_forgets_them(mongodb: str, named: Named) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_index_that_keeps_for_another_time(mongodb: str, named: Named) -> None:
-    """Whatever index of the dates is there already, it is not taken for one that we want."""
-    name, db = named
+async def test_an_index_with_another_lifetime_does_not_count(
+    mongodb: str, empty_database: Named
+) -> None:
+    """The store still creates its own."""
+    name, db = empty_database
     db[CREDENTIALS].create_index("at", name="mine")
     async with mongo_running(mongodb, name) as store:
         assert "shiftergw_used" in await store._require_open().indexes.missing()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_is_away() -> None:
-    """Nobody can say then, and nobody does."""
+async def test_no_credential_is_accepted_without_the_server() -> None:
+    """The call raises `Unavailable`."""
     async with mongo_running("mongodb://127.0.0.1:1/", "images") as store:
         with pytest.raises(Unavailable):
             await store.use(ONE, NOW)

@@ -1,4 +1,4 @@
-"""In a database that was taken over nothing expires by itself before somebody says so."""
+"""In a database that was taken over, nothing expires on schedule until an admin decides so."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Named = tuple[str, Any]
 
 
 @pytest.fixture
-def hundred(mongodb: str) -> Iterator[Named]:
+def small_database(mongodb: str) -> Iterator[Named]:
     """Return a database of the original with a record of each kind."""
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_many([one for _, one in records(len(ROUND))])
@@ -35,15 +35,15 @@ def hundred(mongodb: str) -> Iterator[Named]:
 
 
 def dates(db: Any, **wanted: Any) -> list[Any]:
-    """Return the expirations of records, in the order of their keys."""
+    """Return the expirations of records in the order of their keys."""
     found = db["images"].find({"status": READY, **wanted}).sort("_id", 1)
     return [one.get("expiration") for one in found]
 
 
 @pytest_twisted.ensureDeferred
-async def test_off_until_it_is_switched_on(mongodb: str, hundred: Named) -> None:
-    """Whether the key is absent or false; nothing is written then but that fact."""
-    name, db = hundred
+async def test_expiry_is_off_until_it_is_switched_on(mongodb: str, small_database: Named) -> None:
+    """The key may be absent or false; only the fact of the takeover is written."""
+    name, db = small_database
     before = str(db["images"].find().sort("_id", 1).to_list())
     async with mongo_running(mongodb, name) as store:
         for wanted in (None, False, None):
@@ -53,9 +53,9 @@ async def test_off_until_it_is_switched_on(mongodb: str, hundred: Named) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_stays_off(mongodb: str, hundred: Named) -> None:
-    """Also once all records of the original have been pulled again, or are gone."""
-    name, db = hundred
+async def test_expiry_stays_off(mongodb: str, small_database: Named) -> None:
+    """It does so even after all records of the original are gone."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
         await store.expires(None, NOW, KEPT)
         db["images"].delete_many({})
@@ -64,8 +64,8 @@ async def test_it_stays_off(mongodb: str, hundred: Named) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_database_that_is_filled_later(mongodb: str) -> None:
-    """It is found out as well: a gateway may have started before the data was restored."""
+async def test_records_restored_after_the_start_count(mongodb: str) -> None:
+    """A gateway may have started before the data was restored."""
     with mongod.database(mongodb) as (name, db):
         async with mongo_running(mongodb, name) as store:
             await complete_pull(store, request())
@@ -77,15 +77,15 @@ async def test_a_database_that_is_filled_later(mongodb: str) -> None:
 
 @pytest.mark.parametrize("batch", [3, 200])
 @pytest_twisted.ensureDeferred
-async def test_switched_on(
-    mongodb: str, hundred: Named, monkeypatch: pytest.MonkeyPatch, batch: int
+async def test_missing_and_past_dates_count_from_the_switch(
+    mongodb: str, small_database: Named, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    """Dates that are absent or have passed count from then, once; the others, and all else, stay.
+    """That happens once, and all other members stay.
 
-    What is no date stays too: it never comes.
+    An expiration that is not a date stays too: it never comes.
     """
     monkeypatch.setattr(mongo_expiry, "BATCH", batch)
-    name, db = hundred
+    name, db = small_database
     before = list(db["images"].find().sort("_id", 1))
     async with mongo_running(mongodb, name) as store:
         assert await store.expires(True, NOW, KEPT) is True
@@ -106,9 +106,9 @@ async def test_switched_on(
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_gateways_and_one_that_died(mongodb: str, hundred: Named) -> None:
-    """Several that switch it on at once agree; one that died half-way is followed up."""
-    name, db = hundred
+async def test_several_gateways_may_switch_it_on(mongodb: str, small_database: Named) -> None:
+    """They agree on the time, and complete the work of one that died."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as one, mongo_running(mongodb, name) as two:
         assert await all_of(store.expires(True, NOW, KEPT) for store in (one, two, one)) == [
             True, True, True,
@@ -121,9 +121,9 @@ async def test_two_gateways_and_one_that_died(mongodb: str, hundred: Named) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_limit_on_age(mongodb: str, hundred: Named) -> None:
-    """Without `ImageExpirationTimeout` dates that have passed go, and nothing is due."""
-    name, db = hundred
+async def test_no_timeout_removes_past_dates(mongodb: str, small_database: Named) -> None:
+    """Without `ImageExpirationTimeout` nothing is due afterwards."""
+    name, db = small_database
     async with mongo_running(mongodb, name) as store:
         assert await store.expires(True, NOW, None) is True
         assert await store.list_expired(NOW) == []
@@ -132,12 +132,14 @@ async def test_no_limit_on_age(mongodb: str, hundred: Named) -> None:
 
 @pytest.mark.parametrize("wanted", [None, True])
 @pytest_twisted.ensureDeferred
-async def test_housekeeping(mongodb: str, hundred: Named, wanted: bool | None) -> None:
-    """A round on a database taken over leaves every document as it was, and the log says so.
+async def test_housekeeping_changes_no_foreign_document(
+    mongodb: str, small_database: Named, wanted: bool | None
+) -> None:
+    """The log says that expiry is off.
 
-    Where it is switched on, only what ended long ago is forgotten.
+    Where it is switched on, only records that ended long ago are removed.
     """
-    name, db = hundred
+    name, db = small_database
     before = list(db["images"].find().sort("_id", 1))
     clock = Clock()
     clock.advance(NOW)

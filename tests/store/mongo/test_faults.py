@@ -1,4 +1,4 @@
-"""A MongoDB server that is away, dies, or hangs: every call ends in time, and all goes on later."""
+"""A MongoDB server that is away, dies or hangs: each call ends in time, and later calls work."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Mongod]:
-    """Return a running server of the test's own."""
+    """Return a running server for one test."""
     with Mongod(tmp_path / "mongod", "--standalone", "--sync-on-commit") as running:
         yield running
 
 
-async def refused(call: Awaitable[object]) -> tuple[float, Unavailable]:
-    """Return after how many seconds a call is refused, and how."""
+async def error_of(call: Awaitable[object]) -> tuple[float, Unavailable]:
+    """Return the error of a call, and after how many seconds it came."""
     begin = time.monotonic()
     with pytest.raises(Unavailable) as caught:
         await call
@@ -87,13 +87,13 @@ def test_every_call_of_the_port_is_tested() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_away_at_the_start(tmp_path: Path) -> None:
-    """The store starts all the same, refuses at once, and works as soon as the server is there."""
+async def test_the_store_starts_without_the_server(tmp_path: Path) -> None:
+    """Calls fail at once, and work as soon as the server is there."""
     server = Mongod(tmp_path / "mongod", "--standalone")
     with capturedLogs() as log:
         async with mongo_running(server.uri, "images") as store:
             for name, call in CALLS.items():
-                seconds, error = await refused(call(store))
+                seconds, error = await error_of(call(store))
                 assert seconds < patient(1), name
                 assert f"127.0.0.1:{server.port}" in error.detail
                 assert "efused" in error.detail
@@ -107,8 +107,8 @@ async def test_away_at_the_start(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_killed_and_started_again(server: Mongod) -> None:
-    """What had been answered is there afterwards; calls in between are refused, none hangs."""
+async def test_answered_calls_survive_a_crash_of_the_server(server: Mongod) -> None:
+    """Calls during the outage fail, and none hangs."""
     async with mongo_running(server.uri, "images") as store:
         keys = [(await begin_pull(store, request(f"x:{n}"), NOW)).key for n in range(20)]
         beats: list[bool] = []
@@ -128,7 +128,7 @@ async def test_killed_and_started_again(server: Mongod) -> None:
             server.kill()
             await wait_for(lambda: not any(beats[-40:]))
             for name, call in CALLS.items():
-                assert (await refused(call(store)))[0] < patient(2), name
+                assert (await error_of(call(store)))[0] < patient(2), name
             server.start()
             await wait_for(lambda: all(beats[-40:]))
             stopping.append(True)
@@ -139,7 +139,7 @@ async def test_killed_and_started_again(server: Mongod) -> None:
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:
-    """Return once something is so."""
+    """Return once a condition holds."""
     deadline = time.monotonic() + patient(30)
     while not condition():
         assert time.monotonic() < deadline
@@ -147,23 +147,23 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_frozen(server: Mongod) -> None:
-    """A server that hangs costs each call its limit at most, and soon no more than a second."""
+async def test_a_hanging_server_costs_each_call_its_limit(server: Mongod) -> None:
+    """After that, calls fail within a second."""
     async with mongo_running(server.uri, "images", seconds=scaled(1)) as store:
         record = await begin_pull(store, request("x:1"))
         server.freeze()
-        at_once = await all_of(refused(call(store)) for call in CALLS.values())
+        at_once = await all_of(error_of(call(store)) for call in CALLS.values())
         assert max(seconds for seconds, _ in at_once) < patient(4)
-        known = await all_of(refused(call(store)) for call in CALLS.values())
+        known = await all_of(error_of(call(store)) for call in CALLS.values())
         assert max(seconds for seconds, _ in known) < patient(2)
         server.thaw()
-        await wait_until_there(store)
+        await wait_until_ready(store)
         assert await store.get(record.key) == record
         await store.heartbeat(record.key, 1, Progress("x", 1, 2), NOW)
         assert (await store.claim(request("y:1"), NOW))[1]
 
 
-async def wait_until_there(store: ImageStore) -> None:
+async def wait_until_ready(store: ImageStore) -> None:
     """Return once the store answers."""
     deadline = time.monotonic() + patient(30)
     while True:
@@ -176,21 +176,21 @@ async def wait_until_there(store: ImageStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_frozen_at_the_start(server: Mongod) -> None:
-    """Connections that the kernel takes, and nobody answers, are no connections."""
+async def test_a_server_may_hang_at_the_start(server: Mongod) -> None:
+    """Connections that only the kernel accepts do not count."""
     server.freeze()
     async with mongo_running(server.uri, "images", seconds=scaled(1)) as store:
-        seconds, error = await refused(store.get(KEY))
+        seconds, error = await error_of(store.get(KEY))
         assert seconds < patient(1.5)
         assert "no answer" in error.detail or "no connection" in error.detail
         server.thaw()
-        await wait_until_there(store)
+        await wait_until_ready(store)
         assert (await store.claim(request("y:1"), NOW))[1]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_while_it_is_frozen(server: Mongod) -> None:
-    """A store stops in time although the server does not answer; the server may stay as it is."""
+async def test_the_store_stops_while_the_server_hangs(server: Mongod) -> None:
+    """The server may stay suspended."""
     store = MongoStore(reactor, server.uri, "images", seconds=scaled(1))
     store.startService()
     await store.waiting(NOW + 99, 1)
@@ -199,16 +199,16 @@ async def test_a_stop_while_it_is_frozen(server: Mongod) -> None:
     begin = time.monotonic()
     await store.stopService()
     assert time.monotonic() - begin < patient(3)
-    assert (await refused(store.get(KEY)))[0] < patient(0.1)
+    assert (await error_of(store.get(KEY)))[0] < patient(0.1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_not_open(server: Mongod) -> None:
-    """Before the start and after the stop every call says that the store is away."""
+async def test_a_closed_store_says_so(server: Mongod) -> None:
+    """Each call before the start and after the stop raises `Unavailable`."""
     store = MongoStore(reactor, server.uri, "images")
     for _ in range(2):
         for name, call in CALLS.items():
-            assert (await refused(call(store)))[0] < patient(0.1), name
+            assert (await error_of(call(store)))[0] < patient(0.1), name
         with pytest.raises(Unavailable):
             await store.record_lookup({})
         store.startService()
@@ -216,8 +216,8 @@ async def test_not_open(server: Mongod) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_lookups_while_it_is_away(server: Mongod) -> None:
-    """Rows that could not be written are counted in the log, and later ones are written again."""
+async def test_lookup_rows_lost_in_an_outage_are_counted(server: Mongod) -> None:
+    """Later rows are written again."""
     async with mongo_running(server.uri, "images") as store:
         await store.record_lookup({"system": "alpha", "n": 1, "time": NOW})
         assert [row["n"] for row in await store.lookups("alpha", 9)] == [1]
@@ -233,8 +233,8 @@ async def test_lookups_while_it_is_away(server: Mongod) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_several_hosts(server: Mongod) -> None:
-    """The hosts are tried in turn until one is the primary."""
+async def test_hosts_are_tried_until_one_is_the_primary(server: Mongod) -> None:
+    """Other members are passed over."""
     place = server.uri.removeprefix("mongodb://")
     uri = f"mongodb://127.0.0.1:{free_port()},nowhere.invalid,{place}"
     async with mongo_running(uri, "images") as store:
@@ -243,7 +243,7 @@ async def test_several_hosts(server: Mongod) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_hangs_is_passed_over(tmp_path: Path) -> None:
-    """A host that accepts connections and answers nothing does not keep us from the next one."""
+    """The next host is tried after a time limit."""
     with (
         Mongod(tmp_path / "hanging") as hanging,
         any_server(tmp_path / "mongod") as uri,
@@ -260,22 +260,22 @@ async def test_a_host_that_hangs_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_primary_that_steps_down(tmp_path: Path) -> None:
-    """A member that is no primary any more is left, and found again when it is one."""
+async def test_a_primary_may_step_down_and_return(tmp_path: Path) -> None:
+    """It is left, and found again."""
     with Mongod(tmp_path / "mongod", query="?replicaSet=secantus") as server:
         async with mongo_running(server.uri, "images") as store:
             await store.claim(request("x:1"), NOW)
             with database(server.uri.partition("?")[0] + "?directConnection=true") as (_, db):
                 db.client.admin.command("replSetStepDown", 2, force=True)
-                _, error = await refused(store.claim(request("y:1"), NOW))
+                _, error = await error_of(store.claim(request("y:1"), NOW))
                 assert "primary" in error.detail
-                await wait_until_there(store)
+                await wait_until_ready(store)
                 assert (await store.claim(request("y:1"), NOW))[1]
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_primary(tmp_path: Path) -> None:
-    """A server that steps down keeps its connections: none of them is asked a second time."""
+async def test_a_new_primary_gets_all_commands(tmp_path: Path) -> None:
+    """The old one keeps its connections open, and none is used again."""
     query = "?replicaSet=secantus"
     with Mongod(tmp_path / "a", query=query) as old, Mongod(tmp_path / "b", query=query) as new:
         hosts = (server.uri.partition("//")[2].partition("/")[0] for server in (old, new))
@@ -287,26 +287,26 @@ async def test_another_primary(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_replica_set(tmp_path: Path) -> None:
-    """A server of another set than that of the URI is none that we write to."""
+async def test_a_server_of_another_set_is_not_used(tmp_path: Path) -> None:
+    """The URI names the set."""
     with Mongod(tmp_path / "mongod", query="?replicaSet=ours") as server:
         async with mongo_running(server.uri, "images") as store:
-            _, error = await refused(store.get(KEY))
+            _, error = await error_of(store.get(KEY))
             assert "it is a member of secantus" in error.detail
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_removal_that_was_cut_off(server: Mongod) -> None:
-    """What was begun before the server died is taken up again after it."""
+async def test_a_removal_continues_after_a_crash_of_the_server(server: Mongod) -> None:
+    """The record is still EXPIRING."""
     async with mongo_running(server.uri, "images") as store:
         ready = await complete_pull(store, request("x:1"))
         going = await store.expire(ready.key)
         assert going is not None
         await store.begin(going.key, "n", NOW, LIMIT)
         server.kill()
-        await refused(store.finish(going.key, 2, Expired(), NOW))
+        await error_of(store.finish(going.key, 2, Expired(), NOW))
         server.start()
-        await wait_until_there(store)
+        await wait_until_ready(store)
         (stale,) = await store.stale(NOW + LIMIT + 1, LIMIT)
         again = await store.begin(stale.key, "n", NOW + LIMIT + 1, LIMIT)
         assert again is not None
@@ -315,8 +315,8 @@ async def test_a_removal_that_was_cut_off(server: Mongod) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_begin_that_most_members_did_not_hear_of(server: Mongod) -> None:
-    """It is no attempt that died: who began does so until it counts, and nobody else meanwhile."""
+async def test_an_unconfirmed_begin_is_continued(server: Mongod) -> None:
+    """The process that began the attempt continues it, and no other process takes it over."""
     with Wire(server.port, unconfirmed=range(2, 5)) as wire:
         async with (
             mongo_running(wire.uri, "images") as store,
@@ -324,7 +324,7 @@ async def test_a_begin_that_most_members_did_not_hear_of(server: Mongod) -> None
         ):
             record, _ = await store.claim(request("x:1"), NOW)
             for n in range(3):
-                await refused(store.begin(record.key, "node:1", NOW + n, LIMIT))
+                await error_of(store.begin(record.key, "node:1", NOW + n, LIMIT))
                 assert await other.begin(record.key, "node:1", NOW + n, LIMIT) is None
             started = await store.begin(record.key, "node:1", NOW + 3, LIMIT)
             assert started is not None

@@ -1,4 +1,4 @@
-"""The end of a pull in MongoDB takes several writes: each may be the last of its process."""
+"""The end of a pull in MongoDB takes several writes, and the process may die after each."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ LATER = NOW + 10
 
 
 @pytest.fixture
-def named(mongodb: str) -> Iterator[tuple[str, Any]]:
-    """Return the name of a database, and pymongo's way to it."""
+def empty_database(mongodb: str) -> Iterator[tuple[str, Any]]:
+    """Return the name of an empty database and pymongo's object for it."""
     with mongod.database(mongodb) as there:
         yield there
 
@@ -52,19 +52,19 @@ def port(mongodb: str) -> int:
 
 
 async def new_image(store: ImageStore) -> ImageRecord:
-    """Return a pull of a tag that another image has, and that is that one's last."""
+    """Return a pull of a tag that is the last tag of another image."""
     await complete_pull(store, request("x:1"), OTHER_ID)
     return await begin_pull(store, request("x:1"), NOW + 1)
 
 
 async def known_image(store: ImageStore) -> ImageRecord:
-    """Return a pull of another's tag for an image that has a record under a tag of its own."""
+    """Return a pull of another image's tag for an image that has its own record and tag."""
     await complete_pull(store, request("y:1"))
     return await new_image(store)
 
 
-async def image_that_goes(store: ImageStore) -> ImageRecord:
-    """Return a pull of an image that was to go; one of its tags is another's by now."""
+async def expiring_image(store: ImageStore) -> ImageRecord:
+    """Return a pull of an EXPIRING image; another image has one of its tags."""
     await complete_pull(store, request("z:1"))
     await request_removal(store, request("y:1"))
     await complete_pull(store, request("z:1"), "c" * 64)
@@ -72,19 +72,19 @@ async def image_that_goes(store: ImageStore) -> ImageRecord:
 
 
 async def blocked_image(store: ImageStore) -> ImageRecord:
-    """Return a pull of an image that was taken down meanwhile."""
+    """Return a pull of an image that was blocked meanwhile."""
     await store.block("/images", ID, 0, NOW)
     return await new_image(store)
 
 
 async def blocked_known_image(store: ImageStore) -> ImageRecord:
-    """Return a pull of an image that has a record, and was taken down meanwhile."""
+    """Return a pull of an image that has a record and was blocked meanwhile."""
     await store.block("/images", ID, 0, NOW)
     return await known_image(store)
 
 
 def state_of(db: Any) -> list[tuple[Any, ...]]:
-    """Return what there is to see of all records, whatever their keys and attempts."""
+    """Return the visible state of all records, without keys and attempts."""
     members = ("status", "id", "tag", "userACL", "expiration", "kind", "pulltag", "moved")
     return sorted(
         (*(str(one.get(name)) for name in members), "claim" in one, "finishing" in one)
@@ -99,7 +99,7 @@ def empty(db: Any) -> None:
 
 
 async def next_attempt(store: ImageStore) -> None:
-    """Do what the gateway and its workers do about work whose worker has died."""
+    """Recover work whose worker has died, as the gateway and its workers do."""
     for record in await store.stale(NOW + 1000, LIMIT):
         again = await store.begin(record.key, "node:2", NOW + 1000, LIMIT)
         assert again is not None
@@ -107,14 +107,14 @@ async def next_attempt(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "prepare", [new_image, known_image, image_that_goes, blocked_image, blocked_known_image]
+    "prepare", [new_image, known_image, expiring_image, blocked_image, blocked_known_image]
 )
 @pytest_twisted.ensureDeferred
-async def test_a_crash_after_any_write(
-    mongodb: str, port: int, named: tuple[str, Any], prepare: Prepare
+async def test_a_crash_after_any_write_is_repaired(
+    mongodb: str, port: int, empty_database: tuple[str, Any], prepare: Prepare
 ) -> None:
-    """Wherever a process dies, the tag is found all the time, and in the end all is as it was."""
-    name, db = named
+    """Readers find the tag all the time, and the final state is the same."""
+    name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         record = await prepare(store)
         await store.finish(record.key, 1, OUTCOME, LATER)
@@ -141,13 +141,13 @@ async def test_a_crash_after_any_write(
         assert wire.writes == crashes >= 4
 
 
-@pytest.mark.parametrize("prepare", [new_image, known_image, image_that_goes])
+@pytest.mark.parametrize("prepare", [new_image, known_image, expiring_image])
 @pytest_twisted.ensureDeferred
-async def test_any_answer_is_lost(
-    mongodb: str, port: int, named: tuple[str, Any], prepare: Prepare
+async def test_a_lost_answer_does_not_repeat_a_write(
+    mongodb: str, port: int, empty_database: tuple[str, Any], prepare: Prepare
 ) -> None:
-    """A write whose answer was lost is not done twice: the call goes on to its good end."""
-    name, db = named
+    """The call completes as if the answer had come."""
+    name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         record = await prepare(store)
         first = await store.finish(record.key, 1, OUTCOME, LATER)
@@ -177,11 +177,11 @@ async def test_any_answer_is_lost(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_process_stands_still(
-    mongodb: str, port: int, named: tuple[str, Any], prepare: Prepare, number: int
+async def test_a_suspended_attempt_takes_no_tag_back(
+    mongodb: str, port: int, empty_database: tuple[str, Any], prepare: Prepare, number: int
 ) -> None:
-    """Before any of its writes, for so long that the tag is pulled once more: that one keeps it."""
-    name, _ = named
+    """If the tag is pulled again meanwhile, the new image keeps it."""
+    name, _ = empty_database
     reached, released = threading.Event(), threading.Event()
 
     def hold(n: int, _: object) -> None:
@@ -213,9 +213,11 @@ async def test_a_process_stands_still(
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_pulls_of_one_image_end_at_once(mongodb: str, named: tuple[str, Any]) -> None:
-    """Whichever is quicker at what: one record remains, with the tags of both."""
-    name, db = named
+async def test_two_pulls_of_one_image_leave_one_record(
+    mongodb: str, empty_database: tuple[str, Any]
+) -> None:
+    """It has both tags, in whichever order the writes come."""
+    name, db = empty_database
     async with mongo_running(mongodb, name) as one, mongo_running(mongodb, name) as two:
         for _ in range(10):
             empty(db)
@@ -235,11 +237,16 @@ async def test_two_pulls_of_one_image_end_at_once(mongodb: str, named: tuple[str
     [("1" * 24, "pull", 1), ("f" * 24, "pull", 1), ("1" * 24, None, 2), ("f" * 24, None, 2)],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_twin_that_came_in_between(
-    mongodb: str, port: int, named: tuple[str, Any], key: str, kind: str | None, records: int
+async def test_the_older_twin_stays(
+    mongodb: str,
+    port: int,
+    empty_database: tuple[str, Any],
+    key: str,
+    kind: str | None,
+    records: int,
 ) -> None:
-    """The older record of an image stays and has all tags; a document of an original's stays."""
-    name, db = named
+    """It gets all tags; documents of an original are not removed."""
+    name, db = empty_database
     twin = {"_id": ObjectId(key), "system": "alpha", "itype": "docker", "status": "READY", "id": ID,
             "tag": ["y:1"], "last_pull": LATER - 1, "site_note": 1}  # fmt: skip
     if kind is not None:
@@ -265,11 +272,11 @@ async def test_a_twin_that_came_in_between(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_twin_that_made_them_one_first(
-    mongodb: str, port: int, named: tuple[str, Any]
+async def test_a_merged_twin_keeps_its_tag(
+    mongodb: str, port: int, empty_database: tuple[str, Any]
 ) -> None:
-    """What the other end has given the tag to is the same image: it keeps it."""
-    name, db = named
+    """The other pull has given the tag to the same image."""
+    name, db = empty_database
     older = {"_id": ObjectId("1".zfill(24)), "system": "alpha", "itype": "docker", "id": ID,
              "status": "READY", "tag": ["y:1", "x:1"], "last_pull": LATER,
              "kind": "pull"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rows of look-up metrics in MongoDB: in order, and not too many."""
+"""Look-up rows in MongoDB: their order and their number."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.store.pulls import NOW
 
 
 @pytest.fixture
-def named(mongodb: str) -> Iterator[tuple[str, Any]]:
-    """Return a database of the test's own."""
+def empty_database(mongodb: str) -> Iterator[tuple[str, Any]]:
+    """Return the name of an empty database and pymongo's object for it."""
     with mongod.database(mongodb) as there:
         yield there
 
@@ -30,20 +30,22 @@ async def record(store: MongoStore, *numbers: int, system: str = "alpha") -> Non
         await store.record_lookup({"system": system, "n": n, "time": NOW + n})
 
 
-async def kept(store: MongoStore, system: str = "alpha") -> list[int]:
+async def row_numbers(store: MongoStore, system: str = "alpha") -> list[int]:
     """Return the numbers of the rows."""
     return [row["n"] for row in await store.lookups(system, 1000)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_of_several_gateways(mongodb: str, named: tuple[str, Any]) -> None:
-    """Each gateway's rows stand in the order of their coming, however many came at once."""
-    name, _ = named
+async def test_rows_of_a_gateway_keep_their_order(
+    mongodb: str, empty_database: tuple[str, Any]
+) -> None:
+    """Several gateways may write at the same time."""
+    name, _ = empty_database
     async with mongo_running(mongodb, name) as one, mongo_running(mongodb, name) as two:
         await record(one, *range(200))
         await record(two, *range(200, 400))
         await record(one, *range(400, 500))
-        first, second = await kept(one), await kept(two)
+        first, second = await row_numbers(one), await row_numbers(two)
     assert set(first) | set(second) == set(range(500))
     assert [n for n in second if n < 200 or n >= 400] == [*range(200), *range(400, 500)]
     assert [n for n in second if 200 <= n < 400] == list(range(200, 400))
@@ -51,56 +53,60 @@ async def test_rows_of_several_gateways(mongodb: str, named: tuple[str, Any]) ->
 
 @pytest_twisted.ensureDeferred
 async def test_rows_are_bounded_in_number(
-    mongodb: str, named: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+    mongodb: str, empty_database: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the number kept, old rows of any system go, when it is looked at."""
+    """Beyond the limit the oldest rows of all systems are removed."""
     monkeypatch.setattr(mongo_lookups, "TIDY_SECONDS", 0)
-    async with mongo_running(mongodb, named[0], max_rows=10) as store:
+    async with mongo_running(mongodb, empty_database[0], max_rows=10) as store:
         await record(store, *range(7), system="beta")
-        await kept(store)
+        await row_numbers(store)
         await record(store, *range(7, 15))
-        assert await kept(store) == list(range(7, 15))
-        assert await kept(store, "beta") == [5, 6]
+        assert await row_numbers(store) == list(range(7, 15))
+        assert await row_numbers(store, "beta") == [5, 6]
         await record(store, *range(15, 40))
-        assert await kept(store) == list(range(30, 40))
+        assert await row_numbers(store) == list(range(30, 40))
 
 
 @pytest_twisted.ensureDeferred
 async def test_rows_are_bounded_in_age(
-    mongodb: str, named: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+    mongodb: str, empty_database: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row that is a year older than the newest goes, the others stay."""
+    """Rows a year older than the newest are removed."""
     monkeypatch.setattr(mongo_lookups, "TIDY_SECONDS", 0)
     year = int(lookups.KEPT_SECONDS)
-    async with mongo_running(mongodb, named[0]) as store:
+    async with mongo_running(mongodb, empty_database[0]) as store:
         await record(store, 0, 5, 9)
         await record(store, year + 4)
-        assert await kept(store) == [5, 9, year + 4]
+        assert await row_numbers(store) == [5, 9, year + 4]
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_not_tidied_all_the_time(mongodb: str, named: tuple[str, Any]) -> None:
-    """Rows are removed once an hour; in between they are only added."""
-    async with mongo_running(mongodb, named[0], max_rows=5) as store:
+async def test_old_rows_are_removed_once_an_hour(
+    mongodb: str, empty_database: tuple[str, Any]
+) -> None:
+    """In between, rows are only added."""
+    async with mongo_running(mongodb, empty_database[0], max_rows=5) as store:
         await record(store, *range(9))
-        assert await kept(store) == list(range(4, 9))
+        assert await row_numbers(store) == list(range(4, 9))
         await record(store, *range(9, 20))
-        assert await kept(store) == list(range(4, 20))
+        assert await row_numbers(store) == list(range(4, 20))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_loses_none(mongodb: str, named: tuple[str, Any]) -> None:
-    """Rows that wait when the store stops are written before it closes."""
-    name, db = named
+async def test_a_stop_loses_no_rows(mongodb: str, empty_database: tuple[str, Any]) -> None:
+    """Rows in the buffer are written before the store closes."""
+    name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         await record(store, 1, 2)
     assert [row["n"] for row in db["metrics"].find().sort("_id")] == [1, 2]
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_of_the_original(mongodb: str, named: tuple[str, Any]) -> None:
-    """What it wrote comes first, as it wrote it."""
-    name, db = named
+async def test_rows_of_the_original_come_first(
+    mongodb: str, empty_database: tuple[str, Any]
+) -> None:
+    """They are returned as the original wrote them."""
+    name, db = empty_database
     row = {"user": "me", "uid": 7, "system": "alpha", "type": "docker", "id": "a", "time": NOW}
     db["metrics"].insert_one({**row, "_id": ObjectId("1" * 24)})
     async with mongo_running(mongodb, name) as store:
@@ -109,4 +115,4 @@ async def test_rows_of_the_original(mongodb: str, named: tuple[str, Any]) -> Non
             row,
             {"system": "alpha", "n": 1, "time": NOW + 1},
         ]
-        assert await kept(store, "beta") == []
+        assert await row_numbers(store, "beta") == []

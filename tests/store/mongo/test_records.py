@@ -1,4 +1,4 @@
-"""What a document cannot hold: it is told as that, and nobody takes the server for one away."""
+"""Records that no document can hold have their own error; the server does not count as away."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture
-def named(mongodb: str) -> Iterator[Named]:
-    """Return the name of a database of the test's own, and pymongo's way to it."""
+def empty_database(mongodb: str) -> Iterator[Named]:
+    """Return the name of an empty database and pymongo's object for it."""
     with mongod.database(mongodb) as there:
         yield there
 
@@ -39,12 +39,14 @@ def named(mongodb: str) -> Iterator[Named]:
     ids=["one long text", "many short texts", "a large number", "a small number", "no value"],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_no_document_holds(mongodb: str, named: Named, changes: dict[str, Any]) -> None:
-    """Too many bytes, or a number of more than 64 bits: the end is refused, and can be a failure.
+async def test_a_record_too_large_for_a_document_is_refused(
+    mongodb: str, empty_database: Named, changes: dict[str, Any]
+) -> None:
+    """Too many bytes, or a number of more than 64 bits; the pull can then end in FAILURE.
 
-    Nothing of it is written, and others' work goes on.
+    Nothing is written, and other work continues.
     """
-    async with mongo_running(mongodb, named[0]) as store:
+    async with mongo_running(mongodb, empty_database[0]) as store:
         other = await begin_pull(store, request("y:1"))
         record = await begin_pull(store, request("x:1"))
         with pytest.raises(NotStorable):
@@ -57,8 +59,8 @@ async def test_what_no_document_holds(mongodb: str, named: Named, changes: dict[
 
 @pytest.mark.parametrize("code", [10334, 17419, 17420, 17280, 52, 57, 121])
 @pytest_twisted.ensureDeferred
-async def test_what_servers_say_of_it(code: int) -> None:
-    """Their words for a document that they do not take, of whichever version."""
+async def test_refusals_of_all_server_versions_are_known(code: int) -> None:
+    """Each error code for an invalid document raises `NotStorable`."""
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if "update" in command:
@@ -74,10 +76,10 @@ async def test_what_servers_say_of_it(code: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_names_and_texts_of_images(mongodb: str, named: Named) -> None:
-    """Labels may be called anything: what MongoDB cannot have in a name becomes something else."""
+async def test_invalid_names_of_labels_are_replaced(mongodb: str, empty_database: Named) -> None:
+    """Labels may contain characters that MongoDB does not allow in a name."""
     labels = {"a.b": "1", "$set": "2", "nul\0": "3", "": "4", "\ud800": "\udfff", "x": "nul\0"}
-    async with mongo_running(mongodb, named[0]) as store:
+    async with mongo_running(mongodb, empty_database[0]) as store:
         record = await begin_pull(store, request("x:1"))
         await store.advance(record.key, 1, State.TRANSFER, "\ud800 \0 $where", NOW)
         await store.heartbeat(record.key, 1, Progress("\ud800", 1, 2), NOW, "\udfff")

@@ -1,4 +1,4 @@
-"""The MongoDB store keeps the contract, and what others keep in the same database."""
+"""The MongoDB store keeps the contract, and the data of other programs in its database."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ Named = tuple[str, Any]
 
 
 @pytest.fixture
-def named(mongodb: str) -> Iterator[Named]:
-    """Return a database of the test's own."""
+def empty_database(mongodb: str) -> Iterator[Named]:
+    """Return the name of an empty database and pymongo's object for it."""
     with mongod.database(mongodb) as there:
         yield there
 
 
 @pytest.fixture
-def place(mongodb: str, named: Named) -> Iterator[Place]:
+def place(mongodb: str, empty_database: Named) -> Iterator[Place]:
     """Return a running store."""
-    name, db = named
+    name, db = empty_database
     store = MongoStore(reactor, mongodb, name)
     store.startService()
     yield mongo_place(store, mongodb, db)
@@ -66,13 +66,13 @@ def port(mongodb: str) -> int:
 
 
 class TestMongoStore(StoreContract):
-    """The contract, on MongoDB."""
+    """The contract on MongoDB."""
 
 
 @pytest_twisted.ensureDeferred
-async def test_everything_is_there_after_a_restart(mongodb: str, named: Named) -> None:
-    """What was stored is found by the next process."""
-    name, _ = named
+async def test_all_data_survives_a_restart(mongodb: str, empty_database: Named) -> None:
+    """The next process finds it."""
+    name, _ = empty_database
     async with mongo_running(mongodb, name) as store:
         record = await complete_pull(store, request())
     async with mongo_running(mongodb, name) as store:
@@ -80,13 +80,13 @@ async def test_everything_is_there_after_a_restart(mongodb: str, named: Named) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_gateway_that_starts_takes_nothing(
-    mongodb: str, named: Named, place: Place
+async def test_a_second_gateway_takes_no_work(
+    mongodb: str, empty_database: Named, place: Place
 ) -> None:
-    """What waits and what runs for one gateway is left alone when another one starts and stops."""
+    """It starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_one = await begin_pull(place.store, request("x:2"))
-    async with mongo_running(mongodb, named[0]) as other:
+    async with mongo_running(mongodb, empty_database[0]) as other:
         assert await other.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
     assert await place.store.get(running_one.key) == running_one
@@ -115,12 +115,12 @@ ROW = {
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_start_changes_nothing(mongodb: str, named: Named) -> None:
-    """A database of the original is the same after a start, but for our indexes.
+async def test_a_start_only_creates_indexes(mongodb: str, empty_database: Named) -> None:
+    """All documents of the original stay as they are.
 
-    Where there is nothing yet of what is indexed, an empty collection is made.
+    The indexes of a missing collection create it, empty.
     """
-    name, db = named
+    name, db = empty_database
     db["images"].insert_many(ORIGINALS)
     db["metrics"].insert_one({**ROW, "_id": ObjectId("1" * 24)})
     db["elsewhere"].insert_one({"_id": 1})
@@ -137,9 +137,9 @@ async def test_a_start_changes_nothing(mongodb: str, named: Named) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_indexes_that_are_there(mongodb: str, named: Named) -> None:
-    """An index like ours is used whatever its name; of another kind it is in nobody's way."""
-    name, db = named
+async def test_existing_indexes_are_used(mongodb: str, empty_database: Named) -> None:
+    """An equivalent index is used under any name, and other indexes do no harm."""
+    name, db = empty_database
     db["images"].create_index("claim", unique=True, sparse=True, name="theirs")
     db["images"].create_index("status", name="status")
     db["metrics"].create_index("time", expireAfterSeconds=5)
@@ -152,12 +152,12 @@ async def test_indexes_that_are_there(mongodb: str, named: Named) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_claims_without_their_index(mongodb: str, named: Named) -> None:
-    """Where the index of claims cannot be made nothing is claimed, and the log says why.
+async def test_no_claim_without_the_unique_index(mongodb: str, empty_database: Named) -> None:
+    """If the server refuses it, claims are refused and the log says why.
 
-    The server is asked again after a minute only: each try reads all records.
+    It is tried again only after a minute, because each try reads all records.
     """
-    name, db = named
+    name, db = empty_database
     db["images"].insert_many([{"claim": "twice"}, {"claim": "twice"}])
     async with mongo_running(mongodb, name) as store:
         with capturedLogs() as log:
@@ -178,8 +178,8 @@ async def test_no_claims_without_their_index(mongodb: str, named: Named) -> None
     "key", ["", "x", "1" * 23, "1" * 25, "g" * 24, "1" * 12, "{'$gt': ''}", "é" * 12]
 )
 @pytest_twisted.ensureDeferred
-async def test_keys_that_are_none(place: Place, key: str) -> None:
-    """A key that is no ObjectId's is no record's."""
+async def test_invalid_keys_find_no_record(place: Place, key: str) -> None:
+    """A key that is not an ObjectId belongs to no record."""
     store = place.store
     assert await store.get(key) is None
     assert await store.begin(key, "n", NOW, LIMIT) is None
@@ -228,10 +228,10 @@ GOING = OF_THE_ORIGINAL | {
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_unknown_members_survive_everything(
+async def test_unknown_members_survive_every_change(
     place: Place, document: dict[str, Any], change: Callable[[ImageStore], Awaitable[object]]
 ) -> None:
-    """Whatever is done to a document, members that we do not know stay as they were."""
+    """Members of other programs stay as they are."""
     unknown = {"site_note": {"kept": ["by", "us"]}, "ostcount": "5", "a member": None}
     place.put(KEY, document | unknown)
     await change(place.store)
@@ -241,10 +241,10 @@ async def test_unknown_members_survive_everything(
 
 
 @pytest_twisted.ensureDeferred
-async def test_text_of_images(place: Place) -> None:
-    """What an image says of itself cannot be what MongoDB cannot hold, or would take for its own.
+async def test_any_text_of_an_image_can_be_stored(place: Place) -> None:
+    """MongoDB's restrictions of names and text are observed.
 
-    The document stays one that every client reads.
+    Every client can read the document.
     """
     labels = {"$ref": "a", "$id": "b", "org.name": "c", "nul\0": "d", "low\udcff": "e", "": "f"}
     record = await begin_pull(place.store, request())
@@ -258,8 +258,8 @@ async def test_text_of_images(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_systems_whose_names_begin_alike(place: Place) -> None:
-    """The queue of one is not the other's."""
+async def test_a_queue_has_one_system_only(place: Place) -> None:
+    """Names of systems may start with another's name."""
     store = place.store
     for system in ("alpha", "alpha0", "alpha-2", "alph", "alpha."):
         await store.claim(request(system=system), NOW)
@@ -268,10 +268,10 @@ async def test_systems_whose_names_begin_alike(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_long_lists(
-    place: Place, port: int, named: Named, monkeypatch: pytest.MonkeyPatch
+async def test_long_lists_come_in_batches(
+    place: Place, port: int, empty_database: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A list comes in pieces; where the connection breaks in the middle it comes from the start."""
+    """If the connection breaks in the middle, the list starts again."""
     monkeypatch.setattr(mongo_database, "BATCH", 7)
     for n in range(30):
         place.put(f"{n:024x}", OF_THE_ORIGINAL | {"id": f"{n:064x}", "tag": [f"x:{n}"]})
@@ -279,7 +279,7 @@ async def test_long_lists(
         f"{n:064x}" for n in range(30)
     ]
     with Wire(port, cut="getMore") as wire:
-        async with mongo_running(wire.uri, named[0]) as other:
+        async with mongo_running(wire.uri, empty_database[0]) as other:
             assert len(await other.list("alpha")) == 30
     assert wire.commands.count("getMore") > 4
 
@@ -301,17 +301,17 @@ CUTS: list[tuple[str, Callable[[ImageStore, str], Awaitable[object]]]] = [
 
 @pytest.mark.parametrize(("command", "call"), CUTS)
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_breaks(
+async def test_a_lost_answer_changes_no_result(
     place: Place,
     port: int,
-    named: Named,
+    empty_database: Named,
     command: str,
     call: Callable[[ImageStore, str], Awaitable[object]],
 ) -> None:
-    """A call whose answer is lost once ends as if it had not been."""
+    """The call ends as if the answer had come."""
     key = (await begin_pull(place.store, request())).key
     with Wire(port, cut=command) as wire:
-        async with mongo_running(wire.uri, named[0]) as other:
+        async with mongo_running(wire.uri, empty_database[0]) as other:
             answer = await call(other, key)
     if isinstance(answer, tuple):
         assert answer[1], "it was created"
@@ -320,9 +320,11 @@ async def test_a_connection_that_breaks(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_changes_between_look_and_write(place: Place, port: int, named: Named) -> None:
-    """Others are quicker once: the step decides again on what is there then."""
-    store, images = place.store, named[1]["images"]
+async def test_a_change_between_read_and_write_is_noticed(
+    place: Place, port: int, empty_database: Named
+) -> None:
+    """The step reads the document again and decides anew."""
+    store, images = place.store, empty_database[1]["images"]
     ready = await complete_pull(store, request("x:1"))
     number = {"_id": ObjectId(ready.key)}
 
@@ -331,7 +333,7 @@ async def test_what_changes_between_look_and_write(place: Place, port: int, name
             images.update_one(number, {"$set": {"tag": ["x:1", "y:1"]}})
 
     with Wire(port, before_write=tag_it) as wire:
-        async with mongo_running(wire.uri, named[0]) as other:
+        async with mongo_running(wire.uri, empty_database[0]) as other:
             left = await other.untag(ready.key, "x:1")
     assert left is not None
     assert (left.status, left.tags) == (State.READY, ("y:1",))
@@ -342,7 +344,7 @@ async def test_what_changes_between_look_and_write(place: Place, port: int, name
 
     await store.renew(ready.key, NOW + 5)
     with Wire(port, before_write=renew_it) as wire:
-        async with mongo_running(wire.uri, named[0]) as other:
+        async with mongo_running(wire.uri, empty_database[0]) as other:
             assert await other.expire(ready.key, NOW + 10) is None
 
     def retag_it(n: int, _: object) -> None:
@@ -351,23 +353,25 @@ async def test_what_changes_between_look_and_write(place: Place, port: int, name
 
     images.update_one(number, {"$set": {"tag": "y:1"}})
     with Wire(port, before_write=retag_it) as wire:
-        async with mongo_running(wire.uri, named[0]) as other:
+        async with mongo_running(wire.uri, empty_database[0]) as other:
             left = await other.untag(ready.key, "y:1")
     assert left is not None
     assert left.tags == ("z:1",)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_claim_that_fails_at_once(place: Place, port: int, named: Named) -> None:
-    """Who makes a claim does not forget how it ended, be that before he is through."""
-    images = named[1]["images"]
+async def test_a_claim_does_not_remove_its_own_failure(
+    place: Place, port: int, empty_database: Named
+) -> None:
+    """The pull may fail before the call of `claim` returns."""
+    images = empty_database[1]["images"]
 
     def fail_it(n: int, _: object) -> None:
         if n == 1:
             images.update_one({}, {"$set": {"status": "FAILURE"}, "$unset": {"claim": ""}})
 
     with Wire(port, after_write=fail_it) as wire:
-        async with mongo_running(wire.uri, named[0]) as other:
+        async with mongo_running(wire.uri, empty_database[0]) as other:
             record, created = await other.claim(request("x:1"), NOW)
     assert created
     failed = await place.store.get(record.key)
@@ -376,10 +380,10 @@ async def test_a_claim_that_fails_at_once(place: Place, port: int, named: Named)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tag_that_goes_while_its_image_comes_back(
-    place: Place, port: int, named: Named
+async def test_a_tag_moved_during_a_finish_does_not_come_back(
+    place: Place, port: int, empty_database: Named
 ) -> None:
-    """A tag that is pulled as another image in that moment does not come back."""
+    """Another image gets the tag at that moment."""
     store = place.store
     await complete_pull(store, request("z:1"))
     await request_removal(store, request("y:1"))
@@ -387,18 +391,20 @@ async def test_a_tag_that_goes_while_its_image_comes_back(
 
     def pull_it(n: int, _: object) -> None:
         if n == 1:
-            named[1]["images"].update_one({"status": "EXPIRING"}, {"$addToSet": {"moved": "z:1"}})
+            empty_database[1]["images"].update_one(
+                {"status": "EXPIRING"}, {"$addToSet": {"moved": "z:1"}}
+            )
 
     with Wire(port, before_write=pull_it) as wire:
-        async with mongo_running(wire.uri, named[0]) as other:
+        async with mongo_running(wire.uri, empty_database[0]) as other:
             back = await other.finish(record.key, 1, Ready(ID), NOW)
     assert back.tags == ("y:1", "x:1")
     assert "moved" not in place.document(back.key)
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelled_callers(place: Place) -> None:
-    """A caller that is cancelled hears so at once, and nobody else of it."""
+async def test_a_cancellation_affects_one_caller(place: Place) -> None:
+    """The caller gets it at once, and other calls continue."""
     waiting = [Deferred.fromCoroutine(place.store.queue("alpha")) for _ in range(3)]
     waiting[1].cancel()
     with pytest.raises(CancelledError):

@@ -1,4 +1,4 @@
-"""What listens where a MongoDB server should, and is none: everybody who waits is told, in time."""
+"""A service that is not a MongoDB server: each waiting call gets an error in time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECONDS = scaled(1)
 
 
 def says(content: bytes) -> Callable[[socket.socket], None]:
-    """Return what answers each piece that comes with the same bytes."""
+    """Return a protocol that answers any data with the same bytes."""
 
     def serve(connection: socket.socket) -> None:
         while connection.recv(1 << 16):
@@ -37,13 +37,13 @@ def says(content: bytes) -> Callable[[socket.socket], None]:
 
 
 def never_answers(connection: socket.socket) -> None:
-    """Read, and say nothing."""
+    """Read, and never answer."""
     while connection.recv(1 << 16):
         pass
 
 
 def greets(**said: Any) -> Serve:
-    """Return what greets in MongoDB's protocol, with odd members."""
+    """Return a protocol that greets in MongoDB's protocol, with odd members."""
 
     def answer(_: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"ismaster": True, **said}
@@ -65,8 +65,8 @@ STRANGERS: dict[str, Serve] = {
 }
 
 
-async def told(uri: str, callers: int = 4) -> tuple[list[str], str]:
-    """Return what each of several callers is told within seconds, and the log."""
+async def errors_of(uri: str, callers: int = 4) -> tuple[list[str], str]:
+    """Return the errors of several calls, and the log."""
 
     async def ask(store: Any) -> str:
         with pytest.raises(Unavailable) as caught:
@@ -85,26 +85,26 @@ async def told(uri: str, callers: int = 4) -> tuple[list[str], str]:
 
 @pytest.mark.parametrize("stranger", STRANGERS)
 @pytest_twisted.ensureDeferred
-async def test_strangers(stranger: str) -> None:
-    """Each caller hears the address and a reason, the first ones and the later ones alike."""
+async def test_each_call_gets_the_address_and_a_reason(stranger: str) -> None:
+    """First and later calls get the same."""
     with serving(STRANGERS[stranger]) as host:
-        details, log = await told(f"mongodb://{host}/")
+        details, log = await errors_of(f"mongodb://{host}/")
     assert all(detail.startswith("MongoDB: ") for detail in details)
     assert host in log
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_login_with_a_stranger() -> None:
-    """A talk that makes no sense is no login; nothing of the password is told."""
+async def test_an_invalid_conversation_is_no_login() -> None:
+    """The password is not revealed."""
     for payload in (b"", b"r=1", 7, None):
         with serving(greets(payload=payload, conversationId=1)) as host:
-            details, log = await told(f"mongodb://me:secret@{host}/")
+            details, log = await errors_of(f"mongodb://me:secret@{host}/")
         assert "secret" not in f"{details} {log}"
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_where_there_is_none(tmp_path: Path) -> None:
-    """The gateway speaks TLS, the server does not; and the other way round."""
+async def test_tls_on_one_side_only_is_explained(tmp_path: Path) -> None:
+    """The gateway or the server may be the one that uses TLS."""
     certificate = Authority(tmp_path).file("127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -114,22 +114,22 @@ async def test_tls_where_there_is_none(tmp_path: Path) -> None:
             never_answers(inner)
 
     with serving(greets()) as host:
-        await told(f"mongodb://{host}/?tls=true&tlsInsecure=true")
+        await errors_of(f"mongodb://{host}/?tls=true&tlsInsecure=true")
     with serving(sealed) as host:
-        await told(f"mongodb://{host}/")
+        await errors_of(f"mongodb://{host}/")
 
 
 @pytest.mark.parametrize("name", ["x" * 64, "a..b", "ünreachable.invalid", "-", "\N{SNOWMAN}" * 70])
 @pytest_twisted.ensureDeferred
-async def test_names_that_are_none(name: str) -> None:
-    """A host that no resolver would take is told like one that it does not know."""
-    details, _ = await told(f"mongodb://{name}:1/")
+async def test_an_invalid_host_name_is_like_an_unknown_one(name: str) -> None:
+    """No resolver would accept it."""
+    details, _ = await errors_of(f"mongodb://{name}:1/")
     assert all("MongoDB: " in detail for detail in details)
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_next_host_is_tried() -> None:
-    """A stranger among the hosts keeps nobody from the one that is a server."""
+    """A strange service among the hosts does not hide the real server."""
 
     def answer(command: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 1}
@@ -140,8 +140,8 @@ async def test_the_next_host_is_tried() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_fault_of_our_own() -> None:
-    """Nobody who waits for a connection waits for ever, or hears of what no caller expects."""
+async def test_an_internal_error_ends_the_wait() -> None:
+    """No call waits forever, or gets an unexpected error."""
 
     async def open_link() -> Any:
         raise ZeroDivisionError

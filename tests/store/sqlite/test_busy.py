@@ -1,4 +1,4 @@
-"""A SQLite file that another process keeps locked: every answer comes within five seconds."""
+"""A SQLite file that another process has locked: each call ends within five seconds."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ANSWER_SECONDS = 5.0
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the file is to be."""
+    """Return the path of the database file."""
     return tmp_path / "images.sqlite"
 
 
 @pytest.fixture
 def store(path: Path) -> Iterator[SqliteStore]:
-    """Give a running store."""
+    """Return a running store."""
     opened = SqliteStore(reactor, path)
     pytest_twisted.blockon(opened.startService())
     yield opened
@@ -45,7 +45,7 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 @pytest_twisted.ensureDeferred
 async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path) -> None:
-    """However many wait behind the first one; the gateway is not ready, and then it is again."""
+    """However many calls wait; the gateway is not ready meanwhile, and ready afterwards."""
     seconds: list[float] = []
     statements: list[str] = []
     lane = store._writer
@@ -79,7 +79,7 @@ async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path)
 
 
 def test_readers_wait_once() -> None:
-    """What is read in the same turn as something that waited in vain does not wait again."""
+    """Steps after one that has waited in vain do not wait again."""
     tries: list[None] = []
 
     def locked(_: sqlite3.Connection) -> None:
@@ -95,8 +95,8 @@ def test_readers_wait_once() -> None:
     assert all(isinstance(step.error, DatabaseBusy) for step in turn)
 
 
-def test_a_failure_is_told_from_a_lock() -> None:
-    """Another fault is not called a lock: those after it are tried."""
+def test_other_errors_are_no_locks() -> None:
+    """The steps after them are run."""
     with closing(sqlite3.connect(":memory:")) as connection:
         turn = [
             Step(lambda db: db.execute("SELECT * FROM nothing"), durable=False),

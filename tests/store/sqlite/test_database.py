@@ -1,4 +1,4 @@
-"""Files that cannot be the gateway's database: the start and `check` say why, alike."""
+"""Files that cannot be the gateway's database: the start and `check` give the same reason."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from shiftergw.store.survey import Survey
 
 
 def newer(path: Path) -> None:
-    """Make a database of this gateway that a later version has changed."""
+    """Create a database of a later version of this gateway."""
     open_database(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {len(SCHEMA) + 1}")
 
 
 def of_another_program(path: Path) -> None:
-    """Make the database of a program that numbers no versions."""
+    """Create the database of a program that does not use `user_version`."""
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE bookmarks (url)")
 
 
 def with_a_version(path: Path) -> None:
-    """Make the database of a program that numbers its versions as this gateway does."""
+    """Create the database of a program that uses `user_version` as this gateway does."""
     of_another_program(path)
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 2")
@@ -49,10 +49,10 @@ FILES: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("make", "words"), FILES)
-def test_a_file_that_cannot_be_used(
+def test_an_unusable_file_is_explained(
     tmp_path: Path, make: Callable[[Path], None], words: str
 ) -> None:
-    """Each way to open it says which file it is, why it is refused, and what to do."""
+    """Each way to open it names the file, the reason and the remedy."""
     path = tmp_path / "shiftergw.sqlite"
     make(path)
     before = path.read_bytes() if path.is_file() else b""
@@ -72,8 +72,8 @@ def test_a_file_that_cannot_be_used(
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
-def test_an_empty_file(tmp_path: Path) -> None:
-    """It holds no records, and becomes a database at the start."""
+def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
+    """Before that it has no records."""
     path = tmp_path / "shiftergw.sqlite"
     path.touch()
     assert inspection.check(path, 1.0)
@@ -83,8 +83,8 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert inspection.survey(path, Survey(["alpha"], 0.0)) == 0
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    """The start names the disk instead of a database that does not answer."""
+def test_a_full_disk_is_named_at_the_start(tmp_path: Path) -> None:
+    """The error does not say that the database is busy."""
     path = tmp_path / "shiftergw.sqlite"
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA page_size = 512")
@@ -95,7 +95,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def _open_with_a_limit(path: Path) -> None:
-    """Open a file as the start does, with a limit of pages in place of a disk that is full."""
+    """Open a file with a limit of pages, as on a full disk."""
     with explain_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA max_page_count = 2")
         database._upgrade(db, path)

@@ -1,4 +1,4 @@
-"""Which commits of the SQLite file are synced: all that the work depends on, and no others."""
+"""Which commits of the SQLite file are synced: those that work depends on, and no others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.store.pulls import ID, LIMIT, NOW, begin_pull, complete_pull, holder,
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    """Give a running store."""
+    """Return a running store."""
     opened = SqliteStore(reactor, tmp_path / "images.sqlite")
     pytest_twisted.blockon(opened.startService())
     yield opened
@@ -56,7 +56,7 @@ PASSING: dict[str, Write] = {
 
 
 async def levels(store: SqliteStore, write: Write) -> set[str]:
-    """Return how the commits of a write were synced."""
+    """Return the `synchronous` levels of a write's commits."""
     work = await begin_pull(store, request("work:1"))
     ready = await complete_pull(store, request("ready:1"))
     assert holder(work) == f"{work.key}/1"
@@ -73,21 +73,21 @@ async def levels(store: SqliteStore, write: Write) -> set[str]:
 
 @pytest.mark.parametrize("name", DURABLE)
 @pytest_twisted.ensureDeferred
-async def test_what_outlives_a_power_cut(store: SqliteStore, name: str) -> None:
-    """In a WAL only FULL syncs a commit before it is answered."""
+async def test_important_commits_are_synced(store: SqliteStore, name: str) -> None:
+    """In WAL mode only FULL syncs a commit before the answer."""
     assert await levels(store, DURABLE[name]) == {"FULL"}
 
 
 @pytest.mark.parametrize("name", PASSING)
 @pytest_twisted.ensureDeferred
-async def test_what_concerns_nobody_after_a_power_cut(store: SqliteStore, name: str) -> None:
-    """Thousands of heartbeats must not wait for the disk."""
+async def test_heartbeats_are_not_synced(store: SqliteStore, name: str) -> None:
+    """Thousands of them must not wait for the disk."""
     assert await levels(store, PASSING[name]) == {"NORMAL"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sync_is_not_undone_by_a_neighbour(store: SqliteStore) -> None:
-    """One durable step makes the whole turn durable; SQLite itself says so."""
+async def test_one_durable_step_syncs_its_whole_turn(store: SqliteStore) -> None:
+    """SQLite itself reports the level."""
     lane = store._writer
     assert lane is not None
 

@@ -1,4 +1,4 @@
-"""A damaged SQLite file: the start is refused, and damage met later is called by its name."""
+"""A damaged SQLite file: the start is refused, and damage found later is reported as such."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECORDS = 40
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return a database with some records, that nobody has open."""
+    """Return a closed database with some records."""
     path = tmp_path / "images.sqlite"
 
     async def fill() -> None:
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def zero(path: Path, first: int, last: int | None = None) -> None:
-    """Fill pages of the file with zeros; to its end if no last one is named."""
+    """Overwrite pages of the file with zeros; without a last page, up to its end."""
     content = bytearray(path.read_bytes())
     begin, end = first * PAGE, len(content) if last is None else last * PAGE
     content[begin:end] = bytes(end - begin)
@@ -45,32 +45,34 @@ def zero(path: Path, first: int, last: int | None = None) -> None:
 
 
 def zero_tables(path: Path) -> None:
-    """Fill everything but the schema with zeros."""
+    """Overwrite everything except the schema with zeros."""
     zero(path, 1)
 
 
 def zero_schema(path: Path) -> None:
-    """Fill the first page, but for the file's header, with zeros."""
+    """Overwrite the first page, except for the file's header, with zeros."""
     content = bytearray(path.read_bytes())
     content[100:PAGE] = bytes(PAGE - 100)
     path.write_bytes(content)
 
 
 def zero_header(path: Path) -> None:
-    """Fill the first page with zeros."""
+    """Overwrite the first page with zeros."""
     zero(path, 0, 1)
 
 
 def cut(path: Path) -> None:
-    """Drop the second half of the file."""
+    """Remove the second half of the file."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // PAGE // 2 * PAGE])
 
 
 @pytest.mark.parametrize("damage", [zero_tables, zero_schema, zero_header, cut])
 @pytest_twisted.ensureDeferred
-async def test_the_start_is_refused(path: Path, damage: Callable[[Path], None]) -> None:
-    """The operator reads which file is damaged, and that its backup is to be restored."""
+async def test_a_damaged_file_is_refused_at_the_start(
+    path: Path, damage: Callable[[Path], None]
+) -> None:
+    """The error names the file and says that the backup has to be restored."""
     damage(path)
     store = SqliteStore(reactor, path, check_seconds=CHECK_SECONDS)
     with pytest.raises(ConfigurationError, match="damaged") as caught:
@@ -82,8 +84,8 @@ async def test_the_start_is_refused(path: Path, damage: Callable[[Path], None]) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sound_file(path: Path) -> None:
-    """It starts, and is looked at while it is open too."""
+async def test_a_sound_file_is_accepted(path: Path) -> None:
+    """It can also be checked while it is open."""
     store = SqliteStore(reactor, path, check_seconds=CHECK_SECONDS)
     await store.startService()
     assert inspection.check(path, CHECK_SECONDS)
@@ -93,8 +95,10 @@ async def test_a_sound_file(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start does not wait for the end of the check, and the log says so."""
+async def test_the_check_of_a_large_file_is_limited(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start does not wait for its end, and the log says so."""
     monkeypatch.setattr(integrity, "_STEPS", 1)
     assert not inspection.check(path, -1)
     store = SqliteStore(reactor, path, check_seconds=-1)
@@ -106,8 +110,8 @@ async def test_a_file_that_is_too_large(path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest_twisted.ensureDeferred
-async def test_damage_that_is_met_later(path: Path) -> None:
-    """Whoever meets it hears that a retry does not help, and the gateway is not ready any more."""
+async def test_later_damage_is_reported(path: Path) -> None:
+    """The error says that a retry does not help, and the gateway is not ready any more."""
     zero_tables(path)
     store = SqliteStore(reactor, path)
     await store.startService()
@@ -124,8 +128,8 @@ async def test_damage_that_is_met_later(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_gateway_is_not_ready_once_damage_was_met(path: Path) -> None:
-    """Not even if what it reads to see whether it is ready is sound."""
+async def test_a_gateway_with_damage_stays_unready(path: Path) -> None:
+    """That holds even if the test of readiness itself reads sound pages."""
     store = SqliteStore(reactor, path)
     await store.startService()
     lane = store._reader

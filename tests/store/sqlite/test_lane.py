@@ -1,4 +1,4 @@
-"""Turns on one connection: whatever becomes of a turn, each of its callers hears so."""
+"""Turns on one connection: each caller gets the result, whatever happens to the turn."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.patience import patient
 
 @pytest_twisted.async_yield_fixture()
 async def threads() -> AsyncIterator[Threads]:
-    """Return a running pool."""
+    """Return a running thread pool."""
     pool = Threads(reactor, 1, "test")
     pool.startService()
     yield pool
     await pool.stopService()
 
 
-class Breaking(sqlite3.Connection):
-    """A connection that cannot even take back what it has begun: its disk is gone."""
+class BreakingConnection(sqlite3.Connection):
+    """A connection whose ROLLBACK fails as well, because its disk is gone."""
 
     broken = False
 
@@ -41,13 +41,13 @@ class Breaking(sqlite3.Connection):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disk_that_fails(threads: Threads) -> None:
-    """Neither the end of a transaction nor its undoing works: nobody waits for ever; later it does.
+async def test_a_failing_disk_fails_the_callers(threads: Threads) -> None:
+    """Neither COMMIT nor ROLLBACK works; later turns work again.
 
-    What was refused is not there then.
+    Refused changes are not in the database then.
     """
     connection = sqlite3.connect(
-        ":memory:", isolation_level=None, check_same_thread=False, factory=Breaking
+        ":memory:", isolation_level=None, check_same_thread=False, factory=BreakingConnection
     )
     connection.execute("CREATE TABLE t (n)")
     lane = Lane(threads, connection, run_writes, Clock())
@@ -69,8 +69,8 @@ async def test_a_disk_that_fails(threads: Threads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_turn_that_is_lost(threads: Threads) -> None:
-    """A fault of another kind is everybody's who waits for the turn, and the next one is taken."""
+async def test_an_error_of_a_turn_reaches_all_its_callers(threads: Threads) -> None:
+    """The next turn is run."""
     faults = [MemoryError()]
 
     def turn(_: sqlite3.Connection, steps: Sequence[Step[Any]]) -> None:
@@ -88,8 +88,8 @@ async def test_a_turn_that_is_lost(threads: Threads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disk_that_hangs(threads: Threads) -> None:
-    """Callers are refused after a while, others at once; when it works again, so does the lane."""
+async def test_callers_of_a_hanging_disk_are_refused(threads: Threads) -> None:
+    """Later calls fail at once, until the disk works again."""
     clock, release = Clock(), Event()
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     lane = Lane(threads, connection, run_reads, clock)

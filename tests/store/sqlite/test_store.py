@@ -31,7 +31,7 @@ from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, begin_pull, complete_pul
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the file is to be."""
+    """Return the path of the database file."""
     return tmp_path / "images.sqlite"
 
 
@@ -45,11 +45,11 @@ def place(path: Path) -> Iterator[Place]:
 
 
 class TestSqliteStore(StoreContract):
-    """The contract, on SQLite."""
+    """The contract on SQLite."""
 
 
 def test_the_file_is_private(place: Place, path: Path) -> None:
-    """The database and what belongs to it are private; nothing else is left."""
+    """Only its owner may read the database and the files beside it."""
     names = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
     assert names["images.sqlite"] == 0o600
     assert set(names.values()) == {0o600}
@@ -57,8 +57,8 @@ def test_the_file_is_private(place: Place, path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_everything_is_there_after_a_restart(path: Path) -> None:
-    """What was stored is found by the next process."""
+async def test_all_data_survives_a_restart(path: Path) -> None:
+    """The next process finds it."""
     async with running(path) as store:
         record = await complete_pull(store, request())
     assert [file.name for file in path.parent.iterdir()] == ["images.sqlite"]
@@ -68,8 +68,8 @@ async def test_everything_is_there_after_a_restart(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_gateway_that_starts_takes_nothing(place: Place, path: Path) -> None:
-    """What waits and what runs for one gateway is left alone when another one starts and stops."""
+async def test_a_second_gateway_takes_no_work(place: Place, path: Path) -> None:
+    """It starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_one = await begin_pull(place.store, request("x:2"))
     async with running(path) as other:
@@ -78,8 +78,8 @@ async def test_another_gateway_that_starts_takes_nothing(place: Place, path: Pat
     assert await place.store.get(running_one.key) == running_one
 
 
-def test_many_processes_make_one_file(path: Path) -> None:
-    """Processes that start on an empty directory at once share one database."""
+def test_many_processes_create_one_file(path: Path) -> None:
+    """Processes that start in an empty directory at once share one database."""
     crowd = [hammer.start(("sqlite", str(path)), "claims", "5") for _ in range(4)]
     assert sum(hammer.go(crowd)) == 5
 
@@ -94,7 +94,7 @@ async def _broken_start(path: Path, expected: type[Exception]) -> Exception:
 
 @pytest_twisted.ensureDeferred
 async def test_a_newer_file_is_refused(path: Path) -> None:
-    """A file of a newer version is left alone, and the error says so."""
+    """The file of a newer version stays as it is, and the error says so."""
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
     assert "newer version" in str(await _broken_start(path, ConfigurationError))
@@ -104,7 +104,7 @@ async def test_a_newer_file_is_refused(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_another_file_is_refused(path: Path) -> None:
-    """A file that is no database is left alone."""
+    """A file that is no database stays as it is."""
     path.write_bytes(  # noqa: ASYNC240
         b"no database at all" * 1000
     )
@@ -112,14 +112,16 @@ async def test_another_file_is_refused(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_missing_directory(tmp_path: Path) -> None:
-    """A place where no file can be made is the operator's to mend."""
+async def test_a_missing_directory_is_an_error_for_the_operator(tmp_path: Path) -> None:
+    """No file can be created there."""
     assert "cannot be made" in str(await _broken_start(tmp_path / "no" / "x", ConfigurationError))
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_old_sqlite(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SQLite without generated columns is refused at the start."""
+async def test_an_old_sqlite_is_refused_at_the_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no generated columns."""
     monkeypatch.setattr(database, "OLDEST_SQLITE", (99, 0))
     assert "too old" in str(await _broken_start(path, ConfigurationError))
 
@@ -129,7 +131,7 @@ FIRST_VERSION = "45450d8616797fa39e23f526351103fedc34df18290664b38ef4ea3e46f9d43
 
 
 def _file_of_the_first_version(path: Path) -> None:
-    """Make a file as the first version left it, with a READY image and two pulls in flight."""
+    """Create a file of the first version with a READY image and two pulls in flight."""
     script = files("shiftergw.store.sqlite").joinpath("schema.sql").read_text(encoding="utf-8")
     assert sha256(script.encode()).hexdigest() == FIRST_VERSION
     flying: dict[str, Any] = {
@@ -156,8 +158,8 @@ def _file_of_the_first_version(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upgrade(path: Path) -> None:
-    """A file of the first version is brought up to date, with everything that was in it."""
+async def test_a_file_of_the_first_version_is_upgraded(path: Path) -> None:
+    """All its data is kept."""
     _file_of_the_first_version(path)
     async with running(path) as store:
         found = await store.find("alpha", "docker", ["old:1"])
@@ -176,8 +178,8 @@ async def test_an_upgrade(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upgrade_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file gets all the scripts that it lacks, or none; once it can, it gets them."""
+async def test_an_upgrade_is_atomic(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file gets all missing scripts or none, and can be upgraded later."""
     _file_of_the_first_version(path)
     with monkeypatch.context() as patch:
         # The first script once more stands for one that fails: its tables exist.
@@ -192,8 +194,10 @@ async def test_an_upgrade_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_locked_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process that will not let go makes writes `Unavailable`; reads go on."""
+async def test_writes_to_a_locked_file_are_unavailable(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads continue."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     store = SqliteStore(reactor, path)
     await store.startService()
@@ -211,8 +215,8 @@ async def test_a_locked_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_store_that_is_not_open(path: Path) -> None:
-    """Before the start and after the stop every call says that the store is away."""
+async def test_a_closed_store_says_so(path: Path) -> None:
+    """Each call before the start and after the stop raises `Unavailable`."""
     store = SqliteStore(reactor, path)
     with pytest.raises(Unavailable):
         await store.get("1" * 24)
@@ -223,8 +227,8 @@ async def test_a_store_that_is_not_open(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_database(place: Place, path: Path) -> None:
-    """A statement that fails changes nothing, and the store goes on once it can."""
+async def test_a_failed_statement_changes_nothing(place: Place, path: Path) -> None:
+    """The store continues as soon as it can."""
     key = (await begin_pull(place.store, request())).key
     with closing(sqlite3.connect(path)) as db:
         db.execute("ALTER TABLE turns RENAME TO elsewhere")
@@ -246,7 +250,7 @@ async def test_a_damaged_database(place: Place, path: Path) -> None:
 
 @contextmanager
 def no_more_room(path: Path) -> Iterator[None]:
-    """Let no file of this process grow beyond what the log of a database has now."""
+    """Limit the size of files of this process to the current size of the database's log."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = path.with_name(f"{path.name}-wal").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -257,8 +261,8 @@ def no_more_room(path: Path) -> Iterator[None]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_disk(place: Place, path: Path) -> None:
-    """What finds no room is refused, and is not there afterwards; reads go on, and later writes."""
+async def test_a_full_disk_refuses_writes(place: Place, path: Path) -> None:
+    """Refused data is not stored, reads continue, and later writes succeed."""
     store = place.store
     record = await begin_pull(store, request())
     with no_more_room(path):
@@ -274,8 +278,8 @@ async def test_a_full_disk(place: Place, path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_neighbours_of_a_refused_step(place: Place) -> None:
-    """Steps that share a transaction with one that is refused are not touched by it."""
+async def test_a_refused_step_does_not_affect_its_turn(place: Place) -> None:
+    """The other steps of the transaction are committed."""
     store = place.store
     keys = [(await begin_pull(store, request(f"x:{n}"), NOW + n)).key for n in range(3)]
     first = Deferred.fromCoroutine(store.claim(request("y:1"), NOW + 9))  # the others wait together
@@ -294,7 +298,7 @@ async def test_neighbours_of_a_refused_step(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_readiness_waits_for_no_list(place: Place) -> None:
-    """Lists have a connection of their own, and requests for them may be many."""
+    """Lists have their own connection, however many calls wait for it."""
     store, release = place.store, Event()
     assert isinstance(store, SqliteStore)
     lister = store._lister
@@ -310,7 +314,7 @@ async def test_readiness_waits_for_no_list(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_queue_comes_in_pages(place: Place) -> None:
-    """No more than a page of records is in memory, and none is left out or comes twice."""
+    """A page is limited, and all pages together have each record once."""
     for number in range(7):
         await place.store.claim(request(f"x:{number}"), NOW + number)
     pages: list[list[str | None]] = []
@@ -322,8 +326,8 @@ async def test_the_queue_comes_in_pages(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelled_callers(place: Place) -> None:
-    """A caller that is cancelled hears so at once; what had not begun is not done."""
+async def test_a_cancellation_affects_one_caller(place: Place) -> None:
+    """The caller gets it at once, and a step that has not begun is not run."""
     store = place.store
     begun_already = Deferred.fromCoroutine(store.claim(request("x:1"), NOW))
     not_yet = Deferred.fromCoroutine(store.claim(request("x:2"), NOW + 1))
@@ -336,8 +340,8 @@ async def test_cancelled_callers(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stop_does_what_was_asked_for(path: Path) -> None:
-    """Steps that wait when the store stops are done before it closes."""
+async def test_a_stop_runs_the_waiting_steps(path: Path) -> None:
+    """They end before the file is closed."""
     store = SqliteStore(reactor, path)
     await store.startService()
     answers = [Deferred.fromCoroutine(store.claim(request(f"x:{n}"), NOW)) for n in range(250)]
@@ -380,7 +384,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
 def test_every_query_has_its_index(
     place: Place, path: Path, query: str, values: int, expected: list[str]
 ) -> None:
-    """No query walks through all images, however many there are."""
+    """No query reads all images, however many there are."""
     with closing(sqlite3.connect(path)) as db:
         plan = db.execute(f"EXPLAIN QUERY PLAN {query}", ["1"] * values).fetchall()
     steps_of_plan = [row[3] for row in plan]
@@ -393,8 +397,8 @@ def test_every_query_has_its_index(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_foreign_name_in_broken_utf8(place: Place) -> None:
-    """Text that is no UTF-8 goes in and out unchanged."""
+async def test_invalid_utf8_is_stored_unchanged(place: Place) -> None:
+    """A name of an image may contain it."""
     record = await begin_pull(place.store, request())
     done = await place.store.finish(record.key, 1, Ready(ID, {"env": ("A=\udcff",)}), NOW)
     assert done == await place.store.get(record.key)
