@@ -43,9 +43,9 @@ def serving(serve: Serve) -> Iterator[str]:
     try:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        for one in (listener, *connections):
+        for open_socket in (listener, *connections):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                open_socket.shutdown(socket.SHUT_RDWR)
         listener.close()
         accepting.join()
 
@@ -57,9 +57,9 @@ def answering(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Serve:
         while True:
             length, number, _, _ = struct.unpack("<iiii", _exactly(connection, 16))
             content = _exactly(connection, length - 16)
-            said = bson.encode({"ok": 1.0, **answer(bson.decode(content[5:]))})
-            header = struct.pack("<iiiiiB", 21 + len(said), 0, number, OP_MSG, 0, 0)
-            connection.sendall(header + said)
+            body = bson.encode({"ok": 1.0, **answer(bson.decode(content[5:]))})
+            header = struct.pack("<iiiiiB", 21 + len(body), 0, number, OP_MSG, 0, 0)
+            connection.sendall(header + body)
 
     return serve
 

@@ -77,7 +77,7 @@ def test_tls(options: str, expected: MongoTls | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "told"),
+    ("uri", "reason"),
     [
         ("mongodb://", "at least one host"),
         ("postgres://h:27017", "must begin with"),
@@ -104,9 +104,9 @@ def test_tls(options: str, expected: MongoTls | None) -> None:
         (f"mongodb://h/?tls=true&tlsCRLFile={__file__}", "revoked"),
     ],
 )
-def test_errors_name_the_option_and_no_secret(uri: str, told: str) -> None:
+def test_errors_name_the_option_and_no_secret(uri: str, reason: str) -> None:
     """Each invalid URI has an error that says what is wrong."""
-    with pytest.raises(ConfigurationError, match=told) as caught:
+    with pytest.raises(ConfigurationError, match=reason) as caught:
         MongoAddress.parse(uri)
     assert str(caught.value).startswith("MongoDBURI: ")
     assert SECRET not in str(caught.value) + caught.value.detail
@@ -115,5 +115,5 @@ def test_errors_name_the_option_and_no_secret(uri: str, told: str) -> None:
 
 def test_names_of_members_are_read() -> None:
     """A server names other members as host:port."""
-    told = ["db1.example.com:27018", "[::1]:5", "db1"]
-    assert [str(MongoHost.parse(one)) for one in told] == [*told[:2], "db1:27017"]
+    reason = ["db1.example.com:27018", "[::1]:5", "db1"]
+    assert [str(MongoHost.parse(name)) for name in reason] == [*reason[:2], "db1:27017"]

@@ -32,20 +32,20 @@ def answer(number: int, **body: Any) -> bytes:
 
 def result(waiting: Deferred[Any]) -> Any:
     """Return the result of a Deferred, or raise its error."""
-    found: list[Any] = []
-    waiting.addBoth(found.append)
-    assert found, "it has not fired"
-    if isinstance(found[0], Failure):
-        found[0].raiseException()
-    return found[0]
+    results: list[Any] = []
+    waiting.addBoth(results.append)
+    assert results, "it has not fired"
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]
 
 
 def test_an_answer_fires_its_command() -> None:
     """A command names its database, and its answer fires its Deferred."""
     link, transport = open_connection()
     waiting = link.command("images", {"ping": 1})
-    sent = bson.decode(transport.value()[21:])
-    assert sent == {"ping": 1, "$db": "images"}
+    command = bson.decode(transport.value()[21:])
+    assert command == {"ping": 1, "$db": "images"}
     assert link.command_count == 1
     link.dataReceived(answer(1, n=5))
     assert result(waiting) == {"ok": 1, "n": 5}
@@ -61,7 +61,7 @@ def test_answers_may_come_in_pieces(size: int) -> None:
     content = b"".join(answer(n + 1, text="x" * 40 * n) for n in order)
     for start in range(0, len(content), size):
         link.dataReceived(content[start : start + size])
-    assert [result(one)["text"] for one in waiting] == ["x" * 40 * n for n in range(9)]
+    assert [result(pending)["text"] for pending in waiting] == ["x" * 40 * n for n in range(9)]
 
 
 def test_foreign_values_are_read_as_well_as_possible() -> None:
@@ -88,10 +88,10 @@ def test_an_invalid_document_closes_the_connection() -> None:
 def test_an_unexpected_answer_is_ignored() -> None:
     """The next answer still fires its own command."""
     link, _ = open_connection()
-    gone, waiting = (link.command("images", {"ping": 1}) for _ in range(2))
-    gone.cancel()
+    cancelled_command, waiting = (link.command("images", {"ping": 1}) for _ in range(2))
+    cancelled_command.cancel()
     with pytest.raises(CancelledError):
-        result(gone)
+        result(cancelled_command)
     assert link.command_count == 1
     link.dataReceived(answer(1) + answer(77) + answer(2, n=2))
     assert result(waiting)["n"] == 2
@@ -126,14 +126,14 @@ def test_commands_fail_when_the_connection_closes() -> None:
     link, _ = open_connection()
     waiting = link.command("images", {"ping": 1})
     link.connectionLost(Failure(ConnectionDone("gone")))
-    for one in (waiting, link.command("images", {"ping": 1})):
+    for pending in (waiting, link.command("images", {"ping": 1})):
         with pytest.raises(AutoReconnect, match="gone"):
-            result(one)
+            result(pending)
     assert link.disconnection.called
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("content", "expected"),
     [
         ({"ok": 0, "code": 11000, "errmsg": "E11000"}, DuplicateKeyError),
         ({"ok": 1, "writeErrors": [{"code": 11000, "errmsg": "E11000"}]}, DuplicateKeyError),
@@ -146,14 +146,14 @@ def test_commands_fail_when_the_connection_closes() -> None:
         ({}, OperationFailure),
     ],
 )
-def test_errors_in_answers_are_raised(said: dict[str, Any], expected: type[Exception]) -> None:
+def test_errors_in_answers_are_raised(content: dict[str, Any], expected: type[Exception]) -> None:
     """Each kind of error is recognized, wherever it is in the answer."""
     with pytest.raises(expected) as caught:
-        raise_for_error(said)
+        raise_for_error(content)
     assert type(caught.value) is expected
 
 
 def test_answers_without_errors_are_returned() -> None:
     """A successful answer passes unchanged."""
-    for said in ({"ok": 1}, {"ok": 1.0, "n": 0, "writeErrors": []}):
-        assert raise_for_error(said) is said
+    for content in ({"ok": 1}, {"ok": 1.0, "n": 0, "writeErrors": []}):
+        assert raise_for_error(content) is content

@@ -21,7 +21,7 @@ from tests.store.places import mongo_running
 from tests.store.pulls import NOW, complete_pull, request
 
 PASSWORD = "p@ss:w/ord"
-ESCAPED = "p%40ss%3Aw%2Ford"
+ESCAPED_PASSWORD = "p%40ss%3Aw%2Ford"
 
 
 async def works(uri: str) -> None:
@@ -38,7 +38,7 @@ async def refusal(uri: str) -> str:
             with pytest.raises(Unavailable) as caught:
                 await store.claim(request(), NOW)
     assert "127.0.0.1" not in str(caught.value)
-    for secret in (PASSWORD, ESCAPED, "secret"):
+    for secret in (PASSWORD, ESCAPED_PASSWORD, "secret"):
         assert secret not in f"{caught.value!r} {caught.value.detail} {log} {store!r}"
     assert caught.value.http_status == 503
     return f"{caught.value} {caught.value.detail} {' '.join(filter(None, map(formatEvent, log)))}"
@@ -80,31 +80,33 @@ def uri_of(server: Mongod, login: str, rest: str = "") -> str:
 async def test_logins(server_with_users: Mongod, login: tuple[str, str]) -> None:
     """Both kinds of SCRAM work, whether the URI names the mechanism or not."""
     user, rest = login
-    await works(uri_of(server_with_users, f"{user}:{ESCAPED}", rest))
+    await works(uri_of(server_with_users, f"{user}:{ESCAPED_PASSWORD}", rest))
 
 
 @pytest.mark.parametrize(
-    ("login", "rest", "told"),
+    ("login", "rest", "reason"),
     [
         ("new:secret", "", "the login is refused"),
         ("nobody:secret", "", "the login is refused"),
-        (f"old:{ESCAPED}", "?authMechanism=SCRAM-SHA-256", "the login is refused"),
-        (f"new:{ESCAPED}", "?authSource=elsewhere", "the login is refused"),
-        (f"guest:{ESCAPED}", "?authSource=elsewhere", "may not do this"),
+        (f"old:{ESCAPED_PASSWORD}", "?authMechanism=SCRAM-SHA-256", "the login is refused"),
+        (f"new:{ESCAPED_PASSWORD}", "?authSource=elsewhere", "the login is refused"),
+        (f"guest:{ESCAPED_PASSWORD}", "?authSource=elsewhere", "may not do this"),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_refused_logins_are_explained(
-    server_with_users: Mongod, login: str, rest: str, told: str
+    server_with_users: Mongod, login: str, rest: str, reason: str
 ) -> None:
     """A wrong password, user, mechanism or database, and missing rights, have different errors.
 
     None of them says that the server is away, because the configuration has to be corrected.
     """
-    said = await refusal(uri_of(server_with_users, login, rest))
-    assert told in said
-    assert "does not let the gateway do what it must. Tell the site's support: correct user" in said
-    assert "does not answer" not in said
+    error = await refusal(uri_of(server_with_users, login, rest))
+    assert reason in error
+    assert (
+        "does not let the gateway do what it must. Tell the site's support: correct user" in error
+    )
+    assert "does not answer" not in error
 
 
 @pytest_twisted.ensureDeferred
@@ -148,7 +150,7 @@ async def test_the_authority_of_the_uri_is_used(
 
 
 @pytest.mark.parametrize(
-    ("host", "options", "told"),
+    ("host", "options", "reason"),
     [
         ("127.0.0.1", "tls=true&tlsCAFile={ca}", "is for localhost, not for 127.0.0.1"),
         ("localhost", "tls=true", "not trusted. Name the file of its authority by tlsCAFile"),
@@ -157,11 +159,11 @@ async def test_the_authority_of_the_uri_is_used(
 )
 @pytest_twisted.ensureDeferred
 async def test_invalid_certificates_are_refused(
-    tls_server: Mongod, authority: Authority, host: str, options: str, told: str
+    tls_server: Mongod, authority: Authority, host: str, options: str, reason: str
 ) -> None:
     """Another name, an unknown authority, and a server without TLS."""
     options = options.format(ca=authority.pem)
-    assert told in await refusal(f"mongodb://{host}:{tls_server.port}/?{options}")
+    assert reason in await refusal(f"mongodb://{host}:{tls_server.port}/?{options}")
 
 
 @pytest_twisted.ensureDeferred

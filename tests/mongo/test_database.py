@@ -33,12 +33,12 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
         yield running
 
 
-KEPT = {"images", "shiftergw.blocks", "shiftergw.leases", "shiftergw.credentials"}
+COLLECTIONS = {"images", "shiftergw.blocks", "shiftergw.leases", "shiftergw.credentials"}
 QUICK = {"shiftergw.turns", "metrics"}
 
 
 @pytest.mark.parametrize(
-    ("options", "durable", "agreed"),
+    ("options", "durable", "majority"),
     [
         ("", {"w": "majority", "j": True}, {"w": "majority", "j": False}),
         ("?w=1&journal=false", {"w": "majority", "j": False}, {"w": "majority", "j": False}),
@@ -46,7 +46,7 @@ QUICK = {"shiftergw.turns", "metrics"}
 )
 @pytest_twisted.ensureDeferred
 async def test_important_writes_survive_a_new_primary(
-    member: Mongod, options: str, durable: dict[str, Any], agreed: dict[str, Any]
+    member: Mongod, options: str, durable: dict[str, Any], majority: dict[str, Any]
 ) -> None:
     """Claims, steps, leases and blocks are durable, whatever `w` is.
 
@@ -55,15 +55,15 @@ async def test_important_writes_survive_a_new_primary(
     """
     concerns: dict[tuple[str, str], list[Any]] = defaultdict(list)
 
-    def seen(_: int, command: dict[str, Any]) -> None:
+    def note_concern(_: int, command: dict[str, Any]) -> None:
         name, collection = next(iter(command.items()))
         concern = command["writeConcern"]
         if "wtimeout" in concern:
             assert 0 < concern.pop("wtimeout") < 5000
-        assert collection in {*KEPT, *QUICK}
+        assert collection in {*COLLECTIONS, *QUICK}
         concerns[collection, name].append(concern)
 
-    with Wire(member.port, before_write=seen) as wire:
+    with Wire(member.port, before_write=note_concern) as wire:
         async with mongo_running(wire.uri + options, f"safe{len(options)}") as store:
             ready = await complete_pull(store, request("x:1"))
             await complete_pull(store, request("x:1"), "b" * 64)
@@ -81,28 +81,30 @@ async def test_important_writes_survive_a_new_primary(
             await store.abandon((await store.claim(request("z:1"), NOW, QueueLimits(9, 9)))[0].key)
             assert await store.use(b"1" * 32, NOW)
             await store.note_used([b"2" * 32], NOW)
-            kept = {where: [*said] for where, said in concerns.items() if where[0] in KEPT}
+            durables = {
+                where: [*values] for where, values in concerns.items() if where[0] in COLLECTIONS
+            }
             concerns.clear()
             record = await begin_pull(store, request("q:1"))
             concerns.clear()
             await store.heartbeat(record.key, 1, Progress(), NOW)
             assert concerns.pop(("images", "update")) == [{"w": 1}]
-    settled = kept["images", "update"]
-    assert settled.count({"w": 1}) == 2  # that nothing is left to do: said twice, it is no lie
-    kept["images", "update"] = [one for one in settled if one != {"w": 1}]
-    assert kept.pop(("shiftergw.credentials", "insert")) == [agreed, durable]
-    assert {where for where, _ in kept} == KEPT - {"shiftergw.credentials"}
-    assert {name for _, name in kept} == {"insert", "update", "findAndModify", "delete"}
-    assert all(one == durable for said in kept.values() for one in said)
+    image_updates = durables["images", "update"]
+    assert image_updates.count({"w": 1}) == 2  # two notes that no steps remain
+    durables["images", "update"] = [concern for concern in image_updates if concern != {"w": 1}]
+    assert durables.pop(("shiftergw.credentials", "insert")) == [majority, durable]
+    assert {where for where, _ in durables} == COLLECTIONS - {"shiftergw.credentials"}
+    assert {name for _, name in durables} == {"insert", "update", "findAndModify", "delete"}
+    assert all(concern == durable for values in durables.values() for concern in values)
 
 
-def primary(**more: Any) -> Any:
+def primary(**members: Any) -> Any:
     """Return a function that answers as a primary, and finds no documents."""
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         name = next(iter(command))
         if name == "isMaster":
-            return {"ismaster": True, "setName": "rs0", "hosts": ["a", "b", "c"]} | more
+            return {"ismaster": True, "setName": "rs0", "hosts": ["a", "b", "c"]} | members
         return {"cursor": {"id": 0, "firstBatch": []}, "n": 1}
 
     return answering(answer)
@@ -171,17 +173,17 @@ async def test_a_former_primary_is_not_used() -> None:
 @pytest_twisted.ensureDeferred
 async def test_no_command_waits_behind_an_index() -> None:
     """A server works on one command of a connection at a time, and an index may take an hour."""
-    made = threading.Event()
+    is_created = threading.Event()
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if "createIndexes" in command:
-            made.wait(30)
+            is_created.wait(30)
         return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0}
 
     with serving(answering(answer)) as host:
         async with mongo_running(f"mongodb://{host}/", "images", 1) as store:
             for _ in range(20):
                 await all_of(store.find_id(["alpha"], ID) for _ in range(20))
-            assert not made.is_set()
-            made.set()
+            assert not is_created.is_set()
+            is_created.set()
             assert await store.lease("/images", ID, "k/1", NOW, 10)

@@ -52,16 +52,16 @@ async def test_the_examples_of_the_rfcs(
     nonce, challenge, proof, signature = conversation
     scram = Scram(USER, mechanism, nonce)
     assert scram.first().decode() == f"n,,n=user,r={nonce}"
-    proved = await scram.prove(challenge.encode(), SaltedPasswords(reactor))
-    assert proved.message.decode() == proof
-    proved.check(signature.encode())
+    client_proof = await scram.prove(challenge.encode(), SaltedPasswords(reactor))
+    assert client_proof.message.decode() == proof
+    client_proof.check(signature.encode())
     for wrong in (signature[:-2] + "A=", "e=other-error", "", signature.replace("v=", "x=")):
         with pytest.raises(LoginFailed, match="itself"):
-            proved.check(wrong.encode())
+            client_proof.check(wrong.encode())
 
 
 @pytest.mark.parametrize(
-    ("challenge", "told"),
+    ("challenge", "reason"),
     [
         (SHA256[1].replace("r=rO", "r=RO"), "not for us"),
         ("r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096", "not for us"),
@@ -78,10 +78,10 @@ async def test_the_examples_of_the_rfcs(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_invalid_challenges_get_no_proof(challenge: str, told: str) -> None:
+async def test_invalid_challenges_get_no_proof(challenge: str, reason: str) -> None:
     """A server with an invalid challenge, or another's answer, gets no proof of the password."""
     scram = Scram(USER, "SCRAM-SHA-256", SHA256[0])
-    with pytest.raises(LoginFailed, match=told):
+    with pytest.raises(LoginFailed, match=reason):
         await scram.prove(challenge.encode("utf-8", "surrogateescape"), SaltedPasswords(reactor))
 
 
@@ -94,7 +94,7 @@ def test_each_conversation_is_different() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "offered", "expected"),
+    ("mechanism", "mechanisms", "expected"),
     [
         (None, ["SCRAM-SHA-1", "SCRAM-SHA-256"], "SCRAM-SHA-256"),
         (None, ["SCRAM-SHA-1"], "SCRAM-SHA-1"),
@@ -104,9 +104,9 @@ def test_each_conversation_is_different() -> None:
         ("MONGODB-X509", None, "MONGODB-X509"),
     ],
 )
-def test_mechanisms(told: str | None, offered: list[str] | None, expected: str) -> None:
+def test_mechanisms(mechanism: str | None, mechanisms: list[str] | None, expected: str) -> None:
     """The mechanism of the URI is used, or else the best of the server for this user."""
-    assert mechanism_of(MongoLogin("u", "p", mechanism=told), offered) == expected
+    assert mechanism_of(MongoLogin("u", "p", mechanism=mechanism), mechanisms) == expected
 
 
 def test_a_login_shows_no_password() -> None:
@@ -134,10 +134,10 @@ class Derivations:
 @pytest.fixture
 def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
     """Return the instance that derives keys in this test."""
-    made = Derivations()
-    monkeypatch.setattr(hashlib, "pbkdf2_hmac", made)
-    yield made
-    made.go_on.set()
+    fake_derivations = Derivations()
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", fake_derivations)
+    yield fake_derivations
+    fake_derivations.go_on.set()
 
 
 @pytest_twisted.ensureDeferred
@@ -154,13 +154,13 @@ async def test_keys_are_derived_in_threads_and_once(derivations: Derivations) ->
     assert await passwords.derive(*inputs) == keys[0]
     assert derivations.threads != [threading.main_thread()]
     assert len(derivations.threads) == 1
-    others = [
+    variants = [
         ("sha1", *inputs[1:]),
         ("sha256", b"pen", b"salt", 5000),
         ("sha256", b"pencil", b"sal", 5000),
         ("sha256", b"pencil", b"salt", 5001),
     ]
-    assert len({await passwords.derive(*other) for other in others} | {keys[0]}) == 5
+    assert len({await passwords.derive(*variant) for variant in variants} | {keys[0]}) == 5
     assert len(derivations.threads) == 5
 
 

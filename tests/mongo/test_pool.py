@@ -60,17 +60,17 @@ async def test_a_call_makes_no_third_attempt() -> None:
     first, second = server.take(), server.take()
     server.refuse()
     server.refuse()
-    for refused in (first, second):
+    for call in (first, second):
         with pytest.raises(Unavailable):
-            await refused
+            await call
     assert len(server.attempts) == 2
     third, fourth = server.take(), server.take()
     server.clock.advance(0.9)
     server.refuse()
     server.clock.advance(0.2)
-    for refused in (third, fourth):
+    for call in (third, fourth):
         with pytest.raises(Unavailable):
-            await refused
+            await call
 
 
 @pytest_twisted.ensureDeferred
@@ -81,7 +81,7 @@ async def test_a_closed_pool_makes_no_attempt() -> None:
     closing = Deferred.fromCoroutine(server.links.close())
     server.clock.advance(1)
     await closing
-    for refused in (first, second):
+    for call in (first, second):
         with pytest.raises(Unavailable):
-            await refused
+            await call
     assert len(server.attempts) == 1

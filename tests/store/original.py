@@ -44,7 +44,7 @@ def _kind(name: str, lot: Lot, *odd: Oddity, **changes: Any) -> Disorder:
     return Disorder(name, lot, changes, frozenset(odd))
 
 
-_NEVER = {"id": ..., "tag": [], "ENV": ..., "ENTRY": ..., "WORKDIR": ..., "expiration": ...}
+_NO_RESULT = {"id": ..., "tag": [], "ENV": ..., "ENTRY": ..., "WORKDIR": ..., "expiration": ...}
 """Work that has not ended: no image yet."""
 
 O = Oddity  # noqa: E741 - a table of short lines
@@ -110,16 +110,16 @@ DISORDERS = (
     _kind("no image id", Lot.NO_ID, id=...),
     _kind("an id that is none", Lot.NO_ID, O.FORM, id="../../etc/passwd"),
     _kind("a number as id", Lot.NO_ID, O.FORM, id=5),
-    _kind("accepted", Lot.ABANDONED, **_NEVER, status="INIT", last_pull=...),
-    _kind("queued", Lot.ABANDONED, **_NEVER, status="PENDING", status_message=""),
-    _kind("died pulling", Lot.ABANDONED, **_NEVER, status="PULLING", last_heartbeat=5.5),
-    _kind("died examining", Lot.ABANDONED, **_NEVER, status="EXAMINATION", last_heartbeat=5.5),
-    _kind("died converting", Lot.ABANDONED, **_NEVER, status="CONVERSION", last_heartbeat=5.5),
-    _kind("died delivering", Lot.ABANDONED, **_NEVER, status="TRANSFER", last_heartbeat=5.5),
-    _kind("died hashing", Lot.ABANDONED, **_NEVER, status="HASHING", last_heartbeat=5.5),
-    _kind("an older version's word", Lot.ABANDONED, **_NEVER, status="ENQUEUED"),
-    _kind("work on what", Lot.UNNAMED, **_NEVER, status="PULLING", pulltag=...),
-    _kind("failed", Lot.FAILURES, **_NEVER, status="FAILURE", status_message="FAILED"),
+    _kind("accepted", Lot.ABANDONED, **_NO_RESULT, status="INIT", last_pull=...),
+    _kind("queued", Lot.ABANDONED, **_NO_RESULT, status="PENDING", status_message=""),
+    _kind("died pulling", Lot.ABANDONED, **_NO_RESULT, status="PULLING", last_heartbeat=5.5),
+    _kind("died examining", Lot.ABANDONED, **_NO_RESULT, status="EXAMINATION", last_heartbeat=5.5),
+    _kind("died converting", Lot.ABANDONED, **_NO_RESULT, status="CONVERSION", last_heartbeat=5.5),
+    _kind("died delivering", Lot.ABANDONED, **_NO_RESULT, status="TRANSFER", last_heartbeat=5.5),
+    _kind("died hashing", Lot.ABANDONED, **_NO_RESULT, status="HASHING", last_heartbeat=5.5),
+    _kind("an older version's word", Lot.ABANDONED, **_NO_RESULT, status="ENQUEUED"),
+    _kind("work on what", Lot.UNNAMED, **_NO_RESULT, status="PULLING", pulltag=...),
+    _kind("failed", Lot.FAILURES, **_NO_RESULT, status="FAILURE", status_message="FAILED"),
     _kind("died expiring", Lot.REMOVALS, status="EXPIRING", status_message="EXPIRING"),
     _kind("expired", Lot.EXPIRED, status="EXPIRED", status_message="EXPIRED"),
     _kind("a system that is gone", Lot.FOREIGN_SYSTEM, system="gone", expiration=12.5),
@@ -185,14 +185,14 @@ def document(n: int, kind: Disorder) -> dict[str, Any]:
         if value is ...:
             members.pop(name, None)
         else:
-            members[name] = _numbered(value, n)
+            members[name] = _with_number(value, n)
     return members
 
 
-def _numbered(value: Any, n: int) -> Any:
+def _with_number(value: Any, n: int) -> Any:
     if isinstance(value, str) and not isinstance(value, Code):
         return value.replace("{n}", str(n))
-    return [_numbered(one, n) for one in value] if isinstance(value, list) else value
+    return [_with_number(element, n) for element in value] if isinstance(value, list) else value
 
 
 def records(count: int) -> Iterator[tuple[Disorder, dict[str, Any]]]:

@@ -15,7 +15,7 @@ WORDS = frozenset(
 )  # fmt: skip
 UPDATE_SECONDS = 300
 STUCK_SECONDS = 3600
-WRITTEN = ("format", "arch", "os", "remotetype", "ostcount", "replication")
+MEMBERS = ("format", "arch", "os", "remotetype", "ostcount", "replication")
 """Members that it writes into every new record."""
 
 
@@ -28,16 +28,16 @@ class OriginalReader:
 
     def ready(self, system: str, itype: str, tag: str) -> dict[str, Any] | None:
         """Return the READY record whose list of tags contains this tag."""
-        wanted = {"status": "READY", "system": system, "itype": itype, "tag": {"$in": [tag]}}
-        found: dict[str, Any] | None = self.images.find_one(wanted)
-        return found
+        query = {"status": "READY", "system": system, "itype": itype, "tag": {"$in": [tag]}}
+        record: dict[str, Any] | None = self.images.find_one(query)
+        return record
 
     def unfinished(self, system: str, itype: str, tag: str) -> dict[str, Any] | None:
         """Return the first record of this tag that is not READY."""
-        wanted = {"system": system, "itype": itype, "pulltag": tag,
+        query = {"system": system, "itype": itype, "pulltag": tag,
                   "status": {"$nin": ["READY", "SUCCESS"]}}  # fmt: skip
-        found: dict[str, Any] | None = self.images.find_one(wanted)
-        return found
+        record: dict[str, Any] | None = self.images.find_one(query)
+        return record
 
     def may_read(self, record: dict[str, Any], uid: int, gids: Collection[int]) -> bool:
         """Return whether a user may see an image."""
@@ -67,16 +67,16 @@ class OriginalReader:
 
     def due(self, system: str) -> list[str]:
         """Return the ids of the images whose expiration has passed."""
-        found = self.images.find({"system": system, "status": "READY"})
-        return [one["id"] for one in found if one.get("expiration", self.now) < self.now]
+        records = self.images.find({"system": system, "status": "READY"})
+        return [doc["id"] for doc in records if doc.get("expiration", self.now) < self.now]
 
     def offences(self, record: dict[str, Any]) -> list[str]:
         """Return what the original could not read in a record."""
-        wrong = [name for name in WRITTEN if not isinstance(record.get(name), str)]
+        wrong = [name for name in MEMBERS if not isinstance(record.get(name), str)]
         if not isinstance(record.get("last_pull"), float):
             wrong.append("last_pull")
         tags = record.get("tag")
-        if not isinstance(tags, list) or not all(isinstance(one, str) for one in tags):
+        if not isinstance(tags, list) or not all(isinstance(value, str) for value in tags):
             wrong.append("tag")
         if str(record.get("status")) not in WORDS:
             wrong.append("status")

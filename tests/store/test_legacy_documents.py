@@ -78,10 +78,10 @@ def test_any_document_becomes_a_record() -> None:
     own = document(5, IN_ORDER)
     assert (read_document(own), unreadable_members(own)) == (own, [])
     stranger = Session("alpha", "me", 7, "users", 7, frozenset({7}))
-    for kind, one in records(100):
-        record = ImageRecord.from_document(read_document(one))
-        if one.get("userACL") or one.get("groupACL"):
-            assert record.may_be_read_by(stranger) is (one["private"] == 0), kind.name
+    for kind, uid in records(100):
+        record = ImageRecord.from_document(read_document(uid))
+        if uid.get("userACL") or uid.get("groupACL"):
+            assert record.may_be_read_by(stranger) is (uid["private"] == 0), kind.name
 
 
 def test_missing_times_are_zero() -> None:

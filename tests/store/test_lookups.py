@@ -116,13 +116,13 @@ async def test_a_slow_disk_delays_no_lookup(path: Path, monkeypatch: pytest.Monk
     """
     monkeypatch.setattr(lookups, "ROWS_WAITING", 5)
     async with running(path) as store:
-        with closing(sqlite3.connect(path, isolation_level=None)) as other, capturedLogs() as log:
-            other.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(path, isolation_level=None)) as locker, capturedLogs() as log:
+            locker.execute("BEGIN IMMEDIATE")
             asking = Deferred.fromCoroutine(row_numbers(store))
             await record(store, *range(8))
             assert await store.find("alpha", "docker", ["x:1"]) is None
             assert not asking.called
-            other.execute("ROLLBACK")
+            locker.execute("ROLLBACK")
             await asking
             assert await row_numbers(store) == [0, 1, 2, 3, 4]
         assert [event["n"] for event in log if "n" in event] == [3]
@@ -135,11 +135,11 @@ async def test_rows_on_a_broken_disk_are_counted(
     """Rows that could not be written are counted in the log, and later rows are written."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     async with running(path) as store:
-        with closing(sqlite3.connect(path, isolation_level=None)) as other, capturedLogs() as log:
-            other.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(path, isolation_level=None)) as locker, capturedLogs() as log:
+            locker.execute("BEGIN IMMEDIATE")
             await record(store, 1, 2)
             assert await row_numbers(store) == []
-            other.execute("ROLLBACK")
+            locker.execute("ROLLBACK")
         assert [event["n"] for event in log if "n" in event] == [2]
         assert any("locked" in str(event.get("detail")) for event in log)
         await record(store, 3)

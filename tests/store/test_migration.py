@@ -56,13 +56,13 @@ class Site:
     name: str
     db: Any
     threads: Threads
-    said: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     async def migrate(self, uri: str = "", origin: str = "here", patience: float = 0) -> Any:
         """Run the migration."""
         return await migrate(
             reactor, self.threads, self.path, origin, uri or self.uri, self.name,
-            self.said.append, patience,
+            self.lines.append, patience,
         )  # fmt: skip
 
     async def refusal(self, kind: type[GatewayError], **how: Any) -> str:
@@ -88,13 +88,13 @@ async def fill(site: Site, images: int = 3) -> None:
         for n in range(images):
             odd = {"labels": LABELS, "report": REPORT}
             await complete_pull(store, request(f"x:{n}"), f"{n:064x}", NOW + n, **odd)
-        gone = await complete_pull(store, request("gone:1"), OTHER_ID)
-        assert await store.expire(gone.key) is not None
-        again = await begin_pull(store, request("bad:1"))
-        await store.finish(again.key, again.attempt, failure(own=True), NOW)
-        removal = await store.begin(gone.key, "n", NOW, 1)
-        assert removal is not None
-        await store.finish(gone.key, removal.attempt, Expired(), NOW)
+        removal = await complete_pull(store, request("gone:1"), OTHER_ID)
+        assert await store.expire(removal.key) is not None
+        bad_pull = await begin_pull(store, request("bad:1"))
+        await store.finish(bad_pull.key, bad_pull.attempt, failure(own=True), NOW)
+        attempt = await store.begin(removal.key, "n", NOW, 1)
+        assert attempt is not None
+        await store.finish(attempt.key, attempt.attempt, Expired(), NOW)
         await store.block("/images", ID, 7, NOW)
         await store.block("/other images", ID, 8, NOW + 0.5)
         now = reactor.seconds()
@@ -107,14 +107,14 @@ async def fill(site: Site, images: int = 3) -> None:
 
 async def answers_of(store: ImageStore) -> list[Any]:
     """Return a store's answers to all queries."""
-    listed = await store.list("alpha")
+    records = await store.list("alpha")
     return [
-        listed,
-        [await store.get(record.key) for record in listed],
+        records,
+        [await store.get(record.key) for record in records],
         await store.queue("alpha"),
         await store.find("alpha", "docker", ["old:1"]),
         await store.find_id(["alpha"], OTHER_ID, expiring=True),
-        [await store.is_blocked(one, [ID]) for one in ("/images", "/other images", "/none")],
+        [await store.is_blocked(record, [ID]) for record in ("/images", "/other images", "/none")],
         await store.lookups("alpha", 99),
     ]
 
@@ -148,7 +148,7 @@ async def test_everything_arrives(site: Site) -> None:
     assert document == OF_THE_ORIGINAL
     async with running(site.path) as store:
         assert await answers_of(store) == before
-    assert "6 images compared" in site.said
+    assert "6 images compared" in site.lines
 
 
 @pytest_twisted.ensureDeferred
@@ -244,7 +244,7 @@ async def test_work_before_the_mark_ends_the_migration(
         record, _ = await store.claim(request("early:1"), NOW)
         await store.abandon(record.key)
         moving = Deferred.fromCoroutine(site.migrate(patience=1))
-        while not any("waiting" in text for text in site.said):
+        while not any("waiting" in text for text in site.lines):
             await pause(0.01, reactor)
         await store.claim(request("early:1"), NOW)
         with pytest.raises(ConfigurationError, match="A gateway works"):
@@ -274,7 +274,7 @@ async def test_an_interrupt_releases_the_file(site: Site) -> None:
     """That holds also while the migration waits for gateways."""
     await fill(site)
     moving = Deferred.fromCoroutine(site.migrate(patience=60))
-    while not site.said:
+    while not site.lines:
         await pause(0.01, reactor)
     moving.cancel()
     with pytest.raises(CancelledError):

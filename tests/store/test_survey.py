@@ -29,8 +29,8 @@ COUNT = 10_000 if LONG else 1_000
 def survey_of(*documents: dict[str, Any]) -> Survey:
     """Return a survey of documents."""
     survey = Survey(SYSTEMS, NOW)
-    for one in documents:
-        survey.add(one)
+    for content in documents:
+        survey.add(content)
     return survey
 
 
@@ -52,16 +52,16 @@ def test_each_kind_is_recognized(kind: Disorder) -> None:
 
 def test_each_record_is_in_one_lot() -> None:
     """The lots have all records, each kind in its own lot."""
-    survey, wanted, odd = Survey(SYSTEMS, NOW), dict.fromkeys(Lot, 0), dict.fromkeys(Oddity, 0)
-    for kind, one in records(COUNT):
-        assert survey.add(one, has_object_id=kind is not KEYLESS) is kind.lot, kind.name
-        wanted[kind.lot] += 1
+    survey, expected, odd = Survey(SYSTEMS, NOW), dict.fromkeys(Lot, 0), dict.fromkeys(Oddity, 0)
+    for kind, content in records(COUNT):
+        assert survey.add(content, has_object_id=kind is not KEYLESS) is kind.lot, kind.name
+        expected[kind.lot] += 1
         for oddity in kind.odd:
             odd[oddity] += 1
     del odd[Oddity.CLAIM]  # nobody but this program writes one
-    assert survey.records == survey.foreign_records == COUNT == sum(wanted.values())
-    found = {lot: tally.count for lot, tally in survey.lots.items()}
-    assert found == {lot: count for lot, count in wanted.items() if count}
+    assert survey.records == survey.foreign_records == COUNT == sum(expected.values())
+    counts = {lot: tally.count for lot, tally in survey.lots.items()}
+    assert counts == {lot: count for lot, count in expected.items() if count}
     assert {oddity: tally.count for oddity, tally in survey.oddities.items()} == odd
     assert sum(survey.states.values()) == COUNT
     assert survey.unknown_members == {"site_note": COUNT // 100, "blob": COUNT // 100}
@@ -93,9 +93,9 @@ def test_records_of_this_program_are_recognized() -> None:
 @pytest.mark.parametrize("claim", [None, "alpha/docker/x:1", ["odd"]])
 def test_duplicate_claims_are_counted(claim: Any) -> None:
     """They prevent the unique index, which has entries for null as well."""
-    one = document(7, IN_ORDER) | {"claim": claim}
-    assert Oddity.CLAIM not in survey_of(one, document(8, IN_ORDER)).oddities
-    assert survey_of(one, one).oddities[Oddity.CLAIM].count == 1
+    content = document(7, IN_ORDER) | {"claim": claim}
+    assert Oddity.CLAIM not in survey_of(content, document(8, IN_ORDER)).oddities
+    assert survey_of(content, content).oddities[Oddity.CLAIM].count == 1
 
 
 def test_many_names_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,4 +106,4 @@ def test_many_names_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert (len(survey.unknown_members), survey.unknown_members["others"]) == (6, 45)
     assert (len(survey.states), survey.states["others", "others"]) == (6, 45)
     assert all(name.isprintable() for name in survey.unknown_members)
-    assert all(one.isprintable() for one in survey.lots[Lot.FOREIGN_SYSTEM].examples)
+    assert all(content.isprintable() for content in survey.lots[Lot.FOREIGN_SYSTEM].examples)

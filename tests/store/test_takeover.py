@@ -64,14 +64,14 @@ def taken_over(mongodb: str) -> Iterator[tuple[str, Any, str]]:
     Our gateway has started on it once. Tests may only read it.
     """
     with mongod.database(mongodb) as (name, db):
-        db["images"].insert_many([one for _, one in records(COUNT)])
+        db["images"].insert_many([content for _, content in records(COUNT)])
         db["metrics"].insert_many(rows(50))
         before = str(mongod.all_documents(db))
 
         async def start() -> None:
             async with mongo_running(mongodb, name, 60) as store:
-                request_of = PullRequest("alpha", "docker", ImageReference.parse("new:1"), OWNER)
-                await store.abandon((await store.claim(request_of, NOW))[0].key)
+                pull = PullRequest("alpha", "docker", ImageReference.parse("new:1"), OWNER)
+                await store.abandon((await store.claim(pull, NOW))[0].key)
 
         pytest_twisted.blockon(Deferred.fromCoroutine(start()))
         yield name, db, before
@@ -90,15 +90,15 @@ def store(mongodb: str, taken_over: tuple[str, Any, str]) -> Iterator[MongoStore
 def small_database(mongodb: str) -> Iterator[tuple[str, Any]]:
     """Return a database with one record of each kind: its name, and pymongo's object."""
     with mongod.database(mongodb) as (name, db):
-        db["images"].insert_many([one for _, one in records(len(ROUND))])
+        db["images"].insert_many([content for _, content in records(len(ROUND))])
         yield name, db
 
 
 def request_of(kind: Disorder, n: int) -> PullRequest:
     """Return a request for the tag of record `n`."""
-    one = document(n, kind)
-    reference = ImageReference.parse(one["pulltag"])
-    return PullRequest(one["system"], one.get("itype", "docker"), reference, OWNER)
+    content = document(n, kind)
+    reference = ImageReference.parse(content["pulltag"])
+    return PullRequest(content["system"], content.get("itype", "docker"), reference, OWNER)
 
 
 def numbers_of(*lots: Lot) -> list[tuple[int, Disorder]]:
@@ -128,11 +128,11 @@ async def test_a_start_rewrites_no_document(
 @pytest_twisted.ensureDeferred
 async def test_the_list_has_the_images_of_its_lots(store: MongoStore) -> None:
     """Each system lists them and no others, and each can be shown to a client."""
-    wanted = Counter(one["system"] for kind, one in records(COUNT) if kind.lot in LISTED)
+    expected = Counter(content["system"] for kind, content in records(COUNT) if kind.lot in LISTED)
     for system in SYSTEMS:
-        found = await store.list(system)
-        assert len(found) == wanted[system]
-        answers = json.loads(render.listing(map(render.record, found)).body)["list"]
+        images = await store.list(system)
+        assert len(images) == expected[system]
+        answers = json.loads(render.listing(map(render.record, images)).body)["list"]
         for answer in answers:
             assert len(answer["id"]) == 64
             assert (answer["system"], answer["status"]) == (system, "READY")
@@ -149,38 +149,40 @@ async def test_a_page_of_unusable_records_is_not_the_last(
     async with mongo_running(mongodb, small_database[0]) as store:
         for system in SYSTEMS:
             for limit in (1, 3):
-                found: list[ImageRecord] = []
-                while page := await store.list(system, found[-1].key if found else "", limit):
+                images: list[ImageRecord] = []
+                while page := await store.list(system, images[-1].key if images else "", limit):
                     assert len(page) <= limit
-                    found += page
-                assert found == await store.list(system)
+                    images += page
+                assert images == await store.list(system)
 
 
 @pytest_twisted.ensureDeferred
 async def test_every_listed_image_is_found(store: MongoStore) -> None:
     """Each of its tags finds it, whether they are text, a list, or beside invalid values."""
     for n, kind in numbers_of(Lot.LISTED, Lot.KEYLESS):
-        one = document(n, kind)
-        tags = one["tag"] if isinstance(one["tag"], list) else [one["tag"]]
+        content = document(n, kind)
+        tags = content["tag"] if isinstance(content["tag"], list) else [content["tag"]]
         for tag in tags:
-            if isinstance(tag, str) and "itype" in one:
-                found = await store.find(one["system"], one["itype"], [tag])
-                assert found is not None, kind.name
-                assert tag in found.tags
+            if isinstance(tag, str) and "itype" in content:
+                record = await store.find(content["system"], content["itype"], [tag])
+                assert record is not None, kind.name
+                assert tag in record.tags
                 if kind not in {SAME_TAG, SAME_ID} and ROUND[n % len(ROUND)] is not SAME_TAG:
-                    assert (found.key, found.id) == (str(one["_id"]), one["id"]), kind.name
+                    assert (record.key, record.id) == (str(content["_id"]), content["id"]), (
+                        kind.name
+                    )
 
 
 @pytest_twisted.ensureDeferred
 async def test_other_records_are_not_found(store: MongoStore) -> None:
     """Neither by tag nor by id, and no pull waits for them."""
     for n, kind in numbers_of(*{*Lot} - LISTED - {Lot.KEYLESS}):
-        one = document(n, kind)
-        if not isinstance(one.get("system"), str) or kind.lot is Lot.FOREIGN_SYSTEM:
+        content = document(n, kind)
+        if not isinstance(content.get("system"), str) or kind.lot is Lot.FOREIGN_SYSTEM:
             continue
-        assert await store.find(one["system"], "docker", [f"lib/app:{n}"]) is None, kind.name
-        assert await store.find_id([one["system"]], image_id(n)) == [], kind.name
-        work = await store.find_work(one["system"], "docker", f"lib/app:{n}")
+        assert await store.find(content["system"], "docker", [f"lib/app:{n}"]) is None, kind.name
+        assert await store.find_id([content["system"]], image_id(n)) == [], kind.name
+        work = await store.find_work(content["system"], "docker", f"lib/app:{n}")
         assert [record.status for record in work] == [State.FAILURE] * (kind.lot is Lot.FAILURES)
 
 
@@ -188,10 +190,10 @@ async def test_other_records_are_not_found(store: MongoStore) -> None:
 async def test_a_tag_on_two_records_means_the_newer_one(store: MongoStore) -> None:
     """The record that was pulled last is found."""
     n = ROUND.index(SAME_TAG) + 1
-    one = document(n, SAME_TAG)
-    found = await store.find(one["system"], "docker", one["tag"])
-    assert found is not None
-    assert found.key == str(one["_id"])
+    content = document(n, SAME_TAG)
+    record = await store.find(content["system"], "docker", content["tag"])
+    assert record is not None
+    assert record.key == str(content["_id"])
 
 
 READERS = {
@@ -210,9 +212,9 @@ READERS = {
 async def test_the_old_rules_of_access_hold(store: MongoStore) -> None:
     """If the list of readers is unreadable, nobody may read the image."""
     for n, kind in numbers_of(*LISTED):
-        one = document(n, kind)
-        (found, *_) = await store.find_id([one["system"]], one["id"])
-        may = tuple(found.may_be_read_by(who) for who in (USER, MEMBER, STRANGER))
+        content = document(n, kind)
+        (record, *_) = await store.find_id([content["system"]], content["id"])
+        may = tuple(record.may_be_read_by(user) for user in (USER, MEMBER, STRANGER))
         assert may == READERS.get(kind.name, (True, True, True)), kind.name
 
 
@@ -229,8 +231,8 @@ async def test_odd_lookup_rows_become_text(mongodb: str) -> None:
         odd = {"time": float("nan"), "user": None, "id": document(1, IN_ORDER)["_id"]}
         db["metrics"].insert_one(rows(1)[0] | odd | {"uid": Decimal128("2001")})
         async with mongo_running(mongodb, name) as store:
-            found = await store.lookups("alpha", 3)
-    (row,) = json.loads(render.rows(found).body)
+            lookups = await store.lookups("alpha", 3)
+    (row,) = json.loads(render.rows(lookups).body)
     assert (row["id"], row["uid"], row["time"]) == (f"{1:024x}", OWNER, "nan")
 
 
@@ -245,19 +247,21 @@ async def test_a_repeated_pull_leaves_an_orderly_record(
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
         for n, kind in numbers_of(Lot.LISTED, Lot.UNTAGGED, Lot.KEYLESS):
-            one = document(n, kind)
+            content = document(n, kind)
             if kind.name == "no type":  # nobody can ask for it
                 continue
             request = request_of(kind, n)
-            original = db["images"].find_one({"_id": one["_id"]})
+            original = db["images"].find_one({"_id": content["_id"]})
             access = {"private": False, "user_acl": (), "group_acl": ()}
-            done = await complete_pull(store, request, one["id"], NOW, expiration=NOW + 5, **access)
-            assert (done.status, done.id, done.last_pull) == (State.READY, one["id"], NOW)
+            done = await complete_pull(
+                store, request, content["id"], NOW, expiration=NOW + 5, **access
+            )
+            assert (done.status, done.id, done.last_pull) == (State.READY, content["id"], NOW)
             assert request.tag in done.tags
             if kind is not SAME_TAG and ROUND[n % len(ROUND)] is not SAME_ID:
-                assert done.key == str(one["_id"]), kind.name
-                after = db["images"].find_one({"_id": one["_id"]})
-                for member in {"site_note", "blob", "arch"} & one.keys():
+                assert done.key == str(content["_id"]), kind.name
+                after = db["images"].find_one({"_id": content["_id"]})
+                for member in {"site_note", "blob", "arch"} & content.keys():
                     assert after[member] == original[member]
             _check_order(db, done.key, request)
 
@@ -270,12 +274,12 @@ def _check_order(db: Any, key: str, request: PullRequest) -> None:
         {"system": place[0], "itype": place[1], "tag": place[2], "status": "READY"}
     )
     assert carriers == 1
-    found = reader.ready(*place)
-    assert found is not None
-    assert str(found["_id"]) == key
+    record = reader.ready(*place)
+    assert record is not None
+    assert str(record["_id"]) == key
     assert reader.unfinished(*place) is None
     assert not reader.would_pull(*place, [], [])
-    assert reader.may_read(found, OWNER, [])
+    assert reader.may_read(record, OWNER, [])
 
 
 @pytest_twisted.ensureDeferred
@@ -295,8 +299,8 @@ async def test_a_moved_tag_leaves_all_old_records(
             done = await complete_pull(store, request, new, NOW, **access)
             assert done.id == new
             after = db["images"].find_one({"_id": before["_id"]})
-            left = after["tag"] if isinstance(after["tag"], list) else [after["tag"]]
-            assert request.tag not in left, kind.name
+            tags = after["tag"] if isinstance(after["tag"], list) else [after["tag"]]
+            assert request.tag not in tags, kind.name
             assert after.get("id") == before.get("id")
             assert done.key != str(before["_id"])
             _check_order(db, done.key, request)
@@ -311,15 +315,15 @@ async def test_work_after_a_crash_is_pulled_again(
     async with mongo_running(mongodb, name) as store:
         for n, kind in numbers_of(Lot.ABANDONED, Lot.FAILURES):
             request = request_of(kind, n)
-            claimed, created = await store.claim(request, NOW)
-            assert created, kind.name
+            claim, is_new = await store.claim(request, NOW)
+            assert is_new, kind.name
             assert db["images"].find_one({"_id": document(n, kind)["_id"]}) is None
             (waiting,) = await store.waiting(NOW + 99, 5)
-            assert waiting.key == claimed.key
-            started = await store.begin(claimed.key, "node:1", NOW, LIMIT)
-            assert started is not None
-            done = await store.finish(started.key, 1, Ready(image_id(n)), NOW)
-            assert done.key == claimed.key
+            assert waiting.key == claim.key
+            attempt = await store.begin(claim.key, "node:1", NOW, LIMIT)
+            assert attempt is not None
+            done = await store.finish(attempt.key, 1, Ready(image_id(n)), NOW)
+            assert done.key == claim.key
         stays = [document(n, kind)["_id"] for n, kind in numbers_of(Lot.UNNAMED, Lot.EXPIRED)]
         assert db["images"].count_documents({"_id": {"$in": stays}}) == len(stays)
 
@@ -333,11 +337,11 @@ async def test_documents_that_are_no_records_do_no_harm(
     async with mongo_running(mongodb, name) as store:
         for n, kind in numbers_of(Lot.NOT_A_RECORD):
             if kind.name in {"no status", "a list as status"}:
-                one = db["images"].find_one({"_id": document(n, kind)["_id"]})
+                content = db["images"].find_one({"_id": document(n, kind)["_id"]})
                 done = await complete_pull(store, request_of(kind, n), image_id(n), NOW)
                 assert done.key != f"{n:024x}"
-                after = db["images"].find_one({"_id": one["_id"]})
-                assert {**after, "tag": None} == {**one, "tag": None}
+                after = db["images"].find_one({"_id": content["_id"]})
+                assert {**after, "tag": None} == {**content, "tag": None}
                 assert await store.find(done.system, "docker", done.tags) == done
 
 
@@ -349,12 +353,12 @@ async def test_a_pull_of_an_image_with_several_records(mongodb: str) -> None:
         same = {"id": image_id(1), "system": "alpha", "tag": ["lib/app:1"]}
         keys: list[dict[str, Any]] = [{}, {"_id": "by hand"}, {"_id": 5}, {"last_pull": 12.5}]
         odd: list[dict[str, Any]] = [*({"last_pull": date} for date in dates), *keys]
-        documents = [document(n, IN_ORDER) | same | one for n, one in enumerate(odd)]
+        documents = [document(n, IN_ORDER) | same | content for n, content in enumerate(odd)]
         db["images"].insert_many(documents)
         async with mongo_running(mongodb, name) as store:
             reference = ImageReference.parse("lib/app:1")
-            asked = PullRequest("alpha", "docker", reference, OWNER)
-            done = await complete_pull(store, asked, image_id(1), NOW)
+            pull_of = PullRequest("alpha", "docker", reference, OWNER)
+            done = await complete_pull(store, pull_of, image_id(1), NOW)
             assert done.key == "5"
             assert await store.find("alpha", "docker", ["lib/app:1"]) == done
             assert len(await store.find_id(["alpha"], image_id(1))) == len(documents)
@@ -373,8 +377,8 @@ async def test_abandoned_removals_are_cancelled_by_a_pull(
             done = await complete_pull(store, request_of(kind, n), image_id(n), NOW, **access)
             assert done.tags == (f"lib/app:{n}",)
             assert (done.key == f"{n:024x}") is (kind.lot is Lot.REMOVALS)
-            found = OriginalReader(db["images"], NOW).ready(done.system, "docker", done.tags[0])
-            assert found is not None
+            record = OriginalReader(db["images"], NOW).ready(done.system, "docker", done.tags[0])
+            assert record is not None
 
 
 @pytest_twisted.ensureDeferred
@@ -382,17 +386,17 @@ async def test_only_due_images_expire(mongodb: str, small_database: tuple[str, A
     """READY records with a past date are due, and can be removed."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        due = {one.key: one for one in await store.list_expired(NOW)}
+        due = {content.key: content for content in await store.list_expired(NOW)}
         by_kind = {kind.name: f"{n:024x}" for n, kind in enumerate(ROUND, 1)}
-        wanted = {"expired long ago", "a system that is gone", "no system"}
-        wanted |= {"a decimal that has passed", "an end before all time"}
-        assert due.keys() == {by_kind[one] for one in wanted}
-        gone = await store.expire(by_kind["expired long ago"], NOW)
-        assert gone is not None
-        begun_one = await store.begin(gone.key, "node:1", NOW, LIMIT)
-        assert begun_one is not None
-        await store.finish(gone.key, begun_one.attempt, Expired(), NOW)
-        place = gone.system, "docker", gone.tags[0]
+        expected = {"expired long ago", "a system that is gone", "no system"}
+        expected |= {"a decimal that has passed", "an end before all time"}
+        assert due.keys() == {by_kind[content] for content in expected}
+        removal = await store.expire(by_kind["expired long ago"], NOW)
+        assert removal is not None
+        attempt = await store.begin(removal.key, "node:1", NOW, LIMIT)
+        assert attempt is not None
+        await store.finish(removal.key, attempt.attempt, Expired(), NOW)
+        place = removal.system, "docker", removal.tags[0]
         assert await store.find(*place[:2], [place[2]]) is None
         assert OriginalReader(db["images"], NOW).would_pull(*place, [], [])
         assert await store.expire(by_kind["a decimal that has passed"], NOW) is not None
@@ -411,8 +415,8 @@ async def test_a_lookup_dates_an_image(mongodb: str, small_database: tuple[str, 
         for n, _ in numbers_of(*LISTED):
             await store.renew(f"{n:024x}", NOW + 99_999)
     for n, _ in numbers_of(*LISTED):
-        found = db["images"].find_one({"_id": document(n, IN_ORDER)["_id"]})
-        assert found["expiration"] == NOW + 99_999
+        record = db["images"].find_one({"_id": document(n, IN_ORDER)["_id"]})
+        assert record["expiration"] == NOW + 99_999
 
 
 @pytest_twisted.ensureDeferred
@@ -426,30 +430,30 @@ async def test_the_original_can_continue(mongodb: str) -> None:
 async def _leave_every_state(uri: str, name: str) -> None:
     place = "alpha", "docker"
 
-    def asked(tag: str) -> PullRequest:
+    def pull_of(tag: str) -> PullRequest:
         return PullRequest(*place, ImageReference.parse(tag), OWNER, user_acl=(OWNER,))
 
     async with mongo_running(uri, name) as store:
-        await store.claim(asked("waiting:1"), NOW)
-        running = await begin_pull(store, asked("running:1"), NOW)
+        await store.claim(pull_of("waiting:1"), NOW)
+        running = await begin_pull(store, pull_of("running:1"), NOW)
         await store.advance(running.key, 1, State.TRANSFER, "Transferring image", NOW)
         await store.heartbeat(running.key, 1, Progress("TRANSFER", 5, 10), NOW)
-        postponed = await begin_pull(store, asked("postponed:1"), NOW)
-        await store.postpone(postponed.key, 1, NOW + 9000, "ghcr.io (rate limit)", NOW)
+        postponed_pull = await begin_pull(store, pull_of("postponed:1"), NOW)
+        await store.postpone(postponed_pull.key, 1, NOW + 9000, "ghcr.io (rate limit)", NOW)
         await store.trip_breaker("limit ghcr.io anonymous node1", NOW + 9000, "x", NOW)
-        failed = await begin_pull(store, asked("failed:1"), NOW)
-        await store.finish(failed.key, 1, failure(), NOW)
+        failed_pull = await begin_pull(store, pull_of("failed:1"), NOW)
+        await store.finish(failed_pull.key, 1, failure(), NOW)
         access = {"private": True, "user_acl": (OWNER,), "group_acl": ()}
         ready = await complete_pull(
-            store, asked("ready:1"), NEW_ID, NOW, expiration=NOW + 1, **access
+            store, pull_of("ready:1"), NEW_ID, NOW, expiration=NOW + 1, **access
         )
-        again = await complete_pull(
-            store, asked("ready:2"), NEW_ID, NOW, expiration=NOW + 1, **access
+        second = await complete_pull(
+            store, pull_of("ready:2"), NEW_ID, NOW, expiration=NOW + 1, **access
         )
-        assert again.key == ready.key
-        other = await complete_pull(store, asked("going:1"), "d" * 64, NOW, **access)
-        await store.expire(other.key)
-        third = await complete_pull(store, asked("gone:1"), "c" * 64, NOW, **access)
+        assert second.key == ready.key
+        expired_image = await complete_pull(store, pull_of("going:1"), "d" * 64, NOW, **access)
+        await store.expire(expired_image.key)
+        third = await complete_pull(store, pull_of("gone:1"), "c" * 64, NOW, **access)
         await store.expire(third.key)
         last = await store.begin(third.key, "node:1", NOW, LIMIT)
         assert last is not None
@@ -458,24 +462,26 @@ async def _leave_every_state(uri: str, name: str) -> None:
 
 def _go_on(images: Any) -> None:
     place, reader = ("alpha", "docker"), OriginalReader(images, NOW + 5)
-    written = list(images.find())
-    assert len(written) == 7
-    assert {str(one["_id"]): reader.offences(one) for one in written} == {
-        str(one["_id"]): [] for one in written
+    documents = list(images.find())
+    assert len(documents) == 7
+    assert {str(content["_id"]): reader.offences(content) for content in documents} == {
+        str(content["_id"]): [] for content in documents
     }
     would = {tag: reader.would_pull(*place, tag, [OWNER], [])
              for tag in ("waiting:1", "running:1", "postponed:1", "failed:1", "ready:1", "ready:2",
                          "gone:1")
              }  # fmt: skip
     assert would == dict.fromkeys(would, False) | {"gone:1": True}
-    later = OriginalReader(images, NOW + 4000)
+    reader_later = OriginalReader(images, NOW + 4000)
     idle = {"waiting:1", "postponed:1"}
-    assert all(later.would_pull(*place, tag, [OWNER], []) for tag in would if tag not in idle)
-    found = later.ready(*place, "ready:2")
-    assert found is not None
-    assert later.may_read(found, OWNER, [])
-    assert not later.may_read(found, 7, [7])
-    assert NEW_ID in later.due("alpha")
+    assert all(
+        reader_later.would_pull(*place, tag, [OWNER], []) for tag in would if tag not in idle
+    )
+    record = reader_later.ready(*place, "ready:2")
+    assert record is not None
+    assert reader_later.may_read(record, OWNER, [])
+    assert not reader_later.may_read(record, 7, [7])
+    assert NEW_ID in reader_later.due("alpha")
 
 
 def test_the_reader_of_the_original_finds_offences() -> None:

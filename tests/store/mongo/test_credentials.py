@@ -19,72 +19,78 @@ from tests.store.places import mongo_running
 from tests.store.pulls import NOW, request
 from tests.store.wire import Wire
 
-ONE, TWO, THREE = (bytes([n]) * 32 for n in range(3))
-Named = tuple[str, Any]
+FIRST, SECOND, THIRD = (bytes([n]) * 32 for n in range(3))
+NamedDatabase = tuple[str, Any]
 
 
 @pytest.fixture
-def empty_database(mongodb: str) -> Iterator[Named]:
+def empty_database(mongodb: str) -> Iterator[NamedDatabase]:
     """Return the name of an empty database and pymongo's object for it."""
-    with mongod.database(mongodb) as there:
-        yield there
+    with mongod.database(mongodb) as name_and_database:
+        yield name_and_database
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_credential_is_accepted_once(mongodb: str, empty_database: Named) -> None:
+async def test_a_credential_is_accepted_once(mongodb: str, empty_database: NamedDatabase) -> None:
     """Of many requests to several gateways with one credential, one is the first use."""
     name, _ = empty_database
-    async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as other:
-        uses = await gather_or_cancel(one.use(ONE, NOW) for one in [store, other] * 5)
+    async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as peer:
+        uses = await gather_or_cancel(any_store.use(FIRST, NOW) for any_store in [store, peer] * 5)
         assert sorted(uses) == [False] * 9 + [True]
-        assert await other.use(TWO, NOW)
-        assert not await store.use(TWO, NOW + 1)
+        assert await peer.use(SECOND, NOW)
+        assert not await store.use(SECOND, NOW + 1)
 
 
 @pytest_twisted.ensureDeferred
 async def test_gateways_on_one_database_share_used_credentials(
-    mongodb: str, empty_database: Named
+    mongodb: str, empty_database: NamedDatabase
 ) -> None:
     """The port of the store gives access to the credentials that all gateways have used."""
     name, _ = empty_database
-    async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as other:
-        assert await store.used_credentials.use(ONE, NOW)
-        assert not await other.used_credentials.use(ONE, NOW)
+    async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as peer:
+        assert await store.used_credentials.use(FIRST, NOW)
+        assert not await peer.used_credentials.use(FIRST, NOW)
 
 
 @pytest_twisted.ensureDeferred
-async def test_noted_credentials_are_used(mongodb: str, empty_database: Named) -> None:
+async def test_noted_credentials_are_used(mongodb: str, empty_database: NamedDatabase) -> None:
     """Credentials that were noted before stay used."""
     name, _ = empty_database
     async with mongo_running(mongodb, name) as store:
-        assert await store.use(ONE, NOW)
-        await store.note_used([ONE, TWO], NOW)
-        assert [await store.use(one, NOW) for one in (ONE, TWO, THREE)] == [False, False, True]
+        assert await store.use(FIRST, NOW)
+        await store.note_used([FIRST, SECOND], NOW)
+        assert [await store.use(digest, NOW) for digest in (FIRST, SECOND, THIRD)] == [
+            False,
+            False,
+            True,
+        ]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lost_answer_is_no_second_use(mongodb: str, empty_database: Named) -> None:
+async def test_a_lost_answer_is_no_second_use(mongodb: str, empty_database: NamedDatabase) -> None:
     """The next use is."""
     port = urlsplit(mongodb).port
     assert port is not None
     with Wire(port, cut="insert") as wire:
         async with mongo_running(wire.uri, empty_database[0]) as store:
-            assert await store.use(ONE, NOW)
-            assert not await store.use(ONE, NOW)
+            assert await store.use(FIRST, NOW)
+            assert not await store.use(FIRST, NOW)
     assert wire.commands.count("insert") == 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_server_removes_old_credentials(mongodb: str, empty_database: Named) -> None:
+async def test_the_server_removes_old_credentials(
+    mongodb: str, empty_database: NamedDatabase
+) -> None:
     """Each has the date of its use, and an index makes dates expire."""
     name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         await store.claim(request(), NOW)  # not before the indexes are made
-        await store.use(ONE, NOW)
+        await store.use(FIRST, NOW)
         await store._require_open().indexes.create()
         assert await store._require_open().indexes.missing() == []
     (document,) = db[CREDENTIALS].find()
-    assert document["_id"] == ONE
+    assert document["_id"] == FIRST
     assert document["at"].replace(tzinfo=UTC) == datetime.fromtimestamp(NOW, UTC)
     index = db[CREDENTIALS].index_information()["shiftergw_used"]
     assert index["expireAfterSeconds"] == CREDENTIAL_SECONDS
@@ -93,7 +99,7 @@ async def test_the_server_removes_old_credentials(mongodb: str, empty_database: 
 
 @pytest_twisted.ensureDeferred
 async def test_an_index_with_another_lifetime_does_not_count(
-    mongodb: str, empty_database: Named
+    mongodb: str, empty_database: NamedDatabase
 ) -> None:
     """The store still creates its own."""
     name, db = empty_database
@@ -107,6 +113,6 @@ async def test_no_credential_is_accepted_without_the_server() -> None:
     """The call raises `Unavailable`."""
     async with mongo_running("mongodb://127.0.0.1:1/", "images") as store:
         with pytest.raises(Unavailable):
-            await store.use(ONE, NOW)
+            await store.use(FIRST, NOW)
         with pytest.raises(Unavailable):
-            await store.note_used([ONE], NOW)
+            await store.note_used([FIRST], NOW)

@@ -82,8 +82,8 @@ async def error_of(call: Awaitable[object]) -> tuple[float, Unavailable]:
 def test_every_call_of_the_port_is_tested() -> None:
     """`CALLS` has every method of the port that waits for the server; two others do not."""
     ports = [port for port in ImageStore.__mro__ if port.__module__.startswith("shiftergw.")]
-    promised = {name for port in ports for name in vars(port) if not name.startswith("_")}
-    assert promised == {*CALLS, "record_lookup", "used_credentials"}
+    port_names = {name for port in ports for name in vars(port) if not name.startswith("_")}
+    assert port_names == {*CALLS, "record_lookup", "used_credentials"}
 
 
 @pytest_twisted.ensureDeferred
@@ -154,8 +154,8 @@ async def test_a_hanging_server_costs_each_call_its_limit(server: Mongod) -> Non
         server.freeze()
         at_once = await all_of(error_of(call(store)) for call in CALLS.values())
         assert max(seconds for seconds, _ in at_once) < patient(4)
-        known = await all_of(error_of(call(store)) for call in CALLS.values())
-        assert max(seconds for seconds, _ in known) < patient(2)
+        errors = await all_of(error_of(call(store)) for call in CALLS.values())
+        assert max(seconds for seconds, _ in errors) < patient(2)
         server.thaw()
         await wait_until_ready(store)
         assert await store.get(record.key) == record
@@ -252,8 +252,8 @@ async def test_a_host_that_hangs_is_passed_over(tmp_path: Path) -> None:
         hanging.freeze()
         place = uri.removeprefix("mongodb://")
         login, at, hosts = place.rpartition("@")
-        both = f"mongodb://{login}{at}127.0.0.1:{hanging.port},{hosts}"
-        async with mongo_running(both, name, seconds=patient(10)) as store:
+        all_hosts = f"mongodb://{login}{at}127.0.0.1:{hanging.port},{hosts}"
+        async with mongo_running(all_hosts, name, seconds=patient(10)) as store:
             begin = time.monotonic()
             assert (await store.claim(request("x:1"), NOW))[1]
             assert time.monotonic() - begin > HOST_SECONDS / 2, "the first host was not tried"
@@ -308,10 +308,10 @@ async def test_a_removal_continues_after_a_crash_of_the_server(server: Mongod) -
         server.start()
         await wait_until_ready(store)
         (stale,) = await store.stale(NOW + LIMIT + 1, LIMIT)
-        again = await store.begin(stale.key, "n", NOW + LIMIT + 1, LIMIT)
-        assert again is not None
-        ended = await store.finish(stale.key, 3, Expired(), NOW)
-        assert ended.status is State.EXPIRED
+        attempt = await store.begin(stale.key, "n", NOW + LIMIT + 1, LIMIT)
+        assert attempt is not None
+        result = await store.finish(stale.key, 3, Expired(), NOW)
+        assert result.status is State.EXPIRED
 
 
 @pytest_twisted.ensureDeferred
@@ -320,14 +320,14 @@ async def test_an_unconfirmed_begin_is_continued(server: Mongod) -> None:
     with Wire(server.port, unconfirmed=range(2, 5)) as wire:
         async with (
             mongo_running(wire.uri, "images") as store,
-            mongo_running(server.uri, "images") as other,
+            mongo_running(server.uri, "images") as peer,
         ):
             record, _ = await store.claim(request("x:1"), NOW)
             for n in range(3):
                 await error_of(store.begin(record.key, "node:1", NOW + n, LIMIT))
-                assert await other.begin(record.key, "node:1", NOW + n, LIMIT) is None
-            started = await store.begin(record.key, "node:1", NOW + 3, LIMIT)
-            assert started is not None
-            assert (started.attempt, started.last_heartbeat) == (1, NOW + 3)
+                assert await peer.begin(record.key, "node:1", NOW + n, LIMIT) is None
+            attempt = await store.begin(record.key, "node:1", NOW + 3, LIMIT)
+            assert attempt is not None
+            assert (attempt.attempt, attempt.last_heartbeat) == (1, NOW + 3)
             assert await store.begin(record.key, "node:1", NOW + 4, LIMIT) is None
             await store.advance(record.key, 1, State.TRANSFER, "", NOW)

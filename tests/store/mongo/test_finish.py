@@ -35,14 +35,14 @@ from tests.store.wire import Wire
 
 Prepare = Callable[[ImageStore], Awaitable[ImageRecord]]
 OUTCOME = Ready(ID, {"user_acl": (1,)}, untagged_until=NOW + 500, directory="/images")
-LATER = NOW + 10
+FINISH_TIME = NOW + 10
 
 
 @pytest.fixture
 def empty_database(mongodb: str) -> Iterator[tuple[str, Any]]:
     """Return the name of an empty database and pymongo's object for it."""
-    with mongod.database(mongodb) as there:
-        yield there
+    with mongod.database(mongodb) as name_and_database:
+        yield name_and_database
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def state_of(db: Any) -> list[tuple[Any, ...]]:
     """Return the visible state of all records, without keys and attempts."""
     members = ("status", "id", "tag", "userACL", "expiration", "kind", "pulltag", "moved")
     return sorted(
-        (*(str(one.get(name)) for name in members), "claim" in one, "finishing" in one)
-        for one in db["images"].find()
+        (*(str(record.get(name)) for name in members), "claim" in record, "finishing" in record)
+        for record in db["images"].find()
     )
 
 
@@ -101,9 +101,9 @@ def empty(db: Any) -> None:
 async def next_attempt(store: ImageStore) -> None:
     """Recover work whose worker has died, as the gateway and its workers do."""
     for record in await store.stale(NOW + 1000, LIMIT):
-        again = await store.begin(record.key, "node:2", NOW + 1000, LIMIT)
-        assert again is not None
-        await store.finish(again.key, again.attempt, OUTCOME, LATER)
+        second = await store.begin(record.key, "node:2", NOW + 1000, LIMIT)
+        assert second is not None
+        await store.finish(second.key, second.attempt, OUTCOME, FINISH_TIME)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_a_crash_after_any_write_is_repaired(
     name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         record = await prepare(store)
-        await store.finish(record.key, 1, OUTCOME, LATER)
+        await store.finish(record.key, 1, OUTCOME, FINISH_TIME)
         expected = state_of(db)
         crashes = 0
         while True:
@@ -126,15 +126,15 @@ async def test_a_crash_after_any_write_is_repaired(
             with Wire(port, until=crashes) as wire:
                 async with mongo_running(wire.uri, name, seconds=scaled(1)) as dying:
                     try:
-                        await dying.finish(record.key, 1, OUTCOME, LATER)
+                        await dying.finish(record.key, 1, OUTCOME, FINISH_TIME)
                     except Unavailable:
                         assert wire.writes > crashes
                     else:
                         break
-            found = await store.find("alpha", "docker", ["x:1"])
+            image = await store.find("alpha", "docker", ["x:1"])
             if "blocked" not in prepare.__name__:
-                assert found is not None
-                assert found.id == (ID if crashes else OTHER_ID)
+                assert image is not None
+                assert image.id == (ID if crashes else OTHER_ID)
             await next_attempt(store)
             assert state_of(db) == expected, crashes
             crashes += 1
@@ -150,17 +150,17 @@ async def test_a_lost_answer_does_not_repeat_a_write(
     name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         record = await prepare(store)
-        first = await store.finish(record.key, 1, OUTCOME, LATER)
+        first = await store.finish(record.key, 1, OUTCOME, FINISH_TIME)
         expected = state_of(db)
-        for lost in range(1, 5):
+        for number in range(1, 5):
             empty(db)
             record = await prepare(store)
-            with Wire(port, lost_answer=lost) as wire:
-                async with mongo_running(wire.uri, name) as other:
-                    ended = await other.finish(record.key, 1, OUTCOME, LATER)
-            assert ended == await store.get(ended.key)
-            assert (ended.status, ended.tags) == (first.status, first.tags)
-            assert state_of(db) == expected, lost
+            with Wire(port, lost_answer=number) as wire:
+                async with mongo_running(wire.uri, name) as peer:
+                    result = await peer.finish(record.key, 1, OUTCOME, FINISH_TIME)
+            assert result == await store.get(result.key)
+            assert (result.status, result.tags) == (first.status, first.tags)
+            assert state_of(db) == expected, number
 
 
 @pytest.mark.parametrize(
@@ -182,32 +182,32 @@ async def test_a_suspended_attempt_takes_no_tag_back(
 ) -> None:
     """If the tag is pulled again meanwhile, the new image keeps it."""
     name, _ = empty_database
-    reached, released = threading.Event(), threading.Event()
+    is_reached, may_continue = threading.Event(), threading.Event()
 
     def hold(n: int, _: object) -> None:
         if n == number:
-            reached.set()
-            released.wait(10)
+            is_reached.set()
+            may_continue.wait(10)
 
     with Wire(port, before_write=hold) as wire:
         async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as slow:
             record = await prepare(store)
-            ending = Deferred.fromCoroutine(slow.finish(record.key, 1, OUTCOME, LATER))
-            while not reached.is_set():
+            ending = Deferred.fromCoroutine(slow.finish(record.key, 1, OUTCOME, FINISH_TIME))
+            while not is_reached.is_set():
                 await pause(0.01, reactor)
-            again, _ = await store.claim(request("x:1"), LATER + 100)
-            begun_again = await store.begin(again.key, "node:2", LATER + 100, LIMIT)
+            second, _ = await store.claim(request("x:1"), FINISH_TIME + 100)
+            begun_again = await store.begin(second.key, "node:2", FINISH_TIME + 100, LIMIT)
             assert begun_again is not None
             outcome = Ready("d" * 64, untagged_until=NOW + 500)
-            newer = await store.finish(again.key, begun_again.attempt, outcome, LATER + 110)
-            released.set()
+            newer = await store.finish(second.key, begun_again.attempt, outcome, FINISH_TIME + 110)
+            may_continue.set()
             if prepare is known_image or number == 1:
                 with pytest.raises(Superseded):
                     await ending
             else:
                 await ending
             assert await store.find("alpha", "docker", ["x:1"]) == newer
-            carriers = [one.id for one in await store.list("alpha") if "x:1" in one.tags]
+            carriers = [record.id for record in await store.list("alpha") if "x:1" in record.tags]
             assert carriers == ["d" * 64]
             assert list(await store.queue("alpha")) == []
 
@@ -218,16 +218,16 @@ async def test_two_pulls_of_one_image_leave_one_record(
 ) -> None:
     """It has both tags, in whichever order the writes come."""
     name, db = empty_database
-    async with mongo_running(mongodb, name) as one, mongo_running(mongodb, name) as two:
+    async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as peer:
         for _ in range(10):
             empty(db)
-            first = await begin_pull(one, request("x:1"))
-            second = await begin_pull(one, request("y:1"))
+            first = await begin_pull(store, request("x:1"))
+            second = await begin_pull(store, request("y:1"))
             await all_of(
-                store.finish(record.key, 1, OUTCOME, LATER)
-                for store, record in ((one, first), (two, second))
+                any_store.finish(record.key, 1, OUTCOME, FINISH_TIME)
+                for any_store, record in ((store, first), (peer, second))
             )
-            (remaining,) = await one.list("alpha")
+            (remaining,) = await store.list("alpha")
             assert set(remaining.tags) == {"x:1", "y:1"}
             assert db["images"].count_documents({}) == 1
 
@@ -248,7 +248,7 @@ async def test_the_older_twin_stays(
     """It gets all tags; documents of an original are not removed."""
     name, db = empty_database
     twin = {"_id": ObjectId(key), "system": "alpha", "itype": "docker", "status": "READY", "id": ID,
-            "tag": ["y:1"], "last_pull": LATER - 1, "site_note": 1}  # fmt: skip
+            "tag": ["y:1"], "last_pull": FINISH_TIME - 1, "site_note": 1}  # fmt: skip
     if kind is not None:
         twin["kind"] = kind
 
@@ -257,18 +257,21 @@ async def test_the_older_twin_stays(
             db["images"].insert_one(twin)
 
     with Wire(port, before_write=come_in) as wire:
-        async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as other:
+        async with (
+            mongo_running(mongodb, name) as store,
+            mongo_running(wire.uri, name) as peer,
+        ):
             record = await new_image(store)
-            ended = await other.finish(record.key, 1, OUTCOME, LATER)
-            assert ended == await store.get(ended.key)
-            found = [one for one in await store.list("alpha") if one.id == ID]
-            assert len(found) == records
-            assert {tag for one in found for tag in one.tags} == {"x:1", "y:1"}
-            assert "finishing" not in db["images"].find_one({"_id": ObjectId(ended.key)})
+            result = await peer.finish(record.key, 1, OUTCOME, FINISH_TIME)
+            assert result == await store.get(result.key)
+            copies = [record for record in await store.list("alpha") if record.id == ID]
+            assert len(copies) == records
+            assert {tag for record in copies for tag in record.tags} == {"x:1", "y:1"}
+            assert "finishing" not in db["images"].find_one({"_id": ObjectId(result.key)})
             if kind is None:
                 assert db["images"].find_one({"_id": ObjectId(key)})["site_note"] == 1
             else:
-                assert ended.key == min(key, record.key)
+                assert result.key == min(key, record.key)
 
 
 @pytest_twisted.ensureDeferred
@@ -278,7 +281,7 @@ async def test_a_merged_twin_keeps_its_tag(
     """The other pull has given the tag to the same image."""
     name, db = empty_database
     older = {"_id": ObjectId("1".zfill(24)), "system": "alpha", "itype": "docker", "id": ID,
-             "status": "READY", "tag": ["y:1", "x:1"], "last_pull": LATER,
+             "status": "READY", "tag": ["y:1", "x:1"], "last_pull": FINISH_TIME,
              "kind": "pull"}  # fmt: skip
 
     def make_one(number: int, _: object) -> None:
@@ -287,9 +290,12 @@ async def test_a_merged_twin_keeps_its_tag(
             db["images"].insert_one(older)
 
     with Wire(port, before_write=make_one) as wire:
-        async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as other:
+        async with (
+            mongo_running(mongodb, name) as store,
+            mongo_running(wire.uri, name) as peer,
+        ):
             record = await begin_pull(store, request("x:1"))
-            ended = await other.finish(record.key, 1, OUTCOME, LATER)
+            result = await peer.finish(record.key, 1, OUTCOME, FINISH_TIME)
             (remaining,) = await store.list("alpha")
             assert set(remaining.tags) == {"x:1", "y:1"}
-            assert ended.id == ID
+            assert result.id == ID

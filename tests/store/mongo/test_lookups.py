@@ -20,8 +20,8 @@ from tests.store.pulls import NOW
 @pytest.fixture
 def empty_database(mongodb: str) -> Iterator[tuple[str, Any]]:
     """Return the name of an empty database and pymongo's object for it."""
-    with mongod.database(mongodb) as there:
-        yield there
+    with mongod.database(mongodb) as name_and_database:
+        yield name_and_database
 
 
 async def record(store: MongoStore, *numbers: int, system: str = "alpha") -> None:
@@ -41,11 +41,11 @@ async def test_rows_of_a_gateway_keep_their_order(
 ) -> None:
     """Several gateways may write at the same time."""
     name, _ = empty_database
-    async with mongo_running(mongodb, name) as one, mongo_running(mongodb, name) as two:
-        await record(one, *range(200))
-        await record(two, *range(200, 400))
-        await record(one, *range(400, 500))
-        first, second = await row_numbers(one), await row_numbers(two)
+    async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as peer:
+        await record(store, *range(200))
+        await record(peer, *range(200, 400))
+        await record(store, *range(400, 500))
+        first, second = await row_numbers(store), await row_numbers(peer)
     assert set(first) | set(second) == set(range(500))
     assert [n for n in second if n < 200 or n >= 400] == [*range(200), *range(400, 500)]
     assert [n for n in second if 200 <= n < 400] == list(range(200, 400))

@@ -16,15 +16,15 @@ from tests.mongo.puppets import answering, serving
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, NOW, begin_pull, failure, request
 
-Named = tuple[str, Any]
+NamedDatabase = tuple[str, Any]
 MEGABYTE = 1 << 20
 
 
 @pytest.fixture
-def empty_database(mongodb: str) -> Iterator[Named]:
+def empty_database(mongodb: str) -> Iterator[NamedDatabase]:
     """Return the name of an empty database and pymongo's object for it."""
-    with mongod.database(mongodb) as there:
-        yield there
+    with mongod.database(mongodb) as name_and_database:
+        yield name_and_database
 
 
 @pytest.mark.parametrize(
@@ -40,21 +40,21 @@ def empty_database(mongodb: str) -> Iterator[Named]:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_record_too_large_for_a_document_is_refused(
-    mongodb: str, empty_database: Named, changes: dict[str, Any]
+    mongodb: str, empty_database: NamedDatabase, changes: dict[str, Any]
 ) -> None:
     """Too many bytes, or a number of more than 64 bits; the pull can then end in FAILURE.
 
     Nothing is written, and other work continues.
     """
     async with mongo_running(mongodb, empty_database[0]) as store:
-        other = await begin_pull(store, request("y:1"))
+        second_pull = await begin_pull(store, request("y:1"))
         record = await begin_pull(store, request("x:1"))
         with pytest.raises(NotStorable):
             await store.finish(record.key, 1, Ready(ID, changes), NOW)
         assert await store.get(record.key) == record
-        await store.heartbeat(other.key, 1, Progress("x", 1, 2), NOW)
-        ended = await store.finish(record.key, 1, failure(), NOW)
-        assert ended.status is State.FAILURE
+        await store.heartbeat(second_pull.key, 1, Progress("x", 1, 2), NOW)
+        result = await store.finish(record.key, 1, failure(), NOW)
+        assert result.status is State.FAILURE
 
 
 @pytest.mark.parametrize("code", [10334, 17419, 17420, 17280, 52, 57, 121])
@@ -76,7 +76,9 @@ async def test_refusals_of_all_server_versions_are_known(code: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_invalid_names_of_labels_are_replaced(mongodb: str, empty_database: Named) -> None:
+async def test_invalid_names_of_labels_are_replaced(
+    mongodb: str, empty_database: NamedDatabase
+) -> None:
     """Labels may contain characters that MongoDB does not allow in a name."""
     labels = {"a.b": "1", "$set": "2", "nul\0": "3", "": "4", "\ud800": "\udfff", "x": "nul\0"}
     async with mongo_running(mongodb, empty_database[0]) as store:

@@ -38,19 +38,19 @@ from tests.store.pulls import (
 from tests.store.wire import Wire
 
 KEY = "1" * 24
-Named = tuple[str, Any]
+NamedDatabase = tuple[str, Any]
 """A database's name, and pymongo's way to it."""
 
 
 @pytest.fixture
-def empty_database(mongodb: str) -> Iterator[Named]:
+def empty_database(mongodb: str) -> Iterator[NamedDatabase]:
     """Return the name of an empty database and pymongo's object for it."""
-    with mongod.database(mongodb) as there:
-        yield there
+    with mongod.database(mongodb) as name_and_database:
+        yield name_and_database
 
 
 @pytest.fixture
-def place(mongodb: str, empty_database: Named) -> Iterator[Place]:
+def place(mongodb: str, empty_database: NamedDatabase) -> Iterator[Place]:
     """Return a running store."""
     name, db = empty_database
     store = MongoStore(reactor, mongodb, name)
@@ -70,7 +70,7 @@ class TestMongoStore(StoreContract):
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_data_survives_a_restart(mongodb: str, empty_database: Named) -> None:
+async def test_all_data_survives_a_restart(mongodb: str, empty_database: NamedDatabase) -> None:
     """The next process finds it."""
     name, _ = empty_database
     async with mongo_running(mongodb, name) as store:
@@ -81,13 +81,13 @@ async def test_all_data_survives_a_restart(mongodb: str, empty_database: Named) 
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_gateway_takes_no_work(
-    mongodb: str, empty_database: Named, place: Place
+    mongodb: str, empty_database: NamedDatabase, place: Place
 ) -> None:
     """It starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_one = await begin_pull(place.store, request("x:2"))
-    async with mongo_running(mongodb, empty_database[0]) as other:
-        assert await other.waiting(NOW, 5) == [waiting]
+    async with mongo_running(mongodb, empty_database[0]) as peer:
+        assert await peer.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
     assert await place.store.get(running_one.key) == running_one
 
@@ -115,7 +115,7 @@ ROW = {
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_start_only_creates_indexes(mongodb: str, empty_database: Named) -> None:
+async def test_a_start_only_creates_indexes(mongodb: str, empty_database: NamedDatabase) -> None:
     """All documents of the original stay as they are.
 
     The indexes of a missing collection create it, empty.
@@ -137,7 +137,7 @@ async def test_a_start_only_creates_indexes(mongodb: str, empty_database: Named)
 
 
 @pytest_twisted.ensureDeferred
-async def test_existing_indexes_are_used(mongodb: str, empty_database: Named) -> None:
+async def test_existing_indexes_are_used(mongodb: str, empty_database: NamedDatabase) -> None:
     """An equivalent index is used under any name, and other indexes do no harm."""
     name, db = empty_database
     db["images"].create_index("claim", unique=True, sparse=True, name="theirs")
@@ -152,7 +152,9 @@ async def test_existing_indexes_are_used(mongodb: str, empty_database: Named) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_claim_without_the_unique_index(mongodb: str, empty_database: Named) -> None:
+async def test_no_claim_without_the_unique_index(
+    mongodb: str, empty_database: NamedDatabase
+) -> None:
     """If the server refuses it, claims are refused and the log says why.
 
     It is tried again only after a minute, because each try reads all records.
@@ -197,11 +199,16 @@ async def test_invalid_keys_find_no_record(place: Place, key: str) -> None:
 
 
 READY_ONE: dict[str, Any] = dict(OF_THE_ORIGINAL)
-FLYING: dict[str, Any] = OF_THE_ORIGINAL | {
+CLAIM: dict[str, Any] = OF_THE_ORIGINAL | {
     "status": "PENDING", "claim": "alpha/docker/old:1", "tag": [], "id": None,
 }  # fmt: skip
-BEGUN = FLYING | {"status": "PULLING", "attempt": 1, "runner": "node:1", "last_heartbeat": NOW}
-GOING = OF_THE_ORIGINAL | {
+IN_PROGRESS = CLAIM | {
+    "status": "PULLING",
+    "attempt": 1,
+    "runner": "node:1",
+    "last_heartbeat": NOW,
+}
+REMOVAL = OF_THE_ORIGINAL | {
     "status": "EXPIRING", "claim": f"alpha/docker/@{KEY}", "attempt": 1, "runner": "node:1",
 }  # fmt: skip
 
@@ -215,16 +222,16 @@ GOING = OF_THE_ORIGINAL | {
         (READY_ONE, lambda store: store.set_access(["alpha"], ID, True, (1,), ())),
         (READY_ONE, lambda store: complete_pull(store, request("new:1"))),
         (READY_ONE, lambda store: complete_pull(store, request("old:1"), OTHER_ID)),
-        (FLYING, lambda store: store.begin(KEY, "n", NOW, LIMIT)),
-        (BEGUN, lambda store: store.requeue(KEY, 1, "", died=True)),
-        (BEGUN, lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW)),
-        (BEGUN, lambda store: store.heartbeat(KEY, 1, Progress("x", 1, 2), NOW)),
-        (BEGUN, lambda store: store.finish(KEY, 1, Ready(OTHER_ID), NOW)),
-        (BEGUN, lambda store: store.finish(KEY, 1, failure(), NOW)),
-        (GOING, lambda store: store.finish(KEY, 1, Expired(), NOW)),
-        (GOING, lambda store: store.finish(KEY, 1, failure(), NOW)),
-        (GOING, lambda store: complete_pull(store, request("new:1"))),
-        (GOING, lambda store: complete_pull(store, request("old:1"), OTHER_ID)),
+        (CLAIM, lambda store: store.begin(KEY, "n", NOW, LIMIT)),
+        (IN_PROGRESS, lambda store: store.requeue(KEY, 1, "", died=True)),
+        (IN_PROGRESS, lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW)),
+        (IN_PROGRESS, lambda store: store.heartbeat(KEY, 1, Progress("x", 1, 2), NOW)),
+        (IN_PROGRESS, lambda store: store.finish(KEY, 1, Ready(OTHER_ID), NOW)),
+        (IN_PROGRESS, lambda store: store.finish(KEY, 1, failure(), NOW)),
+        (REMOVAL, lambda store: store.finish(KEY, 1, Expired(), NOW)),
+        (REMOVAL, lambda store: store.finish(KEY, 1, failure(), NOW)),
+        (REMOVAL, lambda store: complete_pull(store, request("new:1"))),
+        (REMOVAL, lambda store: complete_pull(store, request("old:1"), OTHER_ID)),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -252,8 +259,8 @@ async def test_any_text_of_an_image_can_be_stored(place: Place) -> None:
     done = await place.store.finish(record.key, 1, Ready(ID, changes), NOW)
     assert done == await place.store.get(record.key)
     assert done.env == ("A=\ufffd", "B=\0", "$where")
-    kept = {"\uff04ref": "a", "\uff04id": "b", "org.name": "c", "": "f"}
-    assert done.labels == kept | {"nul\ufffd": "d", "low\ufffd": "e"}
+    expected_labels = {"\uff04ref": "a", "\uff04id": "b", "org.name": "c", "": "f"}
+    assert done.labels == expected_labels | {"nul\ufffd": "d", "low\ufffd": "e"}
     assert place.document(record.key)["LABELS"] == done.labels
 
 
@@ -269,7 +276,7 @@ async def test_a_queue_has_one_system_only(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_long_lists_come_in_batches(
-    place: Place, port: int, empty_database: Named, monkeypatch: pytest.MonkeyPatch
+    place: Place, port: int, empty_database: NamedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the connection breaks in the middle, the list starts again."""
     monkeypatch.setattr(mongo_database, "BATCH", 7)
@@ -279,8 +286,8 @@ async def test_long_lists_come_in_batches(
         f"{n:064x}" for n in range(30)
     ]
     with Wire(port, cut="getMore") as wire:
-        async with mongo_running(wire.uri, empty_database[0]) as other:
-            assert len(await other.list("alpha")) == 30
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            assert len(await peer.list("alpha")) == 30
     assert wire.commands.count("getMore") > 4
 
 
@@ -304,15 +311,15 @@ CUTS: list[tuple[str, Callable[[ImageStore, str], Awaitable[object]]]] = [
 async def test_a_lost_answer_changes_no_result(
     place: Place,
     port: int,
-    empty_database: Named,
+    empty_database: NamedDatabase,
     command: str,
     call: Callable[[ImageStore, str], Awaitable[object]],
 ) -> None:
     """The call ends as if the answer had come."""
     key = (await begin_pull(place.store, request())).key
     with Wire(port, cut=command) as wire:
-        async with mongo_running(wire.uri, empty_database[0]) as other:
-            answer = await call(other, key)
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            answer = await call(peer, key)
     if isinstance(answer, tuple):
         assert answer[1], "it was created"
     if command == "findAndModify" and answer is not None:
@@ -321,7 +328,7 @@ async def test_a_lost_answer_changes_no_result(
 
 @pytest_twisted.ensureDeferred
 async def test_a_change_between_read_and_write_is_noticed(
-    place: Place, port: int, empty_database: Named
+    place: Place, port: int, empty_database: NamedDatabase
 ) -> None:
     """The step reads the document again and decides anew."""
     store, images = place.store, empty_database[1]["images"]
@@ -333,10 +340,10 @@ async def test_a_change_between_read_and_write_is_noticed(
             images.update_one(number, {"$set": {"tag": ["x:1", "y:1"]}})
 
     with Wire(port, before_write=tag_it) as wire:
-        async with mongo_running(wire.uri, empty_database[0]) as other:
-            left = await other.untag(ready.key, "x:1")
-    assert left is not None
-    assert (left.status, left.tags) == (State.READY, ("y:1",))
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            result = await peer.untag(ready.key, "x:1")
+    assert result is not None
+    assert (result.status, result.tags) == (State.READY, ("y:1",))
 
     def renew_it(n: int, _: object) -> None:
         if n == 1:
@@ -344,8 +351,8 @@ async def test_a_change_between_read_and_write_is_noticed(
 
     await store.renew(ready.key, NOW + 5)
     with Wire(port, before_write=renew_it) as wire:
-        async with mongo_running(wire.uri, empty_database[0]) as other:
-            assert await other.expire(ready.key, NOW + 10) is None
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            assert await peer.expire(ready.key, NOW + 10) is None
 
     def retag_it(n: int, _: object) -> None:
         if n == 1:  # a word that stood alone is a list now: the same to a filter, not to us
@@ -353,15 +360,15 @@ async def test_a_change_between_read_and_write_is_noticed(
 
     images.update_one(number, {"$set": {"tag": "y:1"}})
     with Wire(port, before_write=retag_it) as wire:
-        async with mongo_running(wire.uri, empty_database[0]) as other:
-            left = await other.untag(ready.key, "y:1")
-    assert left is not None
-    assert left.tags == ("z:1",)
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            result = await peer.untag(ready.key, "y:1")
+    assert result is not None
+    assert result.tags == ("z:1",)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_claim_does_not_remove_its_own_failure(
-    place: Place, port: int, empty_database: Named
+    place: Place, port: int, empty_database: NamedDatabase
 ) -> None:
     """The pull may fail before the call of `claim` returns."""
     images = empty_database[1]["images"]
@@ -371,17 +378,17 @@ async def test_a_claim_does_not_remove_its_own_failure(
             images.update_one({}, {"$set": {"status": "FAILURE"}, "$unset": {"claim": ""}})
 
     with Wire(port, after_write=fail_it) as wire:
-        async with mongo_running(wire.uri, empty_database[0]) as other:
-            record, created = await other.claim(request("x:1"), NOW)
-    assert created
-    failed = await place.store.get(record.key)
-    assert failed is not None
-    assert failed.status is State.FAILURE
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            record, is_new = await peer.claim(request("x:1"), NOW)
+    assert is_new
+    failed_pull = await place.store.get(record.key)
+    assert failed_pull is not None
+    assert failed_pull.status is State.FAILURE
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_tag_moved_during_a_finish_does_not_come_back(
-    place: Place, port: int, empty_database: Named
+    place: Place, port: int, empty_database: NamedDatabase
 ) -> None:
     """Another image gets the tag at that moment."""
     store = place.store
@@ -396,8 +403,8 @@ async def test_a_tag_moved_during_a_finish_does_not_come_back(
             )
 
     with Wire(port, before_write=pull_it) as wire:
-        async with mongo_running(wire.uri, empty_database[0]) as other:
-            back = await other.finish(record.key, 1, Ready(ID), NOW)
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            back = await peer.finish(record.key, 1, Ready(ID), NOW)
     assert back.tags == ("y:1", "x:1")
     assert "moved" not in place.document(back.key)
 

@@ -42,11 +42,11 @@ def never_answers(connection: socket.socket) -> None:
         pass
 
 
-def greets(**said: Any) -> Serve:
+def greets(**members: Any) -> Serve:
     """Return a protocol that greets in MongoDB's protocol, with odd members."""
 
     def answer(_: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"ismaster": True, **said}
+        return {"ismaster": True, **members}
 
     return answering(answer)
 
@@ -109,13 +109,13 @@ async def test_tls_on_one_side_only_is_explained(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
-    def sealed(connection: socket.socket) -> None:
+    def tls_server(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as inner:
             never_answers(inner)
 
     with serving(greets()) as host:
         await errors_of(f"mongodb://{host}/?tls=true&tlsInsecure=true")
-    with serving(sealed) as host:
+    with serving(tls_server) as host:
         await errors_of(f"mongodb://{host}/")
 
 
@@ -149,8 +149,8 @@ async def test_an_internal_error_ends_the_wait() -> None:
     links = ConnectionPool(open_link, reactor, SECONDS)
     with capturedLogs() as log:
         waiting = [Deferred.fromCoroutine(links.take()) for _ in range(3)]
-        for one in waiting:
+        for call in waiting:
             with pytest.raises(Unavailable):
-                await one
+                await call
     assert any(event.get("log_failure") for event in log)
     await links.close()

@@ -37,10 +37,10 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[SqliteStore]:
     """Return a running store."""
-    opened = SqliteStore(reactor, path)
-    pytest_twisted.blockon(opened.startService())
-    yield opened
-    pytest_twisted.blockon(opened.stopService())
+    running_store = SqliteStore(reactor, path)
+    pytest_twisted.blockon(running_store.startService())
+    yield running_store
+    pytest_twisted.blockon(running_store.stopService())
 
 
 @pytest_twisted.ensureDeferred
@@ -58,8 +58,8 @@ async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path)
             await store.claim(request(f"x:{number}"), NOW)
         seconds.append(time.monotonic() - begin)
 
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute("BEGIN IMMEDIATE")
         claims = [Deferred.fromCoroutine(claim(0))]
         await deferLater(reactor, 0.1)  # the first one waits for the lock alone
         claims += [Deferred.fromCoroutine(claim(number)) for number in range(1, 2 * TURN + 10)]
@@ -69,7 +69,7 @@ async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path)
         for waiting in claims:
             await waiting
         assert await store.list("alpha") == []
-        other.execute("ROLLBACK")
+        locker.execute("ROLLBACK")
     # The turn of the first one waits, and that of all the others.
     assert statements.count("PRAGMA synchronous = FULL") == 2
     lane._connection.set_trace_callback(None)
@@ -82,14 +82,14 @@ def test_readers_wait_once() -> None:
     """Steps after one that has waited in vain do not wait again."""
     tries: list[None] = []
 
-    def locked(_: sqlite3.Connection) -> None:
+    def raise_lock(_: sqlite3.Connection) -> None:
         tries.append(None)
         error = sqlite3.OperationalError("database is locked")
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
         raise error
 
     with closing(sqlite3.connect(":memory:")) as connection:
-        turn = [Step(locked, durable=False) for _ in range(3)]
+        turn = [Step(raise_lock, durable=False) for _ in range(3)]
         run_reads(connection, turn)
     assert len(tries) == 1
     assert all(isinstance(step.error, DatabaseBusy) for step in turn)

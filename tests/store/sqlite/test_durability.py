@@ -20,10 +20,10 @@ from tests.store.pulls import ID, LIMIT, NOW, begin_pull, complete_pull, holder,
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     """Return a running store."""
-    opened = SqliteStore(reactor, tmp_path / "images.sqlite")
-    pytest_twisted.blockon(opened.startService())
-    yield opened
-    pytest_twisted.blockon(opened.stopService())
+    running_store = SqliteStore(reactor, tmp_path / "images.sqlite")
+    pytest_twisted.blockon(running_store.startService())
+    yield running_store
+    pytest_twisted.blockon(running_store.stopService())
 
 
 NORMAL, FULL = 1, 2  # as SQLite counts them
@@ -92,8 +92,8 @@ async def test_one_durable_step_syncs_its_whole_turn(store: SqliteStore) -> None
     assert lane is not None
 
     def level(db: sqlite3.Connection) -> int:
-        found: int = db.execute("PRAGMA synchronous").fetchone()[0]
-        return found
+        level: int = db.execute("PRAGMA synchronous").fetchone()[0]
+        return level
 
     answers = [
         Deferred.fromCoroutine(lane.run(level, durable=durable)) for durable in (False, True, False)

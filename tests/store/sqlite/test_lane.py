@@ -31,11 +31,11 @@ async def threads() -> AsyncIterator[Threads]:
 class BreakingConnection(sqlite3.Connection):
     """A connection whose ROLLBACK fails as well, because its disk is gone."""
 
-    broken = False
+    is_broken = False
 
     def execute(self, text: str, *values: Any) -> sqlite3.Cursor:
         """Execute a statement, or fail."""
-        if self.broken and text in {"COMMIT", "ROLLBACK"}:
+        if self.is_broken and text in {"COMMIT", "ROLLBACK"}:
             raise sqlite3.OperationalError("disk I/O error")
         return super().execute(text, *values)
 
@@ -57,12 +57,12 @@ async def test_a_failing_disk_fails_the_callers(threads: Threads) -> None:
             lane.run(lambda db: db.execute("INSERT INTO t VALUES (?)", (n,)).rowcount)
         )
 
-    connection.broken = True
+    connection.is_broken = True
     for waiting in [add(n) for n in range(3)]:
         with pytest.raises(Unavailable) as caught:
             await waiting.addTimeout(patient(5), reactor)
         assert "disk I/O error" in caught.value.detail
-    connection.broken = False
+    connection.is_broken = False
     assert await add(4) == 1
     assert await lane.run(lambda db: db.execute("SELECT n FROM t").fetchall()) == [(4,)]
     await lane.close()

@@ -63,8 +63,8 @@ async def test_all_data_survives_a_restart(path: Path) -> None:
         record = await complete_pull(store, request())
     assert [file.name for file in path.parent.iterdir()] == ["images.sqlite"]
     async with running(path) as store:
-        found = await store.get(record.key)
-    assert found == record
+        copy = await store.get(record.key)
+    assert copy == record
 
 
 @pytest_twisted.ensureDeferred
@@ -72,8 +72,8 @@ async def test_a_second_gateway_takes_no_work(place: Place, path: Path) -> None:
     """It starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_one = await begin_pull(place.store, request("x:2"))
-    async with running(path) as other:
-        assert await other.waiting(NOW, 5) == [waiting]
+    async with running(path) as peer:
+        assert await peer.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
     assert await place.store.get(running_one.key) == running_one
 
@@ -162,9 +162,9 @@ async def test_a_file_of_the_first_version_is_upgraded(path: Path) -> None:
     """All its data is kept."""
     _file_of_the_first_version(path)
     async with running(path) as store:
-        found = await store.find("alpha", "docker", ["old:1"])
-        assert found is not None
-        assert found.key == "0" * 24
+        old_record = await store.find("alpha", "docker", ["old:1"])
+        assert old_record is not None
+        assert old_record.key == "0" * 24
         assert [record.key for record in await store.waiting(NOW + 99, 9)] == ["1" * 24]
         assert [record.key for record in await store.stale(NOW + 61, 60)] == ["2" * 24]
         with pytest.raises(TooMany):
@@ -202,14 +202,14 @@ async def test_writes_to_a_locked_file_are_unavailable(
     store = SqliteStore(reactor, path)
     await store.startService()
     record, _ = await store.claim(request(), NOW)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable) as caught:
             await store.begin(record.key, "n", NOW, 60)
         assert "locked" in caught.value.detail
         assert "locked" not in str(caught.value)
         assert await store.get(record.key) == record
-        other.execute("ROLLBACK")
+        locker.execute("ROLLBACK")
     assert await store.begin(record.key, "n", NOW, 60) is not None
     await store.stopService()
 
@@ -235,16 +235,16 @@ async def test_a_failed_statement_changes_nothing(place: Place, path: Path) -> N
         db.execute("ALTER TABLE lookups RENAME TO nowhere")
     with pytest.raises(Unavailable):
         await place.store.lookups("alpha", 1)
-    other, _ = await place.store.claim(request("x:1"), NOW)
+    peer, _ = await place.store.claim(request("x:1"), NOW)
     with pytest.raises(Unavailable):
-        await place.store.begin(other.key, "n", NOW, 60)
+        await place.store.begin(peer.key, "n", NOW, 60)
     await place.store.heartbeat(key, 1, Progress("x", 7, 9), NOW)
     with closing(sqlite3.connect(path)) as db:
         db.execute("ALTER TABLE elsewhere RENAME TO turns")
         db.execute("ALTER TABLE nowhere RENAME TO lookups")
-    again = await place.store.begin(other.key, "n", NOW, 60)
-    assert again is not None
-    assert again.attempt == 1
+    second = await place.store.begin(peer.key, "n", NOW, 60)
+    assert second is not None
+    assert second.attempt == 1
     assert list(await place.store.lookups("alpha", 1)) == []
 
 
@@ -345,9 +345,9 @@ async def test_a_stop_runs_the_waiting_steps(path: Path) -> None:
     store = SqliteStore(reactor, path)
     await store.startService()
     answers = [Deferred.fromCoroutine(store.claim(request(f"x:{n}"), NOW)) for n in range(250)]
-    stopped = store.stopService()
-    assert all(created for _, created in [await answer for answer in answers])
-    await stopped
+    stop = store.stopService()
+    assert all(is_new for _, is_new in [await answer for answer in answers])
+    await stop
 
 
 FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
