@@ -43,8 +43,7 @@ def fair_schedule(
 ) -> list[str]:
     """Return the keys of at most `limit` waiting records, as `ImageStore.waiting` promises.
 
-    `records` are all records in flight that are not postponed, in the order of arrival. `offers`
-    are the keys of records on their way to a worker; `without` are the systems without workers.
+    `records` are all records in flight that are not postponed, in the order of arrival.
     """
     users: Counter[int] = Counter()
     systems: Counter[str] = Counter()
@@ -52,15 +51,19 @@ def fair_schedule(
     last_turns: dict[int, float] = {}
     keys: list[str] = []
     queues: dict[tuple[int, str, str | None], deque[str]] = {}
+
+    def count(uid: int, system: str, registry: str | None) -> None:
+        users[uid] += 1
+        systems[system] += 1
+        registries[registry] += 1
+
     for record in records:
         last_turns[record.uid] = -1.0 if record.last_turn is None else record.last_turn
+        queue_id = record.uid, record.system, record.registry
         if record.waits and record.key not in offers:
-            queue = queues.setdefault((record.uid, record.system, record.registry), deque())
-            queue.append(record.key)
+            queues.setdefault(queue_id, deque()).append(record.key)
             continue
-        users[record.uid] += 1
-        systems[record.system] += 1
-        registries[record.registry] += 1
+        count(*queue_id)
         if record.waits:
             keys.append(record.key)
 
@@ -89,8 +92,5 @@ def fair_schedule(
         *_, key, queue_id = min(candidates, key=itemgetter(0, 1, 2, 3))
         keys.append(key)
         queues[queue_id].popleft()
-        uid, system, registry = queue_id
-        users[uid] += 1
-        systems[system] += 1
-        registries[registry] += 1
+        count(*queue_id)
     return keys[:limit]

@@ -12,6 +12,10 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from shiftergw.names import HIGHEST_ID, is_image_id
+from shiftergw.states import State
+
+READY_WORDS = (str(State.READY), "SUCCESS")
+"""The words of a `status` for a READY record; the second is an old one of the original."""
 
 INVALID_UID = HIGHEST_ID + 1
 """A uid, and a gid, that no process can have: (uid_t) -1."""
@@ -52,6 +56,11 @@ def read_time(document: Mapping[str, Any], name: str) -> float:
 def read_tags(document: Mapping[str, Any]) -> list[str]:
     """Return the tags of a document; the original writes a list or a single string."""
     return _read_texts(document.get("tag")) or []
+
+
+def is_ready(document: Mapping[str, Any]) -> bool:
+    """Return whether a document is a READY record."""
+    return document.get("status") in READY_WORDS
 
 
 def read_document(document: Mapping[str, Any]) -> dict[str, Any]:

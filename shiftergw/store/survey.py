@@ -17,13 +17,11 @@ from shiftergw.states import State
 from shiftergw.store.documents import INTERNAL_MEMBERS
 from shiftergw.store.legacy_documents import (
     INVALID_UID,
+    is_ready,
     is_text,
     read_document,
     unreadable_members,
 )
-
-READY = (str(State.READY), "SUCCESS")
-"""The words for what is READY; the second is an old one of the original."""
 
 EXAMPLES = 3
 """Records of each lot, and of each oddity, that are named as examples."""
@@ -142,7 +140,7 @@ class Survey:
         status = members["status"]
         if members.get("system") not in self.systems:
             return Lot.FOREIGN_SYSTEM if "system" in members else Lot.NOT_A_RECORD
-        if status in READY:
+        if is_ready(members):
             if "id" not in members:
                 return Lot.NO_ID
             return Lot.LISTED if members.get("tag") else Lot.UNTAGGED

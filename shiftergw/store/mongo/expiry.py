@@ -13,9 +13,10 @@ from pymongo.errors import DuplicateKeyError
 from twisted.logger import Logger
 
 from shiftergw.mongo.database import Database, Document, Query
+from shiftergw.store.legacy_documents import READY_WORDS
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import STATE
-from shiftergw.store.mongo.records import IMAGES, READY
+from shiftergw.store.mongo.records import IMAGES
 
 STATE_KEY = "expiry"
 """Key of a document in `STATE`.
@@ -60,7 +61,7 @@ async def _redate_all(db: Database, now: float, lifetime: float | None) -> int:
     """
     change: Document = {"$set": {"expiration": now + lifetime}} if lifetime is not None else {}
     count = 0
-    for word in READY:
+    for word in READY_WORDS:
         past, missing = queries.without_future_expiration(word, now)
         count += await _redate(db, past, change or {"$unset": {"expiration": ""}})
         count += await _redate(db, missing, change) if change else 0

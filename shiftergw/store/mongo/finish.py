@@ -27,7 +27,7 @@ from shiftergw.states import IllegalStepError, State, check_step
 from shiftergw.store import documents
 from shiftergw.store.attempts import UNFINISHED_STEPS
 from shiftergw.store.documents import MOVED_TAGS, Change
-from shiftergw.store.legacy_documents import read_tags, read_time
+from shiftergw.store.legacy_documents import is_ready, read_tags, read_time
 from shiftergw.store.mongo import images, leases, queries
 from shiftergw.store.mongo.records import (
     IMAGES,
@@ -35,7 +35,6 @@ from shiftergw.store.mongo.records import (
     TRIES,
     change,
     document_at,
-    is_ready,
     key_of,
     owned_document,
     pin_filter,

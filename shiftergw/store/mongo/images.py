@@ -9,16 +9,20 @@ from shiftergw.model import ImageRecord
 from shiftergw.mongo.database import Database, Document
 from shiftergw.store import documents
 from shiftergw.store.documents import MOVED_TAGS, Change
-from shiftergw.store.legacy_documents import read_number, read_tags, read_time
+from shiftergw.store.legacy_documents import (
+    READY_WORDS,
+    is_ready,
+    read_number,
+    read_tags,
+    read_time,
+)
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import (
     IMAGES,
-    READY,
     TRIES,
     change,
     document_at,
     id_of,
-    is_ready,
     key_of,
     record_of,
     too_busy,
@@ -104,7 +108,7 @@ async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecor
 
 async def renew(db: Database, key: str, expiration: float) -> None:
     """Set the expiration of a READY record, never to an earlier time."""
-    record: Document = {"_id": id_of(key), "status": {"$in": list(READY)}}
+    record: Document = {"_id": id_of(key), "status": {"$in": list(READY_WORDS)}}
     is_earlier = {"expiration": {"$not": {"$gte": expiration, "$lt": math.inf}}}
     await db.update(
         IMAGES, record | is_earlier, {"$set": {"expiration": expiration}}, durable=False

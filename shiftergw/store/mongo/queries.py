@@ -15,7 +15,8 @@ from bson.objectid import ObjectId
 from shiftergw.mongo.database import Document, Query
 from shiftergw.ports import CREDENTIAL_SECONDS
 from shiftergw.states import State
-from shiftergw.store.mongo.records import IMAGES, READY
+from shiftergw.store.legacy_documents import READY_WORDS
+from shiftergw.store.mongo.records import IMAGES
 
 LEASES = "shiftergw.leases"
 BLOCKS = "shiftergw.blocks"
@@ -55,7 +56,7 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 """For each collection, the options of `createIndexes` by the name of the index."""
 
-_IS_READY = {"$in": list(READY)}
+_IS_READY = {"$in": list(READY_WORDS)}
 _ANY_CLAIM = {"$gt": ""}
 """Matches a record that has a `claim`, by its index."""
 
@@ -81,7 +82,7 @@ def of_image(systems: Collection[str], image_id: str) -> Query:
 
 def with_files(systems: Collection[str], image_id: str) -> Document:
     """Return the filter for the records of an image whose files exist."""
-    words = [*READY, str(State.EXPIRING)]
+    words = [*READY_WORDS, str(State.EXPIRING)]
     return {"id": image_id, "system": {"$in": list(systems)}, "status": {"$in": words}}
 
 

@@ -8,8 +8,9 @@ from operator import attrgetter
 from shiftergw.model import ImageRecord
 from shiftergw.mongo.database import Database, Query
 from shiftergw.states import State
+from shiftergw.store.legacy_documents import READY_WORDS
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.records import READY, record_of, records_of
+from shiftergw.store.mongo.records import record_of, records_of
 
 LARGEST_PAGE = 32
 """Records on one page of a list: the driver reads whole answers, and records may be large."""
@@ -65,7 +66,7 @@ async def list_ready(
     while True:
         records = [
             record
-            for word in READY
+            for word in READY_WORDS
             for record in await _records(db, queries.ready_on(word, system, after, limit or 0))
         ]
         page = sorted(records, key=_by_key)[:limit]
@@ -93,7 +94,7 @@ async def list_expired(
     """Return READY records whose expiration has passed, the earliest first."""
     records = [
         record
-        for word in READY
+        for word in READY_WORDS
         for record in await _records(db, queries.past_expiration(word, now, systems, limit or 0))
     ]
     return sorted(records, key=lambda record: (record.expiration or 0, record.key))[:limit]

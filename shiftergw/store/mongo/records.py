@@ -21,7 +21,7 @@ from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.states import State
 from shiftergw.store.attempts import check_owner
 from shiftergw.store.documents import Change
-from shiftergw.store.legacy_documents import is_text, read_document
+from shiftergw.store.legacy_documents import is_ready, is_text, read_document
 
 IMAGES = "images"
 
@@ -33,9 +33,6 @@ TRIES = 30
 
 In each round one of the processes succeeds.
 """
-
-READY = (str(State.READY), "SUCCESS")
-"""The words for what is READY; the second is an old one of the original."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -66,11 +63,6 @@ def record_of(document: Mapping[str, Any]) -> ImageRecord:
 def records_of(documents: Iterable[Mapping[str, Any]]) -> list[ImageRecord]:
     """Return the records of documents."""
     return [record_of(document) for document in documents]
-
-
-def is_ready(document: Mapping[str, Any]) -> bool:
-    """Return whether a document is a READY record."""
-    return document.get("status") in READY
 
 
 async def document_at(db: Database, key: str) -> Document | None:

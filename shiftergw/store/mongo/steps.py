@@ -22,11 +22,11 @@ from shiftergw.store import documents
 from shiftergw.store.attempts import may_begin
 from shiftergw.store.documents import Change
 from shiftergw.store.fair_schedule import REMOVALS_UID
+from shiftergw.store.legacy_documents import READY_WORDS
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import (
     IMAGES,
     OWNER,
-    READY,
     TRIES,
     change,
     document_at,
@@ -135,7 +135,7 @@ async def _forget_earlier(db: Database, request: PullRequest, claim: ObjectId) -
 def _is_superseded(document: Document, uid: int) -> bool:
     """Return whether a new pull of this user replaces a record that is not in flight."""
     status = document.get("status")
-    if not isinstance(status, str) or status in {*READY, State.EXPIRING, State.EXPIRED}:
+    if not isinstance(status, str) or status in {*READY_WORDS, State.EXPIRING, State.EXPIRED}:
         return False
     is_private = status == State.FAILURE and document.get("own_failure")
     return not is_private or document.get("requested_by") == uid

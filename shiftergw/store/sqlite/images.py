@@ -8,10 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shiftergw.model import ImageRecord
-from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
-from shiftergw.store.legacy_documents import read_tags
+from shiftergw.store.legacy_documents import is_ready, read_tags
 from shiftergw.store.sqlite import queries, rows
 
 
@@ -108,6 +107,4 @@ def is_blocked(db: sqlite3.Connection, directory: str, image_ids: Collection[str
 
 def _ready_document(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
     document = rows.document_at(db, key)
-    if document is None or document.get("status") not in {State.READY, "SUCCESS"}:
-        return None
-    return document
+    return document if document is not None and is_ready(document) else None
