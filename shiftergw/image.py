@@ -123,7 +123,7 @@ class ImageConfig:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """The image that a reference named when the registry was asked.
+    """The image that a reference named at the time of its resolution.
 
     `digest` is that of the manifest chosen for the platform; its hex is the image id.
     `source_digest` is the digest of the document that the tag names: an index, or the manifest

@@ -67,11 +67,18 @@ NOUNS_LIKE_PARTICIPLES = _words(
 ALLOWED: Mapping[str, str] = {
     "all": "in flags and functions it means every element, as the builtin does",
     "caught": "the usual name of the context of `pytest.raises`",
+    "created": "the date of an image: the member `created` of its configuration (image-spec)",
     "done": "bytes done so far (`Progress.done`), and the end of a task, as asyncio names it",
+    "expired": "the state EXPIRED of a record, and the end of its removal",
     "expected": "the usual name of a test's expected value",
+    "heard": "the time of a worker machine's last report: the member `heard` of the HTTP interface",
+    "modified": "the time of the last write: the member `modified` of stored documents",
     "munged": "the daemon of munge(7)",
+    "sealed": "an encrypted login: the member `sealed` of stored documents",
+    "superseded": "an attempt that a newer one has replaced: the error code `superseded`",
     "what": "what happened: the first of the three texts of an error (`GatewayError.what`)",
     "used": "bytes in use, beside `free` and `total`, as in `shutil.disk_usage`",
+    "waited": "seconds of a pull's earlier waits: the member `waited` of stored documents",
 }
 """Identifiers that look like pronouns, adverbs or bare participles and stay: word -> reason."""
 

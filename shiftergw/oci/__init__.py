@@ -1,1 +1,1 @@
-"""What the OCI formats mean: bytes and values, no Twisted, no sockets, no clocks."""
+"""The OCI formats: parse and write bytes, without Twisted, sockets or clocks."""

@@ -28,7 +28,7 @@ from tests.oci.layers import index_tar, plan_layers, symlink
 from tests.tracing import untraced
 
 SECONDS = 1.0
-"""Of the processor's time, within which work that was told to stop has ended."""
+"""CPU time in which work ends after its stop flag was set."""
 
 DEEP = b"/".join([b"d"] * 1900)
 
@@ -205,7 +205,7 @@ def test_extended_headers_of_one_entry_are_limited() -> None:
         index_tar(layer_part * 6 + header)
 
 
-# Work that is told to stop.
+# Stopping.
 
 
 def blocks(count: int) -> bytes:
@@ -281,11 +281,11 @@ def test_resolving_pending_links_can_be_stopped(monkeypatch: pytest.MonkeyPatch,
     links = [entry_at(b"%d" % n, HARDLINK, target) for n, target in enumerate(targets)]
     stop, finish = Event(), _Application.finish
 
-    def finish_when_told(layer: _Application) -> None:
+    def stop_and_finish(layer: _Application) -> None:
         stop.set()
         finish(layer)
 
-    monkeypatch.setattr(_Application, "finish", finish_when_told)
+    monkeypatch.setattr(_Application, "finish", stop_and_finish)
     index = LayerIndex([*links, entry_at(b"%d" % count)])
     with pytest.raises(StopRequested):
         apply_layer(Directory(), index, 0, Budget(BuildLimits(), stop))

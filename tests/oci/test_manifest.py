@@ -135,7 +135,7 @@ def test_image_without_layers(layers: object) -> None:
         ("text/plain", manifest(mediaType=None)),
         ("application/json", manifest(schemaVersion=None)),
         (DOCKER_MANIFEST, manifest(mediaType=DOCKER_MANIFEST)),
-        # A registry that calls a Docker manifest an OCI one confuses nobody.
+        # Some registries send a Docker manifest as an OCI manifest.
         (OCI_MANIFEST, manifest(mediaType=DOCKER_MANIFEST)),
         ("", manifest(config=blob("application/octet-stream"))),
     ],
@@ -220,10 +220,10 @@ def test_artifact_by_header_alone() -> None:
         parse({}, "application/vnd.oci.artifact.manifest.v1+json")
 
 
-def test_addresses_of_layers_are_not_looked_at() -> None:
-    """The gateway fetches from no address that a manifest names (CVE-2020-15157).
+def test_urls_of_layers_are_never_requested() -> None:
+    """The gateway requests no URL that a manifest names (CVE-2020-15157).
 
-    The layer is asked for in its registry, where it mostly is.
+    It requests the layer from the registry, which mostly has it.
     """
     with_urls = parse(manifest(layers=[blob(DOCKER_LAYER, urls=["https://169.254.169.254/"])]))
     plain = parse(manifest(layers=[blob(DOCKER_LAYER, urls=[])]))
