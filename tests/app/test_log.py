@@ -1,4 +1,4 @@
-"""Tests of the log: levels, and one line for each event whatever it quotes."""
+"""The log filters events by level, and writes each as one line whatever it quotes."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ HOSTILE = "a\nb\r\x1b[2J\x00\u2028c\x85d\ud800"
 
 
 @implementer(ILogObserver)
-class Kept:
-    """Keeps the events that reach it."""
+class EventList:
+    """Records the events that reach it."""
 
     def __init__(self) -> None:
-        """Keep none yet."""
+        """Start without events."""
         self.events: list[LogEvent] = []
 
     def __call__(self, event: LogEvent) -> None:
-        """Keep one more."""
+        """Record an event."""
         self.events.append(event)
 
     @property
@@ -74,12 +74,12 @@ def logger_into(observer: ILogObserver, namespace: str = "shiftergw.test") -> Lo
     ],
 )
 def test_levels(level: str, expected: list[str]) -> None:
-    """Events below the configured level are left out."""
-    kept = Kept()
-    log = logger_into(filter_events(kept, level))
+    """Events below the configured level are dropped."""
+    sink = EventList()
+    log = logger_into(filter_events(sink, level))
     for name in ("debug", "info", "warn", "error", "critical"):
         log.emit(LogLevel.levelWithName(name), name)
-    assert kept.texts == expected
+    assert sink.texts == expected
 
 
 @pytest.mark.parametrize(("level", "expected"), [("debug", 1), ("warn", 1), ("error", 0)])
@@ -88,25 +88,25 @@ def test_levels(level: str, expected: list[str]) -> None:
     ["twisted.conch.ssh.filetransfer", "twisted.web.client._HTTP11ClientFactory",
      "shiftergw.web.site.Channel", "log_legacy"],
 )  # fmt: skip
-def test_who_is_quiet(level: str, expected: int, namespace: str) -> None:
-    """Packets and connections stay out of the log at every level, warnings follow the level."""
-    kept = Kept()
-    log = logger_into(filter_events(kept, level), namespace)
+def test_quiet_namespaces(level: str, expected: int, namespace: str) -> None:
+    """Packets and connections stay out of the log at every level; warnings follow the level."""
+    sink = EventList()
+    log = logger_into(filter_events(sink, level), namespace)
     log.debug("packet")
     log.info("packet")
     log.emit(LogLevel.warn, "trouble")
-    assert kept.texts == ["trouble"] * expected
+    assert sink.texts == ["trouble"] * expected
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
 def test_factories_are_quiet(level: str) -> None:
-    """What Twisted says of each of its factories is left out; no object shows its address."""
+    """Twisted's messages about its factories are dropped; no object shows its address."""
 
     class Loud(Factory):
         """Says that it starts and stops."""
 
-    kept = Kept()
-    observer = filter_events(kept, level)
+    sink = EventList()
+    observer = filter_events(sink, level)
     globalLogPublisher.addObserver(observer)
     try:
         factory = Loud()
@@ -114,13 +114,13 @@ def test_factories_are_quiet(level: str) -> None:
         factory.doStop()
     finally:
         globalLogPublisher.removeObserver(observer)
-    assert kept.texts == []
+    assert sink.texts == []
     logger_into(observer).info("lost {what}, at 0x10", what=object())
-    assert kept.texts == ["lost <object>, at 0x10"]
+    assert sink.texts == ["lost <object>, at 0x10"]
 
 
 def test_one_line() -> None:
-    """Control characters and line separators of foreign text are shown, not obeyed."""
+    """Control characters and line separators of foreign text are escaped."""
     file = io.StringIO()
     log = logger_into(filter_events(textFileLogObserver(file), "info"))
     log.info("the registry says {text}", text=HOSTILE)
@@ -154,8 +154,8 @@ def test_long_events_are_cut() -> None:
 
 
 def test_sink_sees_time_and_origin() -> None:
-    """What an observer shows beside the text is kept: time, level, namespace, system."""
-    kept = Kept()
+    """The sink gets time, level, namespace and system of the event beside its text."""
+    sink = EventList()
     event = {
         "log_time": 5.0,
         "log_level": LogLevel.info,
@@ -164,27 +164,27 @@ def test_sink_sees_time_and_origin() -> None:
         "log_format": "{password} is not in it",
         "password": "hidden",
     }
-    filter_events(kept, "info")(event)
-    (seen,) = kept.events
+    filter_events(sink, "info")(event)
+    (event_at_sink,) = sink.events
     names = ("log_time", "log_level", "log_namespace", "log_system")
-    assert {name: seen[name] for name in names} == {name: event[name] for name in names}
-    assert "password" not in seen
+    assert {name: event_at_sink[name] for name in names} == {name: event[name] for name in names}
+    assert "password" not in event_at_sink
 
 
 def test_start_logging_wraps_the_launchers_observers() -> None:
-    """The log goes on where the launcher sends it, filter_events and in single lines."""
-    first, second = Kept(), Kept()
+    """The launcher's observers get the events, filtered and as single lines."""
+    first, second = EventList(), EventList()
     publisher = LogPublisher(first, second)
     start_logging("warn", publisher)
     log = logger_into(publisher)
     log.info("left out")
     log.emit(LogLevel.warn, "two\nlines")
-    for kept in (first, second):
-        assert kept.texts == [r"two\x0alines"]
+    for sink in (first, second):
+        assert sink.texts == [r"two\x0alines"]
 
 
 def test_worker_lines() -> None:
-    """A worker's line says level and origin, and leaves the time to the gateway's log."""
+    """A worker's line has level and namespace; the gateway's log adds the time."""
     file = io.StringIO()
     log = logger_into(worker_observer(file, "info"), "shiftergw.worker")
     log.debug("left out")
@@ -192,18 +192,18 @@ def test_worker_lines() -> None:
     assert file.getvalue() == "error shiftergw.worker: no\\x0aspace\n"
 
 
-def test_a_worker_says_nothing_of_its_reactor() -> None:
-    """That a worker's loop has ended is no news to an operator; in the gateway a signal is."""
-    file, kept = io.StringIO(), Kept()
-    for observer in (worker_observer(file, "info"), filter_events(kept, "info")):
+def test_a_worker_does_not_log_its_reactor() -> None:
+    """A signal is worth a line in the gateway's log, but not in that of each worker."""
+    file, sink = io.StringIO(), EventList()
+    for observer in (worker_observer(file, "info"), filter_events(sink, "info")):
         logger_into(observer, "twisted.internet.base").info("Received SIGTERM, shutting down.")
-    assert (file.getvalue(), len(kept.texts)) == ("", 1)
+    assert (file.getvalue(), len(sink.texts)) == ("", 1)
 
 
-def test_a_site_starts_and_ends_in_silence() -> None:
-    """What Twisted says when somebody listens, or has been silent for too long, is not logged."""
-    kept = Kept()
-    observer = filter_events(kept, "debug")
+def test_a_site_logs_no_start_and_end() -> None:
+    """Twisted's messages about listening and idle connections are dropped."""
+    sink = EventList()
+    observer = filter_events(sink, "debug")
     globalLogPublisher.addObserver(observer)
     try:
         clock = Clock()
@@ -215,11 +215,11 @@ def test_a_site_starts_and_ends_in_silence() -> None:
         site.doStop()
     finally:
         globalLogPublisher.removeObserver(observer)
-    assert kept.texts == []
+    assert sink.texts == []
 
 
 def test_start_worker_logging_leaves_stdout_alone() -> None:
-    """What a worker answers on standard output is not mixed with its log, nor redirected."""
+    """The worker's answers on standard output are neither redirected nor mixed with its log."""
     program = (
         "import sys\n"
         "from shiftergw.app.log import start_worker_logging\n"
@@ -238,8 +238,8 @@ def test_start_worker_logging_leaves_stdout_alone() -> None:
     assert (run.stdout, run.stderr) == ("answered\n", "info n: logged\n")
 
 
-def test_start_worker_logging_begins(capsys: pytest.CaptureFixture[str]) -> None:
-    """What was logged before the worker's log begins is not lost."""
+def test_start_worker_logging_keeps_earlier_events(capsys: pytest.CaptureFixture[str]) -> None:
+    """Events from before the start of the worker's log are not lost."""
     publisher = LogPublisher()
     beginner = LogBeginner(publisher, io.StringIO(), sys, warnings)
     logger_into(publisher, "early").warn("before")
@@ -248,8 +248,8 @@ def test_start_worker_logging_begins(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "warn early: before\nwarn late: after\n"
 
 
-def test_classic_text_without_us() -> None:
-    """The hostile text is hostile: without our filter it breaks out of its line."""
+def test_hostile_text_without_the_filter() -> None:
+    """Without the filter, the hostile text of these tests breaks out of its line."""
     file = io.StringIO()
     observer = FileLogObserver(file, formatEventAsClassicLogText)
     logger_into(observer).info("{text}", text=HOSTILE)

@@ -1,4 +1,4 @@
-"""What keeps a machine from starting the gateway, beside what its configuration says."""
+"""The preparation of a machine: directories, and what keeps the gateway from starting."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.parts import need
 
 
 async def prepare(
-    root: Path, *image_dirs: str, prepared: Callable[[], object] = lambda: None
+    root: Path, *image_dirs: str, on_prepared: Callable[[], object] = lambda: None
 ) -> None:
-    """Prepare for systems with these image directories; call `prepared` once that is done."""
+    """Prepare for systems with these image directories; call `on_prepared` after that."""
     need("mksquashfs")
     changes: dict[str, Any] = {
         "CacheDirectory": str(root / "cache"),
@@ -37,14 +37,14 @@ async def prepare(
     threads.startService()
     try:
         await Preparation(loaded(changes).config, threads, reactor).startService()
-        prepared()
+        on_prepared()
     finally:
         await threads.stopService()
 
 
 @pytest_twisted.ensureDeferred
-async def test_directories_are_made_and_closed(tmp_path: Path) -> None:
-    """State, cache and scratch are the gateway's alone."""
+async def test_directories_are_created_and_private(tmp_path: Path) -> None:
+    """State, cache and scratch are accessible to the gateway's user only."""
     (tmp_path / "images").mkdir()
     await prepare(tmp_path, str(tmp_path / "images"), f"{tmp_path}/x/../images")
     for name in ("cache", "expand", "state"):
@@ -53,7 +53,7 @@ async def test_directories_are_made_and_closed(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_directory_has_one_name(tmp_path: Path) -> None:
-    """Two names of one image directory would be two places: two ACLs, and no lease between them."""
+    """With two names, one image directory would have two access lists and separate leases."""
     (tmp_path / "images").mkdir()
     (tmp_path / "link").symlink_to("images")
     with pytest.raises(ConfigurationError) as caught:
@@ -62,20 +62,20 @@ async def test_one_directory_has_one_name(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_directories_that_nothing_can_be_said_of(
+async def test_unreachable_image_directories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is not there, or on a file system that hangs, keeps nobody from starting."""
+    """One that is absent, or on a file system that hangs, does not prevent the start."""
     (tmp_path / "images").mkdir()
     hangs, answers = tmp_path / "hangs", Event()
-    look = preparation.identity
+    original_identity = preparation.identity
 
     def identity(directory: Path) -> tuple[int, int]:
         if directory == hangs:
             assert answers.wait(10)
-        return look(directory)
+        return original_identity(directory)
 
     monkeypatch.setattr(preparation, "identity", identity)
     monkeypatch.setattr(preparation, "PLACE_SECONDS", 0.05)
     places = (str(hangs), str(tmp_path / "none"), str(tmp_path / "images"))
-    await prepare(tmp_path, *places, prepared=answers.set)
+    await prepare(tmp_path, *places, on_prepared=answers.set)

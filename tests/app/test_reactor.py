@@ -1,4 +1,4 @@
-"""A reactor for one command: what it does besides running the command."""
+"""A reactor for one command."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ sys.exit(run_main(main))
 """
 
 
-def test_modules_are_no_garbage() -> None:
-    """The garbage collector does not go through the modules, neither at work nor at the exit."""
-    done = subprocess.run(
+def test_modules_are_not_garbage_collected() -> None:
+    """The garbage collector searches no modules, neither during the command nor at its exit."""
+    result = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (7, "True\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (7, "True\n", "")

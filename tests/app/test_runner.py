@@ -1,4 +1,4 @@
-"""The process that runs jobs, when its caller is gone."""
+"""A worker process whose caller was killed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ sys.exit(run_main(lambda reactor: runner.work(reactor, None, with_caller=True)))
     [("hanging", b"abandoned"), ("away", b"abandoned"), ("quick", b"")],
 )
 def test_a_job_whose_caller_is_killed(kind: str, words: bytes) -> None:
-    """One whose clean-up hangs gives its record up before it is killed; the store may hang, too."""
+    """If its clean-up hangs, the record is requeued before the process is killed.
+
+    The store may hang.
+    """
     process = children.start(
         [sys.executable, "-c", PROGRAM, kind],
         stdin=subprocess.PIPE,
@@ -71,9 +74,9 @@ def test_a_job_whose_caller_is_killed(kind: str, words: bytes) -> None:
         process.stdin.write(b'{"record": "1"}\n')
         process.stdin.flush()
         assert process.stderr.readline() == b"begun\n"
-        _, said = process.communicate(timeout=patient(20))
+        _, output = process.communicate(timeout=patient(20))
     finally:
         process.kill()
-    assert words in said
-    assert (b"abandoned" in said) is (words != b"")
+    assert words in output
+    assert (b"abandoned" in output) is (words != b"")
     assert (process.returncode == -signal.SIGKILL) is (kind != "quick")

@@ -1,4 +1,4 @@
-"""What `shiftergw ssh-trust` finds of a system's hosts."""
+"""The host keys of a system's hosts, as `shiftergw ssh-trust` compares them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _reactor() -> Any:
 
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
-    """Give a server with two keys."""
+    """Yield a server with two keys."""
     with Sshd(host_keys=["ed25519", "ecdsa:256"]) as running:
         yield running
 
@@ -37,41 +37,41 @@ def system(*hosts: str, **keys: Any) -> System:
     return loaded({"Platforms/other": remote}).config.systems["other"]
 
 
-async def found(system: System) -> list[Host]:
-    """Return what is found."""
+async def look_up(system: System) -> list[Host]:
+    """Return the hosts of a system with their keys."""
     return await look(system, _reactor())
 
 
 @pytest_twisted.ensureDeferred
 async def test_hosts_in_their_order(sshd: Sshd, tmp_path: Path) -> None:
-    """Each host is asked once, in the order of the list; one that fails does not keep the others.
+    """Each host is contacted once, in the configured order, whether or not others fail.
 
-    What is new can be added as it is.
+    New keys can be added as they are.
     """
     hosts = "127.0.0.1", "no-such-host.invalid", "localhost", "127.0.0.1"
     (tmp_path / "known").write_text(f"[localhost]:{sshd.port} {public(sshd.host_key('ed25519'))}\n")
-    one, two, three = await found(
+    first, second, third = await look_up(
         system(*hosts, port=sshd.port, knownHosts=str(tmp_path / "known"))
     )
-    assert [key.verdict for key in one.keys] == [Verdict.NEW, Verdict.NEW]
-    assert one.new_keys == one.keys
-    assert one.keys[0].line == f"{one.name} {public(sshd.host_key('ed25519'))}"
-    assert (two.keys, two.error is None) == ((), False)
-    assert [key.verdict for key in three.keys] == [Verdict.KNOWN, Verdict.NEW]
-    assert [key.kind for key in three.new_keys] == ["ecdsa-sha2-nistp256"]
+    assert [key.verdict for key in first.keys] == [Verdict.NEW, Verdict.NEW]
+    assert first.new_keys == first.keys
+    assert first.keys[0].line == f"{first.name} {public(sshd.host_key('ed25519'))}"
+    assert (second.keys, second.error is None) == ((), False)
+    assert [key.verdict for key in third.keys] == [Verdict.KNOWN, Verdict.NEW]
+    assert [key.kind for key in third.new_keys] == ["ecdsa-sha2-nistp256"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_has_changed(sshd: Sshd, tmp_path: Path) -> None:
-    """Of a host that is known by another key nothing may be added; the old line is named."""
-    other = public(make_key(tmp_path / "other"))
+    """No key of a host may be added if another key is known; the known line is named."""
+    other_key = public(make_key(tmp_path / "other"))
     file = tmp_path / "known"
-    file.write_text(f"# one\n[127.0.0.1]:{sshd.port} {other}\n")
-    (host,) = await found(system(port=sshd.port, knownHosts=str(file)))
+    file.write_text(f"# one\n[127.0.0.1]:{sshd.port} {other_key}\n")
+    (host,) = await look_up(system(port=sshd.port, knownHosts=str(file)))
     assert host.has_changed
     assert host.new_keys == ()
-    (held,) = host.keys[0].conflicts
-    assert held.endswith(f"({file}, line 2)")
+    (conflict,) = host.keys[0].conflicts
+    assert conflict.endswith(f"({file}, line 2)")
 
 
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
@@ -80,7 +80,7 @@ async def test_port_and_file_of_options(sshd: Sshd, tmp_path: Path, transport: s
     """Port and known hosts may come from the options, whatever else they say."""
     words = [f"-p{sshd.port}", "-o", f"UserKnownHostsFile={sshd.known_hosts}", "-J", "jump"]
     remote = system(sshCmdOptions=words, transport=transport)
-    (host,) = await found(remote)
+    (host,) = await look_up(remote)
     assert {key.verdict for key in host.keys} == {Verdict.KNOWN}
     assert file_of(remote) == sshd.known_hosts
 
@@ -89,22 +89,22 @@ async def test_port_and_file_of_options(sshd: Sshd, tmp_path: Path, transport: s
 async def test_files_of_the_user(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a list of its own a system has that of the user, which may be absent."""
+    """Without a list of its own, a system has that of the user, which may be absent."""
     monkeypatch.setenv("HOME", str(tmp_path))
     remote = system(port=sshd.port)
-    (host,) = await found(remote)
+    (host,) = await look_up(remote)
     assert len(host.new_keys) == 2
     assert file_of(remote) == tmp_path / ".ssh" / "known_hosts"
     file_of(remote).parent.mkdir()
     file_of(remote).write_text(sshd.known_hosts.read_text())
-    (host,) = await found(remote)
+    (host,) = await look_up(remote)
     assert {key.verdict for key in host.keys} == {Verdict.KNOWN}
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_wrong_from_the_start(tmp_path: Path) -> None:
-    """A host that is none, and known hosts that cannot be read, are told before any connection."""
+async def test_errors_before_any_connection(tmp_path: Path) -> None:
+    """An invalid host name, and known hosts that cannot be read."""
     with pytest.raises(ConfigurationError, match="not a name or address"):
-        await found(system("one", "a b"))
+        await look_up(system("one", "a b"))
     with pytest.raises(DeliveryFailed, match="cannot be read"):
-        await found(system(port=free_port(), knownHosts=str(tmp_path)))
+        await look_up(system(port=free_port(), knownHosts=str(tmp_path)))

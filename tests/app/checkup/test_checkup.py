@@ -76,8 +76,8 @@ async def findings(root: Path, changed: dict[str, Any]) -> dict[str, Finding]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_is_well(tmp_path: Path) -> None:
-    """On a machine that is fit everything is fine, and nothing is made."""
+async def test_a_machine_without_problems(tmp_path: Path) -> None:
+    """All findings are ok, and nothing is created."""
     need("mksquashfs")
     async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
         found = await findings(tmp_path, document(tmp_path, registry, free_port()))
@@ -94,8 +94,8 @@ async def test_all_is_well(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
-    """Each thing that is wrong is a failure that says what to do."""
+async def test_problems_of_a_machine(tmp_path: Path) -> None:
+    """Each of them is a failure that says what to do."""
     (tmp_path / "file").write_text("")
     changed = document(tmp_path, free_port(), free_port()) | {
         "examiner": "/usr/bin/examiner",
@@ -127,7 +127,7 @@ async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) -> None:
-    """The gateway logs in to a remote system and looks at its image directory."""
+    """The check logs in to a remote system and checks its image directory."""
     changed = document(tmp_path, free_port(), free_port())
     with Sshd() as sshd:
         ssh = {
@@ -193,7 +193,7 @@ def several(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
 @pytest_twisted.ensureDeferred
 async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) -> None:
-    """Each host is looked at; one that is down is a warning as long as another one works."""
+    """Each host is checked; one that is down is a warning as long as another one works."""
     changed = document(tmp_path, free_port(), free_port())
     (tmp_path / "images" / f"{'0' * 64}.squashfs").write_text("")
     # Where nobody listens, and where the host key is not known.
@@ -215,7 +215,7 @@ async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) 
 
 @pytest_twisted.ensureDeferred
 async def test_hosts_with_different_directories(tmp_path: Path) -> None:
-    """Hosts that do not see the same files are told of."""
+    """Hosts that do not see the same files are a warning."""
     need_root()
     changed = document(tmp_path, free_port(), free_port())
     images, other, script = tmp_path / "images", tmp_path / "other", tmp_path / "script"
@@ -238,7 +238,7 @@ async def test_hosts_with_different_directories(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
-    """What is wrong with it is said, and what to do about that."""
+    """The finding says what is wrong, and what to do about it."""
     authority = Authority(tmp_path)
     async with tls_listening(authority.server_file(common_name="localhost")) as server:
         wanted = document(tmp_path, server.port, free_port())
@@ -254,8 +254,8 @@ async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_registry_that_is_none(tmp_path: Path) -> None:
-    """Another answer than 200 or 401 is no registry's."""
+async def test_a_server_that_is_no_registry(tmp_path: Path) -> None:
+    """A registry answers 200 or 401."""
     async with listening(Site(Registry(404))) as port:  # type: ignore[arg-type]  # any site
         found = await findings(tmp_path, document(tmp_path, port, free_port()))
     assert found["registry reg"].level == "failure"
@@ -263,8 +263,8 @@ async def test_a_registry_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    """A gateway that answers there is fine; anything else is in the way."""
+async def test_a_port_in_use(tmp_path: Path) -> None:
+    """A gateway that answers there is fine; any other program is a failure."""
     async with (
         listening(Site(Registry())) as registry,  # type: ignore[arg-type]  # any site
         listening(site_of(FakeGateway(), _reactor())) as ours,
@@ -284,8 +284,8 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_where_nobody_can_listen(tmp_path: Path, listen: str, words: str) -> None:
-    """It is a failure with a cause and a remedy, for the check as for the start."""
+async def test_unusable_addresses(tmp_path: Path, listen: str, words: str) -> None:
+    """They are failures with cause and remedy, in the check and at the start."""
     changed = document(tmp_path, free_port(), 1) | {"Listen": listen}
     finding = (await findings(tmp_path, changed))[f"Listen {listen}"]
     assert finding.level == "failure"
@@ -298,7 +298,7 @@ async def test_where_nobody_can_listen(tmp_path: Path, listen: str, words: str) 
 
 @pytest_twisted.ensureDeferred
 async def test_one_address_twice(tmp_path: Path) -> None:
-    """The gateway listens at all addresses at once, and so does the check."""
+    """The gateway listens at all addresses at the same time, and so does the check."""
     port = free_port()
     texts = [f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}:interface=localhost"]
     changed = document(tmp_path, free_port(), 1) | {"Listen": texts}
@@ -309,7 +309,7 @@ async def test_one_address_twice(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_names_of_one_image_directory(tmp_path: Path) -> None:
-    """The start refuses them, and the check says so before."""
+    """The start refuses them, so the check reports them."""
     changed = document(tmp_path, free_port(), free_port())
     (tmp_path / "link").symlink_to("images")
     changed["Platforms"]["t"] = {"accesstype": "local", "local": {"imageDir": "link"}}
@@ -319,8 +319,8 @@ async def test_two_names_of_one_image_directory(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_directories_where_nothing_can_be_made(tmp_path: Path) -> None:
-    """A link that leads nowhere, a file system mounted read-only, and a full one are named."""
+async def test_directories_that_cannot_be_created(tmp_path: Path) -> None:
+    """A dangling link, a read-only file system, and a full one are named."""
     changed = document(tmp_path, free_port(), free_port())
     (tmp_path / "cache").symlink_to("gone")
     with (
@@ -341,8 +341,8 @@ async def test_directories_where_nothing_can_be_made(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_socket_that_is_taken(tmp_path: Path) -> None:
-    """Of a unix socket we cannot tell who listens there: a warning."""
+async def test_a_unix_socket_in_use(tmp_path: Path) -> None:
+    """It is only a warning, because a gateway may listen there."""
     name = f"Listen unix:{tmp_path}/socket"
     changed = document(tmp_path, free_port(), 1) | {"Listen": name.partition(" ")[2]}
     assert (await findings(tmp_path, changed))[name].text == "free"
@@ -354,8 +354,8 @@ async def test_a_socket_that_is_taken(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_directory_that_everybody_writes(tmp_path: Path) -> None:
-    """Others could put images there: a warning."""
+async def test_a_world_writable_image_directory(tmp_path: Path) -> None:
+    """It is a warning: other users could put images there."""
     changed = document(tmp_path, free_port(), free_port())
     (tmp_path / "images").chmod(0o777)
     assert (await findings(tmp_path, changed))["imageDir of s"].level == "warning"
@@ -363,7 +363,7 @@ async def test_an_image_directory_that_everybody_writes(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_users(tmp_path: Path) -> None:
-    """Each system's munged is tried, its users are listed, and its admins are known there."""
+    """The check tries each system's munged, lists its users, and looks its admins up."""
     listing = [sys.executable, "-c", "print('alice:x:2001:2100:::\\nusers:x:2100:')"]
     with Munged() as munged:
         changed = document(tmp_path, free_port(), free_port()) | {"Authentication": "munge"}
@@ -405,7 +405,7 @@ async def test_users(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_mongodb_server(tmp_path: Path) -> None:
-    """The gateway logs in and looks, and makes nothing; what is wrong is told without a secret."""
+    """The check logs in and creates nothing; findings contain no password."""
     changed = document(tmp_path, free_port(), free_port()) | {"MongoDB": "images"}
     with Mongod(tmp_path / "mongod", "--standalone") as server:
         found = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
@@ -449,7 +449,7 @@ async def _is_told_of_expiry(changed: dict[str, Any], root: Path) -> None:
 @pytest.mark.parametrize("fit", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_the_command(tmp_path: Path, fit: bool) -> None:
-    """A table of what was found and what to do; exit code 0, or 1 if something is in the way."""
+    """It prints a table of findings and remedies; exit code 0, or 1 with a failure."""
     need("mksquashfs")
     async with listening(Site(Registry())) as registry:  # type: ignore[arg-type]  # any site
         wanted = document(tmp_path, registry, free_port()) | {"Listn": "x"}
@@ -466,7 +466,7 @@ async def test_the_command(tmp_path: Path, fit: bool) -> None:
 
 @pytest.mark.parametrize("command", ["check", "migrate"])
 def test_the_configuration_of_the_environment(command: str) -> None:
-    """Without `--config` it is the gateway's own."""
+    """Without `--config` the command checks the gateway's own configuration."""
     env = {"PATH": os.environ["PATH"], "GWCONFIG": "/nonexistent.json"}
     result = shiftergw(command, env=env)
     assert (result.returncode, "/nonexistent.json" in result.stderr) == (2, True)

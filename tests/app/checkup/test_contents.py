@@ -121,8 +121,8 @@ async def test_many_records(
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_may_only_read(tmp_path: Path) -> None:
-    """A user of the database who may write nothing there is enough."""
+async def test_a_user_who_may_only_read(tmp_path: Path) -> None:
+    """The check needs no right to write in the database."""
     root = tmp_path / "mongod"
     login = "looker:p%40ss@"
     server = mongod.Mongod(root, "--standalone", "--sync-on-commit", login=login)
@@ -141,8 +141,8 @@ async def test_who_may_only_read(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_is_away(tmp_path: Path) -> None:
-    """Nothing else is told then, and what to do."""
+async def test_an_unreachable_server(tmp_path: Path) -> None:
+    """It is the only finding, with a remedy."""
     uri = f"mongodb://me:p%40ss@127.0.0.1:{free_port()}/"
     (found,) = await told(tmp_path, MongoDBURI=uri, MongoDB="images")
     assert (found.name, found.level) == ("database", "failure")
@@ -159,7 +159,7 @@ def deliver(directory: Path, n: int, size: int | None = 5) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_files(mongodb: str, tmp_path: Path) -> None:
-    """What lies in the image directories is compared with what the records say."""
+    """The files in the image directories are compared with the records."""
     with mongod.database(mongodb) as (name, db):
         two = {"system": "alpha", "status": "READY", "tag": ["x:1"]}
         sizes = {1: None, 2: 5, 3: 7, 4: 5, 5: None, 6: None}
@@ -190,7 +190,7 @@ async def test_files(mongodb: str, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_files_that_no_record_names(mongodb: str, tmp_path: Path) -> None:
-    """Images that nobody could look up are counted, unless they may be on their way."""
+    """Images that no user could look up are counted, unless their delivery may be under way."""
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_many(
             {"system": "alpha", "status": status, "tag": ["x:1"], "id": image_id(n)}
@@ -216,7 +216,7 @@ async def test_files_that_no_record_names(mongodb: str, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_files_of_remote_systems(mongodb: str, tmp_path: Path) -> None:
-    """A remote directory is listed once for all its systems; one out of reach is a warning."""
+    """A remote directory is listed once for all its systems; an unreachable one is a warning."""
     (tmp_path / "images").mkdir()
     deliver(tmp_path / "images", 1)
     with Sshd() as sshd, mongod.database(mongodb) as (name, db):
@@ -245,8 +245,8 @@ async def test_files_of_remote_systems(mongodb: str, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_claims_that_cannot_be_told_apart(mongodb: str, tmp_path: Path) -> None:
-    """What would keep the gateway from taking pulls in is a failure."""
+async def test_duplicate_claims(mongodb: str, tmp_path: Path) -> None:
+    """They are a failure, because they would keep the gateway from accepting pulls."""
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_many(
             {"system": "alpha", "status": word, "claim": None} for word in ("READY", "FAILURE")
@@ -257,7 +257,7 @@ async def test_claims_that_cannot_be_told_apart(mongodb: str, tmp_path: Path) ->
 
 @pytest_twisted.ensureDeferred
 async def test_sqlite(tmp_path: Path) -> None:
-    """A SQLite file is told of in the same way, while its gateway runs too; none is made."""
+    """A SQLite file is checked in the same way, also while its gateway runs; none is created."""
     found = await told(tmp_path)
     assert by_name(found, "database").text.endswith("shiftergw.sqlite will be made")
     assert not (tmp_path / "state").exists()
@@ -283,7 +283,7 @@ async def test_sqlite(tmp_path: Path) -> None:
 
 
 def test_the_command(mongodb: str, taken: tuple[str, Any], tmp_path: Path) -> None:
-    """A table and exit code 0; 1 where the gateway would not work."""
+    """It prints a table; exit code 0, or 1 if the gateway would not work."""
     name, _ = taken
     config = tmp_path / "imagemanager.json"
     config.write_text(json.dumps(document(tmp_path, MongoDBURI=mongodb, MongoDB=name)))

@@ -53,7 +53,7 @@ def privilege(actions: list[str], db: str = "images", collection: str = "") -> d
 )
 @pytest_twisted.ensureDeferred
 async def test_privileges(privileges: list[Any], level: str, text: str) -> None:
-    """What the server says of them counts, for each collection and each kind of write."""
+    """The privileges that the server reports decide, for each collection and kind of write."""
     asked: set[str] = set()
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +72,8 @@ async def test_privileges(privileges: list[Any], level: str, text: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_command_that_is_not_known() -> None:
-    """Then it is said that nothing is proven, and all else is told."""
+async def test_a_server_without_the_command() -> None:
+    """Nothing is proven then, which the finding says; all other findings are reported."""
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if "connectionStatus" in command:
@@ -90,7 +90,7 @@ async def test_a_command_that_is_not_known() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_roles(tmp_path: Path, role: str, level: str) -> None:
-    """Where the server tells no privileges its own roles say enough."""
+    """If the server reports no privileges, its built-in roles are enough."""
     options = ("--standalone", "--sync-on-commit")
     server = mongod.Mongod(tmp_path / "mongod", *options, login="me:p%40ss@")
     with server, pymongo.MongoClient[dict[str, Any]]("127.0.0.1", server.port) as client:
@@ -107,7 +107,7 @@ async def test_roles(tmp_path: Path, role: str, level: str) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_clocks(ahead: float, level: str | None) -> None:
-    """Gateways whose clocks differ take work from each other: the server's clock tells of it."""
+    """Gateways whose clocks differ requeue each other's work; the server's clock shows it."""
 
     def answer(_: dict[str, Any]) -> dict[str, Any]:
         there = datetime.now(UTC) + timedelta(seconds=ahead)

@@ -50,7 +50,7 @@ async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
 @pytest_twisted.ensureDeferred
 async def test_account_without_commands(tmp_path: Path, transport: str) -> None:
-    """That deliveries are checked by samples only is a warning, with the reason."""
+    """Deliveries that are verified by samples only are a warning, with the reason."""
     with Sshd("ForceCommand internal-sftp") as sshd:
         found = await findings(sshd, tmp_path, transport=transport)
     assert found["imageDir of s"].level != Level.FAILURE
@@ -73,8 +73,8 @@ async def test_account_that_greets(tmp_path: Path, transfer: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_server_of_old(tmp_path: Path) -> None:
-    """What the SFTP server lacks that makes deliveries less safe is a warning."""
+async def test_an_old_server(tmp_path: Path) -> None:
+    """Missing features of the SFTP server that make deliveries less safe are a warning."""
     server = f"Subsystem sftp {sftp_server()} -P fsync"
     with Sshd(server) as sshd:
         found = await findings(sshd, tmp_path)

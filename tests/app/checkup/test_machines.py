@@ -28,13 +28,13 @@ async def look(**changes: Any) -> dict[str, Finding]:
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_broker() -> None:
-    """There is nothing to say."""
+    """There are no findings."""
     assert await look() == {}
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it lets us in, which systems have nobody, which machines are of another version."""
+    """Findings about the login, systems without machines, and machines of another version."""
     with monkeypatch.context() as impatient:
         impatient.setattr(inspection, "LISTEN_SECONDS", 0.2)
         alone = await look(BrokerURL=broker.url)
@@ -57,8 +57,8 @@ async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_broker_that_is_away() -> None:
-    """It is said so, without its password."""
+async def test_an_unreachable_broker() -> None:
+    """The finding says so, without the password."""
     away = await look(BrokerURL="amqp://user:unsaid@127.0.0.1:1//")
     assert "Nothing listens" in away["BrokerURL"].text
     assert "unsaid" not in str(away)

@@ -29,8 +29,8 @@ def findings(root: Path, **changes: Any) -> dict[str, Finding]:
     return {finding.name: finding for finding in secrets(Config.load(file, {}))}
 
 
-def test_a_password_that_all_can_read(tmp_path: Path) -> None:
-    """A configuration with a password in it that every user can read is a warning."""
+def test_a_password_that_every_user_can_read(tmp_path: Path) -> None:
+    """It is a warning if every user can read a configuration with a password."""
     with TemporaryDirectory(dir="/tmp") as name:  # pytest's own directories are closed
         root = Path(name)
         root.chmod(0o755)
@@ -60,12 +60,12 @@ def test_a_password_that_all_can_read(tmp_path: Path) -> None:
     ],
 )
 def test_passwords_in_urls(uri: str, expected: list[str]) -> None:
-    """A password counts wherever one can stand."""
+    """A password is found wherever a URL may contain one."""
     assert passwords_in(loaded({"MongoDBURI": uri, "MongoDB": "m"}).config) == expected
 
 
-def test_a_secret_key_that_cannot_be_made(tmp_path: Path) -> None:
-    """The check fails where the gateway's start would, and says how the key is made."""
+def test_a_secret_key_that_cannot_be_created(tmp_path: Path) -> None:
+    """The check fails where the start would, and says how to create the key."""
     assert findings(tmp_path)["SecretKeyFile"].level == "ok"
     closed = findings(tmp_path, SecretKeyFile=str(tmp_path / "etc" / "secret.key"))["SecretKeyFile"]
     assert (closed.level, "cannot be made" in closed.text) == ("failure", True)
@@ -78,7 +78,7 @@ def test_a_secret_key_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_root_checks_for_another_user(tmp_path: Path) -> None:
-    """Root is told that the result is not the service's."""
+    """Root reads that the result is not that of the service's user."""
     need_root()
     assert "sudo -H -u USER shiftergw check" in findings(tmp_path)["user"].remedy
     (tmp_path / "state").mkdir()
@@ -105,8 +105,8 @@ for finding in secrets(loaded):
 """
 
 
-def test_the_gateways_user_makes_nothing_beside_its_configuration() -> None:
-    """As the gateway's user the check fails for a key in a directory of root's."""
+def test_the_gateways_user_creates_nothing_beside_its_configuration() -> None:
+    """As the gateway's user, the check fails for a key in a directory of root."""
     need_root()
     with TemporaryDirectory(dir="/tmp") as name:
         root = Path(name)
