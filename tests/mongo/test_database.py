@@ -129,19 +129,22 @@ class Member:
 
     def __init__(self, term: int) -> None:
         """Be the primary, elected in this term."""
-        self.said: dict[str, Any] = {"ismaster": True, "electionId": ObjectId(f"{term:024x}")}
+        self.description: dict[str, Any] = {
+            "ismaster": True,
+            "electionId": ObjectId(f"{term:024x}"),
+        }
         self.answers = threading.Event()
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         """Answer a greeting at once."""
         if "isMaster" in command:
-            return {"setName": "rs0", **self.said}
+            return {"setName": "rs0", **self.description}
         self.answers.wait(30)
         return {"n": 1}
 
     def step_down(self) -> None:
         """Stop being the primary."""
-        self.said["ismaster"] = False
+        self.description["ismaster"] = False
 
 
 @pytest_twisted.ensureDeferred
@@ -162,7 +165,7 @@ async def test_a_former_primary_is_not_used() -> None:
             await waiting
         assert (await links.take()).is_open
         new.step_down()
-        old.said["ismaster"] = True
+        old.description["ismaster"] = True
         with pytest.raises(Unavailable) as caught:
             await servers.open()
         assert f"{first}: another was elected since" in caught.value.detail
