@@ -1,7 +1,7 @@
 """The states of an image record, and the table of allowed steps between them.
 
 The names are part of the HTTP interface: an existing client polls while it reads a state of
-`POLLED`, and treats every other state as final.
+`POLLING_STATES`, and treats every other state as final.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IN_FLIGHT = frozenset(
 )
 """States in which a record has a claim and at most one attempt."""
 
-POLLED = frozenset({S.INIT, S.PENDING, S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER})
+POLLING_STATES = frozenset({S.INIT, S.PENDING, S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER})
 """States in which clients poll."""
 
 _WORK = {S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER}

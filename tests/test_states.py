@@ -6,7 +6,7 @@ import pytest
 
 from shiftergw.states import (
     IN_FLIGHT,
-    POLLED,
+    POLLING_STATES,
     STEPS,
     IllegalStepError,
     State,
@@ -45,15 +45,15 @@ def test_work_moves_forward() -> None:
 def test_final_states_have_no_steps() -> None:
     """FAILURE and EXPIRED have no steps, and work in flight can always fail."""
     assert STEPS[State.FAILURE] == STEPS[State.EXPIRED] == frozenset()
-    for state in POLLED - {State.INIT}:
+    for state in POLLING_STATES - {State.INIT}:
         assert State.FAILURE in STEPS[state]
 
 
 def test_the_states_that_clients_poll() -> None:
     """A client polls exactly while it reads one of these states."""
     words = "INIT PENDING PULLING EXAMINATION CONVERSION TRANSFER"
-    assert sorted(POLLED) == sorted(words.split())
-    assert set(IN_FLIGHT) - POLLED == {State.EXPIRING}
+    assert sorted(POLLING_STATES) == sorted(words.split())
+    assert set(IN_FLIGHT) - POLLING_STATES == {State.EXPIRING}
 
 
 @pytest.mark.parametrize("state", list(State))

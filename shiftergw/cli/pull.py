@@ -36,7 +36,7 @@ from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
 from shiftergw.names import HIGHEST_ID, MISSING, is_image_id
 from shiftergw.plumbing.gather import cancel_all
-from shiftergw.states import POLLED, State
+from shiftergw.states import POLLING_STATES, State
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -56,7 +56,7 @@ _QUOTE_LIMIT = 60
 BEST_TO_WORST = (DONE, NO_GATEWAY, FAILURE, REFUSAL, MISUSE)
 """Exit codes, ordered by how much it helps to try again: the last one least."""
 
-_WAITING = {*(state.value for state in POLLED), MISSING}
+_WAITING = {*(state.value for state in POLLING_STATES), MISSING}
 
 
 @dataclass(frozen=True, slots=True)

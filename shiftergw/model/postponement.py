@@ -19,20 +19,20 @@ class PostponeLimits:
 class WaitLimits:
     """How many seconds a pull may wait in total, and how many pulls may be postponed.
 
-    `seconds` and `postponed` limit waits for registries; `delivery_seconds` and
-    `postponed_deliveries` limit waits for systems.
+    `seconds` and `registry_pulls` limit waits for registries; `delivery_seconds` and
+    `system_pulls` limit waits for systems.
     """
 
     seconds: float = 900.0
-    postponed: PostponeLimits | None = None
+    registry_pulls: PostponeLimits | None = None
     delivery_seconds: float = 1800.0
-    postponed_deliveries: PostponeLimits | None = None
+    system_pulls: PostponeLimits | None = None
 
     def limits_of(self, cause: WaitCause) -> PostponeLimits | None:
         """Return how many pulls may wait for this cause; None means any number."""
         if cause == "pull":
             return None
-        return self.postponed if cause == "registry" else self.postponed_deliveries
+        return self.registry_pulls if cause == "registry" else self.system_pulls
 
 
 @dataclass(frozen=True, slots=True)

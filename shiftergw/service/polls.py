@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from shiftergw.model import ImageRecord
-from shiftergw.states import POLLED
+from shiftergw.states import POLLING_STATES
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -32,7 +32,7 @@ class LastAnswers:
     def remember(self, poll: Poll, record: ImageRecord) -> None:
         """Remember an answer, unless it ends the polling."""
         self._answers.pop(poll, None)
-        if record.status in POLLED:
+        if record.status in POLLING_STATES:
             self._answers[poll] = self._clock.seconds(), record
             if len(self._answers) > CAPACITY:
                 self._answers.popitem(last=False)

@@ -18,7 +18,7 @@ from twisted.logger import Logger, LogLevel
 from shiftergw.errors import printable
 from shiftergw.model import ImageRecord, Session
 from shiftergw.plumbing.recent import RecentValues
-from shiftergw.states import POLLED
+from shiftergw.states import POLLING_STATES
 from shiftergw.web.site import Call
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ class Journal:
         Work in flight is one answer whatever its stage: the workers log stages.
         """
         pull = session.uid, session.system, itype, image
-        answer = "in flight" if record.status in POLLED else f"{record.status.value} {record.id}"
+        answer = (
+            "in flight" if record.status in POLLING_STATES else f"{record.status.value} {record.id}"
+        )
         last_answer = self._last_answers.get(pull)
         self._last_answers.set(pull, answer)
         return answer != last_answer

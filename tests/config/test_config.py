@@ -336,9 +336,9 @@ def test_limits_of_waits(changes: dict[str, Any], seconds: float, of_registry: i
     """A pull waits for 15 minutes; a tenth of the queue's length may wait for one registry."""
     limits = loaded(changes).config.wait_limits()
     assert limits.seconds == seconds
-    assert limits.postponed == PostponeLimits(of_registry, of_registry // 4)
+    assert limits.registry_pulls == PostponeLimits(of_registry, of_registry // 4)
     assert limits.delivery_seconds == 1800
-    assert limits.postponed_deliveries == PostponeLimits(of_registry // 2, of_registry // 4)
+    assert limits.system_pulls == PostponeLimits(of_registry // 2, of_registry // 4)
 
 
 def test_a_wait_is_a_number_of_seconds() -> None:

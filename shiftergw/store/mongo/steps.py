@@ -17,7 +17,14 @@ from shiftergw.errors import Superseded, TooMany, Unavailable
 from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimits
 from shiftergw.mongo.database import Database, Document
 from shiftergw.plumbing.backoff import Backoff
-from shiftergw.states import POLLED, IllegalStepError, State, WaitCause, check_restart, check_step
+from shiftergw.states import (
+    POLLING_STATES,
+    IllegalStepError,
+    State,
+    WaitCause,
+    check_restart,
+    check_step,
+)
 from shiftergw.store import documents
 from shiftergw.store.attempts import may_begin
 from shiftergw.store.documents import Change
@@ -247,7 +254,7 @@ async def advance(
         document = await owned_document(db, key, attempt)
         old = State(document["status"])
         check_step(old, state)
-        if State.PENDING in (old, state) or state not in POLLED:
+        if State.PENDING in (old, state) or state not in POLLING_STATES:
             raise IllegalStepError(f"`advance` does not lead from {old} to {state}")
         changes = documents.advance(state, message, now)
         if await change(db, document, OWNER, changes) is not None:

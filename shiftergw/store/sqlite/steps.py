@@ -19,7 +19,7 @@ from shiftergw.model import (
     Ready,
 )
 from shiftergw.states import (
-    POLLED,
+    POLLING_STATES,
     IllegalStepError,
     State,
     WaitCause,
@@ -107,7 +107,7 @@ def advance(
     document = _owned_document(db, key, attempt)
     old = State(document["status"])
     check_step(old, state)
-    if State.PENDING in (old, state) or state not in POLLED:
+    if State.PENDING in (old, state) or state not in POLLING_STATES:
         raise IllegalStepError(f"`advance` does not lead from {old} to {state}")
     rows.change(db, key, document, documents.advance(state, message, now))
 
