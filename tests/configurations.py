@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shiftergw.config import Config, Loaded
+from shiftergw.config import Config, LoadedConfig
 
 BASE = Path("/etc/shiftergw")
 
@@ -132,6 +132,6 @@ def changed(changes: Mapping[str, Any], document: Mapping[str, Any] = SMALLEST) 
     return result
 
 
-def loaded(changes: Mapping[str, Any] | None = None, **environ: str) -> Loaded:
+def loaded(changes: Mapping[str, Any] | None = None, **environ: str) -> LoadedConfig:
     """Return the smallest configuration with changes, as the program loads it."""
     return Config.from_document(changed(changes or {}), base=BASE, environ=environ)

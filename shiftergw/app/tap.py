@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from shiftergw import __version__
 from shiftergw.app.gateway import gateway_service
 from shiftergw.app.log import start_logging
-from shiftergw.config import Config, Loaded, file_of_environment
+from shiftergw.config import Config, LoadedConfig, file_of_environment
 from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.plumbing.listening import remedy
 from shiftergw.plumbing.reactor import with_threads
@@ -41,7 +41,7 @@ class Options(usage.Options):
         ["config", "c", None, "imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH)"],
     ]
 
-    loaded: Loaded
+    loaded: LoadedConfig
     file: Path
 
     def postOptions(self) -> None:

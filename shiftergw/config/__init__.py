@@ -1,8 +1,8 @@
-"""imagemanager.json, read once into frozen values.
+"""Read imagemanager.json, once, into frozen values.
 
-The keys are the aliases of the fields: those of the original gateway, and ours beside them. Every
-default stands here. A key that nobody knows is a warning, everything else that is wrong is an
-error, and all errors are told at once. Loading opens the file and nothing else.
+The keys are the aliases of the fields: those of the original gateway, and further ones. All
+defaults are here. An unknown key is a warning, every other problem is an error, and all errors are
+reported at once. Loading opens no other file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydantic import Field, ValidationError
 from shiftergw.config import checks
 from shiftergw.config.document import (
     Section,
+    duplicate_keys,
     parse,
     problems_of,
-    refused,
-    repeated,
+    refusal,
     unknown,
     unreadable,
 )
@@ -70,8 +70,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration, what its author should know about it (a line each), and its file."""
+class LoadedConfig:
+    """A configuration, the warnings about it (a line each), and its file."""
 
     config: Config
     warnings: tuple[str, ...]
@@ -79,9 +79,9 @@ class Loaded:
 
 
 def file_of_environment(environ: Mapping[str, str]) -> Path:
-    """Return where the configuration is if nobody says so; raise `ConfigurationError`."""
-    if named := environ.get("GWCONFIG"):
-        return Path(named)
+    """Return the configuration file by the environment; raise `ConfigurationError`."""
+    if file := environ.get("GWCONFIG"):
+        return Path(file)
     if directory := environ.get("CONFIG_PATH"):
         return Path(directory) / "imagemanager.json"
     raise ConfigurationError("No configuration: give --config FILE, or set GWCONFIG.", remedy="")
@@ -89,21 +89,21 @@ def file_of_environment(environ: Mapping[str, str]) -> Path:
 
 def _defaults(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the defaults that depend on the environment or on another key."""
-    # systemd may name several directories; the first is ours.
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    state = document.get("StateDirectory", given or "/var/lib/shiftergw")
+    # systemd may list several directories; the first one is the gateway's.
+    directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    state = document.get("StateDirectory", directory or "/var/lib/shiftergw")
     mock = document.get("Authentication") == "mock"
     return {
         "StateDirectory": state,
         "SecretKeyFile": f"{state}/secret.key",
         "Listen": "tcp:5000:interface=127.0.0.1" if mock else "tcp:5000:backlog=2048",
-        # The original reads both from the environment alone, and looks only whether they are there.
+        # The original reads both from the environment only, and ignores their values.
         **{name: True for name in ("ENABLE_LABELS", "DISABLE_ACL_METADATA") if name in environ},
     }
 
 
 class Config(Section):
-    """Everything that imagemanager.json says. Durations are seconds, sizes bytes."""
+    """The content of imagemanager.json. Durations are seconds, sizes bytes."""
 
     never_read: ClassVar[frozenset[str]] = frozenset(
         {
@@ -176,11 +176,11 @@ class Config(Section):
     )
 
     @classmethod
-    def load(cls, path: Path, environ: Mapping[str, str]) -> Loaded:
-        """Read the file; raise `ConfigurationError` with everything that is wrong with it."""
+    def load(cls, path: Path, environ: Mapping[str, str]) -> LoadedConfig:
+        """Read the file; raise `ConfigurationError` with all its problems."""
         try:
             document = parse(read_text(path))
-            loaded = cls.from_document(document, base=path.absolute().parent, environ=environ)
+            result = cls.from_document(document, base=path.absolute().parent, environ=environ)
         except OSError as error:
             raise ConfigurationError(
                 f"The configuration {path} cannot be read: {error.strerror}.",
@@ -188,80 +188,82 @@ class Config(Section):
             ) from error
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error.what}", remedy=error.remedy) from error
-        return replace(loaded, file=path.absolute())
+        return replace(result, file=path.absolute())
 
     @classmethod
-    def from_document(cls, document: Any, *, base: Path, environ: Mapping[str, str]) -> Loaded:
-        """Check a document; relative paths in it start at `base`. Raises as `load`."""
+    def from_document(
+        cls, document: Any, *, base: Path, environ: Mapping[str, str]
+    ) -> LoadedConfig:
+        """Check a document, whose relative paths start at `base`; raise `ConfigurationError`."""
         surroundings = Surroundings(base)
         if not isinstance(document, dict):
-            raise refused(["it must be an object: { … }"])
+            raise refusal(["it must be an object: { … }"])
         if problems := [*unreadable(document)]:
-            raise refused(problems)
-        problems += repeated(document)
+            raise refusal(problems)
+        problems += duplicate_keys(document)
         document, readings = lenient(cls, document)
         problems += checks.relations(document)
         try:
-            config = cls.validated(_defaults(document, environ) | document, surroundings)
+            config = cls.validate_document(_defaults(document, environ) | document, surroundings)
         except ValidationError as error:
-            # A key that is missing may be there under a name that nobody knows.
-            raise refused([*problems, *problems_of(error), *unknown(cls, document)]) from None
+            # A missing key may be in the document, misspelled.
+            raise refusal([*problems, *problems_of(error), *unknown(cls, document)]) from None
         problems += checks.unusable_options(config)
         if problems:
-            raise refused(problems)
+            raise refusal(problems)
         advice = checks.advice(document, config)
         warnings = (*readings, *unknown(cls, document), *advice, *surroundings.warnings)
-        return Loaded(config, warnings)
+        return LoadedConfig(config, warnings)
 
     def locate(self, reference: ImageReference) -> tuple[str, str]:
-        """Return the location's name, and the repository in it, that a reference means.
+        """Return the name of the location, and the repository in it, of a reference.
 
-        Raises `BadRequest` for a host with a port that is no location. A host without one may be
-        the first part of a repository in the default location.
+        A host without a port may also be the first part of a repository in the default location.
+        Raises `BadRequest` for a host with a port that is not a location.
         """
         first, slash, rest = reference.name.partition("/")
         if slash and first in self.locations:
             return first, rest
         if slash and first in DOCKER_HUB_ALIASES and DOCKER_HUB in self.locations:
             return DOCKER_HUB, rest
-        if slash and ":" in first:  # a port; no repository's name has one
+        if slash and ":" in first:  # a port: repository names have none
             raise BadRequest(
                 f"This gateway has no registry {first}.",
                 remedy=f"It has {', '.join(self.locations)}; ask its admins for another.",
             )
         return self.default_image_location, reference.name
 
-    def directory_of(self, system: str) -> tuple[str, tuple[str, ...]]:
+    def directory_of(self, system_name: str) -> tuple[str, tuple[str, ...]]:
         """Return the name of a system's image directory, and all systems that share it."""
-        directory = self.systems[system].directory_name
+        directory = self.systems[system_name].directory_name
         return directory, tuple(
-            name for name, one in self.systems.items() if one.directory_name == directory
+            name for name, system in self.systems.items() if system.directory_name == directory
         )
 
     def ost_count_of(self, system: str) -> int:
-        """Return over how many OSTs a system's large images are laid out, as `OstCount` has it."""
+        """Return the number of OSTs for a system's large images, as defined by `OstCount`."""
         own = self.systems[system].ost_count
         return self.default_ost_count if own is None else own
 
     def wait_limits(self) -> WaitLimits:
-        """Return how long one pull may wait for its registry and for its system, and how many may.
+        """Return how long a pull may wait for its registry and its system, and how many pulls may.
 
-        Postponed pulls are not counted towards `QueueLimit`; each registry may have a tenth of it,
-        and a user a quarter of that. Half of them may wait for one system: then there is room for
-        others that wait for the same registry.
+        Postponed pulls do not count towards `QueueLimit`. A tenth of that number may wait for one
+        registry, and a quarter of these may be one user's. Half of these may wait for one system,
+        so that there is room for pulls that wait for their registry.
         """
-        together = max(self.queue_limit // 10, 50)
-        user = together // 4
+        postponed_pulls = max(self.queue_limit // 10, 50)
+        user = postponed_pulls // 4
         return WaitLimits(
             self.registry_wait,
-            PostponeLimits(together, user),
+            PostponeLimits(postponed_pulls, user),
             self.delivery_wait,
-            PostponeLimits(together // 2, user),
+            PostponeLimits(postponed_pulls // 2, user),
         )
 
     @property
     def waiting_per_user(self) -> int:
-        """Return how many pulls of one user may wait: by default at most a tenth of the queue."""
+        """Return how many pulls of one user may wait: by default, at most a tenth of the queue."""
         limits = self.user_limits
         if "waiting" in limits.model_fields_set:
             return limits.waiting
@@ -269,11 +271,11 @@ class Config(Section):
 
     @property
     def fair_share(self) -> int:
-        """Return a tenth of the queue: one user with more could keep others out."""
+        """Return a tenth of the queue; a user with more pulls could keep other users out."""
         return max(1, self.queue_limit // 10)
 
     def build_limits(self) -> BuildLimits:
-        """Return what an image may unpack to, and cost on the way."""
+        """Return the limits on what an image unpacks to, and on the work for it."""
         return BuildLimits(
             size=self.max_image_size,
             entries=self.max_entries,
@@ -287,7 +289,7 @@ class Config(Section):
         )
 
     def check_kept(self) -> None:
-        """Raise `ConfigurationError` for whatever this version does not keep yet, or must not."""
+        """Raise `ConfigurationError` for keys that this version does not support."""
         checks.check_kept(self)
 
     def check_state_file_system(self, kind: str) -> None:

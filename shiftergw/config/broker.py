@@ -1,4 +1,4 @@
-"""What stands in `BrokerURL`, besides the broker."""
+"""Check `BrokerURL`: the URL of a broker, with the files of its TLS."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlsplit
 
 BROKER_FILES = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
-"""Files of TLS that the URL names, as RabbitMQ's own clients do, and Python's names of them."""
+"""Options of the URL for TLS files, as of RabbitMQ's own clients, and Python's names of them."""
 
 
 def _problem_of_authority(url: str) -> str:
-    """Return what is wrong with user, password, host and port of a URL."""
+    """Return the problem of user, password, host or port in a URL; empty if there is none."""
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     if authority.count("@") > 1:
         return "has an @ in the user's name or password: there it is written as %40"
@@ -25,7 +25,7 @@ def _problem_of_authority(url: str) -> str:
 
 
 def problems_of_url(url: str) -> Iterator[str]:
-    """Yield what is wrong with the URL of a broker; never any part of it, but an option's name."""
+    """Yield the problems of the URL of a broker, quoting only names of options."""
     if not re.match("amqps?://", url):
         yield "must begin with amqp:// or amqps://: the broker is RabbitMQ"
         return
@@ -41,8 +41,8 @@ def problems_of_url(url: str) -> Iterator[str]:
     options = parse_qsl(parts.query, keep_blank_values=True)
     names = [name for name, _ in options]
     if any(name not in BROKER_FILES for name in names):
-        known = ", ".join(BROKER_FILES)
-        yield f"has an option that is none of these: {known}; in a password, ? is written as %3F"
+        valid = ", ".join(BROKER_FILES)
+        yield f"has an option that is none of these: {valid}; in a password, ? is written as %3F"
         return
     if names and parts.scheme == "amqp":
         yield f"{names[0]} has no meaning without TLS: amqps://"

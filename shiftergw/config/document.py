@@ -1,7 +1,7 @@
-"""From the text of imagemanager.json to the list of everything that is wrong with it.
+"""Parse the text of imagemanager.json, and list its problems.
 
-A *path* names a place in the document as its author sees it: `Platforms.mycluster.local.imageDir`.
-A problem or a warning is one line: the path, what is wrong there, what is allowed.
+A *path* is a place in the document as its author sees it: `Platforms.mycluster.local.imageDir`. A
+problem or a warning is one line: the path, what is wrong, what is allowed.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ class Section(BaseModel):
         frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True
     )
     never_read: ClassVar[frozenset[str]] = frozenset()
-    """Keys that stand in samples and old configurations and mean nothing."""
+    """Keys of samples and old configurations that have no effect."""
 
     @classmethod
-    def validated(cls, document: Any, surroundings: Surroundings) -> Self:
-        """Return the checked values; raise pydantic's `ValidationError` with all that is wrong."""
+    def validate_document(cls, document: Any, surroundings: Surroundings) -> Self:
+        """Return the checked values; raise pydantic's `ValidationError` with all problems."""
         # pydantic's strict rules for JSON are the right ones: a list becomes a tuple, text a path.
         return cls.model_validate_json(json.dumps(document), context=surroundings)
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that remembers the keys that stood in it more than once."""
+    """A JSON object, and the keys that it has more than once."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         keys = [key for key, _ in pairs]
-        self.repeated = sorted({key for key in keys if keys.count(key) > 1})
+        self.duplicates = sorted({key for key in keys if keys.count(key) > 1})
 
 
 def parse(text: str) -> Any:
@@ -48,8 +48,8 @@ def parse(text: str) -> Any:
     return parse_json(text, object_pairs_hook=_Object)
 
 
-def refused(problems: Sequence[str]) -> ConfigurationError:
-    """Return the error that tells all the problems, one per line."""
+def refusal(problems: Sequence[str]) -> ConfigurationError:
+    """Return an error with all problems, one per line."""
     return ConfigurationError(
         "\n".join(["this configuration cannot be used; correct:", *problems]), remedy=""
     )
@@ -60,24 +60,24 @@ def place(*path: object) -> str:
     return ".".join(printable(str(step)) for step in path) or "the document"
 
 
-def repeated(value: Any, *path: object) -> Iterator[str]:
-    """Yield a problem for every key that stands more than once in one object of a document."""
+def duplicate_keys(value: Any, *path: object) -> Iterator[str]:
+    """Yield a problem for every key that an object in a document has more than once."""
     if isinstance(value, _Object):
-        yield from (f"{place(*path, key)}: stands there more than once" for key in value.repeated)
+        yield from (f"{place(*path, key)}: stands there more than once" for key in value.duplicates)
     steps = enumerate(value) if isinstance(value, list) else ()
     for step, inner in value.items() if isinstance(value, dict) else steps:
-        yield from repeated(inner, *path, step)
+        yield from duplicate_keys(inner, *path, step)
 
 
 DEEPEST = 20
-"""Levels of objects and lists; the deepest key that is read stands at the fifth."""
+"""Levels of objects and lists; the deepest known key is at the fifth."""
 
 _LARGEST = 2**63 - 1
 _HALF = "has half a character in it: \\ud800 to \\udfff come in pairs"
 
 
 def unreadable(value: Any, *path: object) -> Iterator[str]:
-    """Yield a problem for what is JSON, but more than any key can mean or any program reads."""
+    """Yield a problem for values that are valid JSON, but that no key allows."""
     if len(path) > DEEPEST:
         yield f"{place(*path[:3])}: is nested more than {DEEPEST} levels deep"
         return
@@ -94,7 +94,7 @@ def unreadable(value: Any, *path: object) -> Iterator[str]:
 
 
 def _is_text(text: str) -> bool:
-    """Return whether a text can be written in UTF-8; one from JSON may hold surrogates."""
+    """Return whether a text can be encoded; a text from JSON may have surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -103,7 +103,7 @@ def _is_text(text: str) -> bool:
 
 
 def unknown(model: type[Section], value: Any, *path: object) -> Iterator[str]:
-    """Yield a warning for every key that `model`, or a section in it, does not know."""
+    """Yield a warning for every key that `model`, or a section in it, does not have."""
     if not isinstance(value, dict):
         return
     fields = {field.alias: field for field in model.model_fields.values() if field.alias}
@@ -124,10 +124,10 @@ def _is_section(candidate: Any) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, Section)
 
 
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    spelled = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(key.lower(), spelled, 1)
-    return f'; did you mean "{spelled[close[0]]}"?' if close else ""
+def _nearest(key: str, fields: Mapping[str, Any]) -> str:
+    spellings = {name.lower(): name for name in fields}
+    matches = difflib.get_close_matches(key.lower(), spellings, 1)
+    return f'; did you mean "{spellings[matches[0]]}"?' if matches else ""
 
 
 _WRONG = {
@@ -149,26 +149,26 @@ _WRONG = {
     "string_too_short": "must not be empty",
     "value_error": "{error}",
 }
-"""What we say of pydantic's kinds of errors."""
+"""The words for pydantic's types of errors."""
 
 
 def problems_of(error: ValidationError) -> Iterator[str]:
-    """Yield one line for each thing that pydantic found wrong."""
-    for found in error.errors(include_url=False):
-        kind, context = found["type"], found.get("ctx", {})
-        wrong = _WRONG[kind].format(**context) if kind in _WRONG else found["msg"]
-        is_told = kind not in _ABSENT and found["loc"][:1] not in _SECRET
-        seen = _seen(found["input"]) if is_told else ""
-        yield f"{place(*found['loc'])}: {wrong}{seen}"
+    """Yield one line for each problem that pydantic reports."""
+    for problem in error.errors(include_url=False):
+        kind, context = problem["type"], problem.get("ctx", {})
+        text = _WRONG[kind].format(**context) if kind in _WRONG else problem["msg"]
+        may_quote = kind not in _ABSENT and problem["loc"][:1] not in _SECRET
+        quote = _quote(problem["input"]) if may_quote else ""
+        yield f"{place(*problem['loc'])}: {text}{quote}"
 
 
 _SECRET = {("MongoDBURI",), ("BrokerURL",)}
-"""Where passwords may stand: what is there is not repeated."""
+"""Places that may hold passwords: their values are not quoted."""
 
 _ABSENT = {"missing", "too_short", "string_too_short"}
 
 
-def _seen(value: Any) -> str:
+def _quote(value: Any) -> str:
     if isinstance(value, dict):
         return " (it is an object)"
     if isinstance(value, list | tuple):

@@ -16,8 +16,8 @@ LARGEST = 4 << 20
 def read_text(path: Path) -> str:
     """Return the text of a file, or of a pipe that has a writer: `--config <(COMMAND)`.
 
-    Raises `OSError` for a device, which may have no end, and for more than `LARGEST` bytes, and
-    `ConfigurationError` for what is not UTF-8.
+    Raises `OSError` for a device, which may be endless, and for more than `LARGEST` bytes, and
+    `ConfigurationError` for a text that is not UTF-8.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         mode = os.fstat(file.fileno()).st_mode
@@ -31,14 +31,14 @@ def read_text(path: Path) -> str:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a pipe without a writer is empty then, instead of blocking for ever."""
+    """Open a file without blocking; a pipe without a writer is then empty."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def decode(content: bytes) -> str:
     """Return the text of a file; raise `ConfigurationError` with line and byte if it is not UTF-8.
 
-    A byte order mark is left out.
+    Removes a byte order mark.
     """
     try:
         return content.decode("utf-8-sig")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shiftergw.config import Config, Loaded
+from shiftergw.config import Config, LoadedConfig
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits, Platform, SquashOptions
 from shiftergw.model import ImageReference, PostponeLimits
@@ -248,7 +248,7 @@ def test_url_path_is_cut_off() -> None:
     )
 
 
-def load_text(tmp_path: Path, content: bytes) -> Loaded:
+def load_text(tmp_path: Path, content: bytes) -> LoadedConfig:
     """Load a file with this content."""
     path = tmp_path / "imagemanager.json"
     path.write_bytes(content)

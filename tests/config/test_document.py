@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.config import Config
-from shiftergw.config.document import parse, place, repeated
+from shiftergw.config.document import duplicate_keys, parse, place
 from shiftergw.errors import ConfigurationError
 from tests.configurations import BASE, SMALLEST, changed, loaded
 
@@ -95,7 +95,7 @@ def test_name_is_not_taken_from_the_document() -> None:
 )  # fmt: skip
 def test_repeated(text: str, expected: list[str]) -> None:
     """Members that stand twice are found at every depth, and named once each."""
-    assert sorted(repeated(parse(text))) == sorted(expected)
+    assert sorted(duplicate_keys(parse(text))) == sorted(expected)
 
 
 @pytest.mark.parametrize(

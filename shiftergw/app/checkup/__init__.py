@@ -33,7 +33,7 @@ from shiftergw.app.checkup.users import users
 from shiftergw.app.preparation import check_one_name, identity
 from shiftergw.build import mksquashfs
 from shiftergw.build.check import unsquashfs_of
-from shiftergw.config import Config, Loaded, Location, System
+from shiftergw.config import Config, LoadedConfig, Location, System
 from shiftergw.errors import GatewayError, RegistryUntrusted, TimedOut, amount, printable
 from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import broken_link, is_read_only, nearest_existing
@@ -52,7 +52,9 @@ _MOUNT = "Mount it for writing, or name another directory."
 __all__ = ["Finding", "Level", "checkup", "contents"]
 
 
-async def checkup(reactor: Reactor, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
+async def checkup(
+    reactor: Reactor, loaded: LoadedConfig, environ: Mapping[str, str]
+) -> list[Finding]:
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded.config
     findings = [*_configuration(loaded), *secrets(loaded), *_directories(config)]
@@ -81,7 +83,7 @@ def _failure_of(name: str, check: Callable[[], object]) -> Finding | None:
     return None
 
 
-def _configuration(loaded: Loaded) -> Iterator[Finding]:
+def _configuration(loaded: LoadedConfig) -> Iterator[Finding]:
     name = "configuration"
     yield from (Finding(name, Level.WARNING, warning) for warning in loaded.warnings)
     problem = _failure_of(name, loaded.config.check_kept)

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shiftergw.app.checkup.finding import Finding, Level, failure
-from shiftergw.config import Config, Loaded
+from shiftergw.config import Config, LoadedConfig
 from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.seal import Seal
 
 
-def secrets(loaded: Loaded) -> Iterator[Finding]:
+def secrets(loaded: LoadedConfig) -> Iterator[Finding]:
     """Yield the findings about the caller, the configuration file and the secret key."""
     yield from _caller(loaded)
     yield from _configuration_file(loaded)
     yield _secret_key(loaded.config)
 
 
-def _caller(loaded: Loaded) -> Iterator[Finding]:
+def _caller(loaded: LoadedConfig) -> Iterator[Finding]:
     """Warn if root runs the check for a service that runs as another user.
 
     Root may read and write everywhere, so for root every directory passes. The owner of
@@ -60,7 +60,7 @@ def _user_name(uid: int) -> str:
         return f"'#{uid}'"
 
 
-def _configuration_file(loaded: Loaded) -> Iterator[Finding]:
+def _configuration_file(loaded: LoadedConfig) -> Iterator[Finding]:
     """Warn if every user of this machine can read the passwords of the configuration."""
     keys = passwords_in(loaded.config)
     if loaded.file is not None and keys and readable_by_all(loaded.file):
