@@ -28,8 +28,8 @@ from shiftergw.config.document import (
 from shiftergw.config.leniency import lenient
 from shiftergw.config.sections import (
     LocalDelivery,
-    Location,
     Locations,
+    LocationSection,
     SshDelivery,
     Stages,
     System,
@@ -62,7 +62,7 @@ __all__ = [
     "Config",
     "Loaded",
     "LocalDelivery",
-    "Location",
+    "LocationSection",
     "SshDelivery",
     "System",
     "file_of_environment",

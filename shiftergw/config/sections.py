@@ -208,7 +208,7 @@ class System(Section):
         )
 
 
-class Location(Section):
+class LocationSection(Section):
     """`Locations.L`: one registry, called `name` in references.
 
     `trusted_hosts` are hosts (`host`, `host:port`) at addresses otherwise forbidden, to which this
@@ -255,14 +255,14 @@ class Stages(Section):
         return StageLimits(self.fetch, self.examination, self.conversion, self.transfer)
 
 
-S = TypeVar("S", System, Location)
+S = TypeVar("S", System, LocationSection)
 
 
 def _named(sections: dict[str, S]) -> dict[str, S]:
     return {name: section.model_copy(update={"name": name}) for name, section in sections.items()}
 
 
-def _addressed(locations: dict[str, Location]) -> dict[str, Location]:
+def _addressed(locations: dict[str, LocationSection]) -> dict[str, LocationSection]:
     return {
         name: location.model_copy(update={"url": location.url or f"https://{name}"})
         for name, location in locations.items()
@@ -270,4 +270,6 @@ def _addressed(locations: dict[str, Location]) -> dict[str, Location]:
 
 
 Systems = Annotated[dict[str, System], AfterValidator(_named)]
-Locations = Annotated[dict[str, Location], AfterValidator(_named), AfterValidator(_addressed)]
+Locations = Annotated[
+    dict[str, LocationSection], AfterValidator(_named), AfterValidator(_addressed)
+]

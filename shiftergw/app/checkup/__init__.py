@@ -33,7 +33,7 @@ from shiftergw.app.checkup.users import users
 from shiftergw.app.preparation import check_one_name, identity
 from shiftergw.build import mksquashfs
 from shiftergw.build.check import unsquashfs_of
-from shiftergw.config import Config, LoadedConfig, Location, System
+from shiftergw.config import Config, LoadedConfig, LocationSection, System
 from shiftergw.errors import GatewayError, RegistryUntrusted, TimedOut, amount, printable
 from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import broken_link, is_read_only, nearest_existing
@@ -176,7 +176,9 @@ async def _programs(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
         yield Finding("unsquashfs", Level.OK, path)
 
 
-async def _registry(location: Location, environ: Mapping[str, str], reactor: Reactor) -> Finding:
+async def _registry(
+    location: LocationSection, environ: Mapping[str, str], reactor: Reactor
+) -> Finding:
     """Check that a registry answers `GET /v2/` (distribution-spec, "Determining Support")."""
     name = f"registry {location.name}"
     remedy = "Check the url, the network, the proxy (https_proxy) and sslcacert."
