@@ -25,8 +25,8 @@ CHECKOUT = Path(__file__).parent.parent.parent
 def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a virtual environment with a wheel of this checkout.
 
-    The libraries come from the environment of the tests; a `.pth` file in there is not followed,
-    so its editable install of this checkout is out of sight.
+    The libraries come from the environment of the tests. A `.pth` file there is not followed, so
+    its editable install of this checkout is not used.
     """
     root = tmp_path_factory.mktemp("wheel")
     subprocess.run(
@@ -46,7 +46,7 @@ def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plugins_of(python: Path, tmp_path: Path, program: str) -> tuple[str, str]:
-    """Return the help text of `twist` or `twistd`, and where `shiftergw` was imported from."""
+    """Return the help text of `twist` or `twistd`, and the place of the imported `shiftergw`."""
     run = (
         "import sys; from twisted.{0} import run; sys.argv = ['{1}', '--help']; run()"
         if program == "twistd"
@@ -67,7 +67,7 @@ def plugins_of(python: Path, tmp_path: Path, program: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("program", ["twistd", "twist"])
 def test_a_wheel_brings_the_plugin(wheel_environment: Path, tmp_path: Path, program: str) -> None:
-    """Installed from a wheel, the service is listed, and comes from the wheel."""
+    """After an install from a wheel the service is listed, and comes from the wheel."""
     text, where = plugins_of(wheel_environment, tmp_path, program)
     assert "shiftergw" in text
     assert str(wheel_environment.parent.parent) in where
@@ -75,17 +75,17 @@ def test_a_wheel_brings_the_plugin(wheel_environment: Path, tmp_path: Path, prog
 
 @pytest.mark.parametrize("program", ["twistd", "twist"])
 def test_an_editable_install_brings_the_plugin(tmp_path: Path, program: str) -> None:
-    """Installed editable, as the README's commands do, the service is listed."""
+    """After an editable install, as in the README, the service is listed."""
     text, _ = plugins_of(Path(sys.executable), tmp_path, program)
     assert "shiftergw" in text
 
 
 def test_a_faulty_configuration_ends_the_start_with_a_text(tmp_path: Path) -> None:
-    """`twistd shiftergw` with a fault in its configuration says which, and exits with an error."""
+    """`twistd shiftergw` names the fault of its configuration and exits with an error."""
     config = tmp_path / "imagemanager.json"
     config.write_text('{"Platforms": 3}')
     twistd = Path(sys.executable).parent / "twistd"
-    ended = subprocess.run(
+    result = subprocess.run(
         [twistd, "--nodaemon", "--pidfile=", "shiftergw", "--config", config],
         cwd=tmp_path,
         capture_output=True,
@@ -93,19 +93,19 @@ def test_a_faulty_configuration_ends_the_start_with_a_text(tmp_path: Path) -> No
         check=False,
         timeout=patient(60),
     )
-    assert ended.returncode != 0
-    assert "Platforms" in ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stdout + ended.stderr
-    assert "--help" not in ended.stdout + ended.stderr
+    assert result.returncode != 0
+    assert "Platforms" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "--help" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
     "program", [["twistd", "--nodaemon", "--pidfile="], ["twist", "--log-format", "text"]]
 )
 def test_the_log_level_counts(tmp_path: Path, program: list[str]) -> None:
-    """Whichever starts the service: of the start, a request and the end only warnings are told."""
-    place = tmp_path / "socket"
-    changes = {"Listen": f"unix:{place}", "LogLevel": "warn", "Oddity": 1}
+    """With `LogLevel` `warn`, both programs log only warnings from the start to the end."""
+    socket_path = tmp_path / "socket"
+    changes = {"Listen": f"unix:{socket_path}", "LogLevel": "warn", "Oddity": 1}
     name, *options = program
     running = subprocess.Popen(
         [Path(sys.executable).parent / name, *options, "shiftergw",
@@ -117,33 +117,33 @@ def test_the_log_level_counts(tmp_path: Path, program: list[str]) -> None:
     )  # fmt: skip
     try:
         for path in ("/livez", "/nowhere"):
-            ask(place, path)
+            send_request(socket_path, path)
         running.terminate()
-        said, _ = running.communicate(timeout=patient(60))
+        output, _ = running.communicate(timeout=patient(60))
     finally:
         running.kill()
-    ours = [line for line in said.splitlines() if "[shiftergw" in line]
-    assert len(ours) == 1
-    assert "#warn] configuration: Oddity: unknown key" in ours[0]
-    assert "[-]" not in said
+    lines = [line for line in output.splitlines() if "[shiftergw" in line]
+    assert len(lines) == 1
+    assert "#warn] configuration: Oddity: unknown key" in lines[0]
+    assert "[-]" not in output
 
 
-def ask(place: Path, path: str) -> None:
-    """Ask a gateway, as soon as it listens."""
+def send_request(socket_path: Path, path: str) -> None:
+    """Send a request to a gateway once it listens; wait for an answer."""
     deadline = time.monotonic() + patient(60)
     while True:
-        with socket.socket(socket.AF_UNIX) as asking:
+        with socket.socket(socket.AF_UNIX) as client:
             with suppress(OSError):
-                asking.connect(str(place))
-                asking.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-                if asking.recv(1):
+                client.connect(str(socket_path))
+                client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                if client.recv(1):
                     return
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
 
 def configuration(root: Path, **changes: Any) -> Path:
-    """Write a configuration with mock authentication, and return where."""
+    """Write a configuration with mock authentication; return its file."""
     (root / "images").mkdir()
     document = {
         "Authentication": "mock",
@@ -160,9 +160,9 @@ def configuration(root: Path, **changes: Any) -> Path:
 
 
 def start(root: Path, listen: str, **changes: Any) -> str:
-    """Start a gateway that cannot start; return what it says, once it has ended with code 1."""
+    """Start a gateway that cannot start; return its output after its exit with code 1."""
     config = configuration(root, **{"Listen": listen, **changes})
-    ended = subprocess.run(
+    result = subprocess.run(
         [Path(sys.executable).parent / "twistd", "--nodaemon", "--pidfile=", "shiftergw",
          "--config", config],
         cwd=root,
@@ -171,22 +171,22 @@ def start(root: Path, listen: str, **changes: Any) -> str:
         check=False,
         timeout=patient(60),
     )  # fmt: skip
-    said = ended.stdout + ended.stderr
-    assert ended.returncode == 1, said
-    assert "shiftergw cannot start: " in said
-    assert "Traceback" not in said
-    return said
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
+    assert "shiftergw cannot start: " in output
+    assert "Traceback" not in output
+    return output
 
 
 def test_a_port_in_use_ends_the_start_with_an_error(tmp_path: Path) -> None:
-    """A gateway that cannot listen does not live on, deaf, and says what stands in its way."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        said = start(tmp_path, f"tcp:{port}:interface=127.0.0.1")
-    assert "Address already in use" in said
-    assert "change Listen" in said
+    """A gateway that cannot listen exits and names the reason."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        output = start(tmp_path, f"tcp:{port}:interface=127.0.0.1")
+    assert "Address already in use" in output
+    assert "change Listen" in output
 
 
 @pytest.mark.parametrize(
@@ -200,27 +200,27 @@ def test_a_port_in_use_ends_the_start_with_an_error(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_start_that_cannot_be_names_what_is_wrong(
+def test_a_failed_start_names_the_fault(
     tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    """What only the start finds wrong is told in words, once, and no worker dies of it."""
-    said = start(tmp_path, **({"listen": "tcp:0:interface=127.0.0.1", **changes}))
+    """A fault that only the start finds is logged once, before any worker starts."""
+    output = start(tmp_path, **({"listen": "tcp:0:interface=127.0.0.1", **changes}))
     for word in words:
-        assert word in said
-    assert "worker" not in said
+        assert word in output
+    assert "worker" not in output
 
 
 def test_a_damaged_database_ends_the_start_with_an_error(tmp_path: Path) -> None:
-    """The start is refused before any request is answered, and `shiftergw check` says why."""
+    """The gateway exits before it answers a request, and `shiftergw check` names the reason."""
     database = tmp_path / "state" / "shiftergw.sqlite"
     database.parent.mkdir()
     open_database(database).close()
     content = database.read_bytes()
     database.write_bytes(content[:4096] + bytes(len(content) - 4096))
-    said = start(tmp_path, "tcp:0:interface=127.0.0.1")
-    assert f"The database {database} is damaged." in said
-    assert "restore the backup" in said
-    checked = subprocess.run(
+    output = start(tmp_path, "tcp:0:interface=127.0.0.1")
+    assert f"The database {database} is damaged." in output
+    assert "restore the backup" in output
+    check = subprocess.run(
         [
             Path(sys.executable).parent / "shiftergw",
             "check",
@@ -232,5 +232,5 @@ def test_a_damaged_database_ends_the_start_with_an_error(tmp_path: Path) -> None
         check=False,
         timeout=60,
     )
-    assert checked.returncode == 1
-    assert "is damaged" in checked.stdout
+    assert check.returncode == 1
+    assert "is damaged" in check.stdout

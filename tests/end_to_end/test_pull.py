@@ -61,7 +61,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
 def service(
     registry: DockerRegistry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """Run one gateway for the tests that harm nothing."""
+    """Run a gateway for the tests that change nothing of others."""
     need("mksquashfs")
     root = tmp_path_factory.mktemp("service")
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
@@ -77,7 +77,7 @@ def listing(path: Path) -> list[str]:
 
 
 def test_an_image_becomes_a_squashfs_and_its_metadata(service: Service) -> None:
-    """A pull ends READY with the files in the image directory, readable as the runtime does."""
+    """A pull ends READY, and the files in the image directory are those that the runtime reads."""
     answer = service.pull("lib/plain:1")
     assert answer["status"] == "READY"
     image = service.images / f"{answer['id']}.squashfs"
@@ -95,31 +95,39 @@ def test_an_image_becomes_a_squashfs_and_its_metadata(service: Service) -> None:
 
 
 def test_the_first_answer_says_init_and_polls_find_the_same_pull(service: Service) -> None:
-    """The first request starts the work; whatever follows finds it, also its end."""
+    """The first request starts the work; later ones find the same pull, and its end."""
     first = service.poll("lib/big:1")
     assert first["status"] == "INIT"
     assert first["id"] == "MISSING"
-    seen = {service.poll("lib/big:1")["status"] for _ in range(3)}
-    assert seen <= {"INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER", "READY"}
+    states = {service.poll("lib/big:1")["status"] for _ in range(3)}
+    assert states <= {
+        "INIT",
+        "PENDING",
+        "PULLING",
+        "EXAMINATION",
+        "CONVERSION",
+        "TRANSFER",
+        "READY",
+    }
     done = service.pull("lib/big:1")
     assert done["status"] == "READY"
     assert service.poll("lib/big:1")["id"] == done["id"]
     assert service.queue() == []
 
 
-def test_lookup_and_list_find_what_was_pulled(service: Service) -> None:
-    """A READY image is looked up by any form of its name and is in the list."""
+def test_lookup_and_list_find_a_pulled_image(service: Service) -> None:
+    """A READY image is found by any form of its name, and is in the list."""
     done = service.pull("lib/plain:1")
-    status, found = service.lookup("lib/plain:1")
+    status, record = service.lookup("lib/plain:1")
     assert status == 200
-    assert found["id"] == done["id"]
+    assert record["id"] == done["id"]
     _, body = service.get("/api/list/mycluster/")
     assert done["id"] in [record["id"] for record in body["list"]]
     assert service.lookup("lib/absent:1")[0] == 404
 
 
 def test_an_index_gives_the_system_s_architecture(service: Service) -> None:
-    """Of an index of two architectures the system's own is converted."""
+    """The image for the system's architecture is converted."""
     done = service.pull("lib/index:1")
     content = subprocess.run(
         ["unsquashfs", "-cat", service.images / f"{done['id']}.squashfs", "etc/issue"],
@@ -132,48 +140,56 @@ def test_an_index_gives_the_system_s_architecture(service: Service) -> None:
 def test_two_hundred_callers_start_one_job(
     registry: DockerRegistry, service: Service, tmp_path: Path
 ) -> None:
-    """However many ask for the same image at once, it is converted once, for all."""
+    """Two hundred requests for the same image at once start a single conversion."""
     oci_layout(tmp_path, simple_layers(b"crowd"))
     registry.push(tmp_path, "lib/crowd:1")
     credentials = [f"good:user{n}:users::{3000 + n}:2100" for n in range(200)]
     with concurrent.futures.ThreadPoolExecutor(50) as callers:
-        answers = list(callers.map(lambda one: service.poll("lib/crowd:1", one), credentials))
-        assert {one["status"] for one in answers} <= {
+        answers = list(
+            callers.map(lambda credential: service.poll("lib/crowd:1", credential), credentials)
+        )
+        assert {answer["status"] for answer in answers} <= {
             "INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER", "READY",
         }  # fmt: skip
-        ends = list(callers.map(lambda one: service.pull("lib/crowd:1", one), credentials))
-    assert {one["status"] for one in ends} == {"READY"}
-    assert len({one["id"] for one in ends}) == 1
+        ends = list(
+            callers.map(lambda credential: service.pull("lib/crowd:1", credential), credentials)
+        )
+    assert {end["status"] for end in ends} == {"READY"}
+    assert len({end["id"] for end in ends}) == 1
     assert service.log.read_text().count("begins: docker:lib/crowd:1 on mycluster") == 1
 
 
-def test_the_log_tells_how_a_pull_went(registry: DockerRegistry, tmp_path: Path) -> None:
-    """One line has user, image, system, bytes, seconds by stage, outcome and request.
+def test_the_log_has_a_line_for_each_pull(registry: DockerRegistry, tmp_path: Path) -> None:
+    """The line has user, image, system, bytes, seconds by stage, outcome and request.
 
-    Nothing in the log is Twisted's own.
+    No line of the log is Twisted's own.
     """
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
     with Service(tmp_path, locations) as service:
         answer = service.pull("lib/big:1")
         assert answer["status"] == "READY"
-        failed = service.pull("lib/absent:1", BOB)
-        assert failed["status"] == "FAILURE"
-        # A worker logs an end after the store has it.
+        failure = service.pull("lib/absent:1", BOB)
+        assert failure["status"] == "FAILURE"
+        # A worker logs an end after it has written it into the store.
         end = re.compile(r"worker \d+: shiftergw\.worker\.Worker: ((?:READY|FAILURE): .*)\n")
         until(lambda: len(end.findall(service.log.read_text())) == 2, 30, "the ends in the log")
     text = service.log.read_text()
     ends = end.findall(text)
     request = r"request [0-9a-f]{8}, attempt 1: "
     stages = r"\(.*PULLING \d+\.\d s.*\)"
-    pulled = rf"READY: docker:lib/big:1 on mycluster for alice\(2001\), {request}"
-    assert re.fullmatch(rf"{pulled}layers \S+ MB, image \S+ MB, \S+ s {stages}", ends[0]), ends[0]
-    refused = rf"FAILURE: docker:lib/absent:1 on mycluster for bob\(2002\), {request}\S+ s.*: .*"
-    assert re.fullmatch(refused, ends[1]), ends[1]
+    ready_line = rf"READY: docker:lib/big:1 on mycluster for alice\(2001\), {request}"
+    assert re.fullmatch(rf"{ready_line}layers \S+ MB, image \S+ MB, \S+ s {stages}", ends[0]), ends[
+        0
+    ]
+    failure_line = (
+        rf"FAILURE: docker:lib/absent:1 on mycluster for bob\(2002\), {request}\S+ s.*: .*"
+    )
+    assert re.fullmatch(failure_line, ends[1]), ends[1]
     assert "no image" in ends[1]
-    for answered, line in ((answer, ends[0]), (failed, ends[1])):
+    for result, line in ((answer, ends[0]), (failure, ends[1])):
         (trace,) = re.findall("request ([0-9a-f]{8})", line)
         assert f" {trace} " in text, "the same id begins the line of the request"
-        assert answered.get("request_id", trace) == trace
+        assert result.get("request_id", trace) == trace
     assert "actory" not in text
     assert " at 0x" not in text
 
@@ -181,20 +197,20 @@ def test_the_log_tells_how_a_pull_went(registry: DockerRegistry, tmp_path: Path)
 def test_a_second_tag_of_an_image_costs_no_second_file(
     registry: DockerRegistry, service: Service, tmp_path: Path
 ) -> None:
-    """Another tag of an image that is there joins its record; nothing is converted."""
+    """Another tag of a delivered image is added to its record; nothing is converted."""
     oci_layout(tmp_path, simple_layers(b"twice"))
     registry.push(tmp_path, "lib/twice:1")
     registry.push(tmp_path, "lib/twice:2")
-    one = service.pull("lib/twice:1")
-    written = (service.images / f"{one['id']}.squashfs").stat().st_mtime_ns
+    first = service.pull("lib/twice:1")
+    mtime = (service.images / f"{first['id']}.squashfs").stat().st_mtime_ns
     two = service.pull("lib/twice:2")
-    assert two["id"] == one["id"]
+    assert two["id"] == first["id"]
     assert sorted(two["tag"]) == ["lib/twice:1", "lib/twice:2"]
-    assert (service.images / f"{one['id']}.squashfs").stat().st_mtime_ns == written
+    assert (service.images / f"{first['id']}.squashfs").stat().st_mtime_ns == mtime
 
 
 def test_a_moved_tag_is_followed(registry: DockerRegistry, tmp_path: Path) -> None:
-    """Once a READY image is older than `PullUpdateTimeout` a pull looks at the registry again."""
+    """A pull of an image that is older than `PullUpdateTimeout` asks the registry again."""
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
     oci_layout(tmp_path / "old", simple_layers(b"old"))
     oci_layout(tmp_path / "new", simple_layers(b"new"))
@@ -202,32 +218,32 @@ def test_a_moved_tag_is_followed(registry: DockerRegistry, tmp_path: Path) -> No
     with Service(tmp_path / "service", locations, {"PullUpdateTimeout": 1}) as service:
         old = service.pull("lib/moving:1")
         time.sleep(1.1)
-        unchanged = service.pull("lib/moving:1")
-        assert unchanged["id"] == old["id"]
+        answer = service.pull("lib/moving:1")
+        assert answer["id"] == old["id"]
         registry.push(tmp_path / "new", "lib/moving:1")
 
-        def moved() -> bool:
+        def has_moved() -> bool:
             return bool(service.pull("lib/moving:1")["id"] != old["id"])
 
-        until(moved, 20, "the new image")
-        _, found = service.lookup("lib/moving:1")
-        assert found["id"] != old["id"]
-        assert found["tag"] == ["lib/moving:1"]
+        until(has_moved, 20, "the new image")
+        _, record = service.lookup("lib/moving:1")
+        assert record["id"] != old["id"]
+        assert record["tag"] == ["lib/moving:1"]
 
 
 def test_a_killed_worker_s_work_is_taken_up_again(
     registry: DockerRegistry, service: Service, tmp_path: Path
 ) -> None:
-    """SIGKILL of a worker in mid-work harms nobody: another finishes, the gateway answers on."""
+    """After SIGKILL of a worker another one finishes its pull, and the gateway goes on."""
     noise = [tar_of([entry(f"d/{n}", os.urandom(20_000_000)) for n in range(6)])]
     oci_layout(tmp_path, noise, compression="plain")
     registry.push(tmp_path, "lib/killed:1")
     service.poll("lib/killed:1")
 
-    def busy() -> bool:
+    def is_busy() -> bool:
         return service.poll("lib/killed:1")["status"] in {"EXAMINATION", "CONVERSION"}
 
-    until(busy, 30, "the conversion")
+    until(is_busy, 30, "the conversion")
     for worker in service.workers():
         os.kill(worker, signal.SIGKILL)
     assert service.get("/livez")[0] == 200
@@ -239,10 +255,8 @@ def test_a_killed_worker_s_work_is_taken_up_again(
     until(lambda: not service.leftovers(), 5, "the clean-up")
 
 
-def test_a_restarted_gateway_goes_on_with_what_was_asked(
-    registry: DockerRegistry, tmp_path: Path
-) -> None:
-    """SIGKILL of the gateway loses no pull: the next one carries on."""
+def test_a_restarted_gateway_finishes_pulls(registry: DockerRegistry, tmp_path: Path) -> None:
+    """SIGKILL of the gateway loses no pull: the restarted gateway finishes it."""
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
     service = Service(tmp_path, locations, {"HeartbeatLimit": 3})
     service.start()
@@ -255,31 +269,29 @@ def test_a_restarted_gateway_goes_on_with_what_was_asked(
         service.stop()
 
 
-def test_two_workers_of_one_image_make_one_download(
-    registry: DockerRegistry, tmp_path: Path
-) -> None:
-    """Two systems with other options convert twice, from blobs that came once."""
+def test_two_workers_share_a_download(registry: DockerRegistry, tmp_path: Path) -> None:
+    """Two systems with different options need two conversions and one download."""
     platform = {"accesstype": "local", "local": {"imageDir": str(tmp_path / "images")}}
-    other = {
+    second_system = {
         "accesstype": "local",
         "squashfs": {"compressor": "xz"},
         "local": {"imageDir": str(tmp_path / "other")},
     }
     (tmp_path / "other").mkdir()
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
-    changes = {"Platforms": {"mycluster": platform, "othercluster": other}}
+    changes = {"Platforms": {"mycluster": platform, "othercluster": second_system}}
     with Service(tmp_path, locations, changes) as service:
         before = registry.blob_requests()
         service.poll("lib/big:1")
         service.get("/api/pull/othercluster/docker/lib%2Fbig:1/", ALICE, "POST")
         done = service.pull("lib/big:1")
 
-        def other_done() -> bool:
+        def is_second_ready() -> bool:
             _, body = service.get("/api/pull/othercluster/docker/lib%2Fbig:1/", BOB, "POST")
             assert body["status"] != "FAILURE", body
             return bool(body["status"] == "READY")
 
-        until(other_done, 60, "the second system's pull")
+        until(is_second_ready, 60, "the second system's pull")
         name = f"{done['id']}.squashfs"
         assert listing(service.images / name) == listing(tmp_path / "other" / name)
         # Three layers, and the configuration twice: it is read, not cached.
@@ -287,52 +299,52 @@ def test_two_workers_of_one_image_make_one_download(
 
 
 def test_delivered_bytes_are_those_of_the_record(service: Service) -> None:
-    """The same image gives the same bytes again, after everything was removed."""
+    """The bytes are those of the record, also after everything was removed and pulled again."""
     done = service.pull("lib/plain:1")
     path = service.images / f"{done['id']}.squashfs"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    converted = list((service.root / "expand").glob(f"{done['id']}*.squashfs"))
-    assert [hashlib.sha256(one.read_bytes()).hexdigest() for one in converted] == [digest]
-    # One file system: delivery is a second name, not a second copy.
+    files = list((service.root / "expand").glob(f"{done['id']}*.squashfs"))
+    assert [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] == [digest]
+    # On one file system the delivery is a hard link, not a copy.
     assert path.stat().st_nlink == 2
 
 
 def flip(path: Path, *, swap: bool = False) -> None:
-    """Change a byte of a file, its size stays; with `swap` in a file that takes its place."""
+    """Change a byte of a file, or with `swap` of a copy that replaces it; keep its size."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     if swap:
         path.unlink()
     path.write_bytes(content)
     path.chmod(0o600)
-    # Times are compared in whole seconds: it may be the same one still.
+    # Times are compared in whole seconds, and the present second may be that of the record.
     os.utime(path, (1, 1))
 
 
-def test_a_damaged_image_is_delivered_anew(registry: DockerRegistry, tmp_path: Path) -> None:
-    """The next look at the registry finds out; what lies here still is not made or fetched again.
+def test_a_damaged_image_is_delivered_again(registry: DockerRegistry, tmp_path: Path) -> None:
+    """The next pull that asks the registry notices it; intact files are not made or fetched again.
 
-    A byte that is changed in place is changed in the converted file too: one file, two names.
-    Another tag of the image is a look at the registry, however young the first one is.
+    A byte that is changed in place is changed in the converted file, too: it is the same inode. A
+    pull by another tag of the image asks the registry, however recent the first pull is.
     """
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
     with Service(tmp_path, locations, {"PullUpdateTimeout": 1}) as service:
         done = service.pull("lib/plain:1")
         image = service.images / f"{done['id']}.squashfs"
-        (converted,) = (tmp_path / "expand").glob(f"{done['id']}*.squashfs")
-        whole, made = image.read_bytes(), converted.stat().st_ino
+        (file,) = (tmp_path / "expand").glob(f"{done['id']}*.squashfs")
+        content, inode = image.read_bytes(), file.stat().st_ino
         requests = registry.blob_requests()
 
-        def healed() -> bool:
+        def is_intact() -> bool:
             assert service.pull("lib/plain:1")["status"] == "READY"
-            return image.read_bytes() == whole
+            return image.read_bytes() == content
 
         flip(image, swap=True)
-        until(healed, 30, "the delivery after the swap")
-        assert converted.stat().st_ino == made
+        until(is_intact, 30, "the delivery after the swap")
+        assert file.stat().st_ino == inode
         flip(image)
         assert service.pull("lib/plain:same")["id"] == done["id"]
-        assert image.read_bytes() == whole
+        assert image.read_bytes() == content
         # The configuration is read each time.
         assert registry.blob_requests() - requests <= 2
         assert service.log.read_text().count("is not the file that was delivered") == 2

@@ -1,6 +1,6 @@
-"""Who sees and does what: three users and an admin, two munge keys, three systems, real parts.
+"""The rights of three users and an admin on three systems, with two real munge daemons.
 
-`alpha` and `gamma` share a key and an image directory; `beta` has its own of both.
+`alpha` and `gamma` share a key and an image directory; `beta` has its own key and directory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.running_service import Service, until
 
 @dataclass(frozen=True)
 class User:
-    """Somebody who makes credentials; `login` is his at the private registry."""
+    """A user who makes credentials; `login` is the user's login at the private registry."""
 
     name: str
     uid: int
@@ -39,16 +39,16 @@ class User:
     login: str = ""
 
     def credential(self, munged: Munged, *, with_login: bool = False) -> str:
-        """Return a fresh credential of this user, made by himself."""
-        (made,) = self.credentials(munged, 1, with_login=with_login)
-        return made
+        """Return a new credential of this user, which a process of the user makes."""
+        (credential,) = self.credentials(munged, 1, with_login=with_login)
+        return credential
 
     def credentials(self, munged: Munged, count: int, *, with_login: bool = False) -> list[str]:
-        """Return several; a shell starts the programs faster than this large process would."""
+        """Return several; a shell starts the programs faster than this large process."""
         logins = {"closed": self.login} if with_login else {}
         payload = json.dumps({"authorized_locations": logins}) if logins else ""
         script = 'for each in $(seq "$1"); do printf %s "$3" | munge "--socket=$2"; done'
-        made = subprocess.run(
+        result = subprocess.run(
             ["sh", "-ec", script, "sh", str(count), str(munged.socket), payload],
             stdout=subprocess.PIPE,
             user=self.uid,
@@ -57,7 +57,7 @@ class User:
             check=True,
             timeout=patient(20 + count / 10),
         )
-        return made.stdout.decode().split()
+        return result.stdout.decode().split()
 
 
 ALICE = User("alice", 2001, 2100, f"{USER.user}:{USER.password}")
@@ -66,34 +66,34 @@ CAROL = User("carol", 2003, 2102)
 BOSS = User("boss", 2009, 2109)
 USERS = {user.name: user for user in (ALICE, BOB, CAROL, BOSS)}
 PROJECT = 2300
-"""A group that Carol is in, beside her own."""
+"""A supplementary group of Carol."""
 
 PASSWD = "".join(f"{u.name}:x:{u.uid}:{u.gid}::/:/bin/sh\n" for u in USERS.values())
 GROUP = f"project:x:{PROJECT}:carol\n"
 
 OPEN = "open/app:1"
-MINE, BY_UID = "closed/lib/mine:1", "closed/lib/uid:1"
+ALICES_IMAGE, BY_UID = "closed/lib/mine:1", "closed/lib/uid:1"
 BY_GID, BY_PROJECT = "closed/lib/gid:1", "closed/lib/project:1"
-SHARED = "closed/lib/shared:1"
-"""Pulled by the one test that has its readers come and go."""
+SHARED_IMAGE = "closed/lib/shared:1"
+"""The image of the test that changes its readers."""
 
 ACLS: dict[str, dict[str, str]] = {
     OPEN: {},
-    MINE: {},
+    ALICES_IMAGE: {},
     BY_UID: {"allowed_uids": str(BOB.uid)},
     BY_GID: {"allowed_gids": str(BOB.gid)},
     BY_PROJECT: {"allowed_gids": str(PROJECT)},
 }
 READERS = {
     OPEN: {"alice", "bob", "carol", "boss"},
-    MINE: {"alice"},
+    ALICES_IMAGE: {"alice"},
     BY_UID: {"alice", "bob"},
     BY_GID: {"alice", "bob"},
     BY_PROJECT: {"alice", "carol"},
 }
 METAS = {
     OPEN: (None, None),
-    MINE: ((ALICE.uid,), ()),
+    ALICES_IMAGE: ((ALICE.uid,), ()),
     BY_UID: ((BOB.uid, ALICE.uid), ()),
     BY_GID: ((ALICE.uid,), (BOB.gid,)),
     BY_PROJECT: ((ALICE.uid,), (PROJECT,)),
@@ -102,10 +102,10 @@ SYSTEMS = ["alpha", "gamma"]
 
 
 class Site:
-    """The service, and how its users speak to it."""
+    """The service, and the requests of its users."""
 
     def __init__(self, service: Service, munged: Mapping[str, Munged]) -> None:
-        """`munged` has the daemon of each system."""
+        """Use a service with the munge daemons of its systems."""
         self.service, self.munged = service, munged
 
     def ask(
@@ -118,64 +118,64 @@ class Site:
         with_login: bool = False,
         method: str = "GET",
     ) -> tuple[int, Any]:
-        """Return status and body of one request by a user."""
+        """Send a request of a user; return the status and the body of the answer."""
         credential = user.credential(self.munged[system], with_login=with_login)
         content = json.dumps(body).encode() if body else None
         return self.service.ask(path, credential, "POST" if body else method, content)
 
     def pull(self, user: User, system: str, image: str, **options: Any) -> dict[str, Any]:
-        """Pull to the end."""
+        """Poll a pull until it ends; return the last answer."""
 
-        def ended() -> dict[str, Any] | None:
+        def final_answer() -> dict[str, Any] | None:
             path = f"/api/pull/{system}/docker/{quote(image, safe='')}/"
             status, answer = self.ask(user, system, path, method="POST", **options)
             assert status == 200, answer
             return answer if answer["status"] in {"READY", "FAILURE"} else None
 
-        return until(ended, 60, f"the end of the pull of {image}")
+        return until(final_answer, 60, f"the end of the pull of {image}")
 
     def lookup(self, user: User, system: str, image: str) -> tuple[int, Any]:
-        """Look an image up."""
+        """Look up an image; return the status and the body."""
         return self.ask(user, system, f"/api/lookup/{system}/docker/{quote(image, safe='')}/")
 
-    def listed(self, user: User, system: str) -> set[str]:
-        """Return the tags that a user's list has."""
+    def list_tags(self, user: User, system: str) -> set[str]:
+        """Return the tags in the list of a user."""
         status, answer = self.ask(user, system, f"/api/list/{system}/")
         assert status == 200, answer
         return {tag for record in answer["list"] for tag in record["tag"]}
 
     def expire(self, user: User, system: str, image: str) -> int:
-        """Expire a tag; return the status."""
+        """Expire a tag; return the status of the answer."""
         path = f"/api/expire/{system}/docker/{quote(image, safe='')}/"
         return self.ask(user, system, path)[0]
 
     def acl(self, image_id: str) -> tuple[Sequence[int] | None, Sequence[int] | None]:
-        """Return the ACL in the delivered metadata."""
+        """Return the user and group ACL in the delivered metadata."""
         read = read_meta((self.service.images / f"{image_id}.meta").read_bytes())
         return read.user_acl, read.group_acl
 
 
 @pytest.fixture(scope="module")
 def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DockerRegistry]]:
-    """Run a registry for everybody, and one that wants logins, with the same images and others."""
+    """Run a public registry, and a private one that requires logins."""
     root = tmp_path_factory.mktemp("registries")
     with (
-        DockerRegistry(root / "open") as everybody,
-        DockerRegistry(root / "closed", private=True) as closed,
+        DockerRegistry(root / "open") as public_registry,
+        DockerRegistry(root / "closed", private=True) as private_registry,
     ):
-        for image in (*ACLS, SHARED):
+        for image in (*ACLS, SHARED_IMAGE):
             location, name = image.split("/", 1)
             layout = root / re.sub("[/:]", "-", name)
             oci_layout(layout, [tar_of([entry("etc"), entry("etc/name", image.encode())])])
-            (everybody if location == "open" else closed).push(layout, name)
-        yield {"open": everybody, "closed": closed}
+            (public_registry if location == "open" else private_registry).push(layout, name)
+        yield {"open": public_registry, "closed": private_registry}
 
 
 @pytest.fixture(scope="module")
 def site(
     registries: Mapping[str, DockerRegistry], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """Run the service with all images pulled by Alice on both systems, under their ACLs."""
+    """Run the service; Alice has pulled all images on the systems, with their ACLs."""
     need("mksquashfs")
     need("munge")
     if os.geteuid() != 0:
@@ -183,7 +183,7 @@ def site(
     root = tmp_path_factory.mktemp("rights")
     listing = [sys.executable, "-c", f"print({PASSWD + GROUP!r}, end='')"]
     (root / "beta").mkdir()
-    with Munged() as one, Munged() as two:
+    with Munged() as first_munged, Munged() as second_munged:
 
         def system(munged: Munged, images: Path) -> dict[str, Any]:
             return {
@@ -201,9 +201,9 @@ def site(
             "Authentication": "munge",
             "Metrics": True,
             "Platforms": {
-                "alpha": system(one, images),
-                "gamma": system(one, images),
-                "beta": system(two, root / "beta"),
+                "alpha": system(first_munged, images),
+                "gamma": system(first_munged, images),
+                "beta": system(second_munged, root / "beta"),
             },
         }
         locations = {
@@ -211,7 +211,9 @@ def site(
             for name, registry in registries.items()
         }
         with Service(root / "service", locations, changes) as service:
-            site = Site(service, {"alpha": one, "gamma": one, "beta": two})
+            site = Site(
+                service, {"alpha": first_munged, "gamma": first_munged, "beta": second_munged}
+            )
             for name in SYSTEMS:
                 for image, acl in ACLS.items():
                     answer = site.pull(ALICE, name, image, body=acl, with_login=True)
@@ -222,26 +224,28 @@ def site(
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("image", ACLS)
 @pytest.mark.parametrize("name", USERS)
-def test_who_may_what(site: Site, name: str, image: str, system: str) -> None:
-    """Each user, image and system: what is not his is not there for him, on no route."""
+def test_each_user_sees_only_readable_images(
+    site: Site, name: str, image: str, system: str
+) -> None:
+    """On every route, an image that the user may not read looks like a missing one."""
     user = USERS[name]
     reads = name in READERS[image]
     status, record = site.lookup(user, system, image)
     assert status == (200 if reads else 404)
-    assert (image in site.listed(user, system)) is reads
-    pulled = site.pull(user, system, image)
+    assert (image in site.list_tags(user, system)) is reads
+    answer = site.pull(user, system, image)
     if reads:
-        assert pulled["id"] == record["id"]
+        assert answer["id"] == record["id"]
     else:
-        assert (pulled["status"], pulled["id"], pulled["ENV"]) == ("FAILURE", "MISSING", "MISSING")
-        assert "refused" in pulled["cause"]
-    if (name, image) != ("alice", MINE) and name != "boss":  # they could
+        assert (answer["status"], answer["id"], answer["ENV"]) == ("FAILURE", "MISSING", "MISSING")
+        assert "refused" in answer["cause"]
+    if (name, image) != ("alice", ALICES_IMAGE) and name != "boss":  # these may
         assert site.expire(user, system, image) == (403 if reads else 404)
 
 
 @pytest.mark.parametrize("image", ACLS)
-def test_answers_and_metadata_say_the_same(site: Site, image: str) -> None:
-    """The ACL of an image in its record on both systems, and in the one `.meta` of theirs."""
+def test_answers_and_metadata_have_the_same_acl(site: Site, image: str) -> None:
+    """The ACL in the records of both systems equals that in their common `.meta`."""
     users, groups = METAS[image]
     for system in SYSTEMS:
         _, record = site.lookup(ALICE, system, image)
@@ -249,19 +253,19 @@ def test_answers_and_metadata_say_the_same(site: Site, image: str) -> None:
     assert site.acl(record["id"]) == (users, groups)
 
 
-def test_one_system_s_credential_is_worth_nothing_on_another(site: Site) -> None:
-    """Another key is another user; and nothing of the one system is seen on the other."""
+def test_a_credential_of_another_system_is_refused(site: Site) -> None:
+    """A credential with another key is refused, and lists show only images of their system."""
     for path in ("list/beta", "queue/beta", "lookup/beta/docker/open%2Fapp%3A1"):
         credential = ALICE.credential(site.munged["alpha"])
         status, answer = site.service.ask(f"/api/{path}/", credential)
         assert (status, answer["code"]) == (401, "not-authenticated")
-    assert BY_GID in site.listed(ALICE, "alpha")
-    assert BY_GID not in site.listed(ALICE, "beta")
+    assert BY_GID in site.list_tags(ALICE, "alpha")
+    assert BY_GID not in site.list_tags(ALICE, "beta")
     assert site.lookup(ALICE, "beta", BY_GID)[0] == 404
 
 
 def test_a_credential_counts_once(site: Site) -> None:
-    """Whoever caught one on the wire comes too late."""
+    """A credential that was used before is refused."""
     credential = ALICE.credential(site.munged["alpha"])
     assert site.service.ask("/api/list/alpha/", credential)[0] == 200
     status, answer = site.service.ask("/api/list/alpha/", credential)
@@ -269,8 +273,8 @@ def test_a_credential_counts_once(site: Site) -> None:
     assert "used before" in answer["error"]
 
 
-def test_only_admins_use_the_admins_routes(site: Site) -> None:
-    """Metrics and expiry of all are refused to users, and not shown across systems."""
+def test_only_admins_use_admin_routes(site: Site) -> None:
+    """Users get neither metrics nor the expiry of all images; admins only those of their system."""
     for path in ("/api/metrics/alpha/", "/api/autoexpire/alpha/"):
         assert site.ask(CAROL, "alpha", path)[0] == 403
     image_id = site.lookup(ALICE, "alpha", OPEN)[1]["id"]
@@ -287,8 +291,8 @@ def test_only_admins_use_the_admins_routes(site: Site) -> None:
 
 
 @pytest.mark.parametrize("system", ["alpha", "beta"])
-def test_the_client_of_old_in_every_mode(site: Site, system: str) -> None:
-    """With its munge credentials, on two systems with two keys; no mode crashes or hangs."""
+def test_the_existing_client_in_every_mode(site: Site, system: str) -> None:
+    """With munge credentials of two keys, on two systems, no mode crashes or hangs."""
     munged = site.munged[system]
 
     def client(user: User, *, with_login: bool = False) -> ShifterImg:
@@ -300,29 +304,31 @@ def test_the_client_of_old_in_every_mode(site: Site, system: str) -> None:
         )
 
     image = "open/app:1"
-    pulled = client(CAROL).run("pull", f"docker:{image}")
-    assert (pulled.code, pulled.states[-1]) == (0, "READY")
-    found = client(CAROL).run("lookup", image)
-    assert (found.code, len(found.lines[0])) == (0, 64)
+    outcome = client(CAROL).run("pull", f"docker:{image}")
+    assert (outcome.code, outcome.states[-1]) == (0, "READY")
+    lookup = client(CAROL).run("lookup", image)
+    assert (lookup.code, len(lookup.lines[0])) == (0, 64)
     assert any(line.split()[-1] == image for line in client(CAROL).run("images").lines)
-    assert client(CAROL).run("pullnb", image).code == 1  # READY is no state of work: as of old
+    assert (
+        client(CAROL).run("pullnb", image).code == 1
+    )  # the real client treats READY as an error here
     assert client(CAROL).run("expire", image).code == 1
     assert client(CAROL).run("autoexpire").code == 1
     assert client(BOSS).run("autoexpire").code == 0
-    refused = client(CAROL).run("pull", "docker:closed/lib/mine:1")
-    assert (refused.code, refused.states[-1]) == (0, "FAILURE")
-    shared = client(ALICE, with_login=True).run("--user", "2003", "pull", "closed/lib/mine:1")
-    assert (shared.code, shared.states[-1]) == (0, "READY")
+    outcome = client(CAROL).run("pull", "docker:closed/lib/mine:1")
+    assert (outcome.code, outcome.states[-1]) == (0, "FAILURE")
+    outcome = client(ALICE, with_login=True).run("--user", "2003", "pull", "closed/lib/mine:1")
+    assert (outcome.code, outcome.states[-1]) == (0, "READY")
     assert client(CAROL).run("lookup", "closed/lib/mine:1").code == 0
     alone = client(ALICE, with_login=True).run("--user", "2001", "pull", "closed/lib/mine:1")
     assert (alone.code, alone.states[-1]) == (0, "READY")
     assert client(CAROL).run("lookup", "closed/lib/mine:1").code == 1
-    nobody = ShifterImg([site.service.url], system, "(null)", interval=0.1)
-    assert nobody.run("images").code == 1
+    anonymous_client = ShifterImg([site.service.url], system, "(null)", interval=0.1)
+    assert anonymous_client.run("images").code == 1
 
 
 def test_a_thousand_polls_start_one_job(site: Site) -> None:
-    """Whoever asks as often as he likes for one image gets one piece of work."""
+    """A thousand requests for the same image begin a single job."""
     munged = site.munged["beta"]
     image = quote(BY_UID, safe="")
     credentials = ALICE.credentials(munged, 1000, with_login=True)
@@ -337,54 +343,54 @@ def test_a_thousand_polls_start_one_job(site: Site) -> None:
         "INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER", "READY",
     }  # fmt: skip
     assert site.pull(ALICE, "beta", BY_UID, with_login=True)["status"] == "READY"
-    begun = f"begins: docker:{BY_UID} on beta"
-    assert site.service.log.read_text().count(begun) == 1
+    line = f"begins: docker:{BY_UID} on beta"
+    assert site.service.log.read_text().count(line) == 1
 
 
-def test_a_second_user_proves_his_access_and_is_added(site: Site) -> None:
-    """Everywhere at once; the first shuts him out again; an admin's word takes the image away."""
+def test_a_second_user_proves_access_and_is_added(site: Site) -> None:
+    """Bob is added on all systems, Alice removes Bob again, and an admin takes the image down."""
     for system in SYSTEMS:
-        assert site.pull(ALICE, system, SHARED, with_login=True)["status"] == "READY"
-    assert site.pull(BOB, "gamma", SHARED, with_login=True)["status"] == "READY"
+        assert site.pull(ALICE, system, SHARED_IMAGE, with_login=True)["status"] == "READY"
+    assert site.pull(BOB, "gamma", SHARED_IMAGE, with_login=True)["status"] == "READY"
     for system in SYSTEMS:
-        status, record = site.lookup(BOB, system, SHARED)
+        status, record = site.lookup(BOB, system, SHARED_IMAGE)
         assert (status, record["userACL"]) == (200, [ALICE.uid, BOB.uid])
     image_id = record["id"]
     assert site.acl(image_id) == ((ALICE.uid, BOB.uid), ())
-    # A reader who names others changes nothing, and his client's wait ends.
-    named = site.pull(BOB, "gamma", SHARED, body={"allowed_uids": "2003"}, with_login=True)
-    assert (named["status"], named["userACL"]) == ("READY", [ALICE.uid, BOB.uid])
-    site.pull(ALICE, "alpha", SHARED, body={"allowed_uids": str(ALICE.uid)})
+    # A reader who names other readers changes nothing, and the pull of that client ends.
+    answer = site.pull(BOB, "gamma", SHARED_IMAGE, body={"allowed_uids": "2003"}, with_login=True)
+    assert (answer["status"], answer["userACL"]) == ("READY", [ALICE.uid, BOB.uid])
+    site.pull(ALICE, "alpha", SHARED_IMAGE, body={"allowed_uids": str(ALICE.uid)})
     assert site.acl(image_id) == ((ALICE.uid,), ())
     for system in SYSTEMS:
-        assert site.lookup(BOB, system, SHARED)[0] == 404
-    # His failure is his own: it neither shows nor blocks.
-    assert site.pull(BOB, "alpha", SHARED)["status"] == "FAILURE"
-    assert site.pull(ALICE, "alpha", SHARED)["status"] == "READY"
+        assert site.lookup(BOB, system, SHARED_IMAGE)[0] == 404
+    # Bob's failure is shown only to Bob, and does not affect Alice.
+    assert site.pull(BOB, "alpha", SHARED_IMAGE)["status"] == "FAILURE"
+    assert site.pull(ALICE, "alpha", SHARED_IMAGE)["status"] == "READY"
     assert site.ask(ALICE, "alpha", "/api/queue/alpha/")[1]["list"] == []
 
     status, answer = site.ask(BOSS, "alpha", f"/api/takedown/alpha/{image_id}/", method="POST")
-    assert (status, answer["removed"]) == (200, [f"docker:{SHARED}"] * 2)
+    assert (status, answer["removed"]) == (200, [f"docker:{SHARED_IMAGE}"] * 2)
     files = [site.service.images / f"{image_id}.{kind}" for kind in ("meta", "squashfs")]
     until(lambda: not any(file.exists() for file in files), 20, "the removal of the files")
-    assert site.lookup(ALICE, "gamma", SHARED)[0] == 404
-    blocked = site.pull(ALICE, "gamma", SHARED, with_login=True)
-    assert (blocked["status"], blocked["retryable"]) == ("FAILURE", False)
-    assert "taken this image down" in blocked["cause"]
+    assert site.lookup(ALICE, "gamma", SHARED_IMAGE)[0] == 404
+    refusal = site.pull(ALICE, "gamma", SHARED_IMAGE, with_login=True)
+    assert (refusal["status"], refusal["retryable"]) == ("FAILURE", False)
+    assert "taken this image down" in refusal["cause"]
     assert site.ask(BOSS, "alpha", f"/api/allow/alpha/{image_id}/", method="POST")[0] == 200
 
-    def again() -> bool:
-        return bool(site.pull(ALICE, "gamma", SHARED, with_login=True)["status"] == "READY")
+    def is_ready_again() -> bool:
+        return bool(site.pull(ALICE, "gamma", SHARED_IMAGE, with_login=True)["status"] == "READY")
 
-    until(again, 20, "a pull after the failure's hold")
+    until(is_ready_again, 20, "a pull after the failure's hold")
     assert site.acl(image_id) == ((ALICE.uid,), ())
-    # Her own image a user expires herself; the files go with the last tag.
-    assert site.expire(ALICE, "gamma", SHARED) == 200
+    # A user may expire her own image; its files are removed with the last tag.
+    assert site.expire(ALICE, "gamma", SHARED_IMAGE) == 200
     until(lambda: not any(file.exists() for file in files), 20, "the removal of the files")
 
 
 def test_no_password_is_written_anywhere(site: Site) -> None:
-    """Not into the log, not into the database, its journal or any other file of the service."""
+    """No file of the service contains one: no log, database, journal or other file."""
     secrets = [ALICE.login.encode(), USER.password.encode(), SECOND_USER.password.encode()]
     for path in site.service.root.rglob("*"):
         if path.is_file():
