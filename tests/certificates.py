@@ -1,4 +1,4 @@
-"""Certificates for tests, signed by an authority that nobody else knows."""
+"""Certificates for tests, signed by an authority that only the tests know."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from twisted.internet.ssl import CertificateOptions
 
 
 class Authority:
-    """A certificate authority of its own, and what it signs."""
+    """A new certificate authority, and the certificates that it signs."""
 
-    def __init__(self, directory: Path, *names: x509.GeneralName, called: str = "tests") -> None:
-        """Make it; `pem` is the file with its certificate, which may name hosts."""
+    def __init__(
+        self, directory: Path, *names: x509.GeneralName, common_name: str = "tests"
+    ) -> None:
+        """Make the authority; `pem` is the file of its certificate, which may list host names."""
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, called)])
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
         extensions: list[tuple[Any, bool]] = [(x509.BasicConstraints(ca=True, path_length=0), True)]
         if names:
             extensions.append((x509.SubjectAlternativeName(names), False))
@@ -60,7 +62,7 @@ class Authority:
 
     def _issue(self, key: Any, names: tuple[str, ...], days: int = 1) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-        alternatives = x509.SubjectAlternativeName([_named(name) for name in names])
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         return self._sign(subject, key, [(alternatives, False)], days)
 
     def server_file(
@@ -71,9 +73,9 @@ class Authority:
         since: int = -9,
         days: int = 1,
     ) -> Path:
-        """Return a file with a key and a certificate with just these names in subjectAltName.
+        """Return a file with a key and a certificate that lists these names in subjectAltName.
 
-        Without names it has no such extension. It is valid from `since` to `days` from now.
+        Without names it has no such extension. It is valid from `since` to `days` days from now.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         extensions: list[tuple[Any, bool]] = []
@@ -97,7 +99,7 @@ class Authority:
         return self._write(self._key, self._certificate)
 
     def options(self, *names: str) -> CertificateOptions:
-        """Return what a server that answers to these names needs."""
+        """Return the TLS options of a server with these names."""
         key: Any = ec.generate_private_key(ec.SECP256R1())
         return CertificateOptions(
             privateKey=crypto.PKey.from_cryptography_key(key),
@@ -105,9 +107,9 @@ class Authority:
         )
 
     def file(self, name: str, password: str = "", days: int = 1) -> Path:
-        """Return a file with a key, perhaps locked, and a certificate for a host of this name.
+        """Return a file with a key, which may have a password, and a certificate for a host.
 
-        It is valid for so many days from now.
+        The certificate is valid for `days` days from now.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         lock = BestAvailableEncryption(password.encode()) if password else NoEncryption()
@@ -119,7 +121,7 @@ class Authority:
         return path
 
 
-def _named(name: str) -> x509.GeneralName:
+def _general_name(name: str) -> x509.GeneralName:
     with suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_address(name))
     return x509.DNSName(name)

@@ -1,7 +1,7 @@
-"""A stand-in for the `shifterimg` client of existing sites, as demanding and as brittle as it is.
+"""A replacement for the `shifterimg` client of existing sites, as strict and as brittle as it.
 
-Written from the observed behavior of the real client: the exact headers that it requires, what it
-silently ignores, where it crashes, how it polls. It uses only the standard library, so that it
+It copies the observed behavior of the real client: the headers that it requires, the answers that
+it silently ignores, its crashes, and its polls. It uses only the standard library, so that it
 shares no code with the gateway. It blocks: call it from a thread, or against a gateway in another
 process.
 """
@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def lines(self) -> list[str]:
-        """Return the lines printed."""
+        """Return the lines of standard output."""
         return self.out.splitlines()
 
 

@@ -30,16 +30,16 @@ _START_SECONDS = 15.0
 
 
 class Distance:
-    """A way to a port of the loopback; `with Distance(port) as way` leads there from `way.port`."""
+    """A slow link to a port; `with Distance(port) as link` starts it at `link.port`."""
 
     def __init__(self, port: int, round_trip: float = ROUND_TRIP, rate: float = RATE) -> None:
-        """Lead to this port; nothing runs yet."""
+        """Make a link to a port; it starts when the context is entered."""
         self.port = 0
         self._numbers = (port, round_trip, rate)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the link."""
         argv = [sys.executable, __file__, *map(str, self._numbers)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
@@ -47,7 +47,7 @@ class Distance:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, and every connection through it."""
+        """End the link and every connection through it."""
         assert self._process is not None
         with self._process as process:
             process.terminate()
@@ -55,7 +55,7 @@ class Distance:
 
     @property
     def pid(self) -> int:
-        """Return the number of its process."""
+        """Return the process id of the link."""
         assert self._process is not None
         return self._process.pid
 

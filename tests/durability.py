@@ -1,7 +1,7 @@
-"""What reaches a disk, and in which order: whether a file survives a power cut.
+"""Record the order in which data reaches a disk, to know if a file survives a power cut.
 
 A file that appears by rename survives if its content was synced before the rename, and its
-directory after it. No test can cut the power; this one looks at the calls.
+directory after it. A test cannot cut the power, so it examines the calls.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from typing import Any
 
 import pytest
 
-Synced = tuple[int, int]
+SyncedInode = tuple[int, int]
 """Inode and size of a file when it was synced."""
 
 
 class Disk:
-    """The calls that matter, in their order."""
+    """The calls that decide whether a file survives, in their order."""
 
     def __init__(self) -> None:
-        """Have seen none."""
+        """Start without a call."""
         self._calls: list[tuple[str, Any]] = []
 
     def sync(self, descriptor: int) -> None:
-        """Note that a file or a directory was synced."""
+        """Record that a file or a directory was synced."""
         status = os.fstat(descriptor)
         self._calls.append(("sync", (status.st_ino, status.st_size)))
 
     def appear(self, path: Path) -> None:
-        """Note that a file has got a name."""
+        """Record that a file has appeared under a name."""
         self._calls.append(("appear", os.path.abspath(path)))  # noqa: PTH100 - resolves nothing
 
     def vanish(self, path: Path) -> None:
-        """Note that a file has lost a name."""
+        """Record that a name of a file was removed."""
         self._calls.append(("vanish", os.path.abspath(path)))  # noqa: PTH100 - resolves nothing
 
     def assert_gone(self, path: Path) -> None:
-        """Fail unless the file at `path` would still be gone after a power cut."""
+        """Fail unless the file at `path` would stay removed after a power cut."""
         assert not path.exists()
         assert ("vanish", str(path)) in self._calls, f"{path} has not been removed"
         when = self._calls.index(("vanish", str(path)))
@@ -49,7 +49,7 @@ class Disk:
         )
 
     def assert_durable(self, path: Path) -> None:
-        """Fail unless the file at `path` would be there, whole, after a power cut."""
+        """Fail unless the file at `path` would exist with all its content after a power cut."""
         assert ("appear", str(path)) in self._calls, f"{path} has not appeared by a new name"
         when = len(self._calls) - 1 - self._calls[::-1].index(("appear", str(path)))
         status, directory = path.stat(), path.parent.stat()
@@ -63,7 +63,7 @@ class Disk:
 
 @contextmanager
 def watched_disk() -> Iterator[Disk]:
-    """Watch what is synced, renamed, linked and removed."""
+    """Record each sync, rename, link and removal while the context lives."""
     disk = Disk()
     fsync, rename, replace, link = os.fsync, os.rename, os.replace, os.link
     unlink = os.unlink

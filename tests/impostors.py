@@ -1,4 +1,4 @@
-"""Servers whose certificates prove nothing, and what arrives there of a client's bytes."""
+"""Servers with certificates that clients must refuse; they record the bytes of clients."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NO_NAME = "names no host"
 
 @dataclass(frozen=True)
 class Impostor:
-    """A certificate that a client must refuse: how it is made, and what the client says of it.
+    """A certificate that a client must refuse, and a part of the client's error message.
 
-    `make` gets the authority that the client trusts, an empty directory, and the host.
+    `make` creates it, given the authority that the client trusts, an empty directory, and the host.
     """
 
     make: Callable[[Authority, Path, str], Path]
@@ -42,7 +42,7 @@ def _named(*names: x509.GeneralName, **options: object) -> Callable[[Authority, 
 
 
 def host_name(host: str) -> x509.GeneralName:
-    """Return the name in a certificate that proves a host."""
+    """Return the name of a host as a certificate lists it."""
     try:
         return x509.IPAddress(ip_address(host))
     except ValueError:
@@ -61,7 +61,7 @@ def _self_signed(_: Authority, directory: Path, host: str) -> Path:
 
 
 def _another_authority(_: Authority, directory: Path, host: str) -> Path:
-    return Authority(directory, called="strangers").server_file(host_name(host))
+    return Authority(directory, common_name="strangers").server_file(host_name(host))
 
 
 def _its_namesake(_: Authority, directory: Path, host: str) -> Path:
@@ -108,21 +108,21 @@ ADDRESS_IMPOSTORS = {
 
 
 class Listener(ThreadedServer):
-    """A TLS server; `received` has what came inside the TLS.
+    """A TLS server that closes each connection after its first bytes, without an answer.
 
-    It answers nothing, and closes a connection on its first bytes.
+    `received` has these bytes, decrypted.
     """
 
     def __init__(self, pem: Path) -> None:
-        """Listen; `pem` has a key and a certificate."""
+        """Listen with the key and the certificate in `pem`."""
         self.received = bytearray()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pem)
         super().__init__()
 
     def serve(self, connection: socket.socket) -> None:
-        """Take the first bytes of a client that accepts the certificate."""
-        # The errors of TLS are among those that end it.
+        """Receive the first bytes of a client that accepts the certificate."""
+        # TLS errors, which are subclasses of OSError, end the connection.
         with (
             suppress(OSError),
             self._context.wrap_socket(connection, server_side=True) as inside,
@@ -132,5 +132,5 @@ class Listener(ThreadedServer):
 
 
 def listening(pem: Path) -> AbstractAsyncContextManager[Listener]:
-    """Run a server with this key and certificate; at the end all its connections have ended."""
+    """Run a server with a key and a certificate; wait for its connections at the end."""
     return closing_server(Listener(pem))

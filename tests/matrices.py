@@ -1,8 +1,8 @@
-"""The sets of parameters of tests that have several dimensions, and numbers of random examples.
+"""Choose the parameters of tests with several dimensions, and the number of random examples.
 
-The whole product of the dimensions is the longer form of such a test: `SHIFTERGW_LONG=1` asks for
-it. By default each value of each dimension occurs, but not each combination. Of random examples the
-longer form has ten times as many.
+With `SHIFTERGW_LONG=1` such a test runs with all combinations of its parameters. By default each
+value of each dimension occurs, but not each combination. The long form also has ten times as many
+random examples.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ LONG = os.environ.get("SHIFTERGW_LONG") == "1"
 
 
 def combined(*dimensions: Sequence[Any], long: bool = LONG) -> list[tuple[Any, ...]]:
-    """Return sets of parameters in which each value of each dimension occurs, or all of them.
+    """Return sets of parameters in which each value of each dimension occurs, or all sets.
 
-    The shorter dimensions are repeated to the length of the longest. So two of them occur in all
-    their combinations where their lengths have no common divisor, and the longest is long enough.
+    Shorter dimensions are repeated to the length of the longest. So all combinations of two of them
+    occur if their lengths have no common divisor and the longest dimension is long enough.
     """
     if long:
         return list(itertools.product(*dimensions))
@@ -28,5 +28,5 @@ def combined(*dimensions: Sequence[Any], long: bool = LONG) -> list[tuple[Any, .
 
 
 def examples(count: int, *, long: bool = LONG) -> int:
-    """Return how many random examples a test has that has `count` of them by default."""
+    """Return the number of random examples of a test whose default is `count`."""
     return 10 * count if long else count

@@ -1,9 +1,9 @@
-"""The oldest versions of what TLS is made of that `pyproject.toml` allows.
+"""The oldest versions of the TLS libraries that `pyproject.toml` allows.
 
     python -m tests.oldest      print the requirements of an environment that has them
 
-`conf/setup.sh` makes that environment; `tests/test_oldest_versions.py` runs tests in it. So the
-lower bounds are versions that the tests have seen.
+`conf/setup.sh` creates that environment, and `tests/test_oldest_versions.py` runs tests in it. So
+the lower bounds are tested versions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9-]+)(\[[a-z,]+\])?>=([0-9.]+)")
 
 
 def requirements(project: Path = PROJECT) -> Iterator[str]:
-    """Yield what to install, as pip takes it."""
+    """Yield the requirements in the syntax of pip."""
     document = tomllib.loads(project.read_text())["project"]
     extras = document["optional-dependencies"]
     for line in [*document["dependencies"], *extras["celery"]]:

@@ -1,4 +1,4 @@
-"""Servers in threads on the loopback: one that answers with whatever bytes, and what all share."""
+"""Servers in threads on the loopback, such as one that answers with arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TypeVar
 from twisted.internet.threads import deferToThread
 
 SECONDS = 30.0
-"""Limit on one read or write."""
+"""Time limit of one read or write, in seconds."""
 
 Answer = Callable[[Callable[[bytes], None], bytes], object]
-"""Sends what it likes, by its first argument, to a request whose head is its second one."""
+"""A function that answers a request: it gets a function that sends bytes, and the head."""
 
 
 class ThreadedServer:
-    """Serves each connection to a port of the loopback in a thread of its own."""
+    """Serve each connection to a port of the loopback in its own thread."""
 
     def __init__(self) -> None:
         """Listen on a free port."""
@@ -39,13 +39,13 @@ class ThreadedServer:
                 thread.start()
 
     def serve(self, connection: socket.socket) -> None:
-        """Serve a connection, and close it."""
+        """Serve a connection and close it."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Take no more connections, and return once those that were made have ended.
+        """Accept no more connections; return once the open ones have ended.
 
-        In a thread, because the client that ends them needs the reactor.
+        Call it in a thread, because the client that ends them needs the reactor.
         """
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -55,7 +55,7 @@ class ThreadedServer:
 
 
 class RawServer(ThreadedServer):
-    """Gives each request to `answer`, then closes the connection.
+    """A server that calls `answer` with each request, then closes the connection.
 
     `sent` counts the bytes that the clients' sockets took; `heads` are the requests.
     """
@@ -68,7 +68,7 @@ class RawServer(ThreadedServer):
         super().__init__()
 
     def serve(self, connection: socket.socket) -> None:
-        """Read the head of a request, and answer."""
+        """Read the head of a request and answer it."""
 
         def send(data: bytes) -> None:
             connection.sendall(data)
@@ -88,7 +88,7 @@ Server = TypeVar("Server", bound=ThreadedServer)
 
 @asynccontextmanager
 async def closing_server(server: Server) -> AsyncIterator[Server]:
-    """Close a server at the end, when all its connections have ended."""
+    """Close a server at the end, after its connections have ended."""
     try:
         yield server
     finally:
@@ -96,12 +96,12 @@ async def closing_server(server: Server) -> AsyncIterator[Server]:
 
 
 def answering(answer: Answer) -> AbstractAsyncContextManager[RawServer]:
-    """Run a server that gives each request to `answer`."""
+    """Run a server that calls `answer` with each request."""
     return closing_server(RawServer(answer))
 
 
 def endless(begin: bytes, piece: bytes, pause: float = 0.0) -> Answer:
-    """Return an answer that begins so, and repeats `piece` for as long as the client reads."""
+    """Return an answer that sends `begin`, then `piece` for as long as the client reads."""
     tick = threading.Event()
 
     def answer(send: Callable[[bytes], None], _: bytes) -> None:

@@ -1,10 +1,10 @@
-"""A record of file work on the reactor's thread: on a disk that hangs it would stop everything.
+"""Record file operations on the reactor's thread, which a disk that hangs would block.
 
-The tests run the reactor in the main thread. There, code of `shiftergw/` must not open, lock, look
-at, rename or remove a file below a directory of a test, which stands for the cache, expand, state
-and image directories of a site: NFS may take minutes to answer any of these.
+The tests run the reactor in the main thread. In it, code of `shiftergw/` must not open, lock, stat,
+rename or remove a file below a directory of a test, which stands for the cache, expand, state and
+image directories of a site: NFS may take minutes for each of these operations.
 
-A test itself may call a function that blocks. So only a call counts that comes from a coroutine of
+A test itself may call a function that blocks. So a call counts only if it comes from a coroutine of
 ours or from a callback of Twisted.
 """
 
@@ -49,7 +49,7 @@ AUDITED = frozenset(
         "sqlite3.connect",
     }
 )
-"""The events of Python's audit hooks (PEP 578) that are file work; the first argument names it."""
+"""The file operations among Python's audit events (PEP 578); the first argument is the file."""
 
 UNAUDITED = (
     "access",
@@ -62,7 +62,7 @@ UNAUDITED = (
     "stat",
     "statvfs",
 )
-"""Functions of `os` that tell no audit hook."""
+"""Functions of `os` that raise no audit event."""
 
 _PROGRAM = "looks for a program in PATH: starting it would hang where this does"
 
@@ -77,14 +77,14 @@ ALLOWED = {
     "app/checkup": "`shiftergw check` looks at these disks, and nothing else runs in its process",
     "app/trust.py": "`shiftergw ssh-trust` reads the known hosts, and nothing else runs there",
 }
-"""What may touch a disk on the reactor's thread, and why: a function, a file, or a package."""
+"""Functions, files and packages that may access a disk on the reactor's thread, and why."""
 
 
 class Watch:
-    """Collects the calls on the reactor's thread while it watches a directory."""
+    """Collect the calls on the reactor's thread that access files below a directory."""
 
     def __init__(self) -> None:
-        """Watch nothing yet. An audit hook cannot be removed, so there is one for all tests."""
+        """Install an audit hook; it cannot be removed, so there is one for all tests."""
         self._root: str | None = None
         self._reactor_thread = threading.main_thread().ident
         self.calls: list[str] = []
@@ -103,41 +103,41 @@ class Watch:
         self._root = str(root)
 
     def end(self) -> list[str]:
-        """Collect no more; return what was collected, each once."""
+        """Stop collecting; return the calls, each of them once."""
         self._root = None
         return sorted(set(self.calls))
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self._root is not None and event in AUDITED:
-            self._look(event, arguments[0])
+            self._record(event, arguments[0])
 
     def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def watched(*arguments: Any, **keywords: Any) -> Any:
             if self._root is not None and arguments:
-                self._look(f"os.{function.__name__}", arguments[0])
+                self._record(f"os.{function.__name__}", arguments[0])
             return function(*arguments, **keywords)
 
         return watched
 
-    def _look(self, what: str, file: Any) -> None:
+    def _record(self, operation: str, file: Any) -> None:
         root = self._root
         if root is None or threading.get_ident() != self._reactor_thread:
             return
         caller = blocking_caller(sys._getframe(2))
         if caller is None:
             return
-        self._root = None  # what follows is our own file work
+        self._root = None  # the following file operations are our own
         try:
             path = path_of(file)
         finally:
             self._root = root
         if path is not None and (path == root or path.startswith(root + os.sep)):
-            self.calls.append(f"{what} of {path[len(root) + 1 :]} by {caller}")
+            self.calls.append(f"{operation} of {path[len(root) + 1 :]} by {caller}")
 
 
 def path_of(file: Any) -> str | None:
-    """Return the path that a path or a descriptor stands for."""
+    """Return the path of a path-like object or a descriptor."""
     if isinstance(file, int):
         try:
             return str(Path(f"/proc/self/fd/{file}").readlink())
@@ -170,4 +170,4 @@ def blocking_caller(frame: FrameType | None) -> str | None:
 
 
 WATCH = Watch()
-"""The one for all tests."""
+"""The only instance, which all tests use."""

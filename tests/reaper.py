@@ -1,13 +1,13 @@
-"""Kill what a run of tests has started, once the run has ended: in order, by a crash or a kill.
+"""Kill the processes that a test run has started, after the run has ended in any way.
 
-`PR_SET_PDEATHSIG` does not do it: it holds for one process and not for what that starts, it is
-bound to the thread that started it, and a server that drops privileges loses it. So a process of
-its own waits for the end of the run. It finds what is left in two ways:
+`PR_SET_PDEATHSIG` is not enough: it does not hold for grandchildren, it depends on the thread that
+started the process, and a server that drops privileges loses it. So a separate process waits for
+the end of the run. It finds the remaining processes in two ways:
 
-* The environment of everything that the run starts has a mark, which names the run. It is inherited
-  by servers that fork, and by those that leave their parents.
-* The run registers its servers, on standard input: whatever is below one belongs to it, also where
-  it has an environment of its own.
+* The environment of every process that the run starts has a mark, which names the run. Servers that
+  fork or leave their parents inherit it.
+* The run registers its servers on standard input. The descendants of a server belong to it, even if
+  they have another environment.
 
 This file runs without the packages of the tests, as `reaper.py MARK`; see `tests.children`.
 """
@@ -25,41 +25,41 @@ from pathlib import Path
 from typing import NamedTuple
 
 VARIABLE = "TESTS_RUN"
-"""The variable of the environment that holds the mark."""
+"""The environment variable with the mark."""
 
 REAPER = "TESTS_REAPER"
-"""The variable by which a reaper is known: it outlives its run."""
+"""The environment variable that identifies a reaper, which outlives its run."""
 
 KILL_SECONDS = 20.0
 POLL_SECONDS = 0.25
 
 
 class Process(NamedTuple):
-    """A process; its start tells it from a later one of the same id."""
+    """A process; its start time distinguishes it from a later process with the same id."""
 
     pid: int
     start: str
 
     def is_alive(self) -> bool:
-        """Return whether it runs; one that has ended and waits for its parent does not."""
+        """Return whether the process runs; a zombie does not."""
         fields = _stat(self.pid)
         return len(fields) > 1 and fields[0] not in "ZX" and fields[19] == self.start
 
     def kill(self) -> None:
-        """Kill it, if it is still the same process."""
+        """Kill the process if its id still belongs to it."""
         if self.is_alive():
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def process(pid: int) -> Process:
-    """Return a process by its id; one that does not exist is not alive."""
+    """Return a process by its id; a process that does not exist is not alive."""
     fields = _stat(pid)
     return Process(pid, fields[19] if len(fields) > 1 else "")
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of a process from its state on (proc(5)); none if there is none."""
+    """Return the fields of a process from its state on (proc(5)), or [] if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
     except OSError:
@@ -67,13 +67,13 @@ def _stat(pid: int) -> list[str]:
 
 
 def mark_of(runner: int) -> str:
-    """Return the mark of a run: its process, and the namespace in which that has its id."""
+    """Return the mark of a run, which has its process and the namespace of its process id."""
     namespace = Path("/proc/self/ns/pid").readlink()
     return f"{runner}:{process(runner).start}:{namespace}"
 
 
 def runner_of(mark: str) -> Process | None:
-    """Return the process of a run; None for one of another namespace, which cannot be judged."""
+    """Return the process of a run, or None if it is in another namespace of process ids."""
     pid, _, rest = mark.partition(":")
     start, _, namespace = rest.partition(":")
     if not pid.isdigit() or namespace != str(Path("/proc/self/ns/pid").readlink()):
@@ -82,7 +82,7 @@ def runner_of(mark: str) -> Process | None:
 
 
 def marks() -> Iterator[tuple[Process, str]]:
-    """Yield every marked process, with its mark."""
+    """Yield every marked process and its mark."""
     prefix = f"{VARIABLE}=".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -97,19 +97,19 @@ def marks() -> Iterator[tuple[Process, str]]:
 
 
 def descendants(roots: Iterable[Process]) -> set[Process]:
-    """Return processes and all below them, without reapers."""
+    """Return processes and all their descendants, without reapers."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))):
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: set[Process] = set()
-    waiting = [root for root in roots if root.is_alive()]
-    while waiting:
-        one = waiting.pop()
-        if one not in found and not _is_reaper(one.pid):
-            found.add(one)
-            waiting += [process(pid) for pid in children.get(one.pid, [])]
-    return found
+    result: set[Process] = set()
+    pending = [root for root in roots if root.is_alive()]
+    while pending:
+        parent = pending.pop()
+        if parent not in result and not _is_reaper(parent.pid):
+            result.add(parent)
+            pending += [process(pid) for pid in children.get(parent.pid, [])]
+    return result
 
 
 def _is_reaper(pid: int) -> bool:
@@ -119,27 +119,30 @@ def _is_reaper(pid: int) -> bool:
         return False
 
 
-def left_of(mark: str, registered: Iterable[Process]) -> set[Process]:
-    """Return what a run has started and still lives."""
-    marked = [one for one, other in marks() if other == mark]
-    runner = runner_of(mark)
-    left = descendants([*marked, *registered])
-    return {one for one in left if one.is_alive() and one not in {runner, process(os.getpid())}}
+def survivors_of(mark: str, servers: Iterable[Process]) -> set[Process]:
+    """Return the live processes that a run has started; `servers` are those that it registered."""
+    roots = [candidate for candidate, its_mark in marks() if its_mark == mark]
+    exempt = {runner_of(mark), process(os.getpid())}
+    return {
+        candidate
+        for candidate in descendants([*roots, *servers])
+        if candidate.is_alive() and candidate not in exempt
+    }
 
 
-def reap(mark: str, registered: Iterable[Process]) -> None:
-    """Kill what a run has started, until nothing is left of it."""
-    roots = list(registered)
+def reap(mark: str, servers: Iterable[Process]) -> None:
+    """Kill the processes that a run has started, until none is alive."""
+    roots = list(servers)
     deadline = time.monotonic() + KILL_SECONDS
-    while time.monotonic() < deadline and (left := left_of(mark, roots)):
-        roots += left  # what a killed process has started belongs to another parent now
-        for one in left:
-            one.kill()
+    while time.monotonic() < deadline and (survivors := survivors_of(mark, roots)):
+        roots += survivors  # the children of a killed process get another parent
+        for survivor in survivors:
+            survivor.kill()
         time.sleep(0.02)
 
 
 def sweep() -> None:
-    """Kill what earlier runs have left whose reaper was killed, too."""
+    """Kill the processes of earlier runs whose reaper was killed, too."""
     for mark in {mark for _, mark in marks()}:
         runner = runner_of(mark)
         if runner is not None and not runner.is_alive():
@@ -147,10 +150,10 @@ def sweep() -> None:
 
 
 def main(mark: str) -> None:
-    """Wait for the end of a run, and kill what it has left."""
+    """Wait for the end of a run, then kill the processes that it has left."""
     runner = runner_of(mark)
     assert runner is not None
-    registered: list[Process] = []
+    servers: list[Process] = []
     rest, is_open = b"", True
     while runner.is_alive():
         ready = select.select([0] if is_open else [], [], [], POLL_SECONDS)[0]
@@ -158,8 +161,8 @@ def main(mark: str) -> None:
             data = os.read(0, 4096)
             is_open = bool(data)
             *lines, rest = (rest + data).split(b"\n")
-            registered += [process(int(line)) for line in lines]
-    reap(mark, registered)
+            servers += [process(int(line)) for line in lines]
+    reap(mark, servers)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def begun(code: str, root: Path) -> tuple[subprocess.Popen[bytes], set[reaper.Pr
     assert run.stdout.readline() == b"ready\n"
     mark = reaper.mark_of(run.pid)
     below = reaper.descendants([reaper.process(run.pid)]) - {reaper.process(run.pid)}
-    return run, below | reaper.left_of(mark, ())
+    return run, below | reaper.survivors_of(mark, ())
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_run_is_killed(kind: str, tmp_path: Path, runs: list[subprocess.Popen[
     assert len(alive) >= (2 if kind in {"sshd", "rabbitmq", "service"} else 1)
     run.kill()
     until(lambda: not any(one.is_alive() for one in started), GONE_SECONDS, "their end")
-    assert reaper.left_of(reaper.mark_of(run.pid), started) == set()
+    assert reaper.survivors_of(reaper.mark_of(run.pid), started) == set()
 
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "sys.exit(0)", "raise KeyboardInterrupt"])
