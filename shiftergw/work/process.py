@@ -54,25 +54,25 @@ class WorkerState(Enum):
     READY = auto()
     LEAVING = auto()  # its input is closed: it exits after its job, if it has one
     STOPPING = auto()  # SIGTERM is sent: it gives up its job
-    KILLED = auto()  # SIGKILL is sent, since it did not stop
+    KILLING = auto()  # SIGKILL is sent, since it did not stop
     OVERDUE = auto()  # SIGKILL is sent, since it did not get ready in time
-    EXITED = auto()  # the process has ended; its output may still be open
-    CLOSED = auto()
+    DRAINING = auto()  # the process has ended; its output may still be open
+    END = auto()
 
 
 S = WorkerState
 
 STEPS: dict[WorkerState, frozenset[WorkerState]] = {
-    S.STARTING: frozenset({S.READY, S.LEAVING, S.STOPPING, S.OVERDUE, S.EXITED}),
-    S.READY: frozenset({S.LEAVING, S.STOPPING, S.EXITED}),
+    S.STARTING: frozenset({S.READY, S.LEAVING, S.STOPPING, S.OVERDUE, S.DRAINING}),
+    S.READY: frozenset({S.LEAVING, S.STOPPING, S.DRAINING}),
     # A worker that leaves may not have been ready yet, and its time limit goes on.
-    S.LEAVING: frozenset({S.STOPPING, S.OVERDUE, S.EXITED}),
-    S.STOPPING: frozenset({S.KILLED, S.EXITED}),
-    # A process that the kernel holds is closed without having exited.
-    S.KILLED: frozenset({S.EXITED, S.CLOSED}),
-    S.OVERDUE: frozenset({S.EXITED, S.CLOSED}),
-    S.EXITED: frozenset({S.CLOSED}),
-    S.CLOSED: frozenset(),
+    S.LEAVING: frozenset({S.STOPPING, S.OVERDUE, S.DRAINING}),
+    S.STOPPING: frozenset({S.KILLING, S.DRAINING}),
+    # A process that the kernel holds reaches the end without an exit.
+    S.KILLING: frozenset({S.DRAINING, S.END}),
+    S.OVERDUE: frozenset({S.DRAINING, S.END}),
+    S.DRAINING: frozenset({S.END}),
+    S.END: frozenset(),
 }
 """From each state, the states a single step may lead to."""
 
@@ -115,7 +115,7 @@ class WorkerProcess(ProcessProtocol):
         self.ready_at: float | None = None
         self.last_words = ""
         """The last line of its standard error before it was ready."""
-        self.closed: Deferred[None] = Deferred()
+        self.termination: Deferred[None] = Deferred()
         """Fires when the worker has ended and `on_end` was called."""
         self.pid = 0
         self._reactor = reactor
@@ -178,13 +178,13 @@ class WorkerProcess(ProcessProtocol):
         if self._leads_group:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        if self.state is not S.CLOSED:
-            self._step(S.EXITED)
+        if self.state is not S.END:
+            self._step(S.DRAINING)
         self._set_timer(PIPE_SECONDS, self._transport.loseConnection)
 
     def processEnded(self, reason: Any) -> None:
         self._cancel_timer()
-        if self.state is S.CLOSED:
+        if self.state is S.END:
             return
         code = reason.value.exitCode
         if self._last_state is S.OVERDUE:
@@ -196,8 +196,8 @@ class WorkerProcess(ProcessProtocol):
         self._close(text, has_stopped=code == STOPPED_CODE)
 
     def _close(self, reason: str, has_stopped: bool = False) -> None:
-        self._step(S.CLOSED)
-        ordered_stop = self._last_state in (S.STOPPING, S.KILLED)
+        self._step(S.END)
+        ordered_stop = self._last_state in (S.STOPPING, S.KILLING)
         end = WorkerEnd(
             reason,
             is_ordered=ordered_stop or self._last_state is S.LEAVING,
@@ -206,7 +206,7 @@ class WorkerProcess(ProcessProtocol):
         )
         self._on_end(self, end)
         self.job = None
-        self.closed.callback(None)
+        self.termination.callback(None)
 
     def _read_answer(self, line: bytes) -> None:
         try:
@@ -227,10 +227,10 @@ class WorkerProcess(ProcessProtocol):
     def _note_ready(self) -> None:
         with suppress(ProcessLookupError):
             self._leads_group = os.getpgid(self.pid) == self.pid
-        is_too_late = self.state is S.CLOSED or S.OVERDUE in (self.state, self._last_state)
+        is_too_late = self.state is S.END or S.OVERDUE in (self.state, self._last_state)
         if self.ready_at is not None or is_too_late:
             return
-        # A process may be reaped before this line of its output is read: then it stays EXITED.
+        # A process may be reaped before this line of its output is read: then it stays DRAINING.
         self.ready_at = self._reactor.seconds()
         if self.state is S.STARTING:
             self._step(S.READY)
@@ -254,7 +254,7 @@ class WorkerProcess(ProcessProtocol):
     def _step(self, state: WorkerState) -> None:
         if state not in STEPS[self.state]:
             raise IllegalStepError(f"no step leads from {self.state} to {state}")
-        if self.state not in (S.EXITED, S.CLOSED):
+        if self.state not in (S.DRAINING, S.END):
             self._last_state = self.state
         self.state = state
 
@@ -276,7 +276,7 @@ class WorkerProcess(ProcessProtocol):
 
     def _kill(self) -> None:
         self._log.warn("worker {pid} did not stop and is killed", pid=self.pid)
-        self._step(S.KILLED)
+        self._step(S.KILLING)
         self._signal("KILL")
         self._set_timer(GONE_SECONDS, self._give_up)
 

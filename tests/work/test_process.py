@@ -100,12 +100,12 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 
 def test_every_state_leads_to_the_end() -> None:
-    """From each state of the table, steps lead to CLOSED; each state is reached from STARTING."""
+    """From each state of the table, steps lead to END; each state is reached from STARTING."""
     for state in WorkerState:
         reachable = {state}
         while next_states := {step for start in reachable for step in STEPS[start]} - reachable:
             reachable |= next_states
-        assert WorkerState.CLOSED in reachable
+        assert WorkerState.END in reachable
         assert state is not WorkerState.STARTING or reachable == set(WorkerState)
 
 

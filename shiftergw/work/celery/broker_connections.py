@@ -27,7 +27,7 @@ from shiftergw.work.celery.app import (
     connection_options,
     ignore_message,
 )
-from shiftergw.work.celery.broker_errors import BLOCKED, translate_error
+from shiftergw.work.celery.broker_errors import BROKER_ALARM, translate_error
 from shiftergw.work.celery.worker_registry import OFFER_SECONDS, STATUS_SECONDS
 
 CONFIRM_SECONDS = 10.0
@@ -131,7 +131,7 @@ class MessageSender:
                 is_blocked = self._is_blocked
                 # On this connection, the next confirmation could be that of this message.
                 self._disconnect()
-                reason = BLOCKED if is_blocked else translate_error(error)
+                reason = BROKER_ALARM if is_blocked else translate_error(error)
                 raise Unavailable(
                     "The broker of the worker machines does not answer.",
                     detail=f"{reason} ({reason.detail or 'connection.blocked'})",
@@ -253,7 +253,7 @@ class StatusListener:
         """Report that the broker takes no messages, or takes them again."""
         trouble = None
         if self._is_blocked:
-            trouble = BLOCKED
+            trouble = BROKER_ALARM
         elif time.monotonic() - self._echoed_at > ECHO_SECONDS:
             trouble = self._trouble or translate_error(
                 TimeoutError("our own message did not come back")

@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from shiftergw.errors import Unavailable, printable
 
-BLOCKED = Unavailable(
+BROKER_ALARM = Unavailable(
     "The broker takes no messages: it is short of memory or disk.",
     remedy="`rabbitmq-diagnostics alarms` on the broker says of which; work resumes by itself.",
 )
