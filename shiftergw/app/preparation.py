@@ -45,7 +45,7 @@ class Preparation(Service):
 
     async def _prepare(self) -> None:
         config = self._config
-        config.check_kept()
+        config.check_supported()
         version = await mksquashfs.version(config.mksquashfs, self._reactor, self._reactor)
         warning = mksquashfs.check_version(version)
         if warning:

@@ -60,7 +60,7 @@ from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 
 __all__ = [
     "Config",
-    "Loaded",
+    "LoadedConfig",
     "LocalDelivery",
     "LocationSection",
     "SshDelivery",
@@ -288,9 +288,9 @@ class Config(Section):
             stages=self.stage_limits.seconds,
         )
 
-    def check_kept(self) -> None:
+    def check_supported(self) -> None:
         """Raise `ConfigurationError` for keys that this version does not support."""
-        checks.check_kept(self)
+        checks.check_supported(self)
 
     def check_state_file_system(self, kind: str) -> None:
         """Raise `ConfigurationError` if SQLite's file lies on `kind`, a network file system."""

@@ -263,7 +263,7 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
 """What keeps the gateway from starting: when, and what to do about it."""
 
 
-def check_kept(config: Config) -> None:
+def check_supported(config: Config) -> None:
     """Raise `ConfigurationError` for everything in `config` that forbids the start."""
     found = [text for applies, text in _UNKEPT if applies(config)]
     if found:

@@ -124,7 +124,7 @@ def test_keys_without_effect_are_said() -> None:
 
 def test_what_works_now_is_kept() -> None:
     """A local system with mock on the loopback starts."""
-    loaded().config.check_kept()
+    loaded().config.check_supported()
 
 
 @pytest.mark.parametrize(
@@ -148,33 +148,33 @@ def test_what_is_not_kept_is_refused(changes: dict[str, Any], told: str) -> None
     """What this version does not keep loads, and is refused at the start, in one line."""
     config = loaded(changes).config
     with pytest.raises(ConfigurationError) as caught:
-        config.check_kept()
+        config.check_supported()
     (line,) = str(caught.value).splitlines()
     assert line.startswith(told)
 
 
 def test_remote_by_openssh_is_kept() -> None:
     """A system that the machine's own ssh reaches."""
-    loaded({"Platforms/other": {**REMOTE, "ssh": OPENSSH}}).config.check_kept()
+    loaded({"Platforms/other": {**REMOTE, "ssh": OPENSSH}}).config.check_supported()
 
 
 def test_remote_by_our_own_ssh_is_kept() -> None:
     """A system that needs no more than a key, also one with a passphrase."""
-    loaded({"Platforms/other": {**REMOTE, "ssh": CONCH}}).config.check_kept()
+    loaded({"Platforms/other": {**REMOTE, "ssh": CONCH}}).config.check_supported()
     account = {**CONCH, "passphraseFile": "passphrase"}
-    loaded({"Platforms/other": {**REMOTE, "ssh": account}}).config.check_kept()
+    loaded({"Platforms/other": {**REMOTE, "ssh": account}}).config.check_supported()
 
 
 @pytest.mark.parametrize("account", [CONCH, OPENSSH])
 def test_remote_by_scp_is_kept(account: dict[str, Any]) -> None:
     """A system without SFTP, by either connection."""
     ssh = {**account, "transfer": "scp"}
-    loaded({"Platforms/other": {**REMOTE, "ssh": ssh}}).config.check_kept()
+    loaded({"Platforms/other": {**REMOTE, "ssh": ssh}}).config.check_supported()
 
 
 def test_mongodb_is_kept() -> None:
     """A server, and the name of a database on it."""
-    loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config.check_kept()
+    loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config.check_supported()
 
 
 def test_mongodb_needs_both_keys() -> None:
@@ -187,7 +187,7 @@ def test_mongodb_needs_both_keys() -> None:
 
 def test_munge_is_kept() -> None:
     """A site's own way to know its users: munge, and a command that lists them."""
-    loaded({**MUNGE, "Platforms/mycluster/groupsCommand": ["list"]}).config.check_kept()
+    loaded({**MUNGE, "Platforms/mycluster/groupsCommand": ["list"]}).config.check_supported()
 
 
 def test_two_systems_with_one_munge_daemon() -> None:
@@ -206,7 +206,7 @@ def test_refusals_come_together() -> None:
         {"examiner": "/usr/bin/examiner", "Platforms/mycluster/policy_file": "p.json"}
     ).config
     with pytest.raises(ConfigurationError) as caught:
-        config.check_kept()
+        config.check_supported()
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
         "policy_file",
         "examiner",
@@ -227,7 +227,7 @@ MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
 def test_a_broker_is_kept(url: str) -> None:
     """RabbitMQ, with TLS or without, where the state is in MongoDB."""
     found = loaded({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
-    found.config.check_kept()
+    found.config.check_supported()
     assert found.warnings == ()
 
 
@@ -322,7 +322,7 @@ def test_only_local(endpoint: str, local: bool) -> None:
 def test_mock_on_other_loopback_forms_starts() -> None:
     """Unix sockets and IPv6's loopback do for mock."""
     listen = ["unix:/run/shiftergw.socket", r"tcp6:5000:interface=\:\:1"]
-    loaded({"Listen": listen}).config.check_kept()
+    loaded({"Listen": listen}).config.check_supported()
 
 
 @pytest.mark.parametrize("kind", sorted(NETWORK_FILE_SYSTEMS))

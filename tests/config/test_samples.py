@@ -101,7 +101,7 @@ def test_samples_of_the_original(tmp_path: Path, name: str, text: str) -> None:
     sample = sample.replace("/home/shifter/.ssh/ssh.key", "/etc/shiftergw/mycluster.key")
     assert (CONF / f"{name}.json").read_text() == sample
     assert (loaded.config.mongodb_uri, loaded.config.mongodb) == ("mongodb://localhost/", "Shifter")
-    loaded.config.check_kept()
+    loaded.config.check_supported()
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
@@ -149,12 +149,12 @@ def test_every_key_is_explained() -> None:
 
 def test_local_sample_starts() -> None:
     """This version runs the sample for one machine."""
-    Config.load(CONF / "local.json", {}).config.check_kept()
+    Config.load(CONF / "local.json", {}).config.check_supported()
 
 
 def test_workers_sample_starts() -> None:
     """This version runs the sample for worker machines."""
-    Config.load(CONF / "workers.json", {}).config.check_kept()
+    Config.load(CONF / "workers.json", {}).config.check_supported()
 
 
 def test_celery_understands_the_worker_unit() -> None:

@@ -243,7 +243,7 @@ def test_the_machines_ssh_reads_its_options_itself() -> None:
     keys: dict[str, Any] = {"transport": "openssh", "sshCmdOptions": words}
     found = loaded(system(**keys))
     assert found.warnings == ()
-    found.config.check_kept()
+    found.config.check_supported()
     for transfer in ("sftp", "scp"):
         (warning,) = loaded(system(**keys, scpCmdOptions=["-q"], transfer=transfer)).warnings
         assert warning.startswith("Platforms.other.ssh.scpCmdOptions: has no meaning with")
@@ -254,4 +254,4 @@ def test_options_of_a_local_system_are_nobodys() -> None:
     left = {"username": "u", "imageDir": "/i", "sshCmdOptions": ["-c", "arcfour", "-4", "-J", "j"]}
     found = loaded({"Platforms/mycluster/ssh": left})
     assert found.warnings == ()
-    found.config.check_kept()
+    found.config.check_supported()

@@ -31,7 +31,7 @@ async def connect_with_options(sshd: Sshd, threads: Threads, *options: str) -> S
         "ssh": {**account, "scpCmdOptions": ["-i", str(sshd.key)]},
     }
     config = loaded({"Platforms/other": system}).config
-    config.check_kept()
+    config.check_supported()
     section = config.systems["other"].ssh_delivery
     assert section is not None
     connection = await ssh_connect(section, "127.0.0.1", reactor, threads)()

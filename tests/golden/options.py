@@ -83,7 +83,7 @@ def read_configuration(document: Any, **environ: str) -> tuple[dict[str, Any], l
     Raises `ConfigurationError` as the gateway does at its start.
     """
     configuration = Config.from_document(document, base=Path("/etc/shiftergw"), environ=environ)
-    configuration.config.check_kept()
+    configuration.config.check_supported()
     return _plain(configuration.config), sorted(
         text.partition(":")[0] for text in configuration.warnings
     )

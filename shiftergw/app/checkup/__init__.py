@@ -86,7 +86,7 @@ def _failure_of(name: str, check: Callable[[], object]) -> Finding | None:
 def _configuration(loaded: LoadedConfig) -> Iterator[Finding]:
     name = "configuration"
     yield from (Finding(name, Level.WARNING, warning) for warning in loaded.warnings)
-    problem = _failure_of(name, loaded.config.check_kept)
+    problem = _failure_of(name, loaded.config.check_supported)
     yield problem or Finding(name, Level.OK, f"systems: {', '.join(loaded.config.systems)}")
 
 

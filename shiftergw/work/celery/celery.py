@@ -26,7 +26,7 @@ def _read_configuration() -> tuple[str, int, list[str], Collection[str]]:
     try:
         file = file_of_environment(os.environ).absolute()
         config = Config.load(file, os.environ).config
-        config.check_kept()
+        config.check_supported()
     except ConfigurationError as error:
         sys.exit(f"shiftergw worker cannot start: {error}")
     if config.broker_url is None:
