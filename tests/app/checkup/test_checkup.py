@@ -80,16 +80,16 @@ async def test_a_machine_without_problems(tmp_path: Path) -> None:
     """All findings are ok, and nothing is created."""
     need("mksquashfs")
     async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
-        found = await findings(tmp_path, document(tmp_path, registry, free_port()))
+        results = await findings(tmp_path, document(tmp_path, registry, free_port()))
     # Root, who runs the tests in a container, is told that the result is true for root.
-    kept = [f for f in found.values() if f.name != "user" and "free" not in f.text]
+    kept = [f for f in results.values() if f.name != "user" and "free" not in f.text]
     grave = [f for f in kept if f.level != "ok"]
     assert grave == []
     assert {"configuration", "mksquashfs", "unsquashfs", "registry reg", "imageDir of s"} < set(
-        found
+        results
     )
-    assert "will be made" in found["StateDirectory"].text
-    assert found["scheduled expiry"].text.startswith("on, but without ImageExpirationTimeout")
+    assert "will be made" in results["StateDirectory"].text
+    assert results["scheduled expiry"].text.startswith("on, but without ImageExpirationTimeout")
     assert set(os.listdir(tmp_path)) == {"images"}  # noqa: PTH208
 
 
@@ -106,7 +106,7 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
         "Listen": "tcp:no-number:interface=127.0.0.1",
     }
     changed["Platforms"]["s"]["local"]["imageDir"] = "y" * 300
-    found = await findings(tmp_path, changed)
+    results = await findings(tmp_path, changed)
     for name in (
         "CacheDirectory",
         "ExpandDirectory",
@@ -114,12 +114,12 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
         "imageDir of s",
         "registry reg",
     ):
-        assert found[name].level == "failure", found[name]
-        assert found[name].remedy
-    assert "examiner" in found["configuration"].text
-    assert "cannot be made" in found["ExpandDirectory"].text
-    assert str(tmp_path / "file") in found["ExpandDirectory"].text
-    assert found["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
+        assert results[name].level == "failure", results[name]
+        assert results[name].remedy
+    assert "examiner" in results["configuration"].text
+    assert "cannot be made" in results["ExpandDirectory"].text
+    assert str(tmp_path / "file") in results["ExpandDirectory"].text
+    assert results["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
             "transfer": transfer,
         }
         system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
-        there = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+        fit_machine = await findings(tmp_path, changed | {"Platforms": {"s": system}})
         gone = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
         not_there = await findings(tmp_path, changed | {"Platforms": {"s": gone}})
         sealed = {**system, "ssh": {**ssh, "imageDir": "/proc"}}  # nobody makes files there
@@ -155,16 +155,16 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
         unknown = await findings(tmp_path, changed | {"Platforms": {"s": system}})
         sshd.stop()
         down = await findings(tmp_path, changed | {"Platforms": {"s": system}})
-    assert "free" in there["imageDir of s"].text
+    assert "free" in fit_machine["imageDir of s"].text
     assert os.listdir(tmp_path / "images") == []  # noqa: PTH208
     assert closed["imageDir of s"].level == "failure"
     assert "must own `imageDir`" in closed["imageDir of s"].remedy
     assert keyless["imageDir of s"].level == "failure"
-    for found in (closed, keyless, not_there):
-        assert "site's support" not in found["imageDir of s"].remedy, "who reads it is that"
-    for found, what in ((not_there, "it is not there"), (down, "cannot be reached")):
-        assert found["imageDir of s"].level == "failure"
-        assert what in found["imageDir of s"].text
+    for results in (closed, keyless, not_there):
+        assert "site's support" not in results["imageDir of s"].remedy, "who reads it is that"
+    for results, what in ((not_there, "it is not there"), (down, "cannot be reached")):
+        assert results["imageDir of s"].level == "failure"
+        assert what in results["imageDir of s"].text
     assert "is a public key" in public["imageDir of s"].text
     assert "without .pub" in public["imageDir of s"].remedy
     assert "has no address" in nameless["imageDir of s"].text
@@ -177,14 +177,16 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
 def several(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[str, Any]:
     """Return a system whose hosts are addresses of one server, where it listens."""
     key = sshd.known_hosts.read_text().split(maxsplit=1)[1]
-    known = sshd.root / "known"
-    known.write_text("".join(f"[{host}]:{sshd.port} {key}" for host in ("127.0.0.1", "127.0.0.2")))
+    known_hosts = sshd.root / "known"
+    known_hosts.write_text(
+        "".join(f"[{host}]:{sshd.port} {key}" for host in ("127.0.0.1", "127.0.0.2"))
+    )
     ssh = {
         "username": sshd.user,
         "imageDir": str(images),
         "key": str(sshd.key),
         "port": sshd.port,
-        "knownHosts": str(known),
+        "knownHosts": str(known_hosts),
         "transport": transport,
     }
     return {"Platforms": {"s": {"accesstype": "remote", "host": hosts, "ssh": ssh}}}
@@ -200,16 +202,16 @@ async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) 
     hosts = ["127.0.0.3", "127.0.0.1", "127.0.0.2", "localhost"]
     with Sshd("ListenAddress 127.0.0.2") as sshd:
         system = several(sshd, tmp_path / "images", transport, hosts)
-        found = await findings(tmp_path, changed | system)
+        results = await findings(tmp_path, changed | system)
         sshd.stop()
         down = await findings(tmp_path, changed | system)
-    there = {host: found[f"imageDir of s on {host}"] for host in hosts}
-    assert "cannot be reached" in there["127.0.0.3"].text
-    assert "host key is not known" in there["localhost"].text
-    assert [there[host].level for host in ("127.0.0.3", "localhost")] == ["warning"] * 2
+    by_host = {host: results[f"imageDir of s on {host}"] for host in hosts}
+    assert "cannot be reached" in by_host["127.0.0.3"].text
+    assert "host key is not known" in by_host["localhost"].text
+    assert [by_host[host].level for host in ("127.0.0.3", "localhost")] == ["warning"] * 2
     for host in ("127.0.0.1", "127.0.0.2"):
-        assert there[host].text.startswith(f"{host}:{tmp_path}/images: ")
-    assert "imageDir of s" not in found
+        assert by_host[host].text.startswith(f"{host}:{tmp_path}/images: ")
+    assert "imageDir of s" not in results
     assert {down[f"imageDir of s on {host}"].level for host in hosts} == {"failure"}
 
 
@@ -231,9 +233,9 @@ async def test_hosts_with_different_directories(tmp_path: Path) -> None:
     script.chmod(0o755)
     with Sshd("ListenAddress 127.0.0.2", f"ForceCommand {script}") as sshd:
         system = several(sshd, images, "conch", ["127.0.0.1", "127.0.0.2"])
-        found = (await findings(tmp_path, changed | system))["imageDir of s"]
-    assert found.level == "warning"
-    assert found.text == "127.0.0.1 and 127.0.0.2 do not see the same files there"
+        results = (await findings(tmp_path, changed | system))["imageDir of s"]
+    assert results.level == "warning"
+    assert results.text == "127.0.0.1 and 127.0.0.2 do not see the same files there"
 
 
 @pytest_twisted.ensureDeferred
@@ -241,12 +243,12 @@ async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
     """The finding says what is wrong, and what to do about it."""
     authority = Authority(tmp_path)
     async with tls_listening(authority.server_file(common_name="localhost")) as server:
-        wanted = document(tmp_path, server.port, free_port())
-        wanted["Locations"]["reg"] |= {
+        configuration = document(tmp_path, server.port, free_port())
+        configuration["Locations"]["reg"] |= {
             "url": f"https://localhost:{server.port}",
             "sslcacert": str(authority.pem),
         }
-        finding = (await findings(tmp_path, wanted))["registry reg"]
+        finding = (await findings(tmp_path, configuration))["registry reg"]
     assert finding.level == "failure"
     assert "names no host" in finding.text
     assert "subjectAltName" in finding.remedy
@@ -257,9 +259,9 @@ async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
 async def test_a_server_that_is_no_registry(tmp_path: Path) -> None:
     """A registry answers 200 or 401."""
     async with listening(Site(Registry(404))) as port:  # type: ignore[arg-type]  # any site
-        found = await findings(tmp_path, document(tmp_path, port, free_port()))
-    assert found["registry reg"].level == "failure"
-    assert "404" in found["registry reg"].text
+        results = await findings(tmp_path, document(tmp_path, port, free_port()))
+    assert results["registry reg"].level == "failure"
+    assert "404" in results["registry reg"].text
 
 
 @pytest_twisted.ensureDeferred
@@ -269,10 +271,10 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
         listening(Site(Registry())) as registry,  # type: ignore[arg-type]  # any site
         listening(site_of(FakeGateway(), _reactor())) as ours,
     ):
-        found = await findings(tmp_path, document(tmp_path, registry, ours))
-        assert found[f"Listen tcp:{ours}:interface=127.0.0.1"].text == "a gateway answers there"
-        found = await findings(tmp_path, document(tmp_path, registry, registry))
-        assert found[f"Listen tcp:{registry}:interface=127.0.0.1"].level == "failure"
+        results = await findings(tmp_path, document(tmp_path, registry, ours))
+        assert results[f"Listen tcp:{ours}:interface=127.0.0.1"].text == "a gateway answers there"
+        results = await findings(tmp_path, document(tmp_path, registry, registry))
+        assert results[f"Listen tcp:{registry}:interface=127.0.0.1"].level == "failure"
 
 
 @pytest.mark.parametrize(
@@ -302,8 +304,8 @@ async def test_one_address_twice(tmp_path: Path) -> None:
     port = free_port()
     texts = [f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}:interface=localhost"]
     changed = document(tmp_path, free_port(), 1) | {"Listen": texts}
-    found = await findings(tmp_path, changed)
-    levels = [str(found[f"Listen {text}"].level) for text in texts]
+    results = await findings(tmp_path, changed)
+    levels = [str(results[f"Listen {text}"].level) for text in texts]
     assert levels == ["ok", "failure"]
 
 
@@ -313,9 +315,9 @@ async def test_two_names_of_one_image_directory(tmp_path: Path) -> None:
     changed = document(tmp_path, free_port(), free_port())
     (tmp_path / "link").symlink_to("images")
     changed["Platforms"]["t"] = {"accesstype": "local", "local": {"imageDir": "link"}}
-    found = (await findings(tmp_path, changed))["image directories"]
-    assert found.level == "failure"
-    assert "the same directory" in found.text
+    results = (await findings(tmp_path, changed))["image directories"]
+    assert results.level == "failure"
+    assert "the same directory" in results.text
 
 
 @pytest_twisted.ensureDeferred
@@ -328,16 +330,16 @@ async def test_directories_that_cannot_be_created(tmp_path: Path) -> None:
         small_disk(tmp_path / "expand", "size=1m,ro"),
         small_disk(tmp_path / "images", "size=1m,ro"),
     ):
-        found = await findings(tmp_path, changed)
+        results = await findings(tmp_path, changed)
     for name, words in (
         ("CacheDirectory", "cache is a symbolic link that leads nowhere"),
         ("ExpandDirectory", "mounted read-only"),
         ("imageDir of s", "mounted read-only"),
         ("StateDirectory", "free"),
     ):
-        assert found[name].level == "failure", found[name]
-        assert words in found[name].text
-    assert "make room" in found["StateDirectory"].remedy
+        assert results[name].level == "failure", results[name]
+        assert words in results[name].text
+    assert "make room" in results["StateDirectory"].remedy
 
 
 @pytest_twisted.ensureDeferred
@@ -382,25 +384,25 @@ async def test_users(tmp_path: Path) -> None:
                 {"mungeSocketPath": str(ended.socket)},
             )
             changed["Platforms"] |= {"late": system | late, "gone": system | gone}
-            found = await findings(tmp_path, changed)
-    assert found["munge of late"].level == "failure"
+            results = await findings(tmp_path, changed)
+    assert results["munge of late"].level == "failure"
     assert re.search(
-        r"its clock is 3,[56]\d\d s behind this machine's", found["munge of late"].text
+        r"its clock is 3,[56]\d\d s behind this machine's", results["munge of late"].text
     )
-    assert "NTP" in found["munge of late"].remedy
-    assert "no munged listens at this socket any more" in found["munge of gone"].text
-    assert "there is no such socket" in found["munge of away"].text
-    assert found["munge of s"] == Finding("munge of s", Level.OK, f"{munged.socket} answers")
-    assert found["munge of away"].level == "failure"
-    assert "mungeSocketPath" in found["munge of away"].remedy
-    assert found["users of listed"].text == "1 users, 1 groups"
-    assert found["users of broken"].level == "failure"
-    assert "groupsCommand" in found["users of broken"].remedy
-    assert found["admins of s"].text == "root, 7"
-    assert "no-such-user: no such user" in found["admins of unlisted"].text
-    assert "root: no such user" in found["admins of listed"].text
-    assert "admins of broken" not in found
-    assert {found[f"admins of {name}"].level for name in ("listed", "unlisted")} == {"warning"}
+    assert "NTP" in results["munge of late"].remedy
+    assert "no munged listens at this socket any more" in results["munge of gone"].text
+    assert "there is no such socket" in results["munge of away"].text
+    assert results["munge of s"] == Finding("munge of s", Level.OK, f"{munged.socket} answers")
+    assert results["munge of away"].level == "failure"
+    assert "mungeSocketPath" in results["munge of away"].remedy
+    assert results["users of listed"].text == "1 users, 1 groups"
+    assert results["users of broken"].level == "failure"
+    assert "groupsCommand" in results["users of broken"].remedy
+    assert results["admins of s"].text == "root, 7"
+    assert "no-such-user: no such user" in results["admins of unlisted"].text
+    assert "root: no such user" in results["admins of listed"].text
+    assert "admins of broken" not in results
+    assert {results[f"admins of {name}"].level for name in ("listed", "unlisted")} == {"warning"}
 
 
 @pytest_twisted.ensureDeferred
@@ -408,9 +410,9 @@ async def test_a_mongodb_server(tmp_path: Path) -> None:
     """The check logs in and creates nothing; findings contain no password."""
     changed = document(tmp_path, free_port(), free_port()) | {"MongoDB": "images"}
     with Mongod(tmp_path / "mongod", "--standalone") as server:
-        found = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
-        assert (found.level, found.remedy) == ("ok", "")
-        assert found.text == "database images: 0 records, 15 indexes to be made"
+        results = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
+        assert (results.level, results.remedy) == ("ok", "")
+        assert results.text == "database images: 0 records, 15 indexes to be made"
         free = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["rights in MongoDB"]
         assert (free.level, "nobody has to log in" in free.text) == ("ok", True)
         with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
@@ -420,30 +422,36 @@ async def test_a_mongodb_server(tmp_path: Path) -> None:
             assert "shiftergw.state" not in client["images"].list_collection_names()
         stranger = server.uri.replace("127.", "stranger:p%40ss@127.")
         refused = (await findings(tmp_path, changed | {"MongoDBURI": stranger}))["MongoDB"]
-    away = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
+    unreachable = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
     nowhere = "mongodb://me:p%40ss@localhost/?tls=true&tlsCAFile=/nowhere/ca.pem"
     wrong = (await findings(tmp_path, changed | {"MongoDBURI": nowhere}))["MongoDB"]
     assert "let the gateway do" in refused.text
     assert "does not answer" not in refused.text
     assert refused.remedy.startswith("Correct user, password and authSource in MongoDBURI")
-    for found, told in ((refused, "login is refused"), (away, "efused"), (wrong, "No such file")):
-        assert found.level == "failure"
-        assert told in found.text
-        assert "MongoDBURI" in found.remedy
-        assert "p%40ss" not in found.text
-        assert "p@ss" not in found.text
+    for results, told in (
+        (refused, "login is refused"),
+        (unreachable, "efused"),
+        (wrong, "No such file"),
+    ):
+        assert results.level == "failure"
+        assert told in results.text
+        assert "MongoDBURI" in results.remedy
+        assert "p%40ss" not in results.text
+        assert "p@ss" not in results.text
 
 
 async def _is_told_of_expiry(changed: dict[str, Any], root: Path) -> None:
     """Check what is told of a database that another program has filled."""
-    for wanted, level, told in (
+    for expected, level, told in (
         (None, "warning", "off: another program has filled the database"),
         (True, "ok", "count from the gateway's start"),
         (False, "ok", "off: ScheduledExpiry is false"),
     ):
-        found = (await findings(root, changed | {"ScheduledExpiry": wanted}))["scheduled expiry"]
-        assert (found.level, told in found.text) == (level, True)
-        assert ("ScheduledExpiry" in found.remedy) is (wanted is None)
+        results = (await findings(root, changed | {"ScheduledExpiry": expected}))[
+            "scheduled expiry"
+        ]
+        assert (results.level, told in results.text) == (level, True)
+        assert ("ScheduledExpiry" in results.remedy) is (expected is None)
 
 
 @pytest.mark.parametrize("fit", [True, False])
@@ -452,11 +460,11 @@ async def test_the_command(tmp_path: Path, fit: bool) -> None:
     """It prints a table of findings and remedies; exit code 0, or 1 with a failure."""
     need("mksquashfs")
     async with listening(Site(Registry())) as registry:  # type: ignore[arg-type]  # any site
-        wanted = document(tmp_path, registry, free_port()) | {"Listn": "x"}
+        configuration = document(tmp_path, registry, free_port()) | {"Listn": "x"}
         if not fit:
             (tmp_path / "images").rmdir()
         config = tmp_path / "imagemanager.json"
-        config.write_text(json.dumps(wanted))
+        config.write_text(json.dumps(configuration))
         result = await deferToThread(shiftergw, "check", "--config", str(config))
     assert result.returncode == (0 if fit else 1), result.stdout
     lines = result.stdout.splitlines()

@@ -86,10 +86,10 @@ async def test_a_database_of_the_original(
     )
     assert by_name(found, "indexes").text.startswith("15 to be made at the start: shiftergw_claim")
     assert by_name(found, "scheduled expiry").level == "warning"
-    wanted = Counter(kind.lot for kind, _ in records(300))
+    expected = Counter(kind.lot for kind, _ in records(300))
     lots = [one.text for one in found if one.name == "records"]
     assert sum(int(text.split()[0]) for text in lots) == 300
-    for lot, count in wanted.items():
+    for lot, count in expected.items():
         assert any(text.startswith(f"{count} {lot}") for text in lots), lot
     assert {one.level for one in found if Lot.LISTED in one.text} == {"ok"}
     assert {one.level for one in found if Lot.ABANDONED in one.text} == {"warning"}
@@ -235,13 +235,13 @@ async def test_files_of_remote_systems(mongodb: str, tmp_path: Path) -> None:
             "Platforms": dict.fromkeys(SYSTEMS, system),
         }
         where = f"files in 127.0.0.1:{tmp_path / 'images'}"
-        there = by_name(await told(tmp_path, **changes), where)
-        assert there.text == f"of 2 images, 1 have no file ({image_id(2)})"
+        finding = by_name(await told(tmp_path, **changes), where)
+        assert finding.text == f"of 2 images, 1 have no file ({image_id(2)})"
         sshd.stop()
-        away = by_name(await told(tmp_path, **changes), where)
-    assert away.level == "warning"
-    assert "cannot be reached" in away.text
-    assert "not looked at" in away.remedy
+        unreachable = by_name(await told(tmp_path, **changes), where)
+    assert unreachable.level == "warning"
+    assert "cannot be reached" in unreachable.text
+    assert "not looked at" in unreachable.remedy
 
 
 @pytest_twisted.ensureDeferred
@@ -278,8 +278,8 @@ async def test_sqlite(tmp_path: Path) -> None:
     assert await told(tmp_path) == found
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["shiftergw.sqlite"]
     (tmp_path / "state" / "shiftergw.sqlite").write_text("no database at all, of nobody")
-    (broken,) = await told(tmp_path)
-    assert (broken.name, broken.level) == ("database", "failure")
+    (damage,) = await told(tmp_path)
+    assert (damage.name, damage.level) == ("database", "failure")
 
 
 def test_the_command(mongodb: str, taken: tuple[str, Any], tmp_path: Path) -> None:
@@ -292,8 +292,8 @@ def test_the_command(mongodb: str, taken: tuple[str, Any], tmp_path: Path) -> No
     assert "300 records" in result.stdout
     assert "→ Set ScheduledExpiry to true" in result.stdout
     assert len(result.stdout.splitlines()) < 70
-    away = f"mongodb://127.0.0.1:{free_port()}/"
-    config.write_text(json.dumps(document(tmp_path, MongoDBURI=away, MongoDB=name)))
+    unreachable = f"mongodb://127.0.0.1:{free_port()}/"
+    config.write_text(json.dumps(document(tmp_path, MongoDBURI=unreachable, MongoDB=name)))
     result = shiftergw("check", "--database", "--config", str(config))
     assert result.returncode == 1
     assert "failure  database" in result.stdout

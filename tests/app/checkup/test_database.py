@@ -28,8 +28,8 @@ WRITES = ["find", "insert", "update", "remove", "listIndexes", "createIndex", "d
 async def told(uri: str) -> Finding:
     """Return what is told of the rights of a URI's user in the database `images`."""
     config = loaded({"MongoDBURI": uri, "MongoDB": "images"}).config
-    (found,) = [one for one in await state(config, reactor) if one.name == "rights in MongoDB"]
-    return found
+    (results,) = [one for one in await state(config, reactor) if one.name == "rights in MongoDB"]
+    return results
 
 
 def privilege(actions: list[str], db: str = "images", collection: str = "") -> dict[str, Any]:
@@ -60,14 +60,14 @@ async def test_privileges(privileges: list[Any], level: str, text: str) -> None:
         asked.add(next(iter(command)))
         users = [{"user": "me", "db": "admin"}]
         info = {"authenticatedUsers": users, "authenticatedUserPrivileges": privileges}
-        found = {"cursor": {"id": 0, "firstBatch": []}, "n": 0, "authInfo": info}
-        return {"ismaster": True, **found}
+        results = {"cursor": {"id": 0, "firstBatch": []}, "n": 0, "authInfo": info}
+        return {"ismaster": True, **results}
 
     with serving(answering(answer)) as host:
-        found = await told(f"mongodb://{host}/")
-    assert found.level == level
-    assert text in found.text
-    assert ("readWrite on images" in found.remedy) is (level != "ok")
+        results = await told(f"mongodb://{host}/")
+    assert results.level == level
+    assert text in results.text
+    assert ("readWrite on images" in results.remedy) is (level != "ok")
     assert asked == {"isMaster", "count", "listIndexes", "find", "connectionStatus"}
 
 
@@ -81,8 +81,8 @@ async def test_a_server_without_the_command() -> None:
         return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0}
 
     with serving(answering(answer)) as host:
-        found = await told(f"mongodb://{host}/")
-    assert (found.level, "is not proven" in found.text) == ("warning", True)
+        results = await told(f"mongodb://{host}/")
+    assert (results.level, "is not proven" in results.text) == ("warning", True)
 
 
 @pytest.mark.parametrize(
@@ -110,19 +110,24 @@ async def test_clocks(ahead: float, level: str | None) -> None:
     """Gateways whose clocks differ requeue each other's work; the server's clock shows it."""
 
     def answer(_: dict[str, Any]) -> dict[str, Any]:
-        there = datetime.now(UTC) + timedelta(seconds=ahead)
-        return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0, "localTime": there}
+        server_time = datetime.now(UTC) + timedelta(seconds=ahead)
+        return {
+            "ismaster": True,
+            "cursor": {"id": 0, "firstBatch": []},
+            "n": 0,
+            "localTime": server_time,
+        }
 
     with serving(answering(answer)) as host, capturedLogs() as log:
         config = loaded({"MongoDBURI": f"mongodb://{host}/", "MongoDB": "images"}).config
-        found = {one.name: one for one in await state(config, reactor)}
+        results = {one.name: one for one in await state(config, reactor)}
     told = [text for event in log if "clock" in (text := formatEvent(event))]
-    assert (found["clock"].level if "clock" in found else None) == level
+    assert (results["clock"].level if "clock" in results else None) == level
     assert len(told) == (level is not None)
     if level is not None:
         word = "behind" if ahead > 0 else "ahead of"
-        assert re.search(rf"is (29|30|31) s {word} that of the database", found["clock"].text)
-        assert "NTP" in found["clock"].remedy
+        assert re.search(rf"is (29|30|31) s {word} that of the database", results["clock"].text)
+        assert "NTP" in results["clock"].remedy
 
 
 @pytest_twisted.ensureDeferred

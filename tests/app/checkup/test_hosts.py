@@ -42,9 +42,9 @@ async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:
     config = Config.from_document(document, base=root, environ={}).config
     system = config.systems["s"]
     assert system.ssh_delivery is not None
-    found = await remote_directory(system, system.ssh_delivery, reactor)
+    results = await remote_directory(system, system.ssh_delivery, reactor)
     assert list(images.iterdir()) == []
-    return {finding.name: finding for finding in found}
+    return {finding.name: finding for finding in results}
 
 
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
@@ -52,9 +52,9 @@ async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:
 async def test_account_without_commands(tmp_path: Path, transport: str) -> None:
     """Deliveries that are verified by samples only are a warning, with the reason."""
     with Sshd("ForceCommand internal-sftp") as sshd:
-        found = await findings(sshd, tmp_path, transport=transport)
-    assert found["imageDir of s"].level != Level.FAILURE
-    weaker = found["deliveries to s"]
+        results = await findings(sshd, tmp_path, transport=transport)
+    assert results["imageDir of s"].level != Level.FAILURE
+    weaker = results["deliveries to s"]
     assert weaker.level == Level.WARNING
     assert "samples only: the account runs no commands" in weaker.text
     assert "sha256sum" in weaker.remedy
@@ -65,8 +65,8 @@ async def test_account_without_commands(tmp_path: Path, transport: str) -> None:
 async def test_account_that_greets(tmp_path: Path, transfer: str) -> None:
     """A greeting causes no warning; samples that the configuration asks for are reported."""
     with server_with_shell(tmp_path / "home", "bash", ".bashrc", "echo Welcome") as sshd:
-        found = await findings(sshd, tmp_path, transfer=transfer)
-        assert list(found) == ["imageDir of s"]
+        results = await findings(sshd, tmp_path, transfer=transfer)
+        assert list(results) == ["imageDir of s"]
         chosen = await findings(sshd, tmp_path, transfer=transfer, verify="sample")
     assert '"verify" is "sample"' in chosen["deliveries to s"].text
     assert chosen["deliveries to s"].level == Level.OK
@@ -77,6 +77,6 @@ async def test_an_old_server(tmp_path: Path) -> None:
     """Missing features of the SFTP server that make deliveries less safe are a warning."""
     server = f"Subsystem sftp {sftp_server()} -P fsync"
     with Sshd(server) as sshd:
-        found = await findings(sshd, tmp_path)
-    assert found["deliveries to s"].level == Level.WARNING
-    assert "no fsync" in found["deliveries to s"].text
+        results = await findings(sshd, tmp_path)
+    assert results["deliveries to s"].level == Level.WARNING
+    assert "no fsync" in results["deliveries to s"].text

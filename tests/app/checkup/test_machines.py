@@ -44,10 +44,10 @@ async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.Mo
     try:
         await until(lambda: " ready." in (tmp_path / "log").read_text(), 40)
         monkeypatch.setattr("shiftergw.app.checkup.machines.__version__", "99")
-        found = await look(BrokerURL=broker.url)
-        assert list(found) == ["BrokerURL", "worker machine celery@checked"]
-        assert found["BrokerURL"].text == "the broker answers; worker machines: 1"
-        assert found["worker machine celery@checked"].level == "warning"
+        results = await look(BrokerURL=broker.url)
+        assert list(results) == ["BrokerURL", "worker machine celery@checked"]
+        assert results["BrokerURL"].text == "the broker answers; worker machines: 1"
+        assert results["worker machine celery@checked"].level == "warning"
     finally:
         machine.kill()
     wrong = await look(BrokerURL=broker.url.replace(broker.password, "guessed-wrong"))
@@ -59,6 +59,6 @@ async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest_twisted.ensureDeferred
 async def test_an_unreachable_broker() -> None:
     """The finding says so, without the password."""
-    away = await look(BrokerURL="amqp://user:unsaid@127.0.0.1:1//")
-    assert "Nothing listens" in away["BrokerURL"].text
-    assert "unsaid" not in str(away)
+    unreachable = await look(BrokerURL="amqp://user:unsaid@127.0.0.1:1//")
+    assert "Nothing listens" in unreachable["BrokerURL"].text
+    assert "unsaid" not in str(unreachable)

@@ -37,10 +37,10 @@ def test_a_password_that_every_user_can_read(tmp_path: Path) -> None:
         findings(root, **MONGO)
         file = root / "imagemanager.json"
         file.chmod(0o644)
-        found = findings(root, **MONGO)["configuration file"]
-        assert (found.level, "password in MongoDBURI" in found.text) == ("warning", True)
-        assert f"chmod 640 {file}" in found.remedy
-        assert "secret" not in found.text + found.remedy
+        results = findings(root, **MONGO)["configuration file"]
+        assert (results.level, "password in MongoDBURI" in results.text) == ("warning", True)
+        assert f"chmod 640 {file}" in results.remedy
+        assert "secret" not in results.text + results.remedy
         assert "configuration file" not in findings(root)
         file.chmod(0o640)
         assert "configuration file" not in findings(root, **MONGO)
@@ -84,9 +84,9 @@ def test_root_checks_for_another_user(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     assert "user" not in findings(tmp_path)
     os.chown(tmp_path / "state", NOBODY, -1)
-    found = findings(tmp_path)["user"]
-    assert (found.level, "StateDirectory belongs to nobody" in found.text) == ("warning", True)
-    assert found.remedy.endswith(
+    results = findings(tmp_path)["user"]
+    assert (results.level, "StateDirectory belongs to nobody" in results.text) == ("warning", True)
+    assert results.remedy.endswith(
         f"sudo -H -u nobody shiftergw check --config {tmp_path}/imagemanager.json"
     )
     os.chown(tmp_path / "state", 4_000_000_000, -1)
