@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class DiskCallStopped(Exception):
-    """The call was stopped. The caller gets another error."""
+    """Ends the thread of a stopped call; the caller of `DiskCalls` gets another error."""
 
 
 class DiskCall:
@@ -65,7 +65,7 @@ class DiskCall:
 
 
 class DiskCalls:
-    """Run blocking calls on one file system, with a limit on their silence."""
+    """Run blocking calls on one file system; abandon calls that make no progress."""
 
     _log = Logger()
 
@@ -86,7 +86,7 @@ class DiskCalls:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return the result of a short `function` in a thread; raise `Away` if it hangs.
 
-        A cancelled caller still waits for the function, at most as long as for any call.
+        A cancelled caller still waits for the end of the function, up to the same limit.
         """
         return await self._run(self._call(), partial(function, *args, **kwargs))
 
@@ -127,7 +127,11 @@ class DiskCalls:
     def _count_hanging(self, running: Deferred[Any]) -> None:
         """Count a thread as hanging until it ends."""
         self._hanging_calls += 1
-        self._log.warn("a call hangs in {name}; {n} do now", name=self._name, n=self._hanging_calls)
+        self._log.warn(
+            "a call hangs in {name}; {n} of its calls hang now",
+            name=self._name,
+            n=self._hanging_calls,
+        )
 
         def on_end(_: object) -> None:
             self._hanging_calls -= 1

@@ -29,7 +29,7 @@ class RemoteFiles(Protocol):
 
     @property
     def usable(self) -> bool:
-        """Return whether the session is not over. A broken connection ends it."""
+        """Return whether the session is still open; a broken connection ends it."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class RemoteFiles(Protocol):
     async def entries(
         self, path: bytes, accepts: Callable[[bytes], bool]
     ) -> list[tuple[bytes, Attributes]]:
-        """Return name and attributes of the entries of a directory whose name `accepts` takes."""
+        """Return name and attributes of each entry of a directory whose name passes `accepts`."""
         ...
 
     async def remove(self, path: bytes) -> None:
@@ -74,17 +74,17 @@ class RemoteFiles(Protocol):
     async def upload(
         self, path: bytes, source: SourceFile, start: int | None, report: Callable[[int], None]
     ) -> None:
-        """Write the bytes from `start` into an existing file, or all bytes into a new one (None).
+        """Write the source from byte `start` into an existing file; with None, into a new file.
 
-        An existing file may be empty (`start` 0) and is not replaced, because its layout was
-        chosen. In the end the file has the mode `MODE` and the size of the source, and is on the
-        disks of the system. `report` gets the number of bytes that the file has. Raises `OSError`
-        for errors of the source.
+        An existing file may be empty (`start` 0). It is never replaced, so that it keeps its layout
+        on the disks. In the end the file has the mode `MODE` and the size of the source, and is on
+        the disks of the system. `report` gets the number of bytes that the file has. Raises
+        `OSError` for errors of the source.
         """
         ...
 
     async def create(self, path: bytes, content: bytes) -> None:
-        """Create a small file, as durable as `upload` leaves one, and compare its content."""
+        """Create a small file as durably as `upload`; read it back and compare the content."""
         ...
 
     async def pieces(self, path: bytes, places: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -43,9 +43,9 @@ PROBE_CONTENT = bytes(1 << 16)
 
 
 FIRST_SECONDS = 10.0
-"""Seconds in which a system with one host answers the first requests of a pull, unless it is slow.
+"""Seconds that a system with one host may take to answer the first requests of a pull.
 
-The pull occupies a slot meanwhile, and the outage may not be known yet.
+The limit is short because the pull occupies a slot while it waits. It is dropped for a slow system.
 """
 
 
@@ -210,7 +210,7 @@ class GuardedDirectory:
             await self._breaker.end_probe()
             raise
         except PullError:
-            pass  # a refusal is an answer; the pull will get it again
+            pass  # a refusal is an answer; a later request of the pull meets it again
         seconds = self._breaker.clock.seconds() - began
         if self._first_seconds is not None and seconds >= self._first_seconds:
             self._first_seconds = None

@@ -108,14 +108,14 @@ async def _run_when_not_busy(
     deadline = clock.seconds() + seconds
     while True:
         try:
-            return await _run_twice(connection, clock, text, *words, seconds=seconds)
+            return await _run_with_one_retry(connection, clock, text, *words, seconds=seconds)
         except HostBusy:
             if clock.seconds() >= deadline:
                 raise
         await pause(_BUSY_PAUSE, clock)
 
 
-async def _run_twice(
+async def _run_with_one_retry(
     connection: Connection, clock: IReactorTime, text: str, *words: bytes, seconds: float
 ) -> bytes:
     """Run a program; repeat it once if its channel broke but the connection is still usable."""

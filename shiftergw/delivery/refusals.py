@@ -126,7 +126,7 @@ def read_only(refusal: SftpRefused, directory: bytes) -> DeliveryFailed:
 
 
 def wrong_mode(refusal: SftpRefused, attributes: Attributes) -> DeliveryFailed:
-    """Return the error for a delivered file that other users can access."""
+    """Return the error for a delivered file whose mode is not 0600, or unknown."""
     mode = attributes.permissions
     mode_text = "unknown" if mode is None else f"{mode:04o}"
     return DeliveryFailed(
@@ -158,7 +158,7 @@ def _unusable(
 
 
 def temporary_swept(refusal: SftpRefused) -> Away:
-    """Return the error for a temporary that another sweep removed during its upload."""
+    """Return the error for a temporary that another process removed during its upload."""
     return Away(
         "The file was removed on the system while it was delivered.",
         remedy="Try again; tell the site's support if it happens again.",

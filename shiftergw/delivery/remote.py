@@ -180,7 +180,7 @@ class RemoteDirectory:
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """See the port. A partial file of an earlier delivery is resumed."""
-        self._path(name)
+        check_installed_name(name)
         async with self._upload_lock(name):
             with source_errors():
                 file = await SourceFile.open(source, self._threads)
@@ -271,7 +271,7 @@ class RemoteDirectory:
     async def list(self) -> list[InstalledFile]:
         """Return the installed images and metadata, sorted by name."""
         async with self._sessions.use() as (files, _):
-            entries = await files.entries(self._sessions.directory, _is_installed)
+            entries = await files.entries(self._sessions.directory, _has_installed_name)
         installed_files = (
             InstalledFile(name.decode(), attributes.size or 0, attributes.modified)
             for name, attributes in entries
@@ -302,16 +302,18 @@ class RemoteDirectory:
         Skip partial files of an upload that is running here: it may be about to resume them.
         """
         async with self._sessions.use() as (files, _):
-            entries = await files.entries(self._sessions.directory, _is_temporary)
+            entries = await files.entries(self._sessions.directory, _has_temporary_name)
             names = [
                 name.decode()
                 for name, attributes in entries
                 if attributes.modified and attributes.modified < before
             ]
-            dead = [name for name in names if name_of_temporary(name) not in self._upload_locks]
-            for name in dead:
+            abandoned = [
+                name for name in names if name_of_temporary(name) not in self._upload_locks
+            ]
+            for name in abandoned:
                 await files.remove(self._sessions.path_of(name))
-        return len(dead)
+        return len(abandoned)
 
     def _path(self, name: str) -> bytes:
         check_installed_name(name)
@@ -329,9 +331,9 @@ class RemoteDirectory:
                 self._upload_locks.pop(name, None)
 
 
-def _is_installed(name: bytes) -> bool:
+def _has_installed_name(name: bytes) -> bool:
     return name.isascii() and is_installed_name(name.decode())
 
 
-def _is_temporary(name: bytes) -> bool:
+def _has_temporary_name(name: bytes) -> bool:
     return name.isascii() and name_of_temporary(name.decode()) is not None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shiftergw.model import Progress
 
 TRIES = 3
-"""How often a delivery is retried without progress."""
+"""How often a delivery is retried in a row without progress."""
 
 FIRST_PAUSE = 1.0
 """Seconds before the first retry; the pause doubles with each attempt without progress."""
@@ -55,7 +55,7 @@ async def retry_request(
 
 
 class DeliveryRetries:
-    """Retry a delivery as long as each attempt makes progress; give up after `TRIES` without any.
+    """Retry a delivery while it makes progress; give up after `TRIES` retries without any.
 
     The measure of progress is how many bytes are verified on the system when an attempt begins,
     because what the attempt before sent may be lost.
@@ -111,13 +111,13 @@ class DeliveryRetries:
         """Wait before the next attempt; raise `error` if there is to be none."""
         self._failures += 1
         was_silent = self._clock.seconds() - self._last_sign >= QUICK_SECONDS
-        # Only the host of this attempt may hold the partial file, so it is shunned only if it was
-        # silent, made no progress, or failed before the delivery began.
+        # Perhaps no other host sees the partial file. So the host is shunned only if it was silent,
+        # made no progress, or failed before the delivery began.
         if isinstance(error, SessionBroken) and (
             was_silent or self._failures > 1 or not self._has_begun
         ):
             self._session.shun(error.host)
-        if self._failures > TRIES or (was_silent and not self._has_responsive_host(error)):
+        if self._failures > TRIES or (was_silent and not self._note_silence(error)):
             raise error
         seconds = self._backoff.seconds(self._failures)
         _log.warn(
@@ -128,10 +128,10 @@ class DeliveryRetries:
         )
         await self._session.pause(seconds)
 
-    def _has_responsive_host(self, error: Away) -> bool:
-        """Return whether some host of the system was not silent for long, after one was.
+    def _note_silence(self, error: Away) -> bool:
+        """Note which host was silent; return whether the system has a host that was not.
 
-        An error without a host concerns all hosts: none of them opened a session.
+        An error that names no host concerns all of them: none opened a session.
         """
         if not isinstance(error, SessionBroken):
             return False

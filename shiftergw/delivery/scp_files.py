@@ -72,7 +72,7 @@ class ScpFiles:
 
     @property
     def usable(self) -> bool:
-        """Return whether the session is not over."""
+        """Return whether the session is still open."""
         return self._shell.usable
 
     def close(self) -> None:

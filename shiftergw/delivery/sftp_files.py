@@ -69,7 +69,7 @@ class SftpFiles:
 
     @property
     def usable(self) -> bool:
-        """Return whether the session is not over."""
+        """Return whether the session is still open."""
         return self._sftp.usable
 
     @property

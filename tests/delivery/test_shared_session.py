@@ -212,7 +212,7 @@ async def test_waiting_callers_share_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_closed_session_is_never_opened_again() -> None:
-    """Every state can be closed, and no step leads out of the state CLOSED."""
+    """Every state can be followed by SHUTDOWN, which no step leaves."""
     assert set(STEPS) == set(SessionState)
     assert all(SessionState.SHUTDOWN in steps for steps in STEPS.values())
     assert STEPS[SessionState.SHUTDOWN] == {SessionState.SHUTDOWN}

@@ -65,7 +65,7 @@ class RecordingWatcher:
     """A `Watcher` that records stages and progress."""
 
     def __init__(self) -> None:
-        """Nothing was watcher yet."""
+        """Start with a pending image."""
         self.stages = [(State.PENDING, "")]
         self.progress: list[Progress] = []
 
@@ -75,19 +75,19 @@ class RecordingWatcher:
         return [message for _, message in self.stages[1:]]
 
     def enter_stage(self, state: State, message: str) -> None:
-        """Remember."""
+        """Record the stage; fail if no step leads there from the stage before."""
         check_step(self.stages[-1][0], state)
         self.stages.append((state, message))
 
     def report(self, progress: Progress) -> None:
-        """Remember."""
+        """Record the progress."""
         self.progress.append(progress)
 
     def notify(self, message: str) -> None:
-        """Forget."""
+        """Ignore the message."""
 
     def may_wait(self, delay: RetryLater) -> bool:
-        """Wait until some time."""
+        """Accept waits until the time 100."""
         return delay.at < 100
 
 

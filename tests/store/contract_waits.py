@@ -1,4 +1,4 @@
-"""The contract of postpone_pull work, shares of slots, and circuit breakers."""
+"""The contract of postponed work, shares of slots, and circuit breakers."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     async def test_only_an_attempt_can_be_postponed(self, place: Place) -> None:
-        """Claims are not postpone_pull, and `advance` does not lead to PENDING."""
+        """Claims cannot be postponed, and `advance` does not lead to PENDING."""
         store = place.store
         waiting, _ = await store.claim(request("x:1"), NOW)
         running = await begin_pull(store, request("y:1"))

@@ -45,7 +45,7 @@ async def begins(store: ImageStore, *keys: str) -> list[str]:
 
 
 async def duel(store: ImageStore, key: str) -> list[int]:
-    """Begin a record again and again, and finish it; return the attempts that attempts it."""
+    """Begin a record again and again, and finish it; return the attempts that ended it."""
     attempts = []
     for n in range(30):
         record = await store.begin(key, "hammer", NOW + n * 100, 0)

@@ -120,7 +120,7 @@ class Wire:
 
 
 def _unconfirmed_answer(answer: bytes) -> bytes:
-    """Return the answer to a write that was after_write but not confirmed by most members."""
+    """Return the answer to a write that was made, but not confirmed by most members."""
     error = {"code": 64, "errmsg": "waiting for replication timed out"}
     body = bson.encode({**bson.decode(answer[21:]), "writeConcernError": error})
     return (21 + len(body)).to_bytes(4, "little") + answer[4:21] + body
