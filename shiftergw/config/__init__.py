@@ -202,13 +202,13 @@ class Config(Section):
             raise refusal(problems)
         problems += duplicate_keys(document)
         document, readings = lenient(cls, document)
-        problems += checks.relations(document)
+        problems += checks.relation_problems(document)
         try:
             config = cls.validate_document(_defaults(document, environ) | document, surroundings)
         except ValidationError as error:
             # A missing key may be in the document, misspelled.
             raise refusal([*problems, *problems_of(error), *unknown(cls, document)]) from None
-        problems += checks.unusable_options(config)
+        problems += checks.ssh_option_problems(config)
         if problems:
             raise refusal(problems)
         advice = checks.advice(document, config)

@@ -1,7 +1,7 @@
-"""Rules of the configuration that concern more than one key, and what this version does not keep.
+"""Check rules that concern several keys, and find values that this version does not support.
 
-The configuration of every deployment of the original loads. What it asks for and this version does
-not keep yet is refused at the start, in words, and never ignored.
+Every configuration of the original gateway loads. The start is refused, with an explanation, if it
+requires something that this version cannot do; such a key is never ignored silently.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.config.broker import problems_of_url
@@ -29,48 +28,52 @@ NETWORK_FILE_SYSTEMS = frozenset(
      "gfs2"}
 )  # fmt: skip
 
-_NOT_YET = frozenset({"ImportUsers"})
-"""Keys without which this version behaves as their safer value says."""
+_KEYS_WITHOUT_EFFECT = frozenset({"ImportUsers"})
+"""Keys that this version reads and ignores: it always behaves as with the safest value."""
 
-_LONGEST_QUEUE = 200
-"""Bytes of a system's name that name a queue; a broker takes 255."""
+_LONGEST_QUEUE_NAME = 200
+"""Bytes of the name of a system that has a queue; a broker accepts 255 for the whole name."""
 
-_REQUIRED = {"local": ("local",), "remote": ("host", "ssh")}
+_KEYS_OF_ACCESS = {"local": ("local",), "remote": ("host", "ssh")}
+"""The required keys of a system, by its `accesstype`."""
 
 
 def _objects(document: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the named objects of a table of the document."""
+    """Yield name and content of each object in a table, such as `Platforms`."""
     table = document.get(key)
     if isinstance(table, dict):
         yield from ((name, inner) for name, inner in table.items() if isinstance(inner, dict))
 
 
-def relations(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for every two keys that do not fit each other."""
+def relation_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem for each key that is missing or wrong because of another key."""
     munge = document.get("Authentication", "munge") == "munge"
     for name, platform in _objects(document, "Platforms"):
         if not name or "/" in name or not name.isprintable():
-            yield f"{place('Platforms', name)}: a system's name stands in addresses: no / in it"
+            yield (
+                f"{place('Platforms', name)}: the name of a system is part of URLs: it must not be"
+                " empty, nor contain / or control characters"
+            )
         access = platform.get("accesstype")
-        for key in _REQUIRED.get(access, ()) if isinstance(access, str) else ():
+        for key in _KEYS_OF_ACCESS.get(access, ()) if isinstance(access, str) else ():
             if platform.get(key) in (None, []):
                 yield f'{place("Platforms", name, key)}: is required with accesstype "{access}"'
         if munge and platform.get("mungeSocketPath") is None:
             yield f"{place('Platforms', name, 'mungeSocketPath')}: is required with munge"
     for name, location in _objects(document, "Locations"):
         if location.get("url") is None and not HOST.fullmatch(name.lower()):
-            yield f"{place('Locations', name, 'url')}: is required where the name is not a host"
+            yield f"{place('Locations', name, 'url')}: is required because the name is not a host"
     if document.get("MongoDBURI") is not None and document.get("MongoDB") is None:
         yield "MongoDB: is required with MongoDBURI: the name of the database"
-    yield from _about_the_broker(document)
+    yield from _broker_problems(document)
     default, locations = document.get("DefaultImageLocation"), document.get("Locations")
     if isinstance(default, str) and isinstance(locations, dict) and default not in locations:
         names = printable(", ".join(locations))
         yield f"DefaultImageLocation: must be one of the Locations: {names}"
 
 
-def _about_the_broker(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for what keeps workers on other machines from working."""
+def _broker_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the reasons why workers on other machines cannot work with `BrokerURL`."""
     url = document.get("BrokerURL")
     if url is None:
         return
@@ -80,127 +83,131 @@ def _about_the_broker(document: Mapping[str, Any]) -> Iterator[str]:
         yield "BrokerURL: needs Celery, which is not installed: pip install 'shiftergw[celery]'"
     if document.get("MongoDBURI") is None:
         yield (
-            "BrokerURL: needs MongoDBURI: workers on other machines cannot reach the SQLite file in"
-            " which this gateway keeps its state"
+            "BrokerURL: needs MongoDBURI: workers on other machines cannot reach the SQLite file"
+            " with the state of this gateway"
         )
     for name, _ in _objects(document, "Platforms"):
-        if "," in name or name.startswith("amq.") or len(name.encode()) > _LONGEST_QUEUE:
+        if "," in name or name.startswith("amq.") or len(name.encode()) > _LONGEST_QUEUE_NAME:
             yield (
-                f"{place('Platforms', name)}: names a queue of the broker: no comma in it, no amq."
-                f" before it, and {_LONGEST_QUEUE} bytes at most"
+                f"{place('Platforms', name)}: names a queue of the broker: it must not contain a"
+                f" comma, nor begin with amq., nor be longer than {_LONGEST_QUEUE_NAME} bytes"
             )
 
 
 def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
-    """Yield a warning for values that mean something else, or less, than their author thought."""
+    """Yield a warning for each value whose effect differs from what its author may expect.
+
+    `config` is the loaded `document`.
+    """
     for name, platform in _objects(document, "Platforms"):
         if isinstance(platform.get("admins"), str):
             yield f"{place('Platforms', name, 'admins')}: text is read as one name; write a list"
-    yield from _shared_daemons(document)
-    for name, ssh in _ssh_deliveries(config):
-        where = place("Platforms", name, "ssh")
-        if ssh.transport == "conch":
-            yield from (f"{where}.{warning}" for warning in ssh.options.warnings)
-        elif ssh.scp_cmd_options:
-            yield (
-                f'{where}.scpCmdOptions: has no meaning with "transport": "openssh", since `ssh`'
-                " runs there and never `scp`; what it shall read belongs into sshCmdOptions"
-            )
-    yield from _one_directory_by_two_names(document)
-    yield from chain(_open_on_the_nodes(config), _unfair_share(config))
-    for key in sorted(_NOT_YET & document.keys()):
+    yield from _shared_socket_warnings(document)
+    yield from _config_warnings(config)
+    yield from _shared_directory_warnings(document)
+    for key in sorted(_KEYS_WITHOUT_EFFECT & document.keys()):
         yield f"{key}: is read, and has no effect in this version"
     if document.get("MongoDB") is not None and document.get("MongoDBURI") is None:
         yield "MongoDB: has no effect without MongoDBURI: the state is in SQLite"
     if document.get("BrokerAway") is not None and document.get("BrokerURL") is None:
         yield "BrokerAway: has no effect without BrokerURL: the gateway has its own workers"
     if document.get("ImportUsers") == []:
-        yield 'ImportUsers: an empty list is nobody (the original let everybody in: "all")'
+        yield 'ImportUsers: an empty list means nobody (in the original, everybody: write "all")'
 
 
-def _open_on_the_nodes(config: Config) -> Iterator[str]:
-    """Yield a warning if the runtime is not told who may start a private image."""
+def _config_warnings(config: Config) -> Iterator[str]:
+    """Yield the warnings that do not depend on how the values are written in the document."""
+    for name, ssh in _ssh_deliveries(config):
+        where = place("Platforms", name, "ssh")
+        if ssh.transport == "conch":
+            yield from (f"{where}.{warning}" for warning in ssh.options.warnings)
+        elif ssh.scp_cmd_options:
+            yield (
+                f'{where}.scpCmdOptions: has no meaning with "transport": "openssh", which runs'
+                " `ssh` and never `scp`; move the options to sshCmdOptions"
+            )
     if config.disable_acl_metadata:
         yield (
-            "DISABLE_ACL_METADATA: the files beside private images name no readers, so on the nodes"
-            " everybody who knows its id can start one; only runtimes too old to read them need it"
+            "DISABLE_ACL_METADATA: the metadata of private images names no readers, so every user"
+            " of the compute nodes who knows an image's id can start the image; only runtimes that"
+            " are too old to read the names need this key"
         )
-
-
-def _unfair_share(config: Config) -> Iterator[str]:
-    """Yield a warning if one user can fill the queue."""
     if config.waiting_per_user > config.fair_share:
         yield (
             "UserLimits.waiting: one user may have more than a tenth of QueueLimit"
-            f" ({config.fair_share}) waiting, and can keep others out of the queue"
+            f" ({config.fair_share}) waiting, and can keep other users out of the queue"
         )
 
 
-def _shared_daemons(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning for systems whose credentials are worth something on another one."""
-    known: dict[str, str] = {}
+def _shared_socket_warnings(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning for each system that uses the munge socket of an earlier one."""
+    systems_by_socket: dict[str, str] = {}
     for name, platform in _objects(document, "Platforms"):
         socket = platform.get("mungeSocketPath")
-        if isinstance(socket, str) and known.setdefault(socket, name) != name:
-            where = place("Platforms", name, "mungeSocketPath")
-            yield f"{where}: {known[socket]} has the same; a credential of one counts on the other"
+        if isinstance(socket, str) and systems_by_socket.setdefault(socket, name) != name:
+            yield (
+                f"{place('Platforms', name, 'mungeSocketPath')}: {systems_by_socket[socket]} has"
+                " the same socket, so each accepts the credentials of the other"
+            )
 
 
-def _one_directory_by_two_names(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning for remote systems that seem to share a directory, and do not say so.
+def _shared_directory_warnings(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning for remote systems that seem to share a directory under different names.
 
-    A directory is known by the first host: under two names, each has its own readers and leases.
+    The first host is part of a directory's name in the store. A directory with two names has two
+    lists of readers, and its leases do not exclude each other.
     """
-    known: list[tuple[str, str, list[str]]] = []
+    directories: list[tuple[str, str, list[str]]] = []
     for name, platform in _objects(document, "Platforms"):
         hosts, ssh = platform.get("host"), platform.get("ssh")
         path = ssh.get("imageDir") if isinstance(ssh, dict) else None
-        remote = platform.get("accesstype") == "remote"
-        if not (remote and isinstance(hosts, list) and hosts and isinstance(path, str)):
+        is_remote = platform.get("accesstype") == "remote"
+        if not (is_remote and isinstance(hosts, list) and hosts and isinstance(path, str)):
             continue
         path = os.path.normpath(path)
-        for other, there, theirs in known:
-            if there == path and theirs[0] != hosts[0] and any(one in theirs for one in hosts):
-                where = place("Platforms", name, "host")
+        for earlier_name, earlier_path, earlier_hosts in directories:
+            shares_host = any(host in earlier_hosts for host in hosts)
+            if earlier_path == path and shares_host and earlier_hosts[0] != hosts[0]:
                 yield (
-                    f"{where}: {other} has the same imageDir on some of these hosts, and names"
-                    " another one first; if they share the directory, name the same host first"
+                    f"{place('Platforms', name, 'host')}: {earlier_name} has the same imageDir on"
+                    " some of these hosts, but its first host is another; if the systems share the"
+                    " directory, put the same host first in both"
                 )
-        known.append((name, path, hosts))
+        directories.append((name, path, hosts))
 
 
 def _endpoint(text: str) -> tuple[list[str], dict[str, str]]:
-    """Split a Twisted endpoint string into its positional and its named parts."""
-    positional: list[str] = []
-    named: dict[str, str] = {}
+    """Split a Twisted endpoint string into its positional and its keyword arguments."""
+    arguments: list[str] = []
+    keywords: dict[str, str] = {}
     for part in re.split(r"(?<!\\):", text):
         name, sign, value = part.partition("=")
-        plain = re.sub(r"\\(.)", r"\1", value if sign else part)
+        text = re.sub(r"\\(.)", r"\1", value if sign else part)
         if sign:
-            named[name] = plain
+            keywords[name] = text
         else:
-            positional.append(plain)
-    return positional, named
+            arguments.append(text)
+    return arguments, keywords
 
 
-def only_local(endpoint: str) -> bool:
-    """Say whether nobody outside this machine can reach a Twisted endpoint string.
+def is_local_endpoint(endpoint: str) -> bool:
+    """Return whether only this machine can reach a Twisted endpoint, described by a string.
 
-    A kind of endpoint, or a way to write it, that we do not know counts as reachable.
+    An endpoint of an unknown kind or form counts as reachable for other machines.
     """
-    positional, named = _endpoint(endpoint)
-    kind = positional[0] if positional else ""
+    arguments, keywords = _endpoint(endpoint)
+    kind = arguments[0] if arguments else ""
     if kind == "unix":
         return True
     try:
-        interface = ipaddress.ip_address(named["interface"])
+        interface = ipaddress.ip_address(keywords["interface"])
     except (KeyError, ValueError):
         return False
     return kind in {"tcp", "tcp6", "ssl"} and interface.is_loopback
 
 
 def _ssh_deliveries(config: Config) -> list[tuple[str, SshDelivery]]:
-    """Return the names of the systems that are reached over SSH, and how."""
+    """Return name and section `ssh` of each system that is reached over SSH."""
     return [
         (name, system.ssh_delivery)
         for name, system in config.systems.items()
@@ -208,8 +215,8 @@ def _ssh_deliveries(config: Config) -> list[tuple[str, SshDelivery]]:
     ]
 
 
-def unusable_options(config: Config) -> list[str]:
-    """Return a problem for every option that our own SSH cannot do without a value for."""
+def ssh_option_problems(config: Config) -> list[str]:
+    """Return a problem for each option of `ssh` or `scp` whose value our own SSH cannot use."""
     return [
         f"{place('Platforms', name, 'ssh')}.{problem}"
         for name, ssh in _ssh_deliveries(config)
@@ -218,14 +225,14 @@ def unusable_options(config: Config) -> list[str]:
     ]
 
 
-_UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
+_UNSUPPORTED_VALUES: tuple[tuple[Callable[[Config], bool], str], ...] = (
     (
         lambda config: any(
             ssh.transport == "conch" and ssh.options.jump for _, ssh in _ssh_deliveries(config)
         ),
         (
-            'sshCmdOptions: only "transport": "openssh" goes over another host (-J, ProxyJump,'
-            " ProxyCommand): set it in ssh, or remove the option."
+            'sshCmdOptions: only "transport": "openssh" can use a jump host (-J, ProxyJump,'
+            " ProxyCommand): set it in the section ssh, or remove the option."
         ),
     ),
     (
@@ -234,59 +241,62 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
             for _, ssh in _ssh_deliveries(config)
         ),
         (
-            'passphraseFile: with "transport": "openssh" nobody types it in: remove it, and give'
-            " the key to an agent of the gateway's user."
+            'passphraseFile: with "transport": "openssh" the gateway cannot enter the passphrase:'
+            " remove passphraseFile, and add the private key to an agent of the gateway's user."
         ),
     ),
     (
-        lambda config: any(s.policy_file is not None for s in config.systems.values()),
+        lambda config: any(system.policy_file is not None for system in config.systems.values()),
         (
-            "policy_file: it promises that signatures are checked, and this version does not check"
-            " them: remove the key if you can do without."
+            "policy_file: it requires that signatures are checked, and this version does not check"
+            " them: remove the key if you can do without the check."
         ),
     ),
     (
         lambda config: config.examiner is not None,
         (
-            "examiner: it promises that every image is examined, and this version does not run it:"
-            " remove the key if you can do without."
+            "examiner: it requires that every image is examined, and this version does not run it:"
+            " remove the key if you can do without the examination."
         ),
     ),
     (
-        lambda config: config.authentication == "mock" and not all(map(only_local, config.listen)),
+        lambda config: (
+            config.authentication == "mock" and not all(map(is_local_endpoint, config.listen))
+        ),
         (
-            'Listen: with "Authentication": "mock" everybody can be anybody, so the gateway listens'
-            ' on the loopback only: set "tcp:5000:interface=127.0.0.1", or a unix: endpoint.'
+            'Listen: with "Authentication": "mock" a client can claim to be any user, so it must'
+            ' be the loopback interface: set "tcp:5000:interface=127.0.0.1", or a unix: endpoint.'
         ),
     ),
 )
-"""What keeps the gateway from starting: when, and what to do about it."""
+"""Configurations that this version refuses to start with: a predicate, and what to do."""
 
 
 def check_supported(config: Config) -> None:
-    """Raise `ConfigurationError` for everything in `config` that forbids the start."""
-    found = [text for applies, text in _UNKEPT if applies(config)]
-    if found:
-        raise ConfigurationError("\n".join(found), remedy="")
+    """Raise `ConfigurationError`, with all reasons, if this version cannot start with `config`."""
+    reasons = [text for applies, text in _UNSUPPORTED_VALUES if applies(config)]
+    if reasons:
+        raise ConfigurationError("\n".join(reasons), remedy="")
 
 
 def lock_trouble(kind: str, options: frozenset[str]) -> str | None:
-    """Return why locks (`flock`) on a file system are no locks for other machines; None if fine.
+    """Return why locks (`flock`) on a file system do not exclude other machines; None if they do.
 
-    `options` are those with which it is mounted. Only network file systems can be shared at all.
+    `kind` is the type of the file system, `options` are its mount options. A file system that is
+    not shared by machines has no trouble.
     """
     if kind in {"nfs", "nfs4"} and options & {"nolock", "local_lock=flock", "local_lock=all"}:
-        return "it is mounted with nolock or local_lock: its locks count on this machine alone"
+        return "it is mounted with nolock or local_lock: its locks hold on this machine only"
     if kind == "lustre" and "flock" not in options:
-        return "it is mounted without flock: its locks fail, or count on this machine alone"
+        return "it is mounted without flock: its locks fail, or hold on this machine only"
     return None
 
 
 def check_state_file_system(kind: str) -> None:
-    """Raise `ConfigurationError` if StateDirectory lies on a network file system."""
+    """Raise `ConfigurationError` if `kind`, that of StateDirectory, is a network file system."""
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigurationError(
-            f"StateDirectory: it lies on a network file system ({kind}), where SQLite's locks"
-            " cannot be trusted.",
+            f"StateDirectory: it is on a network file system ({kind}), where SQLite's locks are"
+            " not reliable.",
             remedy="Set it to a directory on a disk of this machine.",
         )

@@ -1,4 +1,4 @@
-"""Tests of the rules between keys, and of what keeps this version from starting."""
+"""Tests of the rules that concern several keys, and of values that this version refuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shiftergw.config.checks import NETWORK_FILE_SYSTEMS, lock_trouble, only_local
+from shiftergw.config.checks import NETWORK_FILE_SYSTEMS, is_local_endpoint, lock_trouble
 from shiftergw.errors import ConfigurationError
 from tests.configurations import loaded
 
@@ -21,7 +21,7 @@ MUNGE = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"Authentication": "munge"},
@@ -50,48 +50,53 @@ MUNGE = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run
         ),
         (
             {"Locations/my registry": {"remotetype": "dockerv2"}},
-            "Locations.my registry.url: is required where the name is not a host",
+            "Locations.my registry.url: is required because the name is not a host",
         ),
-        ({"Platforms": {"a\nb": REMOTE}}, r"Platforms.a\x0ab: a system's name stands in addresses"),
+        (
+            {"Platforms": {"a\nb": REMOTE}},
+            r"Platforms.a\x0ab: the name of a system is part of URLs",
+        ),
     ],
 )
-def test_relations(changes: dict[str, Any], told: str) -> None:
-    """Keys that do not fit each other are refused, with the path of the one to mend."""
+def test_contradictory_keys_are_refused(changes: dict[str, Any], message: str) -> None:
+    """If two keys contradict each other, the error names the key to correct."""
     with pytest.raises(ConfigurationError) as caught:
         loaded(changes)
-    assert any(line.startswith(told) for line in str(caught.value).splitlines())
+    assert any(line.startswith(message) for line in str(caught.value).splitlines())
 
 
-def test_system_name_in_addresses() -> None:
-    """A system that no client could ask for is refused."""
-    path = {"Platforms": {"my/cluster": {"accesstype": "local", "local": {"imageDir": "/i"}}}}
-    with pytest.raises(ConfigurationError, match=r"Platforms\.my/cluster: .* no / in it"):
-        loaded(path)
+@pytest.mark.parametrize("name", ["my/cluster", ""])
+def test_system_names_fit_into_urls(name: str) -> None:
+    """A system whose name cannot stand in a URL is refused."""
+    changes = {"Platforms": {name: {"accesstype": "local", "local": {"imageDir": "/i"}}}}
+    with pytest.raises(ConfigurationError, match=rf"Platforms\.{name}: .* nor contain /"):
+        loaded(changes)
 
 
 @pytest.mark.parametrize("value", [[], {}, 5])
-def test_wrong_kinds_do_not_confuse_the_rules(value: Any) -> None:
-    """A table, or a word, of the wrong kind is a problem and never a traceback."""
+def test_values_of_wrong_types_are_problems(value: Any) -> None:
+    """A list, object or number in the wrong place is a problem and not a traceback."""
     for key in ("Platforms", "Locations", "DefaultImageLocation", "Platforms/mycluster/accesstype"):
         with pytest.raises(ConfigurationError):
             loaded({key: value})
 
 
-def test_an_alias_with_a_url() -> None:
-    """A location may have any name if its URL is given."""
+def test_a_location_with_a_url_may_have_any_name() -> None:
+    """The name of a location need not be a host if the location has a URL."""
     location = {"remotetype": "dockerv2", "url": "https://registry.example.com"}
     config = loaded({"Locations/our own": location}).config
     assert config.locations["our own"].url == "https://registry.example.com"
 
 
-def test_nobody_may_import_is_said() -> None:
-    """An empty ImportUsers let everybody in before: whoever wrote it is told that it changed."""
+def test_an_empty_import_users_causes_a_warning() -> None:
+    """A warning says that an empty ImportUsers no longer lets everybody import."""
     warnings = loaded({"ImportUsers": []}).warnings
-    assert any(one.startswith("ImportUsers: an empty list is nobody") for one in warnings)
+    message = "ImportUsers: an empty list means nobody"
+    assert any(warning.startswith(message) for warning in warnings)
 
 
 @pytest.mark.parametrize(
-    ("hosts", "path", "warned"),
+    ("hosts", "path", "has_warning"),
     [
         (["login2", "login1"], "/images", True),
         (["login9", "login1"], "/images/../images/", True),
@@ -101,107 +106,109 @@ def test_nobody_may_import_is_said() -> None:
         (["login3", "login4"], "/images", False),
     ],
 )
-def test_one_directory_by_two_names(hosts: list[str], path: str, warned: bool) -> None:
-    """Systems that seem to share a directory are told to call it by the same host."""
+def test_a_directory_with_two_names_causes_a_warning(
+    hosts: list[str], path: str, has_warning: bool
+) -> None:
+    """Systems that seem to share a directory, but name different hosts first, cause a warning."""
     ssh = {"username": "shifter", "imageDir": path}
-    found = loaded(
+    result = loaded(
         {
             "Platforms/first": {**REMOTE, "host": ["login1", "login2"]},
             "Platforms/other": {"accesstype": "remote", "host": hosts, "ssh": ssh},
         }
     )
-    told = [one for one in found.warnings if one.startswith("Platforms.other.host: first has")]
-    assert bool(told) is warned
-    names = {found.config.systems[name].directory_name for name in ("first", "other")}
+    message = "Platforms.other.host: first has"
+    assert any(warning.startswith(message) for warning in result.warnings) is has_warning
+    names = {result.config.systems[name].directory_name for name in ("first", "other")}
     assert (names == {"login1:/images"}) is (hosts[0] == "login1")
 
 
-def test_keys_without_effect_are_said() -> None:
-    """Nothing that an operator wrote is dropped in silence."""
+def test_a_key_without_effect_causes_a_warning() -> None:
+    """A key that this version ignores is not ignored silently."""
     (warning,) = loaded({"ImportUsers": "all"}).warnings
     assert warning.startswith("ImportUsers: is read, and has no effect")
 
 
-def test_what_works_now_is_kept() -> None:
-    """A local system with mock on the loopback starts."""
+def test_the_smallest_configuration_is_supported() -> None:
+    """The gateway starts with a local system, and with mock on the loopback interface."""
     loaded().config.check_supported()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"Platforms/other": {**REMOTE, "ssh": {**CONCH, "sshCmdOptions": ["-J", "jump"]}}},
-            'sshCmdOptions: only "transport": "openssh" goes over another host (-J,',
+            'sshCmdOptions: only "transport": "openssh" can use a jump host (-J,',
         ),
         (
             {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "passphraseFile": "p"}}},
             "passphraseFile: with",
         ),
-        ({"Platforms/mycluster/policy_file": "p.json"}, "policy_file: it promises"),
-        ({"examiner": "/usr/bin/examiner"}, "examiner: it promises"),
+        ({"Platforms/mycluster/policy_file": "p.json"}, "policy_file: it requires"),
+        ({"examiner": "/usr/bin/examiner"}, "examiner: it requires"),
         ({"Listen": "tcp:5000"}, "Listen: with"),
         ({"Listen": ["tcp:5000:interface=127.0.0.1", "tcp:5001"]}, "Listen: with"),
     ],
 )
-def test_what_is_not_kept_is_refused(changes: dict[str, Any], told: str) -> None:
-    """What this version does not keep loads, and is refused at the start, in one line."""
+def test_unsupported_values_are_refused_at_the_start(changes: dict[str, Any], message: str) -> None:
+    """A value that this version does not support loads; the start is refused with one line."""
     config = loaded(changes).config
     with pytest.raises(ConfigurationError) as caught:
         config.check_supported()
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(told)
+    assert line.startswith(message)
 
 
-def test_remote_by_openssh_is_kept() -> None:
-    """A system that the machine's own ssh reaches."""
+def test_a_remote_system_with_openssh_is_supported() -> None:
+    """The gateway starts with a system that the machine's own `ssh` reaches."""
     loaded({"Platforms/other": {**REMOTE, "ssh": OPENSSH}}).config.check_supported()
 
 
-def test_remote_by_our_own_ssh_is_kept() -> None:
-    """A system that needs no more than a key, also one with a passphrase."""
+def test_a_remote_system_with_conch_is_supported() -> None:
+    """The gateway starts with a system that needs only a key, with or without a passphrase."""
     loaded({"Platforms/other": {**REMOTE, "ssh": CONCH}}).config.check_supported()
     account = {**CONCH, "passphraseFile": "passphrase"}
     loaded({"Platforms/other": {**REMOTE, "ssh": account}}).config.check_supported()
 
 
 @pytest.mark.parametrize("account", [CONCH, OPENSSH])
-def test_remote_by_scp_is_kept(account: dict[str, Any]) -> None:
-    """A system without SFTP, by either connection."""
+def test_a_remote_system_with_scp_is_supported(account: dict[str, Any]) -> None:
+    """The gateway starts with a system without SFTP, with both transports."""
     ssh = {**account, "transfer": "scp"}
     loaded({"Platforms/other": {**REMOTE, "ssh": ssh}}).config.check_supported()
 
 
-def test_mongodb_is_kept() -> None:
-    """A server, and the name of a database on it."""
+def test_mongodb_is_supported() -> None:
+    """The gateway starts with the URI of a server and the name of a database."""
     loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config.check_supported()
 
 
 def test_mongodb_needs_both_keys() -> None:
-    """The name of the database is required with a URI; without one it has no effect."""
+    """The name of the database is required with a URI; without a URI it has no effect."""
     with pytest.raises(ConfigurationError, match="MongoDB: is required with MongoDBURI"):
         loaded({"MongoDBURI": "mongodb://localhost/"})
     (warning,) = loaded({"MongoDB": "Shifter"}).warnings
     assert warning.startswith("MongoDB: has no effect without MongoDBURI")
 
 
-def test_munge_is_kept() -> None:
-    """A site's own way to know its users: munge, and a command that lists them."""
+def test_munge_is_supported() -> None:
+    """The gateway starts with munge and with a site's own command that lists users."""
     loaded({**MUNGE, "Platforms/mycluster/groupsCommand": ["list"]}).config.check_supported()
 
 
 def test_two_systems_with_one_munge_daemon() -> None:
-    """Then a credential of one counts on the other: a warning. With two there is none."""
-    another = {"accesstype": "local", "local": {"imageDir": "/two"}}
-    found = loaded({**MUNGE, "Platforms/two": {**another, "mungeSocketPath": "/run/munge.socket"}})
-    (warning,) = found.warnings
-    assert warning.startswith("Platforms.two.mungeSocketPath: mycluster has the same;")
-    found = loaded({**MUNGE, "Platforms/two": {**another, "mungeSocketPath": "/run/two.socket"}})
-    assert found.warnings == ()
+    """Two systems with the same socket cause a warning; two sockets do not."""
+    system = {"accesstype": "local", "local": {"imageDir": "/two"}}
+    result = loaded({**MUNGE, "Platforms/two": {**system, "mungeSocketPath": "/run/munge.socket"}})
+    (warning,) = result.warnings
+    assert warning.startswith("Platforms.two.mungeSocketPath: mycluster has the same socket,")
+    result = loaded({**MUNGE, "Platforms/two": {**system, "mungeSocketPath": "/run/two.socket"}})
+    assert result.warnings == ()
 
 
 def test_refusals_come_together() -> None:
-    """The start tells everything at once, not one thing at each try."""
+    """The error at the start has all reasons, not only the first."""
     config = loaded(
         {"examiner": "/usr/bin/examiner", "Platforms/mycluster/policy_file": "p.json"}
     ).config
@@ -224,15 +231,15 @@ MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
         "amqps://broker/?cacertfile=/ca.pem&certfile=/us.pem&keyfile=/key.pem",
     ],
 )
-def test_a_broker_is_kept(url: str) -> None:
-    """RabbitMQ, with TLS or without, where the state is in MongoDB."""
-    found = loaded({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
-    found.config.check_supported()
-    assert found.warnings == ()
+def test_a_broker_is_supported(url: str) -> None:
+    """The gateway starts with RabbitMQ, with or without TLS, if its state is in MongoDB."""
+    result = loaded({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
+    result.config.check_supported()
+    assert result.warnings == ()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"BrokerURL": "amqp://user:secret@b/"}, "BrokerURL: needs MongoDBURI"),
         ({**MONGODB, "BrokerURL": "redis://:secret@b/"}, "BrokerURL: must begin with amqp"),
@@ -248,25 +255,25 @@ def test_a_broker_is_kept(url: str) -> None:
         ({**MONGODB, "BrokerURL": "amqps://:secret@b/?cacertfile=c"}, "an absolute path"),
     ],
 )
-def test_a_broker_that_cannot_be_used(changes: dict[str, Any], told: str) -> None:
-    """One line says why, without the password in the URL."""
-    with pytest.raises(ConfigurationError, match=told) as caught:
+def test_an_invalid_broker_is_refused(changes: dict[str, Any], message: str) -> None:
+    """The error has the reason, and not the password of the URL."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
         loaded(changes)
     if "BrokerAway" not in changes:
         assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a,b", "amq.direct", "x" * 201])
-def test_a_system_that_cannot_name_a_queue(name: str) -> None:
-    """With a broker a system's name is that of its queue."""
-    another = {"accesstype": "local", "local": {"imageDir": "/two"}}
+def test_a_system_name_must_fit_a_queue(name: str) -> None:
+    """With a broker, a name that a queue cannot have is refused; without, it is accepted."""
+    system = {"accesstype": "local", "local": {"imageDir": "/two"}}
     with pytest.raises(ConfigurationError, match="names a queue"):
-        loaded({**MONGODB, "BrokerURL": "amqp://b/", f"Platforms/{name}": another})
-    loaded({f"Platforms/{name}": another})
+        loaded({**MONGODB, "BrokerURL": "amqp://b/", f"Platforms/{name}": system})
+    loaded({f"Platforms/{name}": system})
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "fine"),
+    ("kind", "options", "reliable"),
     [
         ("nfs4", "rw,vers=4.2,local_lock=none", True),
         ("nfs", "rw,vers=3", True),
@@ -278,19 +285,19 @@ def test_a_system_that_cannot_name_a_queue(name: str) -> None:
         ("ext4", "rw", True),
     ],
 )
-def test_locks_of_directories_that_machines_share(kind: str, options: str, fine: bool) -> None:
-    """It depends on how they are mounted whether locks count on all machines."""
-    assert (lock_trouble(kind, frozenset(options.split(","))) is None) == fine
+def test_locks_of_shared_directories(kind: str, options: str, reliable: bool) -> None:
+    """The mount options decide whether locks exclude other machines."""
+    assert (lock_trouble(kind, frozenset(options.split(","))) is None) == reliable
 
 
-def test_what_to_do_without_a_broker_that_is_none() -> None:
-    """It has no effect: a warning."""
+def test_broker_away_without_a_broker_causes_a_warning() -> None:
+    """BrokerAway has no effect without BrokerURL, and a warning says so."""
     (warning,) = loaded({"BrokerAway": "refuse"}).warnings
     assert warning.startswith("BrokerAway: has no effect without BrokerURL")
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "local"),
+    ("endpoint", "is_local"),
     [
         ("tcp:5000:interface=127.0.0.1", True),
         ("tcp:port=5000:interface=127.0.0.1:backlog=5", True),
@@ -314,31 +321,31 @@ def test_what_to_do_without_a_broker_that_is_none() -> None:
         ("", False),
     ],
 )
-def test_only_local(endpoint: str, local: bool) -> None:
-    """Only what is certainly the loopback or a local socket counts as such."""
-    assert only_local(endpoint) == local
+def test_local_endpoints(endpoint: str, is_local: bool) -> None:
+    """Only Unix sockets and loopback addresses count as local; every unknown form does not."""
+    assert is_local_endpoint(endpoint) == is_local
 
 
-def test_mock_on_other_loopback_forms_starts() -> None:
-    """Unix sockets and IPv6's loopback do for mock."""
+def test_mock_on_unix_sockets_and_ipv6_loopback_starts() -> None:
+    """The gateway starts with mock on a Unix socket and on the loopback address of IPv6."""
     listen = ["unix:/run/shiftergw.socket", r"tcp6:5000:interface=\:\:1"]
     loaded({"Listen": listen}).config.check_supported()
 
 
 @pytest.mark.parametrize("kind", sorted(NETWORK_FILE_SYSTEMS))
 def test_state_on_a_network_file_system(kind: str) -> None:
-    """SQLite is not put where its locks do not hold."""
+    """A StateDirectory on a network file system is refused, since SQLite's locks fail there."""
     with pytest.raises(ConfigurationError, match=r"StateDirectory: .*network file system"):
         loaded().config.check_state_file_system(kind)
 
 
-def test_no_state_on_a_network_file_system() -> None:
-    """With MongoDB there is no SQLite file whose locks would have to hold."""
+def test_with_mongodb_the_state_directory_may_be_on_a_network() -> None:
+    """With MongoDB there is no SQLite file that needs locks, so every file system is accepted."""
     config = loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config
     config.check_state_file_system("nfs4")
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs"])
 def test_state_on_a_local_file_system(kind: str) -> None:
-    """Local file systems are fine."""
+    """A StateDirectory on a local file system is accepted."""
     loaded().config.check_state_file_system(kind)
