@@ -197,8 +197,12 @@ class SharedSession:
             if self._state is SessionState.OPENING:
                 self._step(SessionState.ABSENT)
             raise
-        self._session = _OpenSession(host, files, connection)
-        return self._session
+        session = self._session = _OpenSession(host, files, connection)
+        if self._is_closed():
+            # The attempt has succeeded although `close` cancelled it.
+            self._drop()
+            raise _stopping()
+        return session
 
     async def _begin(self, connect: Connect) -> tuple[RemoteFiles, Connection]:
         """Connect to a host and open a session with its files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,34 @@ async def test_closed_while_opening(tmp_path: Path) -> None:
     for waiter in waiting:
         with pytest.raises(DeliveryFailed, match="stopping"):
             await waiter
+    assert len(connections.opened) == 1
+    assert connections.alive() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_opened_although_closed(tmp_path: Path) -> None:
+    """A session that opens after the gateway began to stop is closed, and its caller is told why.
+
+    The cancellation of a host that is over its time limit leads to the next host.
+    """
+    connections = Connections(tmp_path / "bin")
+
+    async def connect() -> Connection:
+        with suppress(CancelledError):
+            await pause(1000, reactor)
+        return await connections.connect()
+
+    session = SharedSession(Hosts({"far": connect}, reactor), reactor, IDLE_SECONDS)
+
+    async def use() -> None:
+        async with session.use():
+            raise AssertionError
+
+    waiting = Deferred.fromCoroutine(use())
+    await session.close()
+    with pytest.raises(DeliveryFailed, match="stopping"):
+        await waiting
+    await session.close()
     assert len(connections.opened) == 1
     assert connections.alive() == 0
 
