@@ -37,7 +37,9 @@ def read_file(path: Path, limit: int) -> bytes | None:
     file = installed_file(path)
     if file is None or file.size > limit:
         return None
-    return read_prefix(path, limit)
+    # Not `read_prefix`: for a file that is removed meanwhile, it would return an empty content.
+    with path.open("rb") as stream:
+        return stream.read(limit)
 
 
 def read_prefix(path: Path, size: int) -> bytes:

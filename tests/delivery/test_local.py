@@ -13,14 +13,16 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
+from shiftergw.delivery import local_files
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.placement import directory_errors, place
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import ImageDirectory
+from shiftergw.ports import ImageDirectory, InstalledFile
 from tests.delivery.contract import (
     CONTENT,
     IMAGE,
+    META,
     SHA256,
     ImageDirectoryContract,
     ignore,
@@ -128,6 +130,24 @@ async def test_cancelled_digest(directory: LocalDirectory, root: Path) -> None:
     hashing.cancel()
     with pytest.raises(CancelledError):
         await hashing
+
+
+@pytest_twisted.ensureDeferred
+async def test_file_removed_while_it_is_read(
+    directory: LocalDirectory, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is removed after its size was read is an error, not an empty file."""
+
+    def remove(path: Path) -> InstalledFile | None:
+        file = installed_file(path)
+        path.unlink(missing_ok=True)
+        return file
+
+    installed_file = local_files.installed_file
+    monkeypatch.setattr(local_files, "installed_file", remove)
+    (root / META).write_bytes(b"ENV:")
+    with pytest.raises(DeliveryFailed, match="No such file"):
+        await directory.read(META, 100)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
