@@ -50,8 +50,8 @@ class DiskCall:
         self._stop = Event()
         self.deadline = clock.seconds() + seconds
 
-    def go_on(self, seconds: float | None = None) -> None:
-        """Report progress; raise `DiskCallStopped` if the call was stopped.
+    def note_progress(self, seconds: float | None = None) -> None:
+        """Note that the call makes progress; raise `DiskCallStopped` if it was stopped.
 
         The next step may take `seconds`, or the usual limit if that is more.
         """
@@ -60,7 +60,7 @@ class DiskCall:
         self.deadline = self._clock.seconds() + max(seconds or 0, self._seconds)
 
     def stop(self) -> None:
-        """Make the next `go_on` raise; call this in the thread of the reactor."""
+        """Make the next `note_progress` raise; call this in the thread of the reactor."""
         self._stop.set()
 
 
@@ -91,7 +91,7 @@ class DiskCalls:
         return await self._run(self._call(), partial(function, *args, **kwargs))
 
     async def run_long(self, function: Callable[[DiskCall], T]) -> T:
-        """As `run`, for a long function that reports progress with `DiskCall.go_on`."""
+        """As `run`, for a long function that reports progress with `DiskCall.note_progress`."""
         call = self._call()
         return await self._run(call, partial(function, call))
 

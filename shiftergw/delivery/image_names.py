@@ -38,6 +38,6 @@ def probe_name() -> str:
 
 
 def name_of_temporary(name: str) -> str | None:
-    """Return the name of the file that a temporary was to become; None if it is no temporary."""
+    """Return the installed name that belongs to a temporary; None if `name` is no temporary."""
     match = _TEMPORARY_NAME.fullmatch(name)
     return None if match is None else match[1]

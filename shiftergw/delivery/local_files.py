@@ -64,7 +64,7 @@ def write_file(content: bytes, target: Path, call: DiskCall) -> None:
     temporary = target.with_name(temporary_name(target.name))
     with removed_on_error(temporary):
         _create(content, temporary)
-        call.go_on()  # an abandoned call must not replace the file
+        call.note_progress()  # an abandoned call must not replace the file
         replace_durably(temporary, target)
 
 
@@ -72,7 +72,7 @@ def write_and_remove(content: bytes, path: Path, call: DiskCall) -> None:
     """Write a small file and remove it."""
     with removed_on_error(path):
         _create(content, path)
-        call.go_on()
+        call.note_progress()
     path.unlink()
 
 
@@ -88,14 +88,14 @@ def list_installed(directory: Path, call: DiskCall) -> list[InstalledFile]:
     """Return the installed images and metadata, sorted by name."""
     files = []
     for name in sorted(filter(is_installed_name, os.listdir(directory))):  # noqa: PTH208 - names
-        call.go_on()
+        call.note_progress()
         files.append(installed_file(directory / name))
     return [file for file in files if file is not None]
 
 
 def digest_file(path: Path, call: DiskCall) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    return hash_file(path, should_stop=call.go_on)[1]
+    return hash_file(path, should_stop=call.note_progress)[1]
 
 
 def sweep_temporaries(directory: Path, before: float, call: DiskCall) -> int:
@@ -104,7 +104,7 @@ def sweep_temporaries(directory: Path, before: float, call: DiskCall) -> int:
     for entry in list(os.scandir(directory)):
         if name_of_temporary(entry.name) is None:
             continue
-        call.go_on()
+        call.note_progress()
         with suppress(FileNotFoundError):
             status = entry.stat(follow_symlinks=False)
             # A hard link has the times of its file; only `st_ctime` tells when it was made.

@@ -82,7 +82,7 @@ class Placement:
         with removed_on_error(temporary):
             if not (may_link and self._link(temporary)):
                 copy(call)
-            call.go_on()
+            call.note_progress()
             replace_durably(temporary, self.target)
             # If both names belong to the same file, the rename does nothing.
             temporary.unlink(missing_ok=True)
@@ -120,13 +120,13 @@ class Placement:
         ):
             total = os.fstat(source.fileno()).st_size
             while piece := source.read(_PIECE):
-                call.go_on()
+                call.note_progress()
                 copy.write(piece)
                 digest.update(piece)
                 done += len(piece)
                 report(Progress("deliver", done, total))
             copy.flush()
-            call.go_on(time_limit(total))
+            call.note_progress(time_limit(total))
             os.fsync(copy.fileno())
         if digest.hexdigest() != self.sha256:
             raise DeliveryFailed("The converted file changed before it was delivered.")

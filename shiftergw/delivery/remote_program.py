@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.channel import Channel, Connection
 
 LAST_SECONDS = 2.0
-"""Seconds from the end of a program to the end of its channel: its login shell may be busy."""
+"""Seconds for which a channel may stay open after its program: the login shell may be busy."""
 
 _FULL_TRIES = 4
 _REFUSAL_OFFSET = 100
@@ -40,7 +40,7 @@ class NoCommands(DeliveryFailed):
     """The account cannot run commands; the detail says what happened instead."""
 
     def __init__(self, detail: str) -> None:
-        """Explain what a system without SFTP needs."""
+        """Name as the remedy what a system needs for SCP."""
         super().__init__(
             "The gateway's account on the system runs no commands.",
             remedy='Tell the site\'s support: "transfer": "scp" needs an account that may run'
@@ -59,9 +59,9 @@ class RemoteProgram(ABC):
         """Prepare a program; `attach` connects it to its channel."""
         self.frame = FramedOutput()
         self._error: DeliveryFailed | SftpRefused | None = None
-        self._has_ended = False
-        self._last_call: Any = None
-        """The timer of `LAST_SECONDS`."""
+        self._has_succeeded = False
+        self._close_timer: Any = None
+        """Closes the channel `LAST_SECONDS` after the end of the program."""
         self._change: Deferred[None] | None = None
 
     def attach(self, channel: Channel, clock: IReactorTime) -> None:
@@ -76,10 +76,10 @@ class RemoteProgram(ABC):
         self._channel.end_input()
 
     def end(self, error: DeliveryFailed) -> None:
-        """End the program unless it has ended; coroutines that wait for it raise `error`."""
-        if not self._has_ended and self._error is None:
+        """Close the channel; callers that wait for a result get `error` if there is none yet."""
+        if not self._has_succeeded and self._error is None:
             self._error = error
-        self._cancel_last_call()
+        self._cancel_close_timer()
         self._channel.lose()
         self._wake()
 
@@ -100,8 +100,8 @@ class RemoteProgram(ABC):
             raise self._error
 
     async def wait_for_end(self) -> None:
-        """Wait for the end of the program; raise its error, if any."""
-        while not self._has_ended:
+        """Return when the program has succeeded; raise its error if it has failed."""
+        while not self._has_succeeded:
             await self.wait_for_change()
         self.check()
 
@@ -111,7 +111,7 @@ class RemoteProgram(ABC):
             change.callback(None)
 
     def _on_data(self, data: bytes) -> None:
-        if self._error is not None or self._has_ended:
+        if self._error is not None or self._has_succeeded:
             return
         try:
             output = self.frame.feed(data)
@@ -122,8 +122,8 @@ class RemoteProgram(ABC):
             self.end(NoCommands(f"its start-up files print without end: {noise}"))
         except DeliveryFailed as error:
             self.end(error)
-        if self.frame.status is not None and self._last_call is None and self._error is None:
-            self._last_call = self._clock.callLater(LAST_SECONDS, self._close_channel)
+        if self.frame.status is not None and self._close_timer is None and self._error is None:
+            self._close_timer = self._clock.callLater(LAST_SECONDS, self._close_channel)
         self._wake()
 
     def _close_channel(self) -> None:
@@ -131,13 +131,13 @@ class RemoteProgram(ABC):
         self._channel.lose()
         self._on_exit(None)
 
-    def _cancel_last_call(self) -> None:
-        if self._last_call is not None and self._last_call.active():
-            self._last_call.cancel()
+    def _cancel_close_timer(self) -> None:
+        if self._close_timer is not None and self._close_timer.active():
+            self._close_timer.cancel()
 
     def _on_exit(self, channel_status: int | None) -> None:
-        self._cancel_last_call()
-        if self._error is not None or self._has_ended:
+        self._cancel_close_timer()
+        if self._error is not None or self._has_succeeded:
             return
         stderr = self._channel.stderr
         status = self.frame.status
@@ -152,7 +152,7 @@ class RemoteProgram(ABC):
         elif status:
             self._error = SftpRefused(packets.FAILURE, f"exit status {status}: {stderr}")
         else:
-            self._has_ended = True
+            self._has_succeeded = True
         self._wake()
 
     def _on_failure(self, failure: Failure) -> None:
@@ -185,7 +185,7 @@ async def running_program(
 async def _open_command(
     connection: Connection, clock: IReactorTime, argv: Sequence[str]
 ) -> Channel:
-    """Start a program; retry if the host is full, as it counts ended programs for a moment."""
+    """Start a program; retry if the host is full: it still counts programs that have just ended."""
     for failures in range(1, _FULL_TRIES + 1):
         with suppress(HostFull):
             return await connection.open_command(argv)

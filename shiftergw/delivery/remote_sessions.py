@@ -26,7 +26,7 @@ CLEAN_UP_SECONDS = 15.0
 
 
 class RemoteSessions:
-    """Give sessions with a host that has the image directory, and find out why it refuses.
+    """Open sessions with a host that has the image directory; turn its refusals into errors.
 
     A host of the system that lacks the directory is not used: not every host may have mounted it.
     """
@@ -51,7 +51,7 @@ class RemoteSessions:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[tuple[RemoteFiles, Connection]]:
-        """Give the block a session; its refusals become `DeliveryFailed` or `NoSpace`."""
+        """Yield a session; refusals in the block become `DeliveryFailed` or `NoSpace`."""
         async with self.shared_session.use() as (files, connection):
             try:
                 yield files, connection
@@ -60,16 +60,17 @@ class RemoteSessions:
 
     @asynccontextmanager
     async def create_file(self, path: bytes) -> AsyncIterator[tuple[RemoteFiles, Connection]]:
-        """Give the block a session to create a file in; remove the file if the block raises.
+        """Yield a session in which the block creates the file `path`.
 
-        If the session broke, the file stays: a sweep removes it, or a later delivery resumes it.
+        If the block raises, the file is removed. If the session broke, the file stays: a sweep
+        removes it, or a later delivery resumes it.
         """
         async with self.use() as (files, connection):
             try:
                 try:
                     yield files, connection
                 except SftpRefused as refusal:
-                    # Before the removal: it would free space on a disk that is full.
+                    # Before the removal of the file, which would free space on a full disk.
                     raise await self._error_of(files, connection, refusal) from refusal
             except BaseException:
                 if files.usable:
@@ -85,7 +86,7 @@ class RemoteSessions:
             raise error
 
     async def is_swept(self, files: RemoteFiles, refusal: SftpRefused) -> bool:
-        """Return whether a file was refused because it is gone, although its directory exists."""
+        """Return whether a request was refused because its file, not the directory, is gone."""
         if refusal.status != packets.NO_SUCH_FILE:
             return False
         return await refusals.directory_error(files, self.directory) is None

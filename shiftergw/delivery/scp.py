@@ -39,7 +39,7 @@ _ERROR_REPLIES = (1, 2)
 class ScpSink(RemoteProgram):
     """A running `scp -t` that receives one file of `size` bytes.
 
-    `report` gets the number of bytes that have arrived; `send` never calls it directly.
+    `report` gets the number of bytes that have arrived. Events of the channel call it, not `send`.
     """
 
     def __init__(self, size: int, report: Callable[[int], None], idle_seconds: float) -> None:
@@ -60,10 +60,10 @@ class ScpSink(RemoteProgram):
 
         Blocks must not change afterwards. Raises `SftpRefused`, and `OSError` for too few bytes.
         """
-        await self._reply(_READY, self._idle_seconds)
+        await self._wait_for_replies(_READY, self._idle_seconds)
         self._replies_due = _HEADER_TAKEN
         self._channel.write(b"C0600 %d image\n" % self._size)
-        await self._reply(_HEADER_TAKEN, self._idle_seconds)
+        await self._wait_for_replies(_HEADER_TAKEN, self._idle_seconds)
         self._channel.registerProducer(self, True)
         try:
             await self._send_all(blocks)
@@ -71,7 +71,7 @@ class ScpSink(RemoteProgram):
             self._channel.write(b"\0")
             # On a slow line much may be in flight; the protocol does not tell how much.
             seconds = self._idle_seconds + proof.time_limit(self._size)
-            await self._reply(_FILE_WRITTEN, seconds)
+            await self._wait_for_replies(_FILE_WRITTEN, seconds)
         finally:
             self._channel.unregisterProducer()
         self._channel.end_input()
@@ -94,7 +94,7 @@ class ScpSink(RemoteProgram):
                 return
         raise OSError(errno.EIO, f"it ended at byte {self._sent_bytes} of {self._size}")
 
-    async def _reply(self, count: int, seconds: float) -> None:
+    async def _wait_for_replies(self, count: int, seconds: float) -> None:
         """Wait until the receiver has replied `count` times; other output does not count."""
 
         async def wait() -> None:
@@ -106,7 +106,7 @@ class ScpSink(RemoteProgram):
     def check(self) -> None:
         """Raise the error of the program; an end before the last reply is an error."""
         super().check()
-        if self._has_ended and self._replies < _FILE_WRITTEN:
+        if self._has_succeeded and self._replies < _FILE_WRITTEN:
             raise protocol_error("it ended before the file did")
 
     def take(self, data: bytes) -> None:

@@ -120,7 +120,7 @@ class ScpFiles:
         return entries
 
     async def remove(self, path: bytes) -> None:
-        """Remove a file; with a temporary also the file for its next stretch."""
+        """Remove a file; if it is a temporary, also the file that receives its stretches."""
         is_temporary = _TEMPORARY.fullmatch(path) is not None
         await self._shell.run(
             programs.REMOVE, path, *([_path_of_stretch(path)] if is_temporary else [])
@@ -166,7 +166,7 @@ class ScpFiles:
         text: str,
         *words: bytes,
     ) -> None:
-        """Run a program that contains `scp -t`; send it the part of `source`."""
+        """Run a program that contains `scp -t`; send it `part`, a (begin, end), of `source`."""
         begin, end = part
         seconds = proof.time_limit(end - begin)
         sink = ScpSink(end - begin, lambda n: report(begin + n), self._shell.idle_seconds)
@@ -239,7 +239,7 @@ class _ReadingProgram(RemoteProgram):
     def check(self) -> None:
         """Raise the error of the program; an end before the last byte is an error."""
         super().check()
-        if self._has_ended and self.missing_bytes:
+        if self._has_succeeded and self.missing_bytes:
             raise SftpRefused(packets.FAILURE, f"a file ended {self.missing_bytes} bytes early")
 
 
@@ -252,5 +252,8 @@ def _attributes(output: bytes) -> Attributes:
 
 
 def _path_of_stretch(path: bytes) -> bytes:
-    """Return the path for stretches of this temporary: another temporary of the same file."""
+    """Return the path of the file that receives stretches of a temporary.
+
+    Its name is that of another temporary of the same file, so that a sweep removes it.
+    """
     return path[:-16] + hashlib.sha256(path).hexdigest()[:16].encode()

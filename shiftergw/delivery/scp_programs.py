@@ -37,10 +37,10 @@ ENTRIES = (
     ' find . -maxdepth 1 ! -name "*[^0-9A-Za-z.]*"'
     ' -exec sh -c \'stat -c "%f %s %Y %n" -- "$@" || true\' sh {} + || exit 104'
 )
-"""Argument: DIRECTORY. Prints the same for each entry, followed by ` ./` and the name.
+"""Argument: DIRECTORY. Prints the attributes of each entry as LSTAT, then ` ./` and the name.
 
-Names with other characters are left out: the gateway has no such files, and a newline in a name
-would look like the next entry.
+Names with other characters than letters, digits and dots are left out: the gateway has no such
+files, and a newline in a name would look like the next entry.
 """
 
 REMOVE = f'{_NO}rm -f -- "$@" || no "$1"'
@@ -53,8 +53,9 @@ RENAME = (
 )
 """Arguments: OLD NEW. Renames a file and replaces an existing one.
 
-A directory of the new name is refused, because `mv` would move the file into it. Then the parent
-directory is written to the disk, if `sync` takes names; without a name it would sync all disks.
+If NEW is a directory, it is refused, because `mv` would move the file into it; a symlink to a
+directory is replaced. Then the parent directory is written to the disk, if `sync` takes names;
+without a name it would sync all disks.
 """
 
 WHOLE = f'{_NO}umask 077; rm -f -- "$1" "$2"; {_NEW}exec scp -t -- "$1"'
@@ -73,8 +74,8 @@ STRETCH = (
 )
 """Arguments: PATH BESIDE PLACE. Receives BESIDE and copies it into PATH, PLACE MiB from its start.
 
-BESIDE is not removed: if the connection broke, another upload may have begun under its name. A file
-that was removed meanwhile is an error: `dd` would create one with a hole.
+BESIDE is not removed at the end: if the connection broke, another upload may have begun under its
+name. If PATH was removed meanwhile, that is an error: `dd` would create a file with a hole.
 """
 
 FINISH = (

@@ -41,7 +41,7 @@ class SessionState(Enum):
     ABSENT = "absent"  # never opened, closed after a while, or broken
     OPENING = "opening"  # one caller opens it, further callers wait
     IN_USE = "in use"
-    IDLE = "idle"  # open, without a user; a timer will close it
+    IDLE = "idle"  # open, but not in use; a timer will close it
     SHUTDOWN = "shutdown"  # the gateway stops: nothing is opened any more
 
 
@@ -50,7 +50,7 @@ S = SessionState
 STEPS: dict[SessionState, frozenset[SessionState]] = {
     S.ABSENT: frozenset({S.OPENING, S.SHUTDOWN}),
     S.OPENING: frozenset({S.IN_USE, S.ABSENT, S.SHUTDOWN}),
-    # A session that broke is replaced while its last users are still leaving.
+    # A session that broke is replaced although earlier callers may still be using it.
     S.IN_USE: frozenset({S.IN_USE, S.IDLE, S.ABSENT, S.SHUTDOWN}),
     S.IDLE: frozenset({S.IN_USE, S.ABSENT, S.SHUTDOWN}),
     S.SHUTDOWN: frozenset({S.SHUTDOWN}),
@@ -70,12 +70,12 @@ class SessionBroken(Away):
 
 @dataclass(eq=False, slots=True)
 class _OpenSession:
-    """An open session with one host; `users` counts the callers that use it now."""
+    """An open session with one host; `callers` is the number of callers that use it now."""
 
     host: str
     files: RemoteFiles
     connection: Connection
-    users: int = 0
+    callers: int = 0
 
 
 class SharedSession:
@@ -109,7 +109,7 @@ class SharedSession:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[tuple[RemoteFiles, Connection]]:
-        """Give the block the session, and its connection for running commands.
+        """Yield the session, and its connection for running commands.
 
         Raises `DeliveryFailed`; `SessionBroken` if an error of the block ended the session. Callers
         that wait while another caller opens the session share its failure, because each attempt may
@@ -123,8 +123,8 @@ class SharedSession:
                 raise
             raise SessionBroken(session.host, error) from error
         finally:
-            session.users -= 1
-            if session is self._session and not session.users:
+            session.callers -= 1
+            if session is self._session and not session.callers:
                 self._step(SessionState.IDLE)
 
     @property
@@ -168,7 +168,7 @@ class SharedSession:
         self._step(SessionState.ABSENT)
 
     async def _acquire(self) -> _OpenSession:
-        """Return the session with one more user; open it unless it is usable."""
+        """Return the session and count the caller; open a new session if there is no usable one."""
         earlier_failure = self._failure
         async with self._opening_lock:
             session = self._session
@@ -180,7 +180,7 @@ class SharedSession:
                 if self._failure is not None and self._failure is not earlier_failure:
                     raise copy(self._failure)
                 session = await self._open()
-            session.users += 1
+            session.callers += 1
             self._step(SessionState.IN_USE)
             return session
 

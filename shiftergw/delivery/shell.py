@@ -47,7 +47,10 @@ class OutputProgram(RemoteProgram):
 
 
 class RemoteShell:
-    """Run programs over a connection, until a program fails by other means than `SftpRefused`."""
+    """Run programs over a connection. `DeliveryFailed` from a program or its block ends the shell.
+
+    Two errors do not end it: a program's `SftpRefused`, and `HostFull`.
+    """
 
     def __init__(self, connection: Connection, clock: IReactorTime, idle_seconds: float) -> None:
         """Run nothing yet; `idle_seconds` is the longest wait for an answer."""
@@ -86,7 +89,10 @@ class RemoteShell:
 
     @asynccontextmanager
     async def running(self, program: ProgramT, text: str, *words: bytes) -> AsyncIterator[ProgramT]:
-        """Run a program until the block ends; an error of the block is passed on unchanged."""
+        """Start a program and yield it; end it when the block ends.
+
+        An error of the block is raised unchanged.
+        """
         if self._error is not None:
             raise copy.copy(self._error)
         try:

@@ -67,7 +67,10 @@ class SourceFile:
 
     @contextmanager
     def blocks(self, offset: int) -> Iterator[AsyncIterator[bytes]]:
-        """Give the block the content from `offset` in blocks; the next block is read ahead."""
+        """Yield an iterator over the content from `offset`, `BLOCK` bytes at a time.
+
+        It reads one block ahead, until the `with` statement ends.
+        """
         blocks = _Blocks(self._descriptor, offset, self._threads)
         try:
             yield blocks

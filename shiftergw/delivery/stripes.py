@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
 
-WORTHWHILE = 16 << 20
+MIN_STRIPED_BYTES = 16 << 20
 """Bytes of the smallest file that is read faster from several OSTs than from one."""
 
-SECONDS = 30.0
+LFS_SECONDS = 30.0
 """Seconds that `lfs` may take."""
 
-# Without umask everybody could open the file, and read later what is written into it.
+# Without umask another user could open the empty file, and later read the image through it.
 _SETSTRIPE = 'umask 077 && exec lfs setstripe -c "$1" "$2"'
 
 
 class Stripes:
-    """Create the files of one image directory over `count` OSTs each; -1: over all OSTs."""
+    """Create files of one image directory that are laid out over several OSTs."""
 
     _log = Logger()
 
     def __init__(self, count: int) -> None:
-        """Create files with `lfs`, unless `count` is 0."""
+        """Use `count` OSTs for each file; -1: all of them; 0: create no files."""
         self._count = count
         self._has_logged = False
 
     def applies_to(self, size: int) -> bool:
         """Return whether a file of this size in bytes gets a layout."""
-        return self._count != 0 and size >= WORTHWHILE
+        return self._count != 0 and size >= MIN_STRIPED_BYTES
 
     async def make_remote_file(
         self, files: RemoteFiles, connection: Connection, path: bytes, clock: IReactorTime
@@ -68,7 +68,7 @@ class Stripes:
         async def run() -> None:
             count = b"%d" % self._count
             try:
-                await run_once(connection, clock, _SETSTRIPE, count, path, seconds=SECONDS)
+                await run_once(connection, clock, _SETSTRIPE, count, path, seconds=LFS_SECONDS)
             except SftpRefused as refusal:
                 raise DeliveryFailed("lfs failed.", detail=str(refusal)) from refusal
 
@@ -87,7 +87,7 @@ class Stripes:
 
         async def run() -> None:
             argv = ["sh", "-c", _SETSTRIPE, "sh", str(self._count), str(path)]
-            await run_command(Command(argv, env, total=SECONDS), reactor, reactor)
+            await run_command(Command(argv, env, total=LFS_SECONDS), reactor, reactor)
 
         return await self._make(str(path), run, lambda: calls.run(_lstat, path))
 

@@ -37,7 +37,7 @@ _log = Logger()
 class Upload:
     """The upload of one file to the path `temporary`; `sha256` is the digest of the whole file.
 
-    `stripes` lays out large files, and `retries` is told of the verified bytes and of progress.
+    `stripes` lays out large files. `retries` gets the progress and the number of verified bytes.
     """
 
     source: SourceFile
@@ -76,8 +76,8 @@ class Upload:
         attributes = await files.lstat(self.temporary)
         if attributes is None or not attributes.is_file or not attributes.size:
             return None
-        # Writes overtake each other, so a broken upload may have holes near its end, even if its
-        # last byte has arrived.
+        # Writes may be done out of order, so a broken upload may have holes near its end, even if
+        # its last byte has arrived.
         size = attributes.size - files.unreliable_tail
         if size <= 0 or attributes.size > self.source.size:
             return None
@@ -100,7 +100,7 @@ class Upload:
         return digest.hexdigest()
 
     async def _check(self, files: RemoteFiles, connection: Connection) -> Verification:
-        """Raise `DeliveryFailed` unless the file on the system has the expected content."""
+        """Return how the uploaded file was verified; raise `DeliveryFailed` if it is wrong."""
         size = self.source.size
         try:
             if await self._remote_sha256(connection, size) != self.sha256:

@@ -176,7 +176,7 @@ async def test_signs_of_life(timed_threads: TimedThreads) -> None:
 
     def work(call: DiskCall) -> str:
         for seconds, ready, step in zip((None, 100.0, None), step_begins, steps, strict=True):
-            call.go_on(seconds)
+            call.note_progress(seconds)
             ready.set()
             step.wait(patient(30))
         return "done"

@@ -19,7 +19,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.stripes import WORTHWHILE, LocalStripes
+from shiftergw.delivery.stripes import MIN_STRIPED_BYTES, LocalStripes
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
@@ -32,7 +32,7 @@ from tests.sshd import Sshd
 
 reactor: Any = global_reactor
 
-LARGE = os.urandom(1 << 20) * (WORTHWHILE >> 20)
+LARGE = os.urandom(1 << 20) * (MIN_STRIPED_BYTES >> 20)
 SHA256 = hashlib.sha256(LARGE).hexdigest()
 
 MAKES = 'set -C; : > "$4"; set +C'
@@ -157,7 +157,7 @@ async def test_a_large_image_is_laid_out(opens: Opens, large: Path, ost_count: i
 @pytest_twisted.ensureDeferred
 async def test_files_without_a_layout(opens: Opens, large: Path) -> None:
     """Images below 16 MiB, metadata, and all images with 0 OSTs get the default layout."""
-    for ost_count, size in ((4, WORTHWHILE - 1), (0, WORTHWHILE)):
+    for ost_count, size in ((4, MIN_STRIPED_BYTES - 1), (0, MIN_STRIPED_BYTES)):
         place = opens(ost_count)
         place.lfs()
         large.write_bytes(LARGE[:size])
