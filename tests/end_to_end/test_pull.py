@@ -171,7 +171,7 @@ def test_the_log_has_a_line_for_each_pull(registry: DockerRegistry, tmp_path: Pa
         failure = service.pull("lib/absent:1", BOB)
         assert failure["status"] == "FAILURE"
         # A worker logs an end after it has written it into the store.
-        end = re.compile(r"worker \d+: shiftergw\.worker\.Worker: ((?:READY|FAILURE): .*)\n")
+        end = re.compile(r"worker \d+: shiftergw\.job\.worker\.Worker: ((?:READY|FAILURE): .*)\n")
         until(lambda: len(end.findall(service.log.read_text())) == 2, 30, "the ends in the log")
     text = service.log.read_text()
     ends = end.findall(text)
