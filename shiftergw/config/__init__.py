@@ -25,7 +25,7 @@ from shiftergw.config.document import (
     unknown,
     unreadable,
 )
-from shiftergw.config.leniency import lenient
+from shiftergw.config.leniency import convert_section
 from shiftergw.config.sections import (
     LocalDelivery,
     Locations,
@@ -201,7 +201,7 @@ class Config(Section):
         if problems := [*unreadable(document)]:
             raise refusal(problems)
         problems += duplicate_keys(document)
-        document, readings = lenient(cls, document)
+        document, conversions = convert_section(cls, document)
         problems += checks.relation_problems(document)
         try:
             config = cls.validate_document(_defaults(document, environ) | document, surroundings)
@@ -212,7 +212,7 @@ class Config(Section):
         if problems:
             raise refusal(problems)
         advice = checks.advice(document, config)
-        warnings = (*readings, *unknown(cls, document), *advice, *surroundings.warnings)
+        warnings = (*conversions, *unknown(cls, document), *advice, *surroundings.warnings)
         return LoadedConfig(config, warnings)
 
     def locate(self, reference: ImageReference) -> tuple[str, str]:

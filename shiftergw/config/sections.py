@@ -1,6 +1,6 @@
-"""The objects within imagemanager.json: systems, registries, limits.
+"""The sections of imagemanager.json: systems, registries, limits.
 
-As in `config`, the keys are the aliases of the fields and every default stands here.
+As in `config`, the keys are the aliases of the fields, and the defaults are in the fields.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from shiftergw.config.document import Section
-from shiftergw.config.ssh_options import SshOptions, translated
+from shiftergw.config.ssh_options import SshOptions, translate_options
 from shiftergw.config.values import (
     Architecture,
     BlockSize,
@@ -57,25 +57,26 @@ class Squash(Section):
         compressor = info.data.get("compressor")
         if level is None or compressor is None:
             return level
-        highest = HIGHEST_LEVEL.get(compressor)
-        if highest is None:
+        highest_level = HIGHEST_LEVEL.get(compressor)
+        if highest_level is None:
             raise ValueError(f"{compressor} has no levels: remove it")
-        if not 1 <= level <= highest:
-            raise ValueError(f"must be 1 to {highest} with {compressor}")
+        if not 1 <= level <= highest_level:
+            raise ValueError(f"must be 1 to {highest_level} with {compressor}")
         return level
 
 
 class LocalDelivery(Section):
-    """`Platforms.S.local`: the image directory of a system that this machine sees."""
+    """`Platforms.S.local`: the image directory of a system that is mounted on this machine."""
 
     is_mounted: ClassVar[bool] = True
     image_dir: LocalPath = Field(alias="imageDir")
 
 
 class SshDelivery(Section):
-    """`Platforms.S.ssh`: how images reach a system that this machine does not see.
+    """`Platforms.S.ssh`: how images reach the image directory of a system over SSH.
 
-    The properties add what the options of old configurations mean; the keys have priority.
+    The properties combine the keys with the meaning of `sshCmdOptions` and `scpCmdOptions`. A key
+    has priority over an option.
     """
 
     is_mounted: ClassVar[bool] = False
@@ -93,15 +94,15 @@ class SshDelivery(Section):
 
     @property
     def options(self) -> SshOptions:
-        """Return what the keys, and behind them the options, ask of our own SSH."""
-        explicit: dict[str, tuple[str, object]] = {"user": ("username", self.username)}
+        """Return the values for our own SSH that the keys, and then the options, define."""
+        keys: dict[str, tuple[str, object]] = {"user": ("username", self.username)}
         if "port" in self.model_fields_set:
-            explicit["port"] = ("port", self.port)
+            keys["port"] = ("port", self.port)
         if self.key is not None:
-            explicit["key"] = ("key", self.key)
+            keys["key"] = ("key", self.key)
         if self.known_hosts is not None:
-            explicit["known_hosts"] = ("knownHosts", self.known_hosts)
-        return translated(self.ssh_cmd_options, self.scp_cmd_options, explicit)
+            keys["known_hosts"] = ("knownHosts", self.known_hosts)
+        return translate_options(self.ssh_cmd_options, self.scp_cmd_options, keys)
 
     @property
     def login_port(self) -> int:
@@ -110,27 +111,27 @@ class SshDelivery(Section):
 
     @property
     def key_file(self) -> Path | None:
-        """Return the private key, None for those of an agent."""
-        return _expanded(self.options.key)
+        """Return the file of the private key, or None for the keys of an agent."""
+        return _expand_home(self.options.key)
 
     @property
     def known_hosts_file(self) -> Path | None:
-        """Return the list of known hosts, None for those that OpenSSH reads."""
-        return _expanded(self.options.known_hosts)
+        """Return the file of known host keys, or None for the files that OpenSSH reads."""
+        return _expand_home(self.options.known_hosts)
 
     @property
     def ciphers(self) -> tuple[str, ...]:
-        """Return the ciphers to offer, the best first; none for all of ours."""
+        """Return the ciphers to offer, by preference; an empty tuple means all of ours."""
         return self.options.ciphers
 
     @property
     def connect_seconds(self) -> float | None:
-        """Return the limit on making a connection, None for the default."""
+        """Return how many seconds a connection attempt may take, or None for the default."""
         return self.options.connect_seconds
 
 
-def _expanded(path: Path | None) -> Path | None:
-    """Return a path with the home that `~` means, if there is one."""
+def _expand_home(path: Path | None) -> Path | None:
+    """Replace `~` in a path by the home directory; a path without a known home stays unchanged."""
     if path is not None:
         with suppress(RuntimeError):
             return path.expanduser()
@@ -138,14 +139,14 @@ def _expanded(path: Path | None) -> Path | None:
 
 
 Delivery = LocalDelivery | SshDelivery
-"""How images get into the image directory of a system: one section for each kind of system.
+"""How images reach the image directory of a system: one section for each kind of system.
 
-`is_mounted` is true for a directory that this machine sees.
+`is_mounted` is true if the directory is mounted on this machine.
 """
 
 
 class System(Section):
-    """`Platforms.S`: one cluster, called `name`."""
+    """`Platforms.S`: one cluster. `name` is its key S in the document."""
 
     never_read: ClassVar[frozenset[str]] = frozenset(
         {"usergroupService", "mountCommand", "use_external"}
@@ -168,31 +169,31 @@ class System(Section):
     def delivery(self) -> Delivery:
         """Return the section that `accesstype` selects."""
         section = {"local": self.local, "remote": self.ssh}[self.access_type]
-        assert section is not None  # a system without it does not load
+        assert section is not None  # a system without this section does not load
         return section
 
     @property
     def ssh_delivery(self) -> SshDelivery | None:
-        """Return how images reach the system over SSH, or None if they get there otherwise."""
+        """Return the section `ssh` if images reach the system over SSH, or None."""
         return self.ssh if self.access_type == "remote" else None
 
     @property
     def image_dir(self) -> Path:
-        """Return the directory in which the runtime looks for images, as the system sees it."""
+        """Return the directory in which the runtime looks for images: a path on the system."""
         return self.delivery.image_dir
 
     @property
     def directory_name(self) -> str:
-        """Return the name of the image directory in the store: its path, after a remote host's.
+        """Return the name of the image directory in the store: its path, after that of its host.
 
-        Leases and readers are kept under this name. Of several hosts the first stands in it,
-        whichever is used: the others may come, go and change places.
+        The store keeps leases and readers under this name. Of several hosts it contains the first,
+        whichever host is used, so that a site may add, remove and reorder the other hosts.
         """
         host = "" if self.delivery.is_mounted else f"{self.host[0]}:"
         return f"{host}{os.path.normpath(self.image_dir)}"
 
     def squash_options(self, config: Config) -> SquashOptions:
-        """Return how images for this system are to be compressed."""
+        """Return the options of the compression of images for this system."""
         squash = self.squashfs
         level = squash.level
         if level is None and squash.compressor == "gzip":
@@ -209,10 +210,10 @@ class System(Section):
 
 
 class LocationSection(Section):
-    """`Locations.L`: one registry, called `name` in references.
+    """`Locations.L`: one registry. `name` is its key L in the document, used in references.
 
-    `trusted_hosts` are hosts (`host`, `host:port`) at addresses otherwise forbidden, to which this
-    registry may send us for tokens and blobs.
+    `trusted_hosts` (`host` or `host:port`) may have addresses that are otherwise forbidden; the
+    registry may redirect the gateway to them for tokens and blobs.
     """
 
     never_read: ClassVar[frozenset[str]] = frozenset({"authentication"})
@@ -226,14 +227,14 @@ class LocationSection(Section):
 
 
 class UserLimits(Section):
-    """`UserLimits`: how much new work one user may have in the queue."""
+    """`UserLimits`: how many new pulls of one user may wait and run."""
 
     waiting: int = Field(500, alias="waiting", ge=1)
     running: int = Field(4, alias="running", ge=1)
 
 
 class WebLimits(Section):
-    """`WebLimits`: how many connections clients may have, and how slow a request may be."""
+    """`WebLimits`: how many connections clients may have, and how long a request may take."""
 
     connections: int = Field(1000, alias="connections", ge=8)
     per_peer: int = Field(250, alias="perPeer", ge=1)
@@ -251,25 +252,27 @@ class Stages(Section):
 
     @property
     def seconds(self) -> StageLimits:
-        """Return the limits as the pipeline knows them."""
+        """Return the limits as a value for the pipeline."""
         return StageLimits(self.fetch, self.examination, self.conversion, self.transfer)
 
 
 S = TypeVar("S", System, LocationSection)
 
 
-def _named(sections: dict[str, S]) -> dict[str, S]:
+def _set_names(sections: dict[str, S]) -> dict[str, S]:
+    """Set the name of each section to its key in the document."""
     return {name: section.model_copy(update={"name": name}) for name, section in sections.items()}
 
 
-def _addressed(locations: dict[str, LocationSection]) -> dict[str, LocationSection]:
+def _set_default_urls(locations: dict[str, LocationSection]) -> dict[str, LocationSection]:
+    """Set the URL of each location without one to HTTPS on the host that is its name."""
     return {
         name: location.model_copy(update={"url": location.url or f"https://{name}"})
         for name, location in locations.items()
     }
 
 
-Systems = Annotated[dict[str, System], AfterValidator(_named)]
+Systems = Annotated[dict[str, System], AfterValidator(_set_names)]
 Locations = Annotated[
-    dict[str, LocationSection], AfterValidator(_named), AfterValidator(_addressed)
+    dict[str, LocationSection], AfterValidator(_set_names), AfterValidator(_set_default_urls)
 ]

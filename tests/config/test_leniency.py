@@ -1,4 +1,4 @@
-"""Values of old configurations that are written as another type than ours."""
+"""Tests of values that old configurations write in another JSON type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.configurations import loaded
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "attribute", "read"),
+    ("path", "value", "attribute", "expected"),
     [
         ("LogLevel", "DEBUG", "log_level", "debug"),
         ("LogLevel", "Info", "log_level", "info"),
@@ -31,16 +31,19 @@ from tests.configurations import loaded
         ("DefaultImageFormat", None, "default_image_format", "squashfs"),
     ],
 )
-def test_other_types_are_read(path: str, value: Any, attribute: str, read: Any) -> None:
-    """Text is read as the number or truth that it says, with a warning that names the key."""
+def test_values_of_other_types_are_converted(
+    path: str, value: Any, attribute: str, expected: Any
+) -> None:
+    """A value of another type is converted to that of its key, and a warning names the key."""
     result = loaded({path: value})
-    found = getattr(result.config, attribute)
-    assert (found, type(found) is bool) == (read, type(read) is bool)
+    converted_value = getattr(result.config, attribute)
+    assert converted_value == expected
+    assert (type(converted_value) is bool) == (type(expected) is bool)
     assert [warning.partition(":")[0] for warning in result.warnings] == [path]
 
 
-def test_within_sections() -> None:
-    """Sections, and the named objects of tables, too."""
+def test_values_within_sections_are_converted() -> None:
+    """Values in sections, and in the named objects of tables, are converted as well."""
     result = loaded(
         {
             "UserLimits": {"waiting": "7"},
@@ -63,7 +66,7 @@ def test_within_sections() -> None:
     ]
 
 
-def test_what_is_right_needs_no_warning() -> None:
-    """Sizes may be text anyway, and right values stay as they are."""
+def test_valid_values_cause_no_warning() -> None:
+    """Values of the right type stay unchanged without a warning; sizes may be text."""
     result = loaded({"MaxImageSize": "1000", "LogLevel": "warn", "Metrics": True})
     assert (result.config.max_image_size, result.warnings) == (1000, ())

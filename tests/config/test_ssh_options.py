@@ -1,4 +1,4 @@
-"""What options of `ssh` and `scp` mean to our own SSH."""
+"""Tests of the translation of `ssh` and `scp` options for our own SSH."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any
 
 import pytest
 
-from shiftergw.config.ssh_options import SshOptions, translated
+from shiftergw.config.ssh_options import SshOptions, translate_options
 from shiftergw.errors import ConfigurationError
 from shiftergw.ssh.cipher_names import CIPHERS
 from tests.configurations import BASE, loaded
 
 GCM, GCM_256, CTR, *_, CTR_256 = CIPHERS
-HANDED = '"transport": "openssh" hands it to ssh'
+ADVICE = '"transport": "openssh" hands it to ssh'
 
 
 def values(options: SshOptions) -> dict[str, Any]:
-    """Return what the options say, without what they do not."""
+    """Return the values that are set, by field."""
     names = "port", "user", "key", "known_hosts", "ciphers", "connect_seconds", "jump"
-    found = {name: getattr(options, name) for name in names}
-    return {name: value for name, value in found.items() if value}
+    fields = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in fields.items() if value}
 
 
-def ssh(*words: str, **explicit: object) -> SshOptions:
-    """Return what arguments of ssh mean beside explicit values."""
-    return translated(words, (), {name: (name, value) for name, value in explicit.items()})
+def ssh(*words: str, **keys: object) -> SshOptions:
+    """Translate arguments of ssh, and values of keys."""
+    return translate_options(words, (), {name: (name, value) for name, value in keys.items()})
 
 
 def scp(*words: str) -> SshOptions:
-    """Return what arguments of scp mean."""
-    return translated((), words, {})
+    """Translate arguments of scp."""
+    return translate_options((), words, {})
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("words", "expected"),
     [
         ([], {}),
         (["-p", "2222"], {"port": 2222}),
@@ -71,15 +71,15 @@ def scp(*words: str) -> SshOptions:
         (["-p", "2222", "-o", "Port=2222"], {"port": 2222}),
     ],
 )
-def test_what_has_a_meaning(words: list[str], meant: dict[str, Any]) -> None:
-    """Each way to write an option gives its value, without a word about it."""
+def test_options_with_a_meaning(words: list[str], expected: dict[str, Any]) -> None:
+    """Every form of an option sets its value, without a warning."""
     options = ssh(*words)
-    assert values(options) == meant
+    assert values(options) == expected
     assert (options.warnings, options.problems) == ((), ())
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("words", "expected"),
     [
         (["-P", "2222", "-i", "/k"], {"port": 2222, "key": Path("/k")}),
         (["-c", CTR], {"ciphers": (CTR,)}),
@@ -87,48 +87,48 @@ def test_what_has_a_meaning(words: list[str], meant: dict[str, Any]) -> None:
         (["-J", "jump"], {"jump": "-J jump"}),
     ],
 )
-def test_scp_has_letters_of_its_own(words: list[str], meant: dict[str, Any]) -> None:
-    """What scp calls otherwise than ssh is read as scp does."""
+def test_scp_has_letters_of_its_own(words: list[str], expected: dict[str, Any]) -> None:
+    """A letter with another meaning for scp than for ssh has scp's meaning."""
     options = scp(*words)
-    assert values(options) == meant
+    assert values(options) == expected
     assert (options.warnings, options.problems) == ((), ())
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["-4"], f"-4 has no meaning here; {HANDED}"),
-        (["-6"], f"-6 has no meaning here; {HANDED}"),
-        (["-v"], f"-v has no meaning here; {HANDED}"),
-        (["-P"], f"-P has no meaning here; {HANDED}"),
-        (["-F", "/config"], f"-F /config has no meaning here; {HANDED}"),
-        (["-o", "Compression=yes"], f"-o Compression=yes has no meaning here; {HANDED}"),
-        (["-o", "BatchMode=no"], f"-o BatchMode=no has no meaning here; {HANDED}"),
-        (["-o", "Port"], f"-o Port has no meaning here; {HANDED}"),
-        (["login1"], f"login1 has no meaning here; {HANDED}"),
-        (["-o", "Odd=\x1b[2J"], rf"-o Odd=\x1b[2J has no meaning here; {HANDED}"),
-        (["-o", "StrictHostKeyChecking=no"], "-o StrictHostKeyChecking=no is never honoured"),
-        (["-oStrictHostKeyChecking accept-new"], "is never honoured: host keys are always checked"),
-        (["-o", "StrictHostKeyChecking=off"], "is never honoured: host keys are always checked"),
-        (["-o", "UserKnownHostsFile=/dev/null"], "is never honoured: host keys are always checked"),
+        (["-4"], f"-4 has no meaning here; {ADVICE}"),
+        (["-6"], f"-6 has no meaning here; {ADVICE}"),
+        (["-v"], f"-v has no meaning here; {ADVICE}"),
+        (["-P"], f"-P has no meaning here; {ADVICE}"),
+        (["-F", "/config"], f"-F /config has no meaning here; {ADVICE}"),
+        (["-o", "Compression=yes"], f"-o Compression=yes has no meaning here; {ADVICE}"),
+        (["-o", "BatchMode=no"], f"-o BatchMode=no has no meaning here; {ADVICE}"),
+        (["-o", "Port"], f"-o Port has no meaning here; {ADVICE}"),
+        (["login1"], f"login1 has no meaning here; {ADVICE}"),
+        (["-o", "Odd=\x1b[2J"], rf"-o Odd=\x1b[2J has no meaning here; {ADVICE}"),
+        (["-o", "StrictHostKeyChecking=no"], "-o StrictHostKeyChecking=no is never honored"),
+        (["-oStrictHostKeyChecking accept-new"], "is never honored: host keys are always checked"),
+        (["-o", "StrictHostKeyChecking=off"], "is never honored: host keys are always checked"),
+        (["-o", "UserKnownHostsFile=/dev/null"], "is never honored: host keys are always checked"),
         (["-o", "UserKnownHostsFile=/a /b"], 'is not used: write one file as "knownHosts"'),
         (["-o", "UserKnownHostsFile=%d/a"], 'is not used: write an absolute path as "knownHosts"'),
         (["-i", "id_rsa"], '-i id_rsa is not used: write an absolute path as "key"'),
-        (["-o", "ConnectTimeout=0"], "-o ConnectTimeout=0 is not used: there is always a limit"),
+        (["-o", "ConnectTimeout=0"], "is not used: a connection attempt always has a time limit"),
     ],
 )
-def test_what_has_none(words: list[str], told: str) -> None:
-    """What is not done is named in one warning, and gives no value."""
+def test_options_without_a_meaning(words: list[str], message: str) -> None:
+    """An unsupported option causes one warning that quotes it, and sets no value."""
     options = ssh(*words)
     (warning,) = options.warnings
     assert warning.startswith("sshCmdOptions: ")
-    assert told in warning
+    assert message in warning
     assert (values(options), options.problems) == ({}, ())
 
 
 @pytest.mark.parametrize("words", [["-p"], ["-r"], ["-l", "8192"], ["-S", "/bin/rsh"], ["-4"]])
-def test_letters_that_mean_nothing_to_scp(words: list[str]) -> None:
-    """The same letters are something else to scp: none of them is a port or a user."""
+def test_letters_of_ssh_without_a_meaning_for_scp(words: list[str]) -> None:
+    """Letters that set a port or a user for ssh set neither for scp."""
     options = scp(*words)
     (warning,) = options.warnings
     assert warning == f"scpCmdOptions: {' '.join(words)} has no meaning here"
@@ -136,30 +136,30 @@ def test_letters_that_mean_nothing_to_scp(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["-p", "ssh"], "sshCmdOptions: -p ssh: must be a port, 1 to 65535"),
         (["-p", "0"], "sshCmdOptions: -p 0: must be a port, 1 to 65535"),
         (["-o", "Port=65536"], "sshCmdOptions: -o Port=65536: must be a port, 1 to 65535"),
         (["-o", "ConnectTimeout=soon"], "must be a time, such as 10 or 1m30s"),
-        (["-c", "arcfour"], f"-c arcfour: none of these ciphers is one of our own SSH's: {GCM},"),
-        (["-o", "Ciphers=-*"], "none of these ciphers is one of our own SSH's"),
+        (["-c", "arcfour"], f"-c arcfour: our own SSH has none of these ciphers; it has {GCM},"),
+        (["-o", "Ciphers=-*"], "our own SSH has none of these ciphers"),
         (["-o", 'UserKnownHostsFile="/a'], "No closing quotation"),
         (["-p"], "sshCmdOptions: option -p requires argument"),
         (["--port=22"], "sshCmdOptions: option --port not recognized"),
     ],
 )
-def test_what_cannot_be_used(words: list[str], told: str) -> None:
-    """A value without which the connection would be another one is a problem."""
+def test_invalid_values_are_problems(words: list[str], message: str) -> None:
+    """A value that is invalid, or must not be left out, is a problem and not a warning."""
     options = ssh(*words)
     (problem,) = options.problems
-    assert told in problem
+    assert message in problem
     assert values(options) == {}
 
 
-def test_the_first_of_two_counts() -> None:
-    """Of two values the first one counts, those of ssh come before scp's; the other is named."""
-    options = translated(["-p", "2", "-oPort=3"], ["-P", "4", "-i", "/k"], {})
+def test_the_first_of_two_values_counts() -> None:
+    """The first value counts, and options of ssh precede those of scp; a warning names the rest."""
+    options = translate_options(["-p", "2", "-oPort=3"], ["-P", "4", "-i", "/k"], {})
     assert values(options) == {"port": 2, "key": Path("/k")}
     assert options.warnings == (
         "sshCmdOptions: -o Port=3 is not used: -p 2 counts",
@@ -167,66 +167,68 @@ def test_the_first_of_two_counts() -> None:
     )
 
 
-def test_keys_come_before_options() -> None:
-    """What stands in the configuration for itself wins, and only a contradiction is named."""
+def test_keys_have_priority_over_options() -> None:
+    """The value of a key counts, and only an option with another value causes a warning."""
     options = ssh("-p", "22", "-l", "bob", "-i", "/k", port=22, user="ann")
     assert values(options) == {"port": 22, "user": "ann", "key": Path("/k")}
     assert options.warnings == ('sshCmdOptions: -l bob is not used: "user" counts',)
 
 
-def test_options_behind_a_word() -> None:
-    """A word that is no option hides none of those that follow it."""
+def test_options_after_a_word_are_read() -> None:
+    """A word that is not an option does not end the options."""
     options = ssh("login1", "-p", "2", "login2", "-J", "jump")
     assert values(options) == {"port": 2, "jump": "-J jump"}
 
 
 def system(**keys: Any) -> dict[str, Any]:
-    """Return changes that add a remote system with these keys in its `ssh`."""
+    """Return changes that add a remote system with further keys in its section `ssh`."""
     account = {"username": "shifter", "imageDir": "/images", **keys}
     return {"Platforms/other": {"accesstype": "remote", "host": ["login1"], "ssh": account}}
 
 
-def test_a_system_has_what_its_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The properties of a system's `ssh` are what its keys say, and behind them its options."""
+def test_the_section_of_a_system_has_the_values_of_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The properties of the section `ssh` are the values of its keys, then those of options."""
     monkeypatch.setenv("HOME", "/home/shifter")
     words = ["-p", "2222", "-o", "UserKnownHostsFile=~/known", "-o", "ConnectTimeout=7"]
-    found = loaded(system(sshCmdOptions=words, scpCmdOptions=["-P", "2222", "-c", CTR], key="k"))
-    ssh = found.config.systems["other"].ssh
+    result = loaded(system(sshCmdOptions=words, scpCmdOptions=["-P", "2222", "-c", CTR], key="k"))
+    ssh = result.config.systems["other"].ssh
     assert ssh is not None
-    assert found.warnings == ()
+    assert result.warnings == ()
     assert (ssh.login_port, ssh.key_file) == (2222, BASE / "k")
     assert ssh.known_hosts_file == Path("/home/shifter/known")
     assert (ssh.ciphers, ssh.connect_seconds) == ((CTR,), 7.0)
 
 
 def test_a_system_without_options() -> None:
-    """Without options the properties are the keys, and 22 is the port."""
+    """Without options the properties are the values of the keys, and the port is 22."""
     ssh = loaded(system()).config.systems["other"].ssh
     assert ssh is not None
     assert (ssh.login_port, ssh.key_file, ssh.known_hosts_file) == (22, None, None)
     assert (ssh.ciphers, ssh.connect_seconds) == ((), None)
 
 
-def test_a_port_that_is_written_is_meant() -> None:
-    """A port that stands in the configuration wins, also if it is the default."""
-    found = loaded(system(sshCmdOptions=["-p", "2222"], port=22))
-    ssh = found.config.systems["other"].ssh
+def test_a_key_with_the_default_port_has_priority() -> None:
+    """The port of the configuration counts, even if it is the default port."""
+    result = loaded(system(sshCmdOptions=["-p", "2222"], port=22))
+    ssh = result.config.systems["other"].ssh
     assert ssh is not None
     assert ssh.login_port == 22
-    (warning,) = found.warnings
+    (warning,) = result.warnings
     where = "Platforms.other.ssh.sshCmdOptions"
     assert warning == f'{where}: -p 2222 is not used: "port" counts'
 
 
-def test_a_home_that_is_not_there() -> None:
-    """The home of nobody leaves the path as it is, so that whoever opens it can name it."""
+def test_the_home_of_an_unknown_user_is_not_expanded() -> None:
+    """A path in the home of an unknown user stays unchanged, so that errors can quote it."""
     ssh = loaded(system(sshCmdOptions=["-i", "~nobody-here/k"])).config.systems["other"].ssh
     assert ssh is not None
     assert ssh.key_file == Path("~nobody-here/k")
 
 
-def test_options_that_cannot_be_used_do_not_load() -> None:
-    """What our own SSH cannot do without a value for is refused with all other problems."""
+def test_a_configuration_with_invalid_options_is_refused() -> None:
+    """The error has the problems of options together with all other problems."""
     words = ["-c", "arcfour", "-p", "x"]
     with pytest.raises(ConfigurationError) as caught:
         loaded({**system(sshCmdOptions=words), "DefaultImageLocation": "elsewhere"})
@@ -237,21 +239,25 @@ def test_options_that_cannot_be_used_do_not_load() -> None:
     ]
 
 
-def test_the_machines_ssh_reads_its_options_itself() -> None:
-    """With `openssh` nothing is translated; what would not reach ssh is named."""
+def test_options_for_openssh_are_not_translated() -> None:
+    """With `openssh`, `ssh` reads its options itself, and options of `scp` cause a warning."""
     words = ["-c", "arcfour", "-4", "-J", "jump", "-p", "x"]
     keys: dict[str, Any] = {"transport": "openssh", "sshCmdOptions": words}
-    found = loaded(system(**keys))
-    assert found.warnings == ()
-    found.config.check_supported()
+    result = loaded(system(**keys))
+    assert result.warnings == ()
+    result.config.check_supported()
     for transfer in ("sftp", "scp"):
         (warning,) = loaded(system(**keys, scpCmdOptions=["-q"], transfer=transfer)).warnings
         assert warning.startswith("Platforms.other.ssh.scpCmdOptions: has no meaning with")
 
 
-def test_options_of_a_local_system_are_nobodys() -> None:
-    """A local system may keep an `ssh` of old, whatever stands in it."""
-    left = {"username": "u", "imageDir": "/i", "sshCmdOptions": ["-c", "arcfour", "-4", "-J", "j"]}
-    found = loaded({"Platforms/mycluster/ssh": left})
-    assert found.warnings == ()
-    found.config.check_supported()
+def test_options_of_a_local_system_are_not_read() -> None:
+    """A local system may have a section `ssh` with any options."""
+    account = {
+        "username": "u",
+        "imageDir": "/i",
+        "sshCmdOptions": ["-c", "arcfour", "-4", "-J", "j"],
+    }
+    result = loaded({"Platforms/mycluster/ssh": account})
+    assert result.warnings == ()
+    result.config.check_supported()
