@@ -1,1 +1,1 @@
-"""What a worker process does."""
+"""The jobs of a worker process: pull an image, change its access list, remove its files."""

@@ -40,7 +40,7 @@ LEASE_WAIT = 3600.0
 """Seconds that a pull waits for other deliveries of the same image, all its waits together."""
 
 LEASE_PATIENCE = 20.0
-"""Seconds that a delivery waits for the lease before it gives its worker back."""
+"""Seconds that a delivery waits for the lease before it is postponed and frees its worker."""
 
 
 class Attempt:
@@ -97,19 +97,19 @@ class Attempt:
         self.timeline.report(progress)
 
     def notify(self, message: str) -> None:
-        """Replace the line for the user, which says what the stage waits for."""
+        """Tell the user in one line what the stage waits for; the stage stays the same."""
         self._message = message
 
     def may_wait(self, delay: RetryLater) -> bool:
-        """Return whether the pull may wait as long as its source asks; otherwise it fails."""
+        """Return whether the pull may wait as long as `delay` asks; otherwise it fails."""
         try:
-            self.wait(delay)
+            self.decide_postponement(delay)
         except PullError:
             return False
         return True
 
-    def wait(self, delay: RetryLater) -> Postponement:
-        """Return the postponement that a source asks for; raise a `PullError` if it is too long."""
+    def decide_postponement(self, delay: RetryLater) -> Postponement:
+        """Return the postponement that `delay` asks for; raise a `PullError` if it is too long."""
         wait_seconds = {
             "registry": self.record.waited,
             "pull": self.record.waited_for_pulls,
@@ -177,8 +177,8 @@ class Attempt:
             await self._store.heartbeat(key, number, progress, now, message)
             self._last_change = now
         elif now - self._last_change > HUNG_SECONDS:
-            # Cancelling may not help if the stage hangs; without heartbeats the whole worker is
-            # stopped.
+            # The worker cancels the stage. If it hangs all the same, the heartbeats stop, and
+            # the whole process is stopped for that.
             raise Superseded("The stage has had no news for hours.")
         elif due:
             await self._store.heartbeat(key, number, progress, now, message)
@@ -189,7 +189,10 @@ class Attempt:
         self._written_progress = progress
 
     async def _renew_leases(self, now: float, older_than: float) -> None:
-        """Renew leases by their own age, also while the stage reports all the time."""
+        """Renew leases that were last renewed `older_than` seconds ago or earlier.
+
+        Their age counts, not that of the last heartbeat: a stage may report all the time.
+        """
         for place, renewed_at in list(self._leases.items()):
             # A lease may have been released while another was being renewed.
             if place in self._leases and now - renewed_at >= older_than:

@@ -1,4 +1,4 @@
-"""Bring the layers of an image into the cache, while the builder reads them on their way."""
+"""Download the layers of an image into the cache, while the builder reads them as they arrive."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ class LayerDownloads:
         """Blobs of layers without a `diff_id`: reading them does not verify them."""
 
     async def fetch(self, watcher: Watcher, stack: AsyncExitStack) -> None:
-        """Bring all blobs into the cache, each once; they stay there until `stack` ends.
+        """Download all blobs that are not in the cache, each once; keep all until `stack` ends.
 
-        The largest come first: a large one that starts last would delay the end. Blobs that the
-        builder cannot verify are only taken from the cache after their digest was checked. Raises
-        `RetryLater` for the latest time that the source names, after all other layers have arrived.
+        The largest blobs start first, since a large one that starts last would delay the end. Blobs
+        that the builder cannot verify are used from the cache only after their digest was checked.
+        If the source asks to retry some blobs later, raises `RetryLater` with the latest of these
+        times, after all other blobs have arrived.
         """
         watcher.enter_stage(State.PULLING, "Pulling layers")
         sizes: dict[Digest, int] = {}
@@ -79,7 +80,7 @@ class LayerDownloads:
             except ImageNotFound as error:
                 raise _missing_blob(descriptor, error) from error
             except RetryLater as delay:
-                waits.append(delay)  # the other layers arrive meanwhile
+                waits.append(delay)  # raised after the other blobs have arrived
                 return
             blob.opening.set_result(None)
             blob.path.set_result(path)
@@ -90,7 +91,7 @@ class LayerDownloads:
             raise max(waits, key=lambda delay: delay.at)
 
     async def remove_partial_files(self) -> None:
-        """Remove what broken downloads of these blobs left in the cache."""
+        """Remove the partial files of these blobs from the cache."""
         for digest in self._blobs:
             await self._cache.give_up(digest)
 
@@ -112,7 +113,11 @@ def _missing_blob(blob: Descriptor, error: ImageNotFound) -> PullError:
 
 
 class _Blob:
-    """A blob on its way: first how to read it as it arrives, then its file."""
+    """A blob that is being downloaded.
+
+    `opening` tells how to read the blob while it arrives (None: read the file instead); `path` is
+    the complete file.
+    """
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor

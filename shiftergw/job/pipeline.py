@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _log = Logger()
 
 CacheOf = Callable[[ResolvedImage], BlobCache]
-"""Returns the cache for an image's blobs: private content is kept apart by its origin."""
+"""Returns the cache for an image's blobs; each private repository has its own."""
 
 
 class _CacheDamagedError(Exception):
@@ -72,7 +72,7 @@ class Pipeline:
     async def head(
         self, reference: ImageReference, login: RegistryLogin | None, watcher: Watcher
     ) -> str | None:
-        """Return the digest that the reference means now, or None if the source does not say."""
+        """Return the digest that the reference means now, or None if the source does not tell."""
         digest = await self._source.head(reference, login, watcher.notify)
         return None if digest is None else str(digest)
 
@@ -100,7 +100,7 @@ class Pipeline:
     async def prove(
         self, image: ResolvedImage, login: RegistryLogin | None, watcher: Watcher
     ) -> None:
-        """Return if this login may read every blob of the image; otherwise raise the refusal."""
+        """Raise the source's refusal unless this login may read every blob of the image."""
         watcher.enter_stage(State.PULLING, "Checking your access to the image")
         await self._source.prove(image, login, watcher.notify)
 
@@ -118,7 +118,7 @@ class Pipeline:
         options: SquashOptions,
         watcher: Watcher,
     ) -> AsyncIterator[BuiltImage]:
-        """Fetch all layers and build the squashfs file; it stays while the context lives.
+        """Fetch all layers, build the squashfs file, and yield it; it stays until the block ends.
 
         A layer is examined while it arrives, but the file is yielded only after all layers have
         arrived: a user who cannot fetch them must not get a file that another user's pull has made
@@ -155,7 +155,8 @@ class Pipeline:
     ) -> BuiltImage:
         """Fetch all layers and build the file, which stays until `stack` ends.
 
-        Raises `_CacheDamagedError` where the failure's cause was dropped from the cache.
+        Raises `_CacheDamagedError` if the build failed and a damaged layer was dropped from the
+        cache.
         """
         downloads = LayerDownloads(self._source, self._cache_of(image), image, config, login)
         stages = BuildWatcher(watcher)
@@ -170,13 +171,13 @@ class Pipeline:
         )
         fetch_seconds = 0.0
         may_be_damaged = False
-        async with AsyncExitStack() as layers:  # in the cache, until the file is built
+        async with AsyncExitStack() as cached_layers:  # they stay until the file is built
 
             async def fetch() -> None:
                 nonlocal fetch_seconds
                 start, limit = self._clock.seconds(), self._limits.stages.fetch
                 late = partial(stage_timeout, "Fetching", limit, "fetch")
-                await within(limit, self._clock, downloads.fetch(watcher, layers), late)
+                await within(limit, self._clock, downloads.fetch(watcher, cached_layers), late)
                 fetch_seconds = self._clock.seconds() - start
                 stages.end_fetch()
 

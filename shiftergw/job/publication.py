@@ -33,7 +33,7 @@ _IMAGE_FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a reference means at the registry; settings in `omissions` do not fit into a record."""
+    """The image that a reference means; `omissions` names settings that its record cannot store."""
 
     image: ResolvedImage
     config: ImageConfig
@@ -84,7 +84,7 @@ class Publisher:
     ) -> Sequence[ImageRecord]:
         """Return the READY records of an image's files, of all systems that share the directory.
 
-        With `expiring`, records whose files a worker is about to remove come too.
+        With `expiring`, also returns records whose files a worker is about to remove.
         """
         return await self.query(
             lambda: self.store.find_id(target.systems, image_id, expiring=expiring)
@@ -115,9 +115,10 @@ class Publisher:
     ) -> None:
         """Write an image's `.meta` file, then its access list into all records of its files.
 
-        In this order: after a crash in between, the next attempt repeats both. If the store stays
-        unavailable after the file was written, the metadata of `previous` is written back, because
-        file and records must agree; then the store's error is raised.
+        In this order: after a crash in between, the next attempt repeats both. While the store is
+        unavailable, both are retried. Whenever the store fails after the file was written, the
+        metadata of `previous`, if any, is written back, because file and records must agree. Raises
+        `Unavailable` in the end, and `NotStorable` at once.
         """
         assert record.id is not None
         attempt.enter_stage(State.TRANSFER, "Transferring metadata")
@@ -156,7 +157,7 @@ class Publisher:
         puller: int | None,
         resolution: Resolution | None,
     ) -> Ready:
-        """Return the good end of a pull: what the READY record says from now on.
+        """Return the outcome of a successful pull: the content of the READY record.
 
         The labels come from `resolution`, if the pull has read it and the site stores labels.
         """

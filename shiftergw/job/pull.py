@@ -1,4 +1,4 @@
-"""Carry out a pull: from a reference to a delivered image, or to another access list of one.
+"""Carry out a pull: deliver the image of a reference, or change a delivered image's access list.
 
 `rules.pull` decides what a pull needs and `rules.access` who may read the result; the pipeline
 makes the file. This module asks the registry and the store for what the decision depends on, and
@@ -62,7 +62,7 @@ class _Obstacle(Enum):
     FILE = auto()
     """The file is not in the image directory as recorded."""
     SETTINGS = auto()
-    """The metadata must be written, and only the registry knows all that it says."""
+    """The metadata must be written, and only the registry has all of its settings."""
 
 
 class Pull:
@@ -89,7 +89,7 @@ class Pull:
         self._clock = clock
 
     async def run(self, attempt: Attempt) -> Ready:
-        """Do the work of a record of kind pull or acl; return what its READY record shall say.
+        """Do the work of a record of kind pull or acl; return the content of its READY record.
 
         Raises a `GatewayError` if the pull fails, `Superseded` if another attempt has taken over.
         The attempt still holds the lease on the image's files at the end: nothing else may touch
@@ -100,11 +100,11 @@ class Pull:
         await target.directory.reach()  # before the registry is asked: the system may be down
         reference = ImageReference.parse(request.pulltag or "")
         job = _Job(attempt, target, reference, self._login(request))
-        current = await self._publisher.query(
+        tag_record = await self._publisher.query(
             lambda: self._store.find(request.system, request.itype, [str(reference)])
         )
         missing_id = None
-        decision = decide_from_tag(request, current, await self._digest_of_tag(job, current))
+        decision = decide_from_tag(request, tag_record, await self._digest_of_tag(job, tag_record))
         if isinstance(decision, Readers | Reuse):
             result = await self._reuse(job, decision.ready)
             if isinstance(result, Ready):
@@ -113,26 +113,28 @@ class Pull:
                 missing_id = decision.ready.id
 
         resolution = await self._resolve(job)
-        ready = await self._publisher.records_of(target, resolution.image.id)
-        match decide_from_manifest(request, resolution.image, ready, missing_id):
+        ready_records = await self._publisher.records_of(target, resolution.image.id)
+        match decide_from_manifest(request, resolution.image, ready_records, missing_id):
             case Reuse(record):
                 result = await self._reuse(job, record, resolution)
             case Prove(record):
                 await self._pipeline.prove(resolution.image, job.login, attempt)
                 result = await self._reuse(job, record, resolution, proven=True)
             case Build():
-                return await self._build(job, resolution, current)
-        return result if isinstance(result, Ready) else await self._build(job, resolution, current)
+                return await self._build(job, resolution, tag_record)
+        return (
+            result if isinstance(result, Ready) else await self._build(job, resolution, tag_record)
+        )
 
     def _login(self, request: ImageRecord) -> RegistryLogin | None:
         if request.sealed is None:
             return None
         return RegistryLogin.parse(self._seal.open(request.sealed, request.claim or ""))
 
-    async def _digest_of_tag(self, job: _Job, current: ImageRecord | None) -> str | None:
-        """Return what the tag means now, from one HEAD request; None if it would decide nothing."""
+    async def _digest_of_tag(self, job: _Job, tag_record: ImageRecord | None) -> str | None:
+        """Return the digest of the tag, by a HEAD request, or None if it decides nothing."""
         if not should_ask_digest(
-            job.attempt.record, current, stores_labels=self._config.enable_labels
+            job.attempt.record, tag_record, stores_labels=self._config.enable_labels
         ):
             return None
         job.attempt.enter_stage(State.PULLING, "Getting manifest")
@@ -163,10 +165,10 @@ class Pull:
         *,
         proven: bool = False,
     ) -> Ready | _Obstacle:
-        """End a pull with the delivered file of `candidate`; write its metadata if that changes.
+        """End a pull with the delivered file of `candidate`; write the metadata if it has changed.
 
-        `resolution` is what the user has just read at the registry, if that was necessary; `proven`
-        says that the user may also read the blobs there. Takes the lease on the image's files and
+        `resolution` is what this pull has read at the registry, if that was necessary; `proven`
+        says that its user may also read the blobs there. Takes the lease on the image's files and
         reads their records again, since another job may have changed or removed the image while
         this one waited. Returns the obstacle, and gives the lease back, if the image cannot be
         reused.
@@ -212,14 +214,16 @@ class Pull:
         facts = facts_of(verified_record)
         return self._publisher.ready(target, image_id, facts, readers, puller, resolution)
 
-    async def _build(self, job: _Job, resolution: Resolution, current: ImageRecord | None) -> Ready:
+    async def _build(
+        self, job: _Job, resolution: Resolution, tag_record: ImageRecord | None
+    ) -> Ready:
         """Download and convert the image, then deliver it."""
         image, target = resolution.image, job.target
         await self._check_space(image, target)
         async with self._pipeline.convert(
             image, resolution.config, job.login, target.options, job.attempt
         ) as squashfs:
-            return await self._deliver(job, resolution, squashfs, current)
+            return await self._deliver(job, resolution, squashfs, tag_record)
 
     async def _check_space(self, image: ResolvedImage, target: Target) -> None:
         """Raise `NoSpace` if the image surely does not fit on this machine or on the system.
@@ -235,7 +239,11 @@ class Pull:
             )
 
     async def _deliver(
-        self, job: _Job, resolution: Resolution, squashfs: BuiltImage, current: ImageRecord | None
+        self,
+        job: _Job,
+        resolution: Resolution,
+        squashfs: BuiltImage,
+        tag_record: ImageRecord | None,
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
         attempt, target, image = job.attempt, job.target, resolution.image
@@ -256,13 +264,13 @@ class Pull:
         records = await self._publisher.records_of(target, image.id, expiring=True)
         ready = records[0] if records else None
         if (
-            current is not None
-            and current.origin
-            and not access.is_origin_of(current.origin, image)
+            tag_record is not None
+            and tag_record.origin
+            and not access.is_origin_of(tag_record.origin, image)
         ):
-            current = None  # the tag now means another repository: its old readers do not count
+            tag_record = None  # the tag now means another repository: its old readers do not count
         readers, puller = self._publisher.access_after_pull(
-            attempt.record, ready, current, private=image.private
+            attempt.record, ready, tag_record, private=image.private
         )
         facts = {
             **resolution.facts(target),

@@ -1,7 +1,8 @@
 """Reduce an image's configuration to what its record stores, within the site's limit.
 
-Every list of images contains the configurations of all records. Values that do not fit into a line
-of the `.meta` file never reach a runtime, so the record omits them; all others must fit.
+Every list of images contains the configurations of all records, so their size is limited. Values
+that cannot stand in a line of the `.meta` file never reach a runtime, so the record omits them. All
+other settings must fit into the limit, and labels get the rest of it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
 
 
 def _fitting_labels(labels: Mapping[str, str], room: int) -> dict[str, str]:
-    """Return the shortest labels that fit into `room` bytes together, in their order."""
+    """Return the shortest labels that fit into `room` bytes together, in the image's order."""
     fitting: set[str] = set()
     for name in sorted(labels, key=lambda name: len(name) + len(labels[name])):
         room -= _size({name: labels[name]})

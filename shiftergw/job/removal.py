@@ -20,7 +20,7 @@ class Removal:
         self._targets = targets
 
     async def run(self, attempt: Attempt) -> Expired:
-        """Remove the files under their lease, for which deliveries of the same image wait.
+        """Remove the files while holding their lease; deliveries of the same image wait for it.
 
         The files stay if another READY record needs them: that of another image type, or of a
         system that shares the directory. If the image was pulled again meanwhile, its record is no

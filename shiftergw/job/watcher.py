@@ -1,4 +1,4 @@
-"""The observer of one image on its way through the pipeline, and what it hears of a conversion."""
+"""The interface through which the pipeline reports stages and progress, and two filters for it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Watcher(Protocol):
         ...
 
     def notify(self, message: str) -> None:
-        """Take note of what the stage waits for, in one line for the user."""
+        """Take note of what the stage waits for; `message` is one line for the user."""
         ...
 
     def may_wait(self, delay: RetryLater) -> bool:
-        """Return whether the image is tried again at the time that its source names."""
+        """Return whether the image is tried again at the time that `delay` names."""
         ...
 
 
 class ForwardWatcher:
-    """A watcher of work that may start again: it never reports an earlier stage."""
+    """Passes on the stages of work that may start again, but never a return to an earlier stage."""
 
     def __init__(self, watcher: Watcher) -> None:
         """Report to `watcher`."""
@@ -57,9 +57,9 @@ class ForwardWatcher:
 
 
 class BuildWatcher:
-    """Reports a build that begins while its layers still arrive.
+    """Passes on the stages and the progress of a build once all layers have arrived.
 
-    Until all layers have arrived, the watcher hears of the download only.
+    The build begins earlier, but until then the watcher gets the reports of the download only.
     """
 
     def __init__(self, watcher: Watcher) -> None:

@@ -43,7 +43,7 @@ _WITH_CAUSE = frozenset({State.FAILURE, State.EXPIRING, State.PENDING})
 UNWRITTEN_MESSAGE = "The gateway's database did not take the result; the pull starts again."
 
 REQUEUE_SECONDS = 4.0
-"""Seconds that a worker which is to stop spends on requeueing its record."""
+"""Seconds after which a worker that is about to stop gives up requeueing its record."""
 
 
 class Worker:
@@ -127,7 +127,7 @@ class Worker:
             self._log_end(attempt, SUPERSEDED_RESULT)
 
     async def _requeue(self, record: ImageRecord, message: str, *, died: bool) -> None:
-        """Give the record to the next attempt, or give up soon: the process is about to end."""
+        """Return the record to the queue; give up after `REQUEUE_SECONDS`, before a kill."""
         try:
             await within(
                 REQUEUE_SECONDS,
@@ -242,7 +242,7 @@ class Worker:
         if attempt.record.status is State.EXPIRING:
             return self._failure_of(attempt, delay.failure)
         try:
-            return attempt.wait(delay)
+            return attempt.decide_postponement(delay)
         except PullError as error:
             return self._failure_of(attempt, error)
 

@@ -193,10 +193,10 @@ async def test_the_wait_for_a_lease_has_limits(bench: Bench) -> None:
         await taking
     delay = caught.value
     assert (delay.why, delay.limit) == ("another delivery of this image", LEASE_WAIT)
-    assert bench.attempt.wait(delay).cause == "pull"
+    assert bench.attempt.decide_postponement(delay).cause == "pull"
     bench.attempt.record = replace(bench.record, waited_for_pulls=LEASE_WAIT - 1, waited=0)
     with pytest.raises(DeliveryFailed, match="did not end"):
-        bench.attempt.wait(delay)
+        bench.attempt.decide_postponement(delay)
     bench.attempt.record = replace(bench.record, waited=9999)
     assert bench.attempt.may_wait(delay)
 
