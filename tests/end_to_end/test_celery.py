@@ -93,7 +93,7 @@ class Cluster:
             stack.enter_context(self.wire)
             stack.enter_context(self.server)
             stack.enter_context(self.service)
-            stack.callback(self.end)
+            stack.callback(self.kill_machines)
             self.db = pymongo.MongoClient[dict[str, Any]](self.server.uri)
             stack.callback(self.db.close)
             self._stack = stack.pop_all()
@@ -103,7 +103,7 @@ class Cluster:
         """Stop the machines, the gateway and the database."""
         self._stack.close()
 
-    def end(self) -> None:
+    def kill_machines(self) -> None:
         """Kill all machines."""
         for number in list(self.machines):
             self.cut(number)
@@ -142,7 +142,7 @@ class Cluster:
         return pids
 
     def sleep(self, seconds: float) -> None:
-        """Make conversions take this much longer."""
+        """Make each conversion sleep for `seconds` first."""
         program = self.root / "converter"
         program.write_text(re.sub(r"sleep [0-9.]+", f"sleep {seconds}", program.read_text()))
 
@@ -214,7 +214,7 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
     """Return the cluster without machines and with short conversions."""
     running.sleep(0.3)
     yield running
-    running.end()
+    running.kill_machines()
 
 
 def files_with_secret(place: Path, secret: bytes) -> list[Path]:
@@ -252,7 +252,7 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
             number = chance.randrange(MACHINES)
             if LONG and chance.random() < 0.3:
                 cluster.machines[number].signal_all(signal.SIGSTOP)
-                time.sleep(6)  # longer than its heartbeat may be away
+                time.sleep(6)  # longer than the limit of heartbeats
                 cluster.machines[number].signal_all(signal.SIGCONT)
             else:
                 cluster.cut(number)
@@ -280,7 +280,7 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
 
 
 def test_a_job_that_exceeds_the_soft_limit(cluster: Cluster) -> None:
-    """It fails with the limit as its cause, and the machine takes the next job."""
+    """The pull fails and names the limit, and the machine takes the next job."""
     cluster.sleep(300)
     cluster.start(11, "--soft-time-limit", "3")
     answer = cluster.service.pull("lib/other3:1")
@@ -309,9 +309,9 @@ def test_a_job_ends_with_its_machine(cluster: Cluster) -> None:
 
 
 def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
-    """An admin sees the job of a machine. After SIGTERM it finishes the job and takes no other.
+    """An admin sees the job of a machine. After SIGTERM it finishes the job.
 
-    After a restart it takes jobs again.
+    It takes no other job until it is started again.
     """
     cluster.start(10)
     until(lambda: cluster.rows(10), 60, "the machine")
@@ -322,7 +322,7 @@ def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
     assert (row["name"], row["slots"], row["systems"]) == ("celery@node10", 1, [SYSTEM])
     cluster.machines[10].send_signal(signal.SIGTERM)
     cluster.service.poll("lib/other2:1")
-    until(lambda: cluster.machines[10].has_ended, 30, "its end")
+    until(lambda: cluster.machines[10].has_ended, 30, "the end of the machine")
     assert cluster.service.poll("lib/other1:1")["status"] == "READY"
     assert cluster.service.poll("lib/other2:1")["status"] not in FINAL
     assert cluster.service.get(f"/api/workers/{SYSTEM}/", ALICE)[0] == 403
@@ -333,7 +333,7 @@ def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("broker_away", ["wait", "refuse"])
 def test_a_gateway_without_its_broker(cluster: Cluster, tmp_path: Path, broker_away: str) -> None:
-    """It serves requests; new pulls wait, or are refused if `BrokerAway` says so."""
+    """The gateway serves requests; it queues or refuses new pulls, as `BrokerAway` says."""
     changes = {
         "MongoDBURI": cluster.server.uri,
         "MongoDB": f"without_{broker_away}",

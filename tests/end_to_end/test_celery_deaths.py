@@ -1,4 +1,4 @@
-"""Jobs of worker machines that die or stop are run again, without a wait for heartbeats."""
+"""Jobs of worker machines that die or stop run again, without a wait for heartbeats."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, broker: RabbitMQ) -> Itera
             registry.add(f"lib/app{n}", image)
         root = tmp_path_factory.mktemp("cluster")
         with Cluster(root, registry, broker, {"HeartbeatLimit": LONG_LIMIT}) as cluster:
-            until(lambda: "No worker machine serves" in waiting(cluster), 40, "the word")
+            until(lambda: "No worker machine serves" in waiting(cluster), 40, "the message")
             cluster.start(1)
             assert cluster.service.pull("lib/app0:1", seconds=90)["status"] == "READY"
             yield cluster
@@ -54,7 +54,7 @@ def begin(cluster: Cluster, image: str, number: int = 1) -> int:
 
 
 def test_a_job_that_is_killed(cluster: Cluster) -> None:
-    """The message of the pull says so within two seconds, and the machine runs the job again."""
+    """The message of the pull reports the signal, and the machine runs the job again."""
     os.kill(begin(cluster, "lib/app1:1"), signal.SIGKILL)
     messages: list[str] = []
 

@@ -89,7 +89,7 @@ class Gateway(Service):
     ],
 )
 def test_a_worker_that_ends(registry: FaultyRegistry, tmp_path: Path, act: str, how: str) -> None:
-    """The pull says so and goes on at once, the log names the image, and no partial file stays."""
+    """The pull reports it and resumes at once; the log names the image; no partial file stays."""
     body = f"if $ONCE; then {act}; fi"
     with Gateway(tmp_path, registry, body) as gateway:
         messages = gateway.messages("lib/app0:1")
@@ -101,7 +101,7 @@ def test_a_worker_that_ends(registry: FaultyRegistry, tmp_path: Path, act: str, 
 
 
 def test_an_image_that_always_kills(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """After five deaths it is a FAILURE with the reason; other pulls are not delayed."""
+    """After five deaths of workers its pull fails with the reason; other pulls are not delayed."""
     deadly = tmp_path / "deadly"
     deadly.touch()
     body = f"[ -e {deadly} ] && kill -KILL $PPID && sleep 100"
@@ -117,7 +117,7 @@ def test_an_image_that_always_kills(registry: FaultyRegistry, tmp_path: Path) ->
 
 
 def test_a_worker_that_hangs(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """Even with a short limit, the next worker is not stopped, and other pulls do not wait."""
+    """It is stopped once, another worker finishes its pull, and other pulls do not wait."""
     body = "if $ONCE; then kill -STOP $PPID; sleep 100; fi"
     with Gateway(tmp_path, registry, body, HeartbeatLimit=2) as gateway:
         gateway.poll("lib/app0:1")
@@ -130,7 +130,7 @@ def test_a_worker_that_hangs(registry: FaultyRegistry, tmp_path: Path) -> None:
 
 
 def test_a_log_whose_disk_is_full(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """It ends no worker and no gateway, and the pull still reports the death of its worker."""
+    """The gateway and its workers continue, and a pull still reports the death of its worker."""
     gateway = Gateway(tmp_path, registry, "if $ONCE; then kill -KILL $PPID; sleep 100; fi")
     gateway.log = Path("/dev/full")
     with gateway:
@@ -141,7 +141,7 @@ def test_a_log_whose_disk_is_full(registry: FaultyRegistry, tmp_path: Path) -> N
 
 
 def test_an_orderly_restart(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """A pull that it interrupts goes on after the restart, and that counts as no death."""
+    """An interrupted pull resumes after the restart, which does not count as a worker's death."""
     with Gateway(tmp_path, registry, "$ONCE && sleep 100") as gateway:
         gateway.poll("lib/app0:1")
         until(gateway.flag.exists, ATTEMPT_SECONDS, "the conversion")
@@ -163,7 +163,7 @@ def test_no_worker_can_start(registry: FaultyRegistry, tmp_path: Path) -> None:
         whole = gateway.config.read_text()
         gateway.config.write_text("{")
         os.kill(gateway.workers()[0], signal.SIGKILL)
-        until(lambda: gateway.get("/readyz")[0] == 503, ATTEMPT_SECONDS, "the word")
+        until(lambda: gateway.get("/readyz")[0] == 503, ATTEMPT_SECONDS, "the report")
         assert gateway.get("/readyz")[1] == "no-workers"
         assert gateway.get("/livez")[0] == 200
         assert gateway.slots() == 0

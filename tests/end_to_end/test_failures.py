@@ -183,7 +183,7 @@ def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path:
 
 @pytest.mark.parametrize("place", ["images", "expand", "cache"])
 def test_a_full_disk_fails_the_pull(registry: FaultyRegistry, tmp_path: Path, place: str) -> None:
-    """An image of 4 MB fails on a disk of 2 MB, and its files are removed from there."""
+    """An image of 4 MB fails on a disk of 2 MB, and its files are removed from that disk."""
     with (
         small_disk(tmp_path / place, "size=2m"),
         service_at(tmp_path, registry) as service,

@@ -224,7 +224,7 @@ def test_one_download_and_one_conversion(site: Site, image: Image) -> None:
 
 
 def test_a_silent_system_delays_no_other(site: Site, image: Image, remote: Sshd) -> None:
-    """The others are READY while its pull waits; later only the delivery is left to do."""
+    """Other systems are READY while its pull waits; later that pull needs only the delivery."""
     with silent(remote):
         site.poll(REMOTE)
         until(lambda: WAITS in site.poll(REMOTE)["status_message"], SECONDS, "that its pull waits")
@@ -257,7 +257,7 @@ def _is_served_again(site: Site, image: Image, image_id: str) -> None:
     downloads, conversions = site.downloads(image), site.conversions()
     assert (downloads, conversions) == ([1, 1, 1], 1)
 
-    def is_ready() -> bool:  # at first the answer is still the failure
+    def is_ready() -> bool:  # at first the answer repeats the failure
         return bool(site.end(REMOTE)["status"] == "READY")
 
     until(is_ready, SECONDS, "the delivery after all")
@@ -268,7 +268,7 @@ def _is_served_again(site: Site, image: Image, image_id: str) -> None:
 def test_many_pulls_for_a_silent_system(
     site: Site, image: Image, registry: DockerRegistry, remote: Sshd, tmp_path: Path
 ) -> None:
-    """They do not occupy all workers: a later pull for another system is done meanwhile."""
+    """They do not occupy all workers: meanwhile a later pull for another system ends READY."""
     names = ["lib/app:1", "lib/app:2", "lib/app:3"]
     for name in names[1:]:
         registry.push(tmp_path / "layout", name)

@@ -9,13 +9,13 @@ from pathlib import Path
 from tests.patience import patient
 from tests.running_service import ALICE, SYSTEM, Service
 
-FEW = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
+FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
 LOCATIONS = {"registry.example.com": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}
 
 
 def test_incomplete_requests_block_no_client(tmp_path: Path) -> None:
     """With 160 descriptors and 200 incomplete requests, other clients get their answers."""
-    with Service(tmp_path, LOCATIONS, through=FEW) as service, ExitStack() as stack:
+    with Service(tmp_path, LOCATIONS, through=FEW_DESCRIPTORS) as service, ExitStack() as stack:
         for _ in range(200):
             connection = socket.create_connection(("127.0.0.1", service.port), timeout=patient(30))
             stack.enter_context(connection)

@@ -12,7 +12,7 @@ LOCATIONS = {"registry": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}
 
 
 def test_a_hangup_stops_the_gateway_in_order(tmp_path: Path) -> None:
-    """SIGHUP stops it as SIGTERM does, so that no record stays marked as in work."""
+    """SIGHUP stops the gateway as SIGTERM does, so that no record stays marked as in progress."""
     with Service(tmp_path, LOCATIONS) as service:
         service.stop(signal.SIGHUP)
     log = service.log.read_text()

@@ -76,7 +76,7 @@ def poll(service: Service, system: str, number: int) -> dict[str, Any]:
 
 
 def test_pulls_for_other_systems_go_on(service: Service, sshd: Sshd, tmp_path: Path) -> None:
-    """Pulls for the other system end READY while it hangs, and those for it afterwards."""
+    """Pulls for another system end READY while it hangs; its own pulls end READY afterwards."""
     with sshd.suspended():
         for number in range(PULLS):
             poll(service, REMOTE, number)
@@ -102,6 +102,6 @@ def test_pulls_for_other_systems_go_on(service: Service, sshd: Sshd, tmp_path: P
         def is_ready(number: int = number) -> bool:
             return bool(poll(service, REMOTE, number)["status"] == "READY")
 
-        until(is_ready, 90, "the end of a pull of the system that went on")
+        until(is_ready, 90, "the end of a pull of the system that hung")
     assert len(list((tmp_path / "far").glob("*.squashfs"))) == PULLS
     assert f"the system {REMOTE} answers again" in service.log.read_text()

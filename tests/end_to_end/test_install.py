@@ -203,7 +203,7 @@ def test_a_port_in_use_ends_the_start_with_an_error(tmp_path: Path) -> None:
 def test_a_failed_start_names_the_fault(
     tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    """A fault that only the start finds is logged once, before any worker starts."""
+    """A fault that appears only at the start is logged before any worker starts."""
     output = start(tmp_path, **({"listen": "tcp:0:interface=127.0.0.1", **changes}))
     for word in words:
         assert word in output

@@ -65,7 +65,7 @@ def refusal(service: Service, path: str, method: str) -> tuple[int, str | None]:
 def test_a_restarted_gateway_has_its_images(
     registry: FaultyRegistry, mongodb: str, tmp_path: Path
 ) -> None:
-    """Its state is in the database, and in no file of the gateway."""
+    """The state is in the database alone; the gateway keeps no file except its key."""
     need("mksquashfs")
     with mongod.database(mongodb) as (name, db):
         with gateway(tmp_path, registry, mongodb, name) as service:
@@ -82,9 +82,9 @@ def test_a_restarted_gateway_has_its_images(
 
 
 def test_a_server_that_is_down_at_the_start(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """The gateway starts, refuses requests with a time, and works once the server does.
+    """The gateway starts, refuses requests with `Retry-After`, and works once the server does.
 
-    It never logs its password.
+    It never logs the password of the database.
     """
     need("mksquashfs")
     server = mongod.Mongod(
@@ -131,7 +131,7 @@ def converter(root: Path, command: str) -> tuple[str, Path]:
 def test_a_server_that_dies_in_the_middle_of_a_pull(
     registry: FaultyRegistry, tmp_path: Path
 ) -> None:
-    """The pull goes on: polls get the last answer again, and the image is converted once."""
+    """The pull continues: polls get the last answer again, and the image is converted once."""
     go = tmp_path / "go"
     waiting = f'sh -c \'until [ -e {go} ]; do sleep 0.1; done; exec {{real}} "$@"\' sh "$@"'
     program, runs = converter(tmp_path, waiting)
@@ -143,7 +143,9 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(
     ):
         service.poll(NAME)
         until(runs.exists, 20, "the conversion")
-        until(lambda: service.poll(NAME)["status"] == "CONVERSION", 5, "its news")
+        until(
+            lambda: service.poll(NAME)["status"] == "CONVERSION", 5, "the status of the conversion"
+        )
         server.kill()
         assert service.poll(NAME)["status"] == "CONVERSION"
         assert service.lookup(NAME)[0] == 503
@@ -159,7 +161,7 @@ def lose(service: Service) -> None:
     workers = service.workers()
     service.stop(signal.SIGKILL)
     for worker in workers:
-        with suppress(ProcessLookupError):  # an idle worker may have left by itself
+        with suppress(ProcessLookupError):  # an idle worker may have exited by itself
             os.killpg(worker, signal.SIGKILL)
 
 
@@ -207,8 +209,8 @@ def test_a_gateway_takes_up_the_work_of_another(
 def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_path: Path) -> None:
     """A credential that one gateway has accepted is refused by the other.
 
-    While their server is down, only a client that already polls gets an answer: the last one. Its
-    credentials of that time count as used once the server is up again.
+    While their server is down, only a client that already polls gets an answer, which repeats the
+    last. Credentials of that time count as used once the server is up again.
     """
     program, _ = converter(tmp_path, "sleep 600")
     server = mongod.Mongod(tmp_path / "mongod", "--standalone", "--sync-on-commit")
@@ -236,7 +238,9 @@ def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_
             caught = munged.encode()
             assert first.poll(NAME, caught)["status"] in {"INIT", "PULLING"}
             pull = f"pull/{SYSTEM}/docker/lib%2Fapp:1"
-            assert ask(second, pull, munged.encode(), "POST") == 503  # it has not polled here
+            assert (
+                ask(second, pull, munged.encode(), "POST") == 503
+            )  # no client of this gateway polls this pull
             assert ask(first, f"list/{SYSTEM}", munged.encode()) == 503
             assert ask(first, f"expire/{SYSTEM}/docker/lib%2Fapp:1", munged.encode()) == 503
             server.start()
@@ -245,5 +249,5 @@ def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_
             collection = "shiftergw.credentials"
             with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
                 count = client["images"][collection].count_documents
-                until(lambda: count({}) >= 6, 10, "the note of what was used meanwhile")
+                until(lambda: count({}) >= 6, 10, "the record of the used credentials")
             assert ask(second, f"list/{SYSTEM}", caught) == 401

@@ -1,4 +1,4 @@
-"""A script that requests many images at once, as sites of the original gateway have."""
+"""A script that requests many images at once, as sites of the original gateway run."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
 def service(
     registry: DockerRegistry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """Run a gateway for the tests that change nothing of others."""
+    """Run a gateway that several tests share."""
     need("mksquashfs")
     root = tmp_path_factory.mktemp("service")
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
@@ -77,7 +77,7 @@ def listing(path: Path) -> list[str]:
 
 
 def test_an_image_becomes_a_squashfs_and_its_metadata(service: Service) -> None:
-    """A pull ends READY, and the files in the image directory are those that the runtime reads."""
+    """A pull ends READY, and the image directory has the files that the runtime reads."""
     answer = service.pull("lib/plain:1")
     assert answer["status"] == "READY"
     image = service.images / f"{answer['id']}.squashfs"
@@ -95,7 +95,7 @@ def test_an_image_becomes_a_squashfs_and_its_metadata(service: Service) -> None:
 
 
 def test_the_first_answer_says_init_and_polls_find_the_same_pull(service: Service) -> None:
-    """The first request starts the work; later ones find the same pull, and its end."""
+    """The first request starts the pull; later requests report that pull, to its end."""
     first = service.poll("lib/big:1")
     assert first["status"] == "INIT"
     assert first["id"] == "MISSING"
@@ -194,10 +194,10 @@ def test_the_log_has_a_line_for_each_pull(registry: DockerRegistry, tmp_path: Pa
     assert " at 0x" not in text
 
 
-def test_a_second_tag_of_an_image_costs_no_second_file(
+def test_a_second_tag_of_an_image_needs_no_second_file(
     registry: DockerRegistry, service: Service, tmp_path: Path
 ) -> None:
-    """Another tag of a delivered image is added to its record; nothing is converted."""
+    """A pull of another tag of a delivered image adds the tag and converts nothing."""
     oci_layout(tmp_path, simple_layers(b"twice"))
     registry.push(tmp_path, "lib/twice:1")
     registry.push(tmp_path, "lib/twice:2")
@@ -234,7 +234,7 @@ def test_a_moved_tag_is_followed(registry: DockerRegistry, tmp_path: Path) -> No
 def test_a_killed_worker_s_work_is_taken_up_again(
     registry: DockerRegistry, service: Service, tmp_path: Path
 ) -> None:
-    """After SIGKILL of a worker another one finishes its pull, and the gateway goes on."""
+    """After SIGKILL of a worker another worker finishes its pull, and the gateway goes on."""
     noise = [tar_of([entry(f"d/{n}", os.urandom(20_000_000)) for n in range(6)])]
     oci_layout(tmp_path, noise, compression="plain")
     registry.push(tmp_path, "lib/killed:1")
@@ -299,13 +299,13 @@ def test_two_workers_share_a_download(registry: DockerRegistry, tmp_path: Path) 
 
 
 def test_delivered_bytes_are_those_of_the_record(service: Service) -> None:
-    """The bytes are those of the record, also after everything was removed and pulled again."""
+    """The delivered image has the bytes of the converted file, as a hard link to it."""
     done = service.pull("lib/plain:1")
     path = service.images / f"{done['id']}.squashfs"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     files = list((service.root / "expand").glob(f"{done['id']}*.squashfs"))
     assert [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] == [digest]
-    # On one file system the delivery is a hard link, not a copy.
+    # On a single file system the gateway delivers a hard link instead of a copy.
     assert path.stat().st_nlink == 2
 
 
@@ -322,7 +322,7 @@ def flip(path: Path, *, swap: bool = False) -> None:
 
 
 def test_a_damaged_image_is_delivered_again(registry: DockerRegistry, tmp_path: Path) -> None:
-    """The next pull that asks the registry notices it; intact files are not made or fetched again.
+    """The next pull that asks the registry replaces it, from the converted file if that is intact.
 
     A byte that is changed in place is changed in the converted file, too: it is the same inode. A
     pull by another tag of the image asks the registry, however recent the first pull is.

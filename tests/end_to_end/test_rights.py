@@ -44,7 +44,7 @@ class User:
         return credential
 
     def credentials(self, munged: Munged, count: int, *, with_login: bool = False) -> list[str]:
-        """Return several; a shell starts the programs faster than this large process."""
+        """Return several credentials; a shell starts `munge` faster than this process."""
         logins = {"closed": self.login} if with_login else {}
         payload = json.dumps({"authorized_locations": logins}) if logins else ""
         script = 'for each in $(seq "$1"); do printf %s "$3" | munge "--socket=$2"; done'
@@ -239,7 +239,7 @@ def test_each_user_sees_only_readable_images(
     else:
         assert (answer["status"], answer["id"], answer["ENV"]) == ("FAILURE", "MISSING", "MISSING")
         assert "refused" in answer["cause"]
-    if (name, image) != ("alice", ALICES_IMAGE) and name != "boss":  # these may
+    if (name, image) != ("alice", ALICES_IMAGE) and name != "boss":  # both may expire it
         assert site.expire(user, system, image) == (403 if reads else 404)
 
 
@@ -384,13 +384,13 @@ def test_a_second_user_proves_access_and_is_added(site: Site) -> None:
 
     until(is_ready_again, 20, "a pull after the failure's hold")
     assert site.acl(image_id) == ((ALICE.uid,), ())
-    # A user may expire her own image; its files are removed with the last tag.
+    # Alice may expire an image that she pulled; its files are removed with the last tag.
     assert site.expire(ALICE, "gamma", SHARED_IMAGE) == 200
     until(lambda: not any(file.exists() for file in files), 20, "the removal of the files")
 
 
 def test_no_password_is_written_anywhere(site: Site) -> None:
-    """No file of the service contains one: no log, database, journal or other file."""
+    """No file of the service contains a password: no log, database, journal or other file."""
     secrets = [ALICE.login.encode(), USER.password.encode(), SECOND_USER.password.encode()]
     for path in site.service.root.rglob("*"):
         if path.is_file():

@@ -67,13 +67,13 @@ def test_images_and_records_are_used(
     program, runs = converter(tmp_path, f'{need("mksquashfs")} "$@"')
     service = gateway(tmp_path, registry, uri, name, Mksquashfs=program, PullUpdateTimeout=60)
     image_id = hashlib.sha256(registry.images["lib/app"].manifest).hexdigest()
-    unfinished = original(3, "lib/new:1", "", status="PULLING", tag=[])
-    del unfinished["id"]
+    pulling = original(3, "lib/new:1", "", status="PULLING", tag=[])
+    del pulling["id"]
     db["images"].insert_many(
         [
             original(1, "lib/app:1", image_id),
             original(2, "old/one:1", "b" * 64, tag="old/one:1"),
-            unfinished,
+            pulling,
         ]
     )
     for delivered_id in (image_id, "b" * 64):
@@ -93,7 +93,7 @@ def test_images_and_records_are_used(
         assert (service.images / f"{image_id}.squashfs").read_bytes() == CONTENT
         new = service.pull("lib/new:1")
         assert (new["status"], len(runs.read_text().splitlines())) == ("READY", 1)
-        assert db["images"].find_one({"_id": unfinished["_id"]}) is None
+        assert db["images"].find_one({"_id": pulling["_id"]}) is None
         assert service.get(f"/api/expire/{SYSTEM}/docker/old%2Fone:1/", ROOT)[0] == 200
         until(lambda: not (service.images / f"{'b' * 64}.squashfs").exists(), 20, "its removal")
         assert service.lookup("old/one:1")[0] == 404
@@ -105,7 +105,7 @@ def test_images_and_records_are_used(
 def test_expiry_is_switched_on(
     registry: FaultyRegistry, database: tuple[str, str, Any], tmp_path: Path
 ) -> None:
-    """Images get their time from that start on, and only those beyond it expire."""
+    """The start gives each image an expiry time, and only images past that time expire."""
     uri, name, db = database
     service = gateway(tmp_path, registry, uri, name, ScheduledExpiry=True)
     db["images"].insert_one(original(1, "old/one:1", "b" * 64))
@@ -123,7 +123,7 @@ def test_expiry_is_switched_on(
 def test_a_change_of_readers_keeps_the_command(
     registry: FaultyRegistry, database: tuple[str, str, Any], tmp_path: Path
 ) -> None:
-    """The original's database has no CMD; that in the metadata stays after the change."""
+    """The original's database has no CMD; the metadata keeps its CMD through the change."""
     uri, name, db = database
     service = gateway(tmp_path, registry, uri, name)
     image_id = "b" * 64
@@ -149,7 +149,7 @@ def test_a_change_of_readers_keeps_the_command(
 def test_autoexpire_names_an_odd_id(
     registry: FaultyRegistry, database: tuple[str, str, Any], tmp_path: Path
 ) -> None:
-    """The answer has the text that the record has in place of an id."""
+    """The answer names a record by its id, even if that is not a digest."""
     uri, name, db = database
     service = gateway(tmp_path, registry, uri, name)
     db["images"].insert_one(original(1, "old/one:1", "odd id"))

@@ -49,7 +49,7 @@ def service_at(
 def test_a_wait_of_six_hours_fails_pulls(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """Both pulls fail at once and name the time; a pull from another registry is READY at once."""
+    """Both pulls fail at once and name the time; a pull from another registry ends READY."""
     busy, _ = registries
     for name in ("team/one", "team/two"):
         busy.rate_limits[name] = ("21600", NO_LIMIT)
@@ -77,7 +77,7 @@ def test_a_wait_of_six_hours_fails_pulls(
 def test_a_wait_of_seconds_postpones_pulls(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """They wait in the queue with the reason, leave both slots free, and then succeed."""
+    """The pulls wait in the queue with the reason, leave both workers free, and then succeed."""
     busy, _ = registries
     busy.rate_limits = {"team/one": ("5", 1), "team/two": ("5", 1)}
     names = ("busy.example/team/one:1", "busy.example/team/two:1")
@@ -105,7 +105,7 @@ def test_a_wait_of_seconds_postpones_pulls(
 def test_a_restart_during_a_wait(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """A pull that waits when the gateway stops goes on after the restart, at its time."""
+    """A pull that waits when the gateway stops starts at its time after the restart."""
     busy, _ = registries
     busy.rate_limits = {"team/one": ("6", 1)}
     name = "busy.example/team/one:1"
@@ -122,7 +122,7 @@ def test_a_restart_during_a_wait(
 def test_a_registry_that_is_down(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """Its pulls wait for `RegistryWait` seconds, and then fail with its name."""
+    """Pulls from it wait for `RegistryWait` seconds, and then fail and name it."""
     _, healthy = registries
     absent = FaultyRegistry()
     absent.host = f"127.0.0.1:{free_port()}"
