@@ -65,16 +65,43 @@ NOUNS_LIKE_PARTICIPLES = _words(
 """Nouns and verbs that only look like a participle."""
 
 ALLOWED: Mapping[str, str] = {
+    "ABANDONED": "a lot of records (`Lot`): work that no process continues",
+    "AWAY": "a state of the pool of MongoDB connections: the server does not answer",
+    "Away": "the error of a system that cannot be reached, or stops answering",
+    "CHANGED": "a result for a host key (`ssh-trust`): another one is known",
+    "CLOSED": "the last state of a pool",
+    "CONNECTED": "a state of the pool of MongoDB connections",
+    "DONE": "the exit code of a command that has succeeded",
+    "EXPIRED": "the state of a record, and a lot of records",
+    "EXTENDED": "SSH_FXP_EXTENDED of the SFTP protocol",
+    "Exhausted": "the error of a process without descriptors, memory or threads",
+    "Expired": "the end of the work on an expired image, beside `Ready` and `Failed`",
+    "Failed": "the end of work, beside `Ready` and `Expired`",
+    "KNOWN": "a result for a host key (`ssh-trust`): it is known",
+    "LISTED": "a lot of records (`Lot`): images that appear in lists",
+    "NONE": "the compression method `none` of SSH",
+    "REPLAYED": "EMUNGE_CRED_REPLAYED of munge.h",
+    "REVOKED": "a result for a host key (`ssh-trust`): it is revoked",
+    "STOPPED": "the last state of a list of users; the words of a worker's orderly stop",
+    "Superseded": "the error of an attempt that a newer one has replaced",
+    "UNAUTHORIZED": "EMUNGE_CRED_UNAUTHORIZED of munge.h",
+    "UNNAMED": "a lot of records (`Lot`): work that names no image",
+    "UNSUPPORTED": "SSH_FX_OP_UNSUPPORTED of the SFTP protocol",
+    "UNTAGGED": "a lot of records (`Lot`): images without a tag",
     "all": "in flags and functions it means every element, as the builtin does",
     "caught": "the usual name of the context of `pytest.raises`",
+    "closed": "the Deferred that fires when a channel or connection has closed",
     "created": "the date of an image: the member `created` of its configuration (image-spec)",
+    "died": "whether a worker died (a verb): a keyword of `ImageStore.requeue`",
     "done": "bytes done so far (`Progress.done`), and the end of a task, as asyncio names it",
+    "enabled": "whether a function of the program is switched on",
     "expired": "the state EXPIRED of a record, and the end of its removal",
     "expected": "the usual name of a test's expected value",
     "heard": "the time of a worker machine's last report: the member `heard` of the HTTP interface",
     "modified": "the time of the last write: the member `modified` of stored documents",
     "munged": "the daemon of munge(7)",
     "sealed": "an encrypted login: the member `sealed` of stored documents",
+    "since": "the time at which a trouble began (`QueueTrouble.since`)",
     "superseded": "an attempt that a newer one has replaced: the error code `superseded`",
     "what": "what happened: the first of the three texts of an error (`GatewayError.what`)",
     "used": "bytes in use, beside `free` and `total`, as in `shutil.disk_usage`",
@@ -101,10 +128,10 @@ class Definition:
 def is_vague(name: str) -> bool:
     """Return whether an identifier is nothing but a pronoun, an adverb, or a bare participle."""
     words = re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name)
-    if len(words) != 1:
+    if len(words) != 1 or words[0] in ALLOWED:
         return False
     word = words[0].lower()
-    if word in ALLOWED or word in NOUNS_LIKE_PARTICIPLES:
+    if word in NOUNS_LIKE_PARTICIPLES:
         return False
     if word in PRONOUNS or word in ADVERBS or word in IRREGULAR_PARTICIPLES:
         return True

@@ -149,8 +149,8 @@ def main() -> None:
     parser.add_argument("--with-caller", action="store_true")
     arguments = parser.parse_args()
     try:
-        loaded = Config.load(arguments.config, os.environ)
+        loaded_config = Config.load(arguments.config, os.environ)
     except GatewayError as error:
         sys.exit(f"worker cannot start: {error}")
-    start_worker_logging(loaded.config.log_level)
-    sys.exit(run_main(lambda reactor: work(reactor, loaded.config, arguments.with_caller)))
+    start_worker_logging(loaded_config.config.log_level)
+    sys.exit(run_main(lambda reactor: work(reactor, loaded_config.config, arguments.with_caller)))

@@ -41,14 +41,14 @@ class Options(usage.Options):
         ["config", "c", None, "imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH)"],
     ]
 
-    loaded: LoadedConfig
+    loaded_config: LoadedConfig
     file: Path
 
     def postOptions(self) -> None:
         """Read the configuration; exit with a clear text if it has an error."""
         try:
             self.file = Path(self["config"] or file_of_environment(os.environ)).absolute()
-            self.loaded = Config.load(self.file, os.environ)
+            self.loaded_config = Config.load(self.file, os.environ)
         except ConfigurationError as error:
             # A UsageError would print the options first, which are not at fault.
             sys.exit(f"shiftergw cannot start: {error}")
@@ -73,9 +73,9 @@ class GatewayService(Service):
 
     def _begin(self) -> None:
         gc.freeze()  # imported modules live as long as the process
-        start_logging(self._options.loaded.config.log_level)
+        start_logging(self._options.loaded_config.config.log_level)
         self._handle_hangup()
-        for warning in self._options.loaded.warnings:
+        for warning in self._options.loaded_config.warnings:
             _log.warn("configuration: {warning}", warning=warning)
         starting: Deferred[None] = self._parts.startService()
         starting.addCallbacks(self._log_start, self._give_up)
@@ -99,7 +99,7 @@ class GatewayService(Service):
             "shiftergw {version} with {file}: listening on {where}",
             version=__version__,
             file=str(self._options.file),
-            where=", ".join(self._options.loaded.config.listen),
+            where=", ".join(self._options.loaded_config.config.listen),
         )
 
     def _give_up(self, failure: Failure) -> None:
@@ -139,7 +139,7 @@ def makeService(options: Options, reactor: Reactor | None = None) -> Service:
 
         reactor = installed_reactor
     try:
-        parts = gateway_service(reactor, options.loaded.config, options.file)
+        parts = gateway_service(reactor, options.loaded_config.config, options.file)
     except ConfigurationError as error:
         sys.exit(f"shiftergw cannot start: {error}")
     return GatewayService(parts, options, reactor)

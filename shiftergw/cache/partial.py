@@ -22,7 +22,7 @@ from shiftergw.image import Descriptor
 from shiftergw.plumbing.disk_errors import DISK_FULL, translated_disk_errors
 from shiftergw.plumbing.files import replace_durably
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import shield
 
 MOST_WAITING = 4 << 20
 """Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
@@ -224,7 +224,7 @@ class BlobWriter:
     async def finish(self) -> None:
         """Return when everything is written; raise `BlobCorrupt` if that is not all of it."""
         while self._writing is not None:
-            await shielded(self._writing)
+            await shield(self._writing)
         if self.failure is not None:
             raise self.failure
         if self._position < self._blob.size:
@@ -236,7 +236,7 @@ class BlobWriter:
         cancelled: CancelledError | None = None
         while self._writing is not None:
             try:
-                await shielded(self._writing)
+                await shield(self._writing)
             except CancelledError as error:
                 cancelled = error
         if cancelled is not None:

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from shiftergw.errors import duration
 from shiftergw.plumbing.channel import Away
-from shiftergw.plumbing.timing import shielded, wait_to_end, within
+from shiftergw.plumbing.timing import shield, wait_to_end, within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -114,7 +114,7 @@ class DiskCalls:
         while True:
             remaining = max(0.0, call.deadline - clock.seconds())
             try:
-                return await within(remaining, clock, shielded(running), _LateError)
+                return await within(remaining, clock, shield(running), _LateError)
             except _LateError as late:
                 if call.deadline > clock.seconds():
                     continue  # it has made progress meanwhile

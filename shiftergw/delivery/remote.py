@@ -308,12 +308,12 @@ class RemoteDirectory:
                 for name, attributes in entries
                 if attributes.modified and attributes.modified < before
             ]
-            abandoned = [
+            expired_names = [
                 name for name in names if name_of_temporary(name) not in self._upload_locks
             ]
-            for name in abandoned:
+            for name in expired_names:
                 await files.remove(self._sessions.path_of(name))
-        return len(abandoned)
+        return len(expired_names)
 
     def _path(self, name: str) -> bytes:
         check_installed_name(name)

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away
-from shiftergw.plumbing.timing import pause, shielded
+from shiftergw.plumbing.timing import pause, shield
 from shiftergw.sftp.packets import SftpRefused
 from shiftergw.ssh.extra_logins import ExtraLogins
 
@@ -150,7 +150,7 @@ class SharedSession:
             wait.cancel()
         self._drop()
         while self._closing:
-            await shielded(next(iter(self._closing)))
+            await shield(next(iter(self._closing)))
 
     def _step(self, state: SessionState) -> None:
         """Change the state. The timer runs in the state IDLE only."""

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.hashing import hash_file
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import shield
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ class _Blocks:
         return self
 
     async def __anext__(self) -> bytes:
-        block = await shielded(self._next_block)
+        block = await shield(self._next_block)
         if not block:
             raise StopAsyncIteration
         self._offset += len(block)

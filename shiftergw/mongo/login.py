@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from shiftergw.mongo.address import MongoLogin
 from shiftergw.plumbing.reactor import with_threads
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import shield
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -102,7 +102,7 @@ class SaltedPasswords:
             )
             self._running[inputs] = work.addCallback(lambda key: self._remember(inputs, key))
         if inputs in self._running:
-            await shielded(self._running[inputs])
+            await shield(self._running[inputs])
         return self._keys[inputs]
 
     def _remember(self, inputs: _Inputs, key: bytes) -> None:

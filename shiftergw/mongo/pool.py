@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from shiftergw.errors import Unavailable
 from shiftergw.mongo.connection import MongoConnection
 from shiftergw.mongo.connector import NO_ANSWER
-from shiftergw.plumbing.timing import pause, shielded, within
+from shiftergw.plumbing.timing import pause, shield, within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -140,11 +140,11 @@ class ConnectionPool:
         The cancellation of a caller does not cancel the attempts.
         """
         assert self._attempt is not None
-        await shielded(self._attempt)
+        await shield(self._attempt)
         if is_own_attempt or self.state is PoolState.CLOSED or self._least_busy() is not None:
             return
         self._start_attempt()
-        await shielded(self._attempt)
+        await shield(self._attempt)
 
     def _unavailable(self) -> Unavailable:
         """Return a new error with the reason why there is no connection."""

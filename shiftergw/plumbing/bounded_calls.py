@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import shield, within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -80,7 +80,7 @@ class BoundedThreadCalls:
             raise
         self._start_times[call] = self._clock.seconds()
         running.addBoth(release_slot)
-        result = shielded(running)
+        result = shield(running)
         # After a timeout no caller handles the error of the call.
         running.addErrback(lambda _: None)
         return result

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
 
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import shield
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ async def gather_or_cancel(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]
     results = gatherResults(running, consumeErrors=True)
     try:
         # Shielded: a second cancellation would disturb the clean-up after the first.
-        return await shielded(results)
+        return await shield(results)
     except FirstError as error:
         failure = error.subFailure.value
         assert failure is not None

@@ -13,7 +13,7 @@ from twisted.python.threadpool import ThreadPool
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.reactor import with_threads
-from shiftergw.plumbing.timing import shielded, wait_to_end
+from shiftergw.plumbing.timing import shield, wait_to_end
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -80,7 +80,7 @@ class Threads(Service):
 
         acquiring = self.begin(function)
         try:
-            return await shielded(acquiring)
+            return await shield(acquiring)
         except CancelledError:
             acquiring.addBoth(release_late)
             raise
@@ -93,7 +93,7 @@ class Threads(Service):
         The function is always called: a cancelled caller does not wait for its end, and after the
         stop of this pool the reactor's thread pool runs it.
         """
-        await shielded(self._release(function, *args, **kwargs))
+        await shield(self._release(function, *args, **kwargs))
 
     def _release(
         self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs

@@ -83,7 +83,7 @@ async def within(
             call.cancel()
 
 
-def shielded(inner: Deferred[T]) -> Deferred[T]:
+def shield(inner: Deferred[T]) -> Deferred[T]:
     """Return a Deferred with the result of `inner`; cancelling it does not cancel `inner`.
 
     A result that arrives after that cancellation stays in `inner`, for the next caller.
@@ -109,7 +109,7 @@ async def wait_to_end(running: Deferred[T], on_cancel: Callable[[], object]) -> 
     cancellation: CancelledError | None = None
     while True:
         try:
-            result = await shielded(running)
+            result = await shield(running)
         except CancelledError as error:
             if running.called:
                 raise

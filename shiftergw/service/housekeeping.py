@@ -14,7 +14,7 @@ from shiftergw.errors import GatewayError, TimedOut, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import shield, within
 from shiftergw.ports import ImageStore, Sweepable
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Scratch(Rounds):
         """Sweep one place and return the number of removed files; log an error and return 0."""
         sweeping = Deferred.fromCoroutine(place.sweep(before))
         try:
-            return await within(SWEEP_SECONDS, self._clock, shielded(sweeping), _too_late)
+            return await within(SWEEP_SECONDS, self._clock, shield(sweeping), _too_late)
         except GatewayError as error:
             self._log.warn(
                 "unused files of {name} stay: {error} {detail}",

@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.channel import Away, no_answer
-from shiftergw.plumbing.timing import abandonable, shielded, within
+from shiftergw.plumbing.timing import abandonable, shield, within
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.keys import Signer, agent_keys, read_key
 from shiftergw.ssh.known_hosts import GLOBAL_FILE, KnownHosts, user_file
@@ -180,7 +180,7 @@ async def _connect(
         await login.done
     except BaseException:
         transport.fail(DeliveryFailed("The login was interrupted."))
-        await shielded(transport.wait_for_end())
+        await shield(transport.wait_for_end())
         raise
     connection = SshConnection(transport, channels, reactor, idle_seconds)
     transport.wait_for_end().addCallback(lambda _: connection.stop_watching())

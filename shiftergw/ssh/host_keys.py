@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.channel import no_answer
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import shield, within
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.connection import CONNECT_SECONDS, close, reach
 from shiftergw.ssh.kex import broken_protocol
@@ -144,6 +144,6 @@ async def _run(probe: _KeyProbe, host: str, port: int, reactor: Reactor) -> None
         await probe.login.done
     except BaseException:
         probe.fail(DeliveryFailed("The probe was interrupted."))
-        await shielded(probe.wait_for_end())
+        await shield(probe.wait_for_end())
         raise
     await close(probe, reactor)

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.channel import Away, ProgramNotStarted, UnexplainedExit
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import shield
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +108,7 @@ class OpenSsh:
         """End every child process, and return when all have ended."""
         for child in list(self._children):
             child.lose()
-            await shielded(child.end)
+            await shield(child.end)
 
     def arguments(self) -> list[str]:
         """Return the options of every ssh, ours first: ssh uses the first of two values."""

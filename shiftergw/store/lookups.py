@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError
-from shiftergw.plumbing.timing import pause, shielded
+from shiftergw.plumbing.timing import pause, shield
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -67,7 +67,7 @@ class LookupBuffer:
         if self._pause is not None:
             self._pause.cancel()
         # The cancellation of one caller must not lose the rows of others.
-        await shielded(Deferred.fromCoroutine(self._write()))
+        await shield(Deferred.fromCoroutine(self._write()))
 
     async def _write_batches(self) -> None:
         while self._rows:

@@ -20,7 +20,7 @@ from shiftergw import __version__
 from shiftergw.errors import Unavailable
 from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.backoff import Backoff
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import shield
 from shiftergw.ports import JobEnd, QueueTrouble, runner_name
 from shiftergw.work.process import WorkerEnd, WorkerProcess, WorkerState
 from shiftergw.work.worker_protocol import LONGEST_START, START_SECONDS
@@ -119,7 +119,7 @@ class WorkerPool(Service):
         stop_call = self._reactor.callLater(STOP_SECONDS, self._stop_workers)
         try:
             while self._workers:
-                await shielded(self._workers[0].termination)
+                await shield(self._workers[0].termination)
         finally:
             if stop_call.active():
                 stop_call.cancel()
@@ -177,7 +177,7 @@ class WorkerPool(Service):
         """See `JobQueue`; returns when the worker that had the job has ended."""
         for worker in [worker for worker in self._workers if worker.job == key]:
             worker.stop()
-            await shielded(worker.termination)
+            await shield(worker.termination)
 
     def _start_worker(self) -> WorkerProcess:
         worker = WorkerProcess(self._reactor, self._note_ready, self._note_done, self._note_end)

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.errors import TimedOut
-from shiftergw.plumbing.timing import pause, shielded, ticking, wait_to_end, within
+from shiftergw.plumbing.timing import pause, shield, ticking, wait_to_end, within
 
 
 def late() -> BaseException:
@@ -94,12 +94,12 @@ async def test_being_cancelled_is_not_being_late() -> None:
 def test_a_shield_takes_the_cancellation() -> None:
     """Cancelling the shield ends the waiting and leaves the work alone; its result stays."""
     inner: Deferred[int] = Deferred()
-    first = shielded(inner)
+    first = shield(inner)
     results: list[Any] = []
     first.addErrback(lambda failure: results.append(failure.type))
     first.cancel()
     assert results == [CancelledError]
-    second = shielded(inner)
+    second = shield(inner)
     inner.callback(4)
     second.addCallback(results.append)
     assert results == [CancelledError, 4]

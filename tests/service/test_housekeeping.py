@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 from shiftergw.build.whole import SquashBuilder
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import pause, shielded
+from shiftergw.plumbing.timing import pause, shield
 from shiftergw.ports import Sweepable
 from shiftergw.service import housekeeping
 from shiftergw.service.housekeeping import (
@@ -99,7 +99,7 @@ class HungDirectory:
         self.sweeps.append(Deferred())
         while True:
             try:
-                return await shielded(self.sweeps[-1])
+                return await shield(self.sweeps[-1])
             except CancelledError:
                 pass
 

@@ -53,11 +53,11 @@ __all__ = ["Finding", "Level", "checkup", "contents"]
 
 
 async def checkup(
-    reactor: Reactor, loaded: LoadedConfig, environ: Mapping[str, str]
+    reactor: Reactor, loaded_config: LoadedConfig, environ: Mapping[str, str]
 ) -> list[Finding]:
     """Return all findings about a configuration and what it names, in the order of the file."""
-    config = loaded.config
-    findings = [*_configuration(loaded), *secrets(loaded), *_directories(config)]
+    config = loaded_config.config
+    findings = [*_configuration(loaded_config), *secrets(loaded_config), *_directories(config)]
     findings += await state(config, reactor)
     findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
@@ -83,11 +83,11 @@ def _failure_of(name: str, check: Callable[[], object]) -> Finding | None:
     return None
 
 
-def _configuration(loaded: LoadedConfig) -> Iterator[Finding]:
+def _configuration(loaded_config: LoadedConfig) -> Iterator[Finding]:
     name = "configuration"
-    yield from (Finding(name, Level.WARNING, warning) for warning in loaded.warnings)
-    problem = _failure_of(name, loaded.config.check_supported)
-    yield problem or Finding(name, Level.OK, f"systems: {', '.join(loaded.config.systems)}")
+    yield from (Finding(name, Level.WARNING, warning) for warning in loaded_config.warnings)
+    problem = _failure_of(name, loaded_config.config.check_supported)
+    yield problem or Finding(name, Level.OK, f"systems: {', '.join(loaded_config.config.systems)}")
 
 
 def _directories(config: Config) -> Iterator[Finding]:

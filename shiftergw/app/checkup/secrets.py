@@ -14,14 +14,14 @@ from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.seal import Seal
 
 
-def secrets(loaded: LoadedConfig) -> Iterator[Finding]:
+def secrets(loaded_config: LoadedConfig) -> Iterator[Finding]:
     """Yield the findings about the caller, the configuration file and the secret key."""
-    yield from _caller(loaded)
-    yield from _configuration_file(loaded)
-    yield _secret_key(loaded.config)
+    yield from _caller(loaded_config)
+    yield from _configuration_file(loaded_config)
+    yield _secret_key(loaded_config.config)
 
 
-def _caller(loaded: LoadedConfig) -> Iterator[Finding]:
+def _caller(loaded_config: LoadedConfig) -> Iterator[Finding]:
     """Warn if root runs the check for a service that runs as another user.
 
     Root may read and write everywhere, so for root every directory passes. The owner of
@@ -29,9 +29,9 @@ def _caller(loaded: LoadedConfig) -> Iterator[Finding]:
     """
     if os.geteuid() != 0:
         return
-    command = "shiftergw check" + (f" --config {loaded.file}" if loaded.file else "")
+    command = "shiftergw check" + (f" --config {loaded_config.file}" if loaded_config.file else "")
     try:
-        owner = loaded.config.state_directory.stat().st_uid
+        owner = loaded_config.config.state_directory.stat().st_uid
     except OSError:
         yield Finding(
             "user",
@@ -60,17 +60,18 @@ def _user_name(uid: int) -> str:
         return f"'#{uid}'"
 
 
-def _configuration_file(loaded: LoadedConfig) -> Iterator[Finding]:
+def _configuration_file(loaded_config: LoadedConfig) -> Iterator[Finding]:
     """Warn if every user of this machine can read the passwords of the configuration."""
-    keys = passwords_in(loaded.config)
-    if loaded.file is not None and keys and readable_by_all(loaded.file):
+    keys = passwords_in(loaded_config.config)
+    if loaded_config.file is not None and keys and readable_by_all(loaded_config.file):
         yield Finding(
             "configuration file",
             Level.WARNING,
-            f"every user of this machine can read {loaded.file} and so the password in"
+            f"every user of this machine can read {loaded_config.file} and so the password in"
             f" {' and '.join(keys)}",
             "Leave it to root and to the group of the gateway's user:"
-            f" chgrp GROUP {loaded.file}; chmod 640 {loaded.file}. Then change the password.",
+            f" chgrp GROUP {loaded_config.file}; chmod 640 {loaded_config.file}. Then change the"
+            " password.",
         )
 
 

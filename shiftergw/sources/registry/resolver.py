@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import implementer
 
 from shiftergw.plumbing.reactor import with_name_resolver
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import shield, within
 from shiftergw.sources.registry.retry import Interrupted
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Resolver:
             self._look_up(host)
         if host in self._running:
             with suppress(_TooLateError):
-                ended = shielded(self._running[host])
+                ended = shield(self._running[host])
                 await within(LOOKUP_SECONDS, self._reactor, ended, _TooLateError)
         return self._answers[host][1] if host in self._answers else frozenset()
 

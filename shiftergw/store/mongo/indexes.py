@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from shiftergw.errors import Unavailable, printable
 from shiftergw.mongo.database import Database
 from shiftergw.mongo.pool import ConnectionPool
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import shield, within
 from shiftergw.store.mongo.queries import INDEXES, MIGRATION, state_document
 from shiftergw.store.mongo.records import IMAGES
 
@@ -63,7 +63,7 @@ class Indexes:
                 raise self._failure
             if self._creation is None or self._creation.called:
                 self._creation = Deferred.fromCoroutine(self._try_to_create())
-            await shielded(self._creation)
+            await shield(self._creation)
             if self._failure is not None:
                 raise self._failure
 

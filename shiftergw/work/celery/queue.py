@@ -14,7 +14,7 @@ from shiftergw import __version__
 from shiftergw.errors import Unavailable
 from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import pause, shielded, within
+from shiftergw.plumbing.timing import pause, shield, within
 from shiftergw.ports import JobEnd, QueueTrouble
 from shiftergw.work.celery.app import is_key, make_app
 from shiftergw.work.celery.broker_connections import MessageSender, StatusListener
@@ -90,7 +90,7 @@ class CeleryQueue(Service):
         if self._send_lock.locked:
             self._sender.abort()  # its caller has been cancelled, or no longer needs it
         if self._listening is not None:
-            await shielded(self._listening)
+            await shield(self._listening)
         await self._threads.run(self._sender.close)
         await self._threads.stopService()
 
@@ -185,7 +185,7 @@ class CeleryQueue(Service):
             self._send_lock.release()
             raise
         sending.addBoth(release)
-        result = shielded(sending)
+        result = shield(sending)
         # If the caller is cancelled, no code looks at an error of the call.
         sending.addErrback(lambda _: None)
         await result
