@@ -14,7 +14,6 @@ OWED = {
     "build": 58,
     "cache": 34,
     "cli": 8,
-    "config": 25,
     "sources": 94,
     "tests": 600,
 }

@@ -1,8 +1,8 @@
-"""Say in words what is wrong with a text that is not JSON, and where.
+"""Parse JSON, and explain errors of syntax with their place in the text.
 
-Python's parser reports where it stopped. The mistake is often before that place: a comma after the
-last member is only noticed at the closing bracket. No text of the file is repeated: it may be a
-password.
+Python's parser reports the position where it stopped. The mistake is often before this position:
+the parser notices a comma after the last member only at the closing bracket. The explanations do
+not quote the text, since it may contain a password.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from shiftergw.errors import ConfigurationError
 
-_QUOTES = "keys and texts stand in double quotes"
+_QUOTES = "keys and texts must be in double quotes"
 _MESSAGES = {
     "Extra data": "something follows after the end of the document",
     "Expecting ':' delimiter": "a colon is missing between a key and its value",
@@ -23,44 +23,50 @@ _MESSAGES = {
     "Invalid \\escape": "a backslash in a text is written as \\\\",
     "Invalid \\uXXXX escape": "\\u needs four hexadecimal digits; a backslash is written as \\\\",
 }
+"""Explanations of errors of Python's parser, by its messages."""
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _LITERALS = {"true": "true", "false": "false", "none": "null", "null": "null"}
 _LONGEST_NUMBER = 4300
-"""Digits that Python reads (`sys.set_int_max_str_digits`)."""
+"""Digits of the longest integer that Python parses (`sys.set_int_max_str_digits`)."""
 
 
 class Mistake(NamedTuple):
-    """What is wrong, at a position in the text."""
+    """An error of syntax: its position in the text, and an explanation."""
 
     position: int
-    what: str
+    explanation: str
 
 
 def parse_json(text: str, **options: Any) -> Any:
-    """Return the document; raise `ConfigurationError` with line, column and cause otherwise."""
+    """Parse a text with `json.loads` and these options.
+
+    Raises `ConfigurationError` with line, column and explanation if the text is not JSON.
+    """
     try:
         return json.loads(text, **options)
     except json.JSONDecodeError as error:
-        mistake = explain(text, error)
+        mistake = _find_mistake(text, error)
     except RecursionError:
         mistake = Mistake(0, "the document is nested too deeply")
     except ValueError:
         number = re.search(rf"\d{{{_LONGEST_NUMBER + 1}}}", text)
-        what = f"a number has more than {_LONGEST_NUMBER} digits"
-        mistake = Mistake(number.start() if number else 0, what)
+        explanation = f"a number has more than {_LONGEST_NUMBER} digits"
+        mistake = Mistake(number.start() if number else 0, explanation)
     line = text.count("\n", 0, mistake.position) + 1
     column = mistake.position - text.rfind("\n", 0, mistake.position)
-    raise ConfigurationError(f"line {line}, column {column}: this is not JSON: {mistake.what}.")
+    raise ConfigurationError(
+        f"line {line}, column {column}: this is not JSON: {mistake.explanation}."
+    )
 
 
-def explain(text: str, error: json.JSONDecodeError) -> Mistake:
-    """Return where the mistake is, and what it is."""
+def _find_mistake(text: str, error: json.JSONDecodeError) -> Mistake:
+    """Return the probable mistake behind an error of Python's parser."""
     message = error.msg.removesuffix(": ")
     rest = text[error.pos :].lstrip()
     index = len(text) - len(rest)
     before = text[:index].rstrip()
     end = len(before)
-    # Python 3.13 stops at a comma before a closing bracket, older versions behind it.
+    # Python 3.13 stops at a comma before a closing bracket; older versions stop after it.
     comma = end - 1 if before.endswith(",") else index
     bracket = text[comma + 1 :].lstrip()[:1]
     if text[comma : comma + 1] == "," and bracket in {"}", "]"}:
@@ -68,17 +74,17 @@ def explain(text: str, error: json.JSONDecodeError) -> Mistake:
     if message in _MESSAGES:
         return Mistake(error.pos, _MESSAGES[message])
     if not rest:
-        what = "the document ends too early: a closing } or ] is missing" if end else "it is empty"
-        return Mistake(max(end - 1, 0), what)
+        early_end = "the document ends too early: a closing } or ] is missing"
+        return Mistake(max(end - 1, 0), early_end if end else "it is empty")
     if rest.startswith(("//", "/*", "#")):
         return Mistake(index, "JSON has no comments: remove this one")
     if message == "Expecting ',' delimiter":
         return Mistake(max(end - 1, 0), "a comma, or a closing bracket, is missing after this")
-    return Mistake(index, _about_a_value(rest, message))
+    return Mistake(index, _explain_value(rest, message))
 
 
-def _about_a_value(rest: str, message: str) -> str:
-    """Return what is wrong where a key or a value should begin."""
+def _explain_value(rest: str, message: str) -> str:
+    """Explain why `rest` does not begin with a key or a value."""
     word = _WORD.match(rest)
     if rest[0] in "'\u201c\u201d\u2018\u2019`":
         return _QUOTES

@@ -1,7 +1,7 @@
-"""The kinds of values that stand in imagemanager.json: durations, sizes, paths, arguments, hosts.
+"""Define the types of values in imagemanager.json: durations, sizes, paths, arguments, hosts.
 
-Each is an annotated type for a pydantic field. A value that is none raises `ValueError` with what
-is allowed; the caller adds where it stands.
+Each is an annotated type for a pydantic field. Its function converts a value, or raises a
+`ValueError` whose text names the allowed values; the caller adds the place in the document.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shiftergw.image import Platform
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a value may need to know beside itself; `base` is the configuration's directory."""
+    """The directory of the configuration (`base`), and warnings about values that are valid."""
 
     base: Path
     warnings: list[str] = field(default_factory=list)
@@ -32,18 +32,18 @@ def _surroundings(info: ValidationInfo) -> Surroundings:
     return info.context
 
 
-def _absolute(value: Path, info: ValidationInfo) -> Path:
+def _local_path(value: Path, info: ValidationInfo) -> Path:
     if "\0" in str(value) or value == Path():
         raise ValueError("must be a path")
     if str(value).startswith("~") or "$" in str(value):
         _surroundings(info).warnings.append(
-            f"the path {printable(str(value))} is used as it is written: ~ and $ have no meaning in"
-            " it; write an absolute path"
+            f"the path {printable(str(value))} is used unchanged: ~ and $ have no special meaning;"
+            " write an absolute path"
         )
     return _surroundings(info).base / value
 
 
-def _remote(value: Path) -> Path:
+def _remote_path(value: Path) -> Path:
     if "\0" in str(value) or not value.is_absolute():
         raise ValueError("must be an absolute path on the system")
     return value
@@ -52,17 +52,17 @@ def _remote(value: Path) -> Path:
 def _program(value: str, info: ValidationInfo) -> str:
     if not value:
         raise ValueError("must be the name or the path of a program")
-    return str(_absolute(Path(value), info)) if "/" in value else value
+    return str(_local_path(Path(value), info)) if "/" in value else value
 
 
-LocalPath = Annotated[Path, AfterValidator(_absolute)]
-"""A path on this machine; a relative one starts at the configuration file's directory."""
+LocalPath = Annotated[Path, AfterValidator(_local_path)]
+"""A path on this machine; a relative path starts at the directory of the configuration file."""
 
-RemotePath = Annotated[Path, AfterValidator(_remote)]
+RemotePath = Annotated[Path, AfterValidator(_remote_path)]
 """An absolute path on another machine."""
 
 Program = Annotated[str, AfterValidator(_program)]
-"""The name of a program in PATH, or a path as `LocalPath`."""
+"""The name of a program in PATH, or its path, a `LocalPath`."""
 
 
 def _duration(value: Any) -> float:
@@ -99,11 +99,11 @@ Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 """Bytes: a number, or text with a decimal (`GB`) or binary (`GiB`) unit."""
 
 MOST_OSTS = 2000
-"""The most that Lustre lays one file out over."""
+"""The maximum number of OSTs of one file in Lustre."""
 
 
 def _ost_count(value: Any) -> int:
-    # The original's samples have numbers, and it read them not at all.
+    # The samples of the original gateway have a number, which that program never read.
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value, re.ASCII):
         value = int(value)
     if type(value) is not int or not -1 <= value <= MOST_OSTS:
@@ -112,7 +112,7 @@ def _ost_count(value: Any) -> int:
 
 
 OstCount = Annotated[int, BeforeValidator(_ost_count)]
-"""Over how many OSTs of Lustre a file is laid out: 0 leaves it to the file system, -1 is all."""
+"""The number of Lustre's OSTs that store a file: 0 is the default of the file system, -1 all."""
 
 BLOCK_SIZES = (*(f"{2**power}K" for power in range(2, 10)), "1M")
 """The block sizes of squashfs: powers of two, 4 KiB to 1 MiB."""
@@ -155,12 +155,12 @@ Arguments = Annotated[tuple[str, ...], BeforeValidator(_texts_or_text)]
 
 
 def _users(value: Any) -> tuple[str | int, ...]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(
-        (isinstance(item, str) and item) or (type(item) is int and item >= 0) for item in found
+    users = [value] if isinstance(value, str) else value
+    if not isinstance(users, list) or not all(
+        (isinstance(user, str) and user) or (type(user) is int and user >= 0) for user in users
     ):
         raise ValueError("must be a list of user names and uids")
-    return tuple(found)
+    return tuple(users)
 
 
 def _importers(value: Any) -> tuple[str, ...] | None:
@@ -175,10 +175,10 @@ def _importers(value: Any) -> tuple[str, ...] | None:
 
 
 Users = Annotated[tuple[Any, ...], BeforeValidator(_users)]
-"""User names (exact) and uids; a plain string is one name."""
+"""Exact names of users, and uids; a string is one name."""
 
 Importers = Annotated[tuple[str, ...] | None, BeforeValidator(_importers)]
-"""Who may import: names; nobody if there is none. `None` is everybody, written as `all`."""
+"""Names of the users who may import; None, written as `all`, means every user."""
 
 
 def _platform(value: Any) -> Platform:
@@ -186,7 +186,7 @@ def _platform(value: Any) -> Platform:
 
 
 Architecture = Annotated[Platform, BeforeValidator(_platform)]
-"""`amd64`, `arm64/v8`."""
+"""The architecture of a system's nodes, such as `amd64` or `arm64/v8`."""
 
 
 def _registry_url(value: str, info: ValidationInfo) -> str:
@@ -197,18 +197,18 @@ def _registry_url(value: str, info: ValidationInfo) -> str:
         raise ValueError("must be a URL such as https://registry.example.com:5000") from None
     if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
         raise ValueError(
-            "must be https:// and the host of the registry, with :PORT where it needs one, and no"
-            " user (http:// if it has no TLS)"
+            "must be https:// and the host of the registry, with :PORT if necessary, and no user"
+            " (http:// for a registry without TLS)"
         )
     if url.path.strip("/") or url.query or url.fragment:
-        unused = f"the path of the registry's URL {printable(value)} is not used"
-        _surroundings(info).warnings.append(unused)
+        warning = f"the path of the registry's URL {printable(value)} is not used"
+        _surroundings(info).warnings.append(warning)
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return f"{url.scheme}://{host}" + (f":{port}" if port else "")
 
 
 RegistryUrl = Annotated[str, AfterValidator(_registry_url)]
-"""`https://HOST[:PORT]` of a registry, or `http://` where that is written; the path is cut off."""
+"""`https://HOST[:PORT]` or `http://HOST[:PORT]` of a registry; a path in the URL is removed."""
 
 HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 """`host` or `host:port`, in lower case."""
@@ -261,24 +261,24 @@ _HIGHEST_PORT = 65535
 
 
 def _mongodb_uri(value: str) -> str:
-    """Check the form, without a word of what stands there: it may be a password."""
+    """Check the form of a URI; the errors do not quote it, since it may contain a password."""
     match = _MONGODB.fullmatch(value if "://" in value else f"mongodb://{value}")
     authority = value.rpartition("://")[2].partition("/")[0]
     if value.isprintable() and authority.count("@") > 1:
-        raise ValueError("must be written with %40 in place of an @ in the user's name or password")
+        raise ValueError("must be written with %40 instead of an @ in the user's name or password")
     hosts = [_MONGODB_HOST.fullmatch(host) for host in match[1].split(",")] if match else [None]
     if not value.isprintable() or any(
         host is None or int(host[1] or 1) > _HIGHEST_PORT for host in hosts
     ):
         raise ValueError(
             "must be mongodb://[USER:PASSWORD@]HOST[:PORT][,HOST…][/DATABASE][?OPTIONS], with"
-            " special characters of user and password percent-encoded"
+            " percent-encoded special characters in user and password"
         )
     return value
 
 
 MongoUri = Annotated[str, AfterValidator(_mongodb_uri)]
-"""The address of a MongoDB server, or of the members of a replica set; never to be shown."""
+"""The URI of a MongoDB server or replica set. It may contain a password: never quote or log it."""
 
 
 def _database(value: str) -> str:
@@ -292,4 +292,4 @@ def _database(value: str) -> str:
 
 
 DatabaseName = Annotated[str, AfterValidator(_database)]
-"""What a database of MongoDB may be called."""
+"""A valid name of a MongoDB database."""

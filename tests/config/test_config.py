@@ -1,4 +1,4 @@
-"""Tests of the configuration as a whole: files, defaults, samples, what it answers."""
+"""Tests of the configuration as a whole: files, defaults, values and methods."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.configurations import BASE, EVERY_KEY, SMALLEST, changed, loaded
 
 
 def test_every_key_is_known() -> None:
-    """No key of the original, and none of ours, is called unknown."""
-    found = Config.from_document(EVERY_KEY, base=BASE, environ={})
-    assert [warning for warning in found.warnings if "unknown" in warning] == []
+    """No key of the original or of this gateway causes a warning about an unknown key."""
+    result = Config.from_document(EVERY_KEY, base=BASE, environ={})
+    assert [warning for warning in result.warnings if "unknown" in warning] == []
 
 
 def test_values_arrive() -> None:
-    """Every key that is read ends in its attribute, durations in seconds, sizes in bytes."""
+    """Every key sets its attribute: durations in seconds, sizes in bytes."""
     config = Config.from_document(EVERY_KEY, base=BASE, environ={}).config
     system, location = config.systems["mycluster"], config.locations["registry.example.com"]
     assert config.image_expiration_timeout == 93784
@@ -59,7 +59,7 @@ def test_values_arrive() -> None:
 
 
 def test_relative_paths_start_at_the_file() -> None:
-    """A relative path starts at the configuration's directory, wherever the process runs."""
+    """A relative path starts at the configuration's directory, not at the working directory."""
     config = Config.from_document(EVERY_KEY, base=BASE, environ={}).config
     system, location = config.systems["mycluster"], config.locations["registry.example.com"]
     assert system.ssh is not None
@@ -78,10 +78,10 @@ def test_relative_paths_start_at_the_file() -> None:
     ]  # fmt: skip
 
 
-def test_load_takes_the_directory_of_the_file(
+def test_a_relative_name_of_the_file_gives_absolute_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file named relative to the working directory gives absolute paths all the same."""
+    """Paths are absolute even if the name of the file is relative to the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "site").mkdir()
     document = changed({"CacheDirectory": "cache"})
@@ -92,7 +92,7 @@ def test_load_takes_the_directory_of_the_file(
 
 
 def test_defaults() -> None:
-    """What the configuration does not say is as the documentation has it."""
+    """A key that the document lacks has the default that the manual names."""
     config = loaded().config
     system, location = config.systems["mycluster"], config.locations["registry.example.com"]
     assert config.default_image_format == "squashfs"
@@ -129,17 +129,17 @@ def test_defaults() -> None:
 
 
 def test_state_directory_of_systemd() -> None:
-    """StateDirectory defaults to the first that systemd names; the configuration wins."""
+    """StateDirectory defaults to the first directory of systemd; the key has priority."""
     assert loaded(STATE_DIRECTORY="/run/a:/run/b").config.secret_key_file == Path(
         "/run/a/secret.key"
     )
-    stated = loaded({"StateDirectory": "/here"}, STATE_DIRECTORY="/run/a").config
-    assert stated.state_directory == Path("/here")
-    assert stated.secret_key_file == Path("/here/secret.key")
+    config = loaded({"StateDirectory": "/here"}, STATE_DIRECTORY="/run/a").config
+    assert config.state_directory == Path("/here")
+    assert config.secret_key_file == Path("/here/secret.key")
 
 
 def test_listen_follows_authentication() -> None:
-    """Without Listen, mock listens on the loopback and munge as the original did."""
+    """Without Listen, mock uses the loopback interface; munge uses all, like the original."""
     assert loaded().config.listen == ("tcp:5000:interface=127.0.0.1",)
     munge = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run/munge"}
     assert loaded(munge).config.listen == ("tcp:5000:backlog=2048",)
@@ -157,7 +157,7 @@ def test_listen_follows_authentication() -> None:
     ],
 )
 def test_locate(name: str, expected: tuple[str, str]) -> None:
-    """A name that begins with a location means that one; any other the default, whole."""
+    """A name that begins with a location is in it; any other name is in the default location."""
     config = loaded(
         {
             "Locations/quay.io": {"remotetype": "dockerv2"},
@@ -180,7 +180,7 @@ def test_locate(name: str, expected: tuple[str, str]) -> None:
     ],
 )
 def test_import_users(value: Any, expected: tuple[str, ...] | None) -> None:
-    """ImportUsers is everybody only if it says so; an empty list, or nothing, is nobody."""
+    """Only "all" lets every user import; with an empty list, or by default, nobody may."""
     changes = {} if value is ... else {"ImportUsers": value}
     assert loaded(changes).config.import_users == expected
 
@@ -198,10 +198,10 @@ def test_import_users(value: Any, expected: tuple[str, ...] | None) -> None:
     ],
 )
 def test_admins(admins: Any, expected: tuple[str | int, ...], warnings: tuple[str, ...]) -> None:
-    """Admins are names and uids; a plain string is one name, not a set of letters, and told."""
-    found = loaded({"Platforms/mycluster/admins": admins})
-    assert found.config.systems["mycluster"].admins == expected
-    assert found.warnings == warnings
+    """Admins are names and uids; a string is one name, not many letters, and causes a warning."""
+    result = loaded({"Platforms/mycluster/admins": admins})
+    assert result.config.systems["mycluster"].admins == expected
+    assert result.warnings == warnings
 
 
 @pytest.mark.parametrize(
@@ -215,14 +215,14 @@ def test_admins(admins: Any, expected: tuple[str | int, ...], warnings: tuple[st
     ],
 )
 def test_level_of_the_compressor(squashfs: dict[str, Any], level: int | None) -> None:
-    """The level 5 is gzip's; the other compressors have their own default."""
+    """The default level 5 is for gzip only; other compressors have their own default."""
     config = loaded({"Platforms/mycluster/squashfs": squashfs}).config
     assert config.systems["mycluster"].squash_options(config).level == level
 
 
 @pytest.mark.parametrize("options", ["-no-xattrs -b 1M", ["-b", "1M"]])
 def test_converter_options(options: Any) -> None:
-    """Text is one argument, as in the original; a list is several."""
+    """Text is one argument, as in the original; each item of a list is an argument."""
     config = loaded({"ConverterOptions": {"squashfs": options}}).config
     expected = (options,) if isinstance(options, str) else tuple(options)
     assert config.systems["mycluster"].squash_options(config).extra == expected
@@ -233,30 +233,30 @@ def test_converter_options(options: Any) -> None:
     [(16, ..., 16), ("16", ..., 16), (16, 0, 0), (16, "2", 2), (..., -1, -1), ("-1", ..., -1)],
 )
 def test_ost_count(default: Any, own: Any, expected: int) -> None:
-    """Numbers, or digits as text; what a system says itself goes before the default."""
-    given = {"DefaultOstCount": default, "Platforms/mycluster/ostCount": own}
-    changes = {path: value for path, value in given.items() if value is not ...}
+    """OST counts are numbers or digits as text; that of a system overrides the default."""
+    counts = {"DefaultOstCount": default, "Platforms/mycluster/ostCount": own}
+    changes = {path: value for path, value in counts.items() if value is not ...}
     assert loaded(changes).config.ost_count_of("mycluster") == expected
 
 
-def test_url_path_is_cut_off() -> None:
-    """A registry's URL keeps scheme, host and port; a path is dropped with a warning."""
-    found = loaded({"Locations/registry.example.com/url": "https://[FD00::1]:5000/v2/"})
-    assert found.config.locations["registry.example.com"].url == "https://[fd00::1]:5000"
-    assert found.warnings == (
+def test_the_path_of_a_url_is_removed() -> None:
+    """Of a registry's URL, scheme, host and port remain; a path causes a warning."""
+    result = loaded({"Locations/registry.example.com/url": "https://[FD00::1]:5000/v2/"})
+    assert result.config.locations["registry.example.com"].url == "https://[fd00::1]:5000"
+    assert result.warnings == (
         "the path of the registry's URL https://[FD00::1]:5000/v2/ is not used",
     )
 
 
 def load_text(tmp_path: Path, content: bytes) -> LoadedConfig:
-    """Load a file with this content."""
+    """Load a configuration file with a content."""
     path = tmp_path / "imagemanager.json"
     path.write_bytes(content)
     return Config.load(path, {})
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b'{\n  "Platforms": {,}\n}', r"imagemanager.json: line 2, column 17: this is not JSON"),
         (b"", r"line 1, column 1"),
@@ -266,36 +266,36 @@ def load_text(tmp_path: Path, content: bytes) -> LoadedConfig:
         (rb'{"DefaultImageLocation": "\ud800"}', r"cannot be used"),
     ],
 )
-def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, told: str) -> None:
-    """What is no JSON object is refused with the place of the fault."""
-    with pytest.raises(ConfigurationError, match=told):
+def test_files_without_a_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+    """The error about a file that is not a valid JSON object names the mistake."""
+    with pytest.raises(ConfigurationError, match=message):
         load_text(tmp_path, content)
 
 
 def test_absent_file(tmp_path: Path) -> None:
-    """A file that is not there is named, with what to do."""
+    """The error about a missing file names the file and the option `--config`."""
     with pytest.raises(ConfigurationError, match=r"gone.json cannot be read.*--config"):
         Config.load(tmp_path / "gone.json", {})
 
 
-def test_repeated_member_of_a_file(tmp_path: Path) -> None:
-    """A member that stands twice is an error: nobody knows which was meant."""
+def test_duplicate_key_of_a_file(tmp_path: Path) -> None:
+    """A duplicate key is an error, since it is unclear which value counts."""
     text = json.dumps(SMALLEST).replace('"accesstype"', '"accesstype": "remote", "accesstype"')
     with pytest.raises(ConfigurationError, match=re.escape("Platforms.mycluster.accesstype: ")):
         load_text(tmp_path, text.encode())
 
 
 def test_frozen() -> None:
-    """Nobody changes a configuration once it is loaded."""
+    """A loaded configuration cannot be changed."""
     with pytest.raises(ValueError, match="frozen"):
         loaded().config.metrics = True
 
 
 def test_docker_hub_has_two_names() -> None:
-    """What users call docker.io is the location of Docker's registry, if there is one."""
+    """References to docker.io use the location of Docker's registry, if there is one."""
     config = loaded({"Locations/registry-1.docker.io": {"remotetype": "dockerv2"}}).config
-    found = config.locate(ImageReference.parse("docker.io/library/alpine:3"))
-    assert found == ("registry-1.docker.io", "library/alpine")
+    location = config.locate(ImageReference.parse("docker.io/library/alpine:3"))
+    assert location == ("registry-1.docker.io", "library/alpine")
     assert loaded().config.locate(ImageReference.parse("docker.io/library/alpine:3")) == (
         "registry.example.com",
         "docker.io/library/alpine",
@@ -303,15 +303,15 @@ def test_docker_hub_has_two_names() -> None:
 
 
 def test_a_port_without_a_location_is_refused() -> None:
-    """A host with a port can be no repository: the answer names the registries that there are."""
-    with pytest.raises(BadRequest) as raised:
+    """A host with a port is not a repository: the error names the locations that exist."""
+    with pytest.raises(BadRequest) as caught:
         loaded().config.locate(ImageReference.parse("other.example.com:5000/app:1"))
-    assert "other.example.com:5000" in str(raised.value)
-    assert "registry.example.com" in str(raised.value)
+    assert "other.example.com:5000" in str(caught.value)
+    assert "registry.example.com" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "waiting", "warned"),
+    ("changes", "waiting", "has_warning"),
     [
         ({}, 500, False),
         ({"QueueLimit": 1000}, 100, False),
@@ -321,11 +321,11 @@ def test_a_port_without_a_location_is_refused() -> None:
         ({"QueueLimit": 1000, "UserLimits": {"waiting": 600}}, 600, True),
     ],
 )
-def test_a_share_of_the_queue(changes: dict[str, Any], waiting: int, warned: bool) -> None:
-    """By default one user has at most a tenth of it; more is a warning."""
+def test_a_share_of_the_queue(changes: dict[str, Any], waiting: int, has_warning: bool) -> None:
+    """By default a user may fill a tenth of the queue; a larger share causes a warning."""
     result = loaded(changes)
     assert result.config.waiting_per_user == waiting
-    assert any("tenth of QueueLimit" in warning for warning in result.warnings) is warned
+    assert any("tenth of QueueLimit" in warning for warning in result.warnings) is has_warning
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_share_of_the_queue(changes: dict[str, Any], waiting: int, warned: boo
     [({}, 900, 1000), ({"RegistryWait": 0, "QueueLimit": 20}, 0, 50)],
 )
 def test_limits_of_waits(changes: dict[str, Any], seconds: float, of_registry: int) -> None:
-    """A pull waits for 15 minutes; a tenth of the queue's length may wait for one registry."""
+    """A pull waits at most 15 minutes; a tenth of the queue may wait for one registry."""
     limits = loaded(changes).config.wait_limits()
     assert limits.seconds == seconds
     assert limits.registry_pulls == PostponeLimits(of_registry, of_registry // 4)
@@ -342,7 +342,7 @@ def test_limits_of_waits(changes: dict[str, Any], seconds: float, of_registry: i
 
 
 def test_a_wait_is_a_number_of_seconds() -> None:
-    """Anything else is refused by the name of its key."""
+    """The error about a wait that is not a number of seconds names the key."""
     for key, wrong in product(("RegistryWait", "DeliveryWait"), (-1, "soon")):
         with pytest.raises(ConfigurationError, match=key):
             loaded({key: wrong})

@@ -1,4 +1,4 @@
-"""Tests of reading the document: repeated members, unknown keys, texts of problems."""
+"""Tests of the document: duplicate keys, unknown keys, errors of syntax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.configurations import BASE, SMALLEST, changed, loaded
 
 
 def test_a_misspelt_key_that_is_required() -> None:
-    """Where a required key is missing, the misspelt one in its place is told with it."""
+    """The error about a missing key also names an unknown key with a similar name."""
     document = {**SMALLEST, "CacheDirectry": SMALLEST["CacheDirectory"]}
     del document["CacheDirectory"]
     with pytest.raises(ConfigurationError) as caught:
@@ -25,7 +25,7 @@ def test_a_misspelt_key_that_is_required() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("Platfroms", {}, 'Platfroms: unknown key, not used; did you mean "Platforms"?'),
         ("metrics", True, 'metrics: unknown key, not used; did you mean "Metrics"?'),
@@ -61,20 +61,20 @@ def test_a_misspelt_key_that_is_required() -> None:
         ("bad\nkey", 1, r"bad\x0akey: unknown key, not used"),
     ],
 )
-def test_unknown_keys(path: str, value: Any, told: str) -> None:
-    """A key that nobody knows is one warning, at every level, with the nearest that is known."""
-    assert told in loaded({path: value}).warnings
+def test_unknown_keys(path: str, value: Any, message: str) -> None:
+    """An unknown key at any level causes a warning, which suggests the most similar key."""
+    assert message in loaded({path: value}).warnings
 
 
-def test_sections_that_are_null() -> None:
-    """A section that is null is one that is absent: nothing in it can be unknown."""
-    found = loaded({"Platforms/mycluster/ssh": None})
-    assert found.warnings == ()
-    assert found.config.systems["mycluster"].ssh is None
+def test_a_section_that_is_null_is_absent() -> None:
+    """A null instead of a section has the same effect as no section, without a warning."""
+    result = loaded({"Platforms/mycluster/ssh": None})
+    assert result.warnings == ()
+    assert result.config.systems["mycluster"].ssh is None
 
 
 def test_name_is_not_taken_from_the_document() -> None:
-    """A system is called what its key says, whatever stands inside."""
+    """The name of a system is its key, not a member of its section."""
     config = loaded({"Platforms/mycluster/name": "other"}).config
     assert config.systems["mycluster"].name == "mycluster"
 
@@ -93,13 +93,13 @@ def test_name_is_not_taken_from_the_document() -> None:
         ]),
     ],
 )  # fmt: skip
-def test_repeated(text: str, expected: list[str]) -> None:
-    """Members that stand twice are found at every depth, and named once each."""
+def test_duplicate_keys(text: str, expected: list[str]) -> None:
+    """Each duplicate key is a problem, at every depth."""
     assert sorted(duplicate_keys(parse(text))) == sorted(expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"a": 1,\n "b": 2 ,\n}', "line 2, column 9: .*remove the comma before the }"),
         ('{"a": [1, 2,], "b": 2}', "line 1, column 12: .*remove the comma before the ]"),
@@ -125,14 +125,14 @@ def test_repeated(text: str, expected: list[str]) -> None:
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_syntax(text: str, told: str) -> None:
-    """A fault of syntax is told with line and column."""
-    with pytest.raises(ConfigurationError, match=told):
+def test_errors_of_syntax(text: str, message: str) -> None:
+    """An error of syntax has line, column and an explanation."""
+    with pytest.raises(ConfigurationError, match=message):
         parse(text)
 
 
-def test_no_secret_in_a_fault_of_syntax() -> None:
-    """Where a password stands, nothing of the line is repeated."""
+def test_no_secret_in_an_error_of_syntax() -> None:
+    """An error of syntax does not quote the text, which may contain a password."""
     with pytest.raises(ConfigurationError) as caught:
         parse('{"MongoDBURI": "mongodb://me:hunter2@db/", }')
     assert "hunter2" not in str(caught.value)
@@ -140,13 +140,13 @@ def test_no_secret_in_a_fault_of_syntax() -> None:
 
 
 def test_place() -> None:
-    """A path reads as its author would write it, and is printable."""
+    """A path joins the keys with dots, and escapes what cannot be printed."""
     assert place("Platforms", "my\x1b[31m", 0) == r"Platforms.my\x1b[31m.0"
     assert place() == "the document"
 
 
 def values() -> st.SearchStrategy[Any]:
-    """Return any JSON value."""
+    """Return a strategy for arbitrary JSON values."""
     scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
     return st.recursive(
         scalars,
@@ -157,19 +157,19 @@ def values() -> st.SearchStrategy[Any]:
 
 def paths(document: dict[str, Any], above: str = "") -> list[str]:
     """Return the paths of all values of a document."""
-    found = []
+    result = []
     for key, value in document.items():
-        found.append(f"{above}{key}")
+        result.append(f"{above}{key}")
         if isinstance(value, dict):
-            found += paths(value, f"{above}{key}/")
-    return found
+            result += paths(value, f"{above}{key}/")
+    return result
 
 
 @given(path=st.sampled_from([*paths(SMALLEST), "Listen", "UserLimits", "ConverterOptions",
                              "ImportUsers", "StateDirectory", "MaxImageSize",
                              "Platforms/mycluster/squashfs"]), value=values())  # fmt: skip
 def test_any_value_anywhere(path: str, value: Any) -> None:
-    """Whatever stands somewhere is accepted, or refused in printable lines: no traceback."""
+    """Any value in any place is accepted, or refused with printable lines and no traceback."""
     refusal = ""
     try:
         Config.from_document(changed({path: value}), base=BASE, environ={})

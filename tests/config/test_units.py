@@ -93,12 +93,12 @@ def is_within(path: Path, directories: tuple[Path, ...]) -> bool:
 def test_the_service_may_write(unit: str, sample: str) -> None:
     """The unit lets the service write into every directory of its sample."""
     service = read(unit)["Service"]
-    allowed = [Path(text.removeprefix("-")) for text in service["ReadWritePaths"].split()]
+    writable = [Path(text.removeprefix("-")) for text in service["ReadWritePaths"].split()]
     mounts = [Path(text) for text in read(unit)["Unit"]["RequiresMountsFor"].split()]
     assert service["ProtectSystem"] == "strict"
-    assert set(allowed) == set(mounts), "every writable directory is mounted before the start"
+    assert set(writable) == set(mounts), "every writable directory is mounted before the start"
     for path in written_directories(config_of(unit, sample)):
-        assert is_within(path, (state_of(unit), *allowed)), path
+        assert is_within(path, (state_of(unit), *writable)), path
 
 
 @pairs
@@ -135,8 +135,8 @@ def test_they_name_one_user(unit: str, sample: str) -> None:
         r"(?:sudo (?:-H )?-u|install -d -o|0600 -o|chown(?: root:)?|useradd [^\n]*nologin) ?(\w+)"
     )
     text = text_of(unit) + text_of(sample) + text_of("remote")
-    mentioned = {name for name in names.findall(text) if name != "root"}
-    assert mentioned == {user}
+    users = {name for name in names.findall(text) if name != "root"}
+    assert users == {user}
 
 
 def test_directories_of_the_samples_are_made() -> None:

@@ -1,4 +1,4 @@
-"""Files that are hardly a configuration: each has a clear error, and none a traceback."""
+"""Tests of unreadable files: each causes a clear error and no traceback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START = json.dumps(SMALLEST).encode()[:-1] + b", "
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "message"),
     [
         (START + b'"WorkerThreads": ' + b"9" * 5000 + b"}", "more than 4300 digits"),
         (START + b'"WorkerThreads": -' + b"9" * 5000 + b"}", "more than 4300 digits"),
@@ -49,19 +49,19 @@ START = json.dumps(SMALLEST).encode()[:-1] + b", "
         (b"null", "it must be an object"),
     ],
 )
-def test_what_is_hardly_a_configuration(content: bytes, why: str, tmp_path: Path) -> None:
-    """The file is named, and what is wrong with it."""
+def test_unreadable_contents(content: bytes, message: str, tmp_path: Path) -> None:
+    """The error names the file and the mistake, in less than 1000 characters."""
     file = tmp_path / "imagemanager.json"
     file.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         Config.load(file, {})
-    assert why in str(caught.value)
+    assert message in str(caught.value)
     assert str(file) in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
-    ("make", "why"),
+    ("make", "message"),
     [
         (os.mkfifo, "it is empty"),
         (lambda path: path.symlink_to("/dev/zero"), "Not a regular file"),
@@ -70,17 +70,17 @@ def test_what_is_hardly_a_configuration(content: bytes, why: str, tmp_path: Path
         (lambda path: path.write_bytes(b" " * (LARGEST + 1)), "More than 4 MiB"),
     ],
 )
-def test_what_is_hardly_a_file(make: Callable[[Path], object], why: str, tmp_path: Path) -> None:
-    """A file without an end, or without a writer, ends in an error and does not block."""
+def test_unreadable_files(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    """An endless file, or a pipe without a writer, causes an error and does not block."""
     file = tmp_path / "imagemanager.json"
     make(file)
-    with pytest.raises(ConfigurationError, match=why) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         Config.load(file, {})
     assert str(file) in str(caught.value)
 
 
 def test_a_pipe(tmp_path: Path) -> None:
-    """What a command writes is read to its end, as in `--config <(COMMAND)`."""
+    """The output of a command is read to its end, as in `--config <(COMMAND)`."""
     file = tmp_path / "imagemanager.json"
     os.mkfifo(file)
     text = json.dumps(SMALLEST)
@@ -96,8 +96,8 @@ def test_a_pipe(tmp_path: Path) -> None:
         assert loading.result(60).warnings == ()
 
 
-def test_the_place_of_a_wrong_byte(tmp_path: Path) -> None:
-    """The line and the byte are named, and what to do."""
+def test_the_place_of_an_invalid_byte(tmp_path: Path) -> None:
+    """The error about a file that is not UTF-8 names line, byte and remedy."""
     file = tmp_path / "imagemanager.json"
     file.write_bytes(b'{\n\n  "LogLevel": "\xe9"}')
     with pytest.raises(ConfigurationError, match="line 3: this is not UTF-8: byte 0xe9") as caught:
@@ -105,20 +105,20 @@ def test_the_place_of_a_wrong_byte(tmp_path: Path) -> None:
     assert "Save the file in UTF-8" in caught.value.remedy
 
 
-def test_a_mark_of_the_byte_order_is_no_part_of_it(tmp_path: Path) -> None:
-    """Editors of some systems write one."""
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    """A byte order mark at the start of the file, as some editors write it, is ignored."""
     file = tmp_path / "imagemanager.json"
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps(SMALLEST).encode())
     assert Config.load(file, {}).warnings == ()
 
 
-def test_the_programs_say_so(tmp_path: Path) -> None:
-    """The gateway and `check` end with the error, and no traceback."""
+def test_the_programs_print_the_error(tmp_path: Path) -> None:
+    """The gateway and `shiftergw check` end with the error and without a traceback."""
     file = tmp_path / "imagemanager.json"
     file.write_bytes(START + b'"WorkerThreads": ' + b"9" * 5000 + b"}")
-    checked = shiftergw("check", "--config", str(file))
+    check = shiftergw("check", "--config", str(file))
     twistd = Path(sys.executable).parent / "twistd"
-    started = subprocess.run(
+    gateway = subprocess.run(
         [twistd, "--nodaemon", "--pidfile=", "shiftergw", "--config", file],
         cwd=tmp_path,
         capture_output=True,
@@ -126,7 +126,7 @@ def test_the_programs_say_so(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert (checked.returncode, started.returncode) == (2, 1)
-    for said in (checked.stderr, started.stderr):
-        assert "more than 4300 digits" in said
-        assert "Traceback" not in said
+    assert (check.returncode, gateway.returncode) == (2, 1)
+    for output in (check.stderr, gateway.stderr):
+        assert "more than 4300 digits" in output
+        assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""Tests of single values: what is wrong with them is told, with path and remedy."""
+"""Tests of single values: errors name the path, the problem and the allowed values."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.configurations import BASE, EVERY_KEY, loaded
 
 
 def refusal(changes: dict[str, Any]) -> str:
-    """Return the text with which a changed configuration is refused."""
+    """Return the error about the smallest configuration with changes."""
     with pytest.raises(ConfigurationError) as caught:
         loaded(changes)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("Platforms/mycluster/local/imageDir", 5, "must be text (it is 5)"),
         ("Platforms/mycluster/local/imageDir", "", "must be a path"),
@@ -91,41 +91,41 @@ def refusal(changes: dict[str, Any]) -> str:
         ("MongoDB", "admin", "must not be a database of the server itself"),
     ],
 )
-def test_wrong_values(path: str, value: Any, told: str) -> None:
-    """A wrong value is refused with its path, what it is and what is allowed, on one line."""
+def test_invalid_values(path: str, value: Any, message: str) -> None:
+    """One line names the path of an invalid value, the value, and the allowed values."""
     place = path.replace("/", ".")
     (line,) = [line for line in refusal({path: value}).splitlines() if line.startswith(place)]
     assert line.startswith(f"{place}: ")
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.parametrize("compressor", ["xz", "lz4"])
-def test_level_where_there_is_none(compressor: str) -> None:
-    """A level for a compressor that has none is refused: mksquashfs would not take it."""
-    told = refusal({"Platforms/mycluster/squashfs": {"compressor": compressor, "level": 5}})
-    assert f"Platforms.mycluster.squashfs.level: {compressor} has no levels: remove it" in told
+def test_level_of_a_compressor_without_levels(compressor: str) -> None:
+    """A level for a compressor without levels is refused, as mksquashfs would refuse it."""
+    error = refusal({"Platforms/mycluster/squashfs": {"compressor": compressor, "level": 5}})
+    assert f"Platforms.mycluster.squashfs.level: {compressor} has no levels: remove it" in error
 
 
 def test_level_of_an_unknown_compressor() -> None:
-    """A wrong compressor is one problem; its level is not judged."""
-    told = refusal({"Platforms/mycluster/squashfs": {"compressor": "rar", "level": 99}})
-    assert "squashfs.compressor: must be" in told
-    assert "squashfs.level" not in told
+    """An unknown compressor is one problem; its level is not checked."""
+    error = refusal({"Platforms/mycluster/squashfs": {"compressor": "rar", "level": 99}})
+    assert "squashfs.compressor: must be" in error
+    assert "squashfs.level" not in error
 
 
 def test_remote_path_is_absolute() -> None:
-    """The image directory of a remote system cannot be relative to this machine."""
+    """A relative image directory of a remote system is refused."""
     ssh = {"username": "shifter", "imageDir": "images"}
     remote = {"accesstype": "remote", "host": ["login1"], "ssh": ssh}
-    told = refusal({"Platforms/mycluster": remote})
-    assert "Platforms.mycluster.ssh.imageDir: must be an absolute path on the system" in told
+    error = refusal({"Platforms/mycluster": remote})
+    assert "Platforms.mycluster.ssh.imageDir: must be an absolute path on the system" in error
 
 
-def test_passwords_are_not_repeated() -> None:
-    """A refusal does not repeat text in which a password may stand; nor does `repr`."""
-    told = refusal({"Locations/registry.example.com/url": "https://user:secret@registry/"})
-    assert "no user" in told
-    assert "secret" not in told
+def test_passwords_are_not_quoted() -> None:
+    """Neither an error nor `repr` quotes a value that may contain a password."""
+    error = refusal({"Locations/registry.example.com/url": "https://user:secret@registry/"})
+    assert "no user" in error
+    assert "secret" not in error
     config = Config.from_document(EVERY_KEY, base=BASE, environ={}).config
     assert "secret@" not in repr(config)
 
@@ -147,12 +147,12 @@ def test_passwords_are_not_repeated() -> None:
         ["secret"],
     ],
 )
-def test_addresses_of_databases_that_are_none(uri: Any) -> None:
-    """A wrong MongoDBURI is refused without a word of it: it may hold a password."""
-    told = refusal({"MongoDBURI": uri, "MongoDB": "Shifter"})
-    assert told.splitlines()[1].startswith("MongoDBURI: must be ")
-    assert "secret" not in told
-    assert ("%40" in told) is (str(uri).count("@") > 1)
+def test_invalid_uris_of_databases(uri: Any) -> None:
+    """The error about an invalid MongoDBURI does not quote it, since it may have a password."""
+    error = refusal({"MongoDBURI": uri, "MongoDB": "Shifter"})
+    assert error.splitlines()[1].startswith("MongoDBURI: must be ")
+    assert "secret" not in error
+    assert ("%40" in error) is (str(uri).count("@") > 1)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_addresses_of_databases_that_are_none(uri: Any) -> None:
         "mongodb://me:p%40ss@%2Frun%2Fmongodb-27017.sock",
     ],
 )
-def test_addresses_of_databases(uri: str) -> None:
-    """One host, the members of a replica set, and a socket; they are kept as they stand."""
+def test_uris_of_databases(uri: str) -> None:
+    """The URI of a host, of a replica set and of a socket is accepted and stays unchanged."""
     config = loaded({"MongoDBURI": uri, "MongoDB": "Shifter"}).config
     assert config.mongodb_uri == uri
     assert uri not in repr(config)
 
 
 def test_all_problems_at_once() -> None:
-    """One reading tells everything that is wrong, one line each."""
-    told = refusal(
+    """The error has one line for each problem of the configuration."""
+    lines = refusal(
         {
             "MaxEntries": 0,
             "Metrics": 2,
@@ -182,7 +182,7 @@ def test_all_problems_at_once() -> None:
             "Platforms/mycluster/local": {},
         }
     ).splitlines()
-    assert sorted(line.partition(":")[0] for line in told[1:]) == [
+    assert sorted(line.partition(":")[0] for line in lines[1:]) == [
         "DefaultImageLocation",
         "MaxEntries",
         "Metrics",
@@ -192,7 +192,7 @@ def test_all_problems_at_once() -> None:
 
 
 def test_paths_that_a_shell_would_expand() -> None:
-    """They are used as they are written, as the original did, and a warning says so."""
+    """`~` and `$` stay in a path, as in the original gateway, and cause a warning."""
     result = loaded({"CacheDirectory": "~/cache", "ExpandDirectory": "/scratch/$USER/x"})
     assert result.config.cache_directory == BASE / "~/cache"
     for path in ("~/cache", "/scratch/$USER/x"):
