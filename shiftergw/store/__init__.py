@@ -1,1 +1,1 @@
-"""The one truth about images and work."""
+"""The stores of image records and of work: SQLite, MongoDB, and the rules that both share."""

@@ -51,9 +51,9 @@ def may_begin(document: Mapping[str, Any], now: float, limit: float) -> bool:
 def is_attempt_over(document: Mapping[str, Any] | None, attempt: int) -> bool:
     """Return whether an attempt at a record has ended, so that its lease is free.
 
-    `document` is the record as it is now, or None if it was removed. An attempt that has ended
-    starts no further file, because it checks its number before each one. If its process was
-    suspended within a file, that file may still get its name, but no new metadata.
+    `document` is the record as it is now, or None if it was removed. An attempt checks its number
+    before it begins to write a file, so one that has ended begins no further file. If its process
+    was suspended while it wrote a file, it may still install that file, but no metadata after it.
     """
     if document is None or is_requeued(document):
         return True

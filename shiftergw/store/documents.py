@@ -1,4 +1,4 @@
-"""What each step writes, as plain documents that are the same for every kind of store.
+"""The changes that each step makes to documents, which are the same for every kind of store.
 
 The members and their names are those of the original gateway, so that a site can switch to this
 gateway and back. A function that starts with `new_` returns a document; the others return the
@@ -29,7 +29,7 @@ _ORIGINAL_DEFAULTS = {
 """Members that the original writes into each new record; `finish` replaces them by true values."""
 
 MOVED_TAGS = "moved"
-"""Member of an EXPIRING record: those of its tags that another image has got meanwhile.
+"""Member of an EXPIRING record: those of its tags that were pulled as another image since.
 
 The record keeps its tags, but loses these if it becomes READY again.
 """
@@ -167,7 +167,7 @@ def postpone(
 
 
 def advance(state: State, message: str, now: float) -> Change:
-    """Return the change of a step to `state`."""
+    """Return the change that moves work to `state`."""
     attributes = {"status": state, "status_message": message, "last_heartbeat": now}
     return Change(document_of(attributes), _PROGRESS)
 
@@ -205,7 +205,7 @@ def fail(outcome: Failed, now: float) -> Change:
 
 
 def request_removal(document: Mapping[str, Any], key: str) -> Change:
-    """Return the change that makes the removal of an image's files work for a worker."""
+    """Return the change that makes a READY record EXPIRING, so that a worker removes its files."""
     attributes = {
         "status": State.EXPIRING,
         "status_message": "EXPIRING",
@@ -226,7 +226,7 @@ def end_removal(now: float) -> Change:
 
 
 def defer_removal(outcome: Failed, now: float) -> Change:
-    """Return the change that repeats a failed removal once its heartbeat is old."""
+    """Return the change after a failed removal: it is repeated once its heartbeat is old."""
     members = {"status_message": outcome.cause, "last_heartbeat": now}
     return Change(members, ("runner", *_PROGRESS))
 

@@ -74,7 +74,7 @@ class Export:
         return [part.document(row) for row in rows], rows[-1][0] if rows else after
 
     def unfinished_work(self, now: float, limit: int) -> list[str]:
-        """Return the names of at most `limit` pulls in flight and leases."""
+        """Return at most `limit` names: claims of work in flight, and image ids of leases."""
         with translate_errors():
             claims = self._db.execute(_IN_FLIGHT, (limit,)).fetchall()
             leases = self._db.execute(_LEASES, (now, limit)).fetchall()
@@ -82,9 +82,9 @@ class Export:
 
 
 def parts(before: float) -> list[Part]:
-    """Return the parts of a file; each can be read once, from its start to its end.
+    """Return the parts of a file; a part can be read only once, page by page from its start.
 
-    The keys of look-up rows have no time after `before`, so that later rows sort after them.
+    No key of a look-up row has a time after `before`, so that later rows sort after them.
     """
     keys = _LookupKeys(before)
     return [
@@ -111,7 +111,7 @@ def _block(row: Sequence[Any]) -> Document:
 
 
 class _LookupKeys:
-    """Give look-up rows keys that sort in their order; each run gives the same keys."""
+    """Make keys for look-up rows that sort in the order of the rows; each run makes the same."""
 
     def __init__(self, before: float) -> None:
         self._second = 0

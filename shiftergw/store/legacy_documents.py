@@ -1,8 +1,8 @@
 """Lenient reading of documents written by other programs.
 
-The original gateway, or an admin's editor, may have written a member in a form that it cannot
-have. Such a member counts as absent, so that one odd document harms no other. The lists of readers
-are the exception: if they cannot be read, nobody may read the image.
+The original gateway, or an admin's editor, may have written a member in an invalid form. Such a
+member counts as absent, so that one odd document harms no other. Access lists are the exception: if
+they cannot be read, nobody may read the image.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def read_document(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document with its readable members only, each in its proper form."""
     members: dict[str, Any] = {}
     for name, value in document.items():
-        read = _READERS.get(name)
-        member = value if read is None or value is None else read(value)
+        reader = _READERS.get(name)
+        member = value if reader is None or value is None else reader(value)
         if member is not None:
             members[name] = member
     return members
@@ -80,13 +80,13 @@ def unreadable_members(document: Mapping[str, Any]) -> list[str]:
         name
         for name, value in document.items()
         if value is not None
-        and (read := _READERS.get(name)) is not None
-        and not _is_equivalent(read(value), value)
+        and (reader := _READERS.get(name)) is not None
+        and not _is_equivalent(reader(value), value)
     ]
 
 
 def _is_equivalent(member: object, value: object) -> bool:
-    """Return whether a member holds all of the value that it was read from."""
+    """Return whether nothing of a value was lost when `member` was read from it."""
     if is_text(value) and member == [value]:
         return True
     if isinstance(member, list) and isinstance(value, list) and len(member) == len(value):
@@ -109,7 +109,7 @@ def _read_id(value: Any) -> str | None:
 
 
 def _read_word(value: object) -> str | None:
-    """Return a text that other programs may write as a number."""
+    """Return the text of a value that other programs may write as a number."""
     return str(value) if read_number(value) is not None else _read_text(value)
 
 

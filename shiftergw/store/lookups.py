@@ -25,8 +25,8 @@ ROWS_WAITING = 10_000
 WRITE_SECONDS = 0.5
 """Seconds for which a row waits, so that more rows are written with it."""
 
-KEPT_SECONDS = 365 * 86400.0
-"""Age of the oldest row in the database, in seconds before the newest."""
+MAX_AGE_SECONDS = 365 * 86400.0
+"""Seconds after which a row is removed, counted back from the newest row."""
 
 LookupRow = dict[str, Any]
 """The members `system` and `time` (seconds since 1970), and any others."""
@@ -95,12 +95,12 @@ class LookupBuffer:
         try:
             await self._pause
         except CancelledError:
-            pass  # `flush` does not wait
+            pass  # by `flush`, which writes at once
         finally:
             self._pause = None
 
 
 def cutoff_time(rows: Sequence[LookupRow]) -> float:
-    """Return the time before which other rows are too old, once these are written."""
+    """Return the time before which rows in the database are too old, given the newest rows."""
     times = [row["time"] for row in rows if row.get("time") is not None]
-    return max(times, default=0.0) - KEPT_SECONDS
+    return max(times, default=0.0) - MAX_AGE_SECONDS

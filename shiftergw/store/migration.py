@@ -88,9 +88,9 @@ class Migration:
         names = await self._threads.run(self._source.unfinished_work, now, NAMES_SHOWN)
         if names:
             raise Unavailable(
-                f"Work is not at its end: {printable(', '.join(names))}.",
+                f"Some work has not ended: {printable(', '.join(names))}.",
                 remedy="Start the gateway on the file once more, wait until `shiftergw queue` shows"
-                " nothing that goes on, and stop it.",
+                " no work in flight, and stop it.",
             )
         for part in parts(now):
             async for documents, _ in self._pages(part):
@@ -108,20 +108,20 @@ class Migration:
             assert mark is not None
         if mark.get("source") != self._origin:
             raise ConfigurationError(
-                "Another file is being copied into the database, or was.",
+                "Another file was, or is being, copied into the database.",
                 remedy=_FRESH,
                 detail=printable(str(mark.get("source"))),
             )
         if mark.get("done") is not None:
             raise ConfigurationError(
-                "The file was copied into this database before, and has nothing to add.",
-                remedy="Start the gateway: it goes on there. To copy once more, use an empty one.",
+                "The file has been copied into this database already.",
+                remedy="Start the gateway on the database. To copy again, use an empty database.",
             )
         start_time = float(mark["begun"])
         is_first_run = start_time == now
         if now - start_time < patience:
             self._report(
-                f"waiting {patience:g} s: gateways on the database are to see what happens"
+                f"waiting {patience:g} s, until gateways on the database stop accepting work"
             )
             await pause(patience, self._db.clock)
         try:
@@ -169,15 +169,15 @@ class Migration:
         if wrong_keys:
             names = ", ".join(wrong_keys[:NAMES_SHOWN])
             raise GatewayError(
-                f"{len(wrong_keys)} {part.name} are not there as they should be:"
+                f"{len(wrong_keys)} {part.name} in the database differ from the file:"
                 f" {printable(names)}.",
-                remedy="Run it once more; if that does not help, use an empty database.",
+                remedy="Migrate once more; if that does not help, use an empty database.",
             )
         count = await self._db.count(part.collection, {})
         if count != total:
             raise GatewayError(
                 f"The database has {count} {part.name}, the file {total}.",
-                remedy=f"Somebody else has written there, or the file has changed. {_FRESH}",
+                remedy=f"Another program has written there, or the file has changed. {_FRESH}",
             )
         self._report(f"{total} {part.name} compared")
 
@@ -205,7 +205,7 @@ def _check_storable(part: Part, document: Document) -> None:
 def _not_storable(part: Part, document: Document, why: str) -> ConfigurationError:
     key = printable(str(document["_id"]), 120)
     return ConfigurationError(
-        f"One of the {part.name} cannot be kept by MongoDB: {key}: {printable(why)}.",
+        f"MongoDB cannot store one of the {part.name}: {key}: {printable(why)}.",
         remedy="Expire the image, or pull it anew, with the gateway on the file.",
     )
 

@@ -1,4 +1,4 @@
-"""A survey of a database: each record is put into one lot, and its oddities are counted.
+"""A survey of a database: it assigns each record to one category (lot), and counts oddities.
 
 For an operator who wants to use the gateway on a database that another program has filled.
 """
@@ -24,17 +24,17 @@ from shiftergw.store.legacy_documents import (
 )
 
 EXAMPLES = 3
-"""Records of each lot, and of each oddity, that are named as examples."""
+"""How many records of each lot, and of each oddity, are named as examples."""
 
 NAMES = 200
-"""Different systems, states or members that are counted one by one."""
+"""How many different systems, states or members are counted by name."""
 
 REST_NAME = "others"
 """The name under which all further systems, states or members are counted together."""
 
 
 class Lot(StrEnum):
-    """What becomes of a record; each record is in exactly one lot."""
+    """A category of records by what the gateway does with them; each record is in exactly one."""
 
     LISTED = "images that are listed, looked up and run"
     UNTAGGED = "images without a tag: they run by their id until they expire"
@@ -91,7 +91,7 @@ class Survey:
     now: float
     records: int = 0
     foreign_records: int = 0
-    """Those of all records that another program wrote."""
+    """How many of the records another program wrote."""
     lots: dict[Lot, Tally] = field(default_factory=dict)
     oddities: dict[Oddity, Tally] = field(default_factory=dict)
     states: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -188,7 +188,7 @@ class Survey:
     def _find_duplicates(
         self, system: str, itype: str, members: Mapping[str, Any]
     ) -> Iterator[Oddity]:
-        """Note the image and the tags of a record; yield an oddity at each one's second record."""
+        """Note the image and the tags of a record; yield an oddity when one is seen twice."""
         image_id = members["id"]
         self.files.setdefault(system, {})[image_id] = members.get("size")
         names = [(self._ids, image_id, Oddity.SEVERAL_IDS)]

@@ -11,7 +11,7 @@ from shiftergw.model import Breaker, PostponeLimits
 from shiftergw.states import WaitCause
 
 BREAKER_LIFE = 3600.0
-"""Seconds for which the entry of a breaker counts after its time has come."""
+"""Seconds for which a breaker remembers its trips after it may be probed."""
 
 LONGEST_HOLD = 2 * 86400.0
 LONGEST_PROBE = 3600.0
@@ -54,10 +54,10 @@ def check_postponed(
         raise TooMany(f"{postponed_count} pulls wait for this {place} already.")
 
 
-def is_possible(entry: Mapping[str, Any], now: float) -> bool:
+def is_plausible(entry: Mapping[str, Any], now: float) -> bool:
     """Return whether the times of a breaker's entry are within `LONGEST_HOLD` and `LONGEST_PROBE`.
 
-    A clock that was ahead wrote later ones. They would hold requests back until that time.
+    Later times were written by a clock that was ahead, and would hold requests back too long.
     """
     is_within: bool = (
         entry["until"] <= now + LONGEST_HOLD and entry["probed"] <= now + LONGEST_PROBE
@@ -86,7 +86,7 @@ def trip_entry(
     Failures while the breaker is open belong to the same outage, so `trips` stays. An entry starts
     anew if it has been due for `BREAKER_LIFE`, or if a wrong clock wrote it.
     """
-    if entry is None or entry["until"] <= now - BREAKER_LIFE or not is_possible(entry, now):
+    if entry is None or entry["until"] <= now - BREAKER_LIFE or not is_plausible(entry, now):
         return {"until": until, "why": why, "trips": 1, "probed": 0.0}
     trips = entry["trips"] + (entry["until"] <= now)
     return {"until": max(until, entry["until"]), "why": why, "trips": trips, "probed": 0.0}

@@ -57,7 +57,7 @@ async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> No
             assert await names(tags) == [("x:1",)]
         second_run = shiftergw("migrate", "--config", config)
         assert (second_run.returncode, second_run.stdout) == (2, "")
-        assert "copied into this database before" in second_run.stderr
+        assert "copied into this database already" in second_run.stderr
     async with running(tmp_path / "shiftergw.sqlite") as store:
         assert await names(store) == [("x:1",)]
 

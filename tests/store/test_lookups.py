@@ -73,7 +73,7 @@ async def test_rows_are_bounded_in_number(path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_rows_are_bounded_in_age(path: Path) -> None:
     """Rows a year older than the newest are removed."""
-    year = int(lookups.KEPT_SECONDS)
+    year = int(lookups.MAX_AGE_SECONDS)
     async with running(path) as store:
         await record(store, 0, 5, 9)
         await record(store, year + 4)

@@ -300,7 +300,7 @@ async def test_a_complete_migration_is_not_repeated(site: Site) -> None:
     await site.migrate()
     async with mongo_running(site.uri, site.name) as store:
         await remove_record(store, "5" * 24)
-    assert "copied into this database before" in await site.refusal(ConfigurationError)
+    assert "copied into this database already" in await site.refusal(ConfigurationError)
     assert "Another file" in await site.refusal(ConfigurationError, origin="there")
     assert site.db["images"].count_documents({}) == 5
 
@@ -337,7 +337,7 @@ async def test_differences_are_found(site: Site, what: str) -> None:
 @pytest.mark.parametrize(
     ("key", "document", "why"),
     [
-        ("6" * 24, {"system": "alpha", "size": 2**63}, "cannot be kept by MongoDB"),
+        ("6" * 24, {"system": "alpha", "size": 2**63}, "MongoDB cannot store"),
         ("6" * 24, {"system": "alpha", "long": "x" * 17_000_000}, "bytes are too many"),
         ("no key", {"system": "alpha"}, "is not a MongoDB key"),
     ],

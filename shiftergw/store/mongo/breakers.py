@@ -11,14 +11,14 @@ from shiftergw.mongo.database import Database, Document
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import BREAKERS
 from shiftergw.store.mongo.records import TRIES, storable, too_busy
-from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_possible, trip_entry
+from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_plausible, trip_entry
 
 
 async def check(db: Database, key: str, now: float, seconds: float) -> Breaker | None:
     """Return a breaker; if a probe is due, the caller has to make it within `seconds`."""
     for _ in range(TRIES):
         entry = await db.first(queries.breaker(key))
-        if entry is None or not is_possible(entry, now):
+        if entry is None or not is_plausible(entry, now):
             return None
         breaker = breaker_from(key, entry, now)
         if not is_due(entry, now):
@@ -59,5 +59,5 @@ async def end_probe(db: Database, key: str, end: float, at: float) -> None:
 
 
 def _as_read(entry: Document) -> Document:
-    """Return a filter that matches an entry as long as it is as it was read."""
+    """Return a filter that matches an entry as long as it is unchanged."""
     return {name: entry[name] for name in ("_id", "until", "trips", "probed")}

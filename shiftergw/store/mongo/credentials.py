@@ -16,24 +16,24 @@ from shiftergw.store.mongo.queries import CREDENTIALS
 
 async def use(db: Database, digest: bytes, now: float) -> bool:
     """Note the use of a credential; return whether this is its first use."""
-    use = _use(digest, now)
+    document = _document(digest, now)
     try:
         # Each request waits for this write: it outlives a change of the primary server, but not a
         # power cut.
-        await db.insert(CREDENTIALS, [use], durable=False, majority=True)
+        await db.insert(CREDENTIALS, [document], durable=False, majority=True)
     except DuplicateKeyError:
         # The document is our own if the command was sent twice.
         first_use = await db.first(queries.use_of(digest))
-        return first_use is not None and first_use.get("use") == use["use"]
+        return first_use is not None and first_use.get("use") == document["use"]
     return True
 
 
 async def note(db: Database, digests: Collection[bytes], now: float) -> None:
     """Note that credentials were used; those that are noted already stay."""
     with suppress(DuplicateKeyError):
-        await db.insert(CREDENTIALS, [_use(digest, now) for digest in digests])
+        await db.insert(CREDENTIALS, [_document(digest, now) for digest in digests])
 
 
-def _use(digest: bytes, now: float) -> Document:
+def _document(digest: bytes, now: float) -> Document:
     # A date, because the server itself removes old documents by their date.
     return {"_id": digest, "at": datetime.fromtimestamp(now, UTC), "use": ObjectId()}

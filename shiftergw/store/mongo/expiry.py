@@ -1,8 +1,8 @@
 """Whether images expire on schedule: in a database taken over, only after an admin's decision.
 
-Another gateway dated its images otherwise, or not at all. A schedule that started by itself could
-remove within minutes what a site has gathered in years. The database notes that it had records of
-another program, because one day the last of them will have been pulled again.
+Another gateway may have set other expirations, or none. A schedule that started by itself could
+remove within minutes what a site has gathered in years. The database stores the fact that it was
+taken over, because some day this program will have replaced the last record of the other one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def expires(db: Database, setting: bool | None, now: float, lifetime: floa
         if await db.first(queries.foreign_record()) is None:
             return setting is not False
         state = {"_id": STATE_KEY, "taken_over": now}
-        with suppress(DuplicateKeyError):  # another gateway has noted it
+        with suppress(DuplicateKeyError):  # another gateway was quicker
             await db.insert(STATE, [state])
     if setting and state.get("begun") is None:
         count = await _redate_all(db, now, lifetime)

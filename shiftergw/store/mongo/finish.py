@@ -1,8 +1,8 @@
 """The end of work in MongoDB, which for a pull takes several writes.
 
-Each write may be the last one, if the process dies after it. Their order takes care of that:
-readers find the tag all the time, first on the old image and then on the new one, and the database
-knows what is left to do.
+The process may die after any write. The order of the writes allows for that: readers find the tag
+all the time, first on the old image and then on the new one, and the database says what is left to
+do.
 
 * As long as the record of the pull is in flight, its next attempt repeats all the writes. If the
   image has a record already, the record of the pull is removed by the last write.
@@ -160,10 +160,10 @@ async def _finish_remainder(
 ) -> Document:
     """Make the writes that remain once an image's record is READY; return that record.
 
-    The tag is taken from other records: from those that had it while the claim was ours
-    (`last_pulls` has the time of their last pull by their key), and from those that were not pulled
-    later. EXPIRING records note that they have lost it. Twins are merged. The image itself goes if
-    an admin has blocked it during the delivery.
+    The tag is removed from two kinds of other records: those that are unchanged since this attempt
+    owned the claim (`last_pulls` has the times of their last pulls then, by key), and those whose
+    last pull was not after `now`. EXPIRING records note that they have lost the tag. Twins are
+    merged. The image itself becomes EXPIRING if an admin has blocked it during the delivery.
     """
     system, itype, tag = home["system"], home["itype"], remainder["tag"]
     if tag is not None:
@@ -183,7 +183,7 @@ async def _finish_remainder(
 
 
 def _are_twins(home: Document, record: Document) -> bool:
-    """Return whether two pulls of one image that ended at the same time have made these records."""
+    """Return whether two pulls of one image that ended at once have made these two records."""
     is_ours = record.get("kind") is not None
     return UNFINISHED_STEPS in home and is_ours and record.get("id") == home["id"]
 
@@ -215,7 +215,7 @@ async def _merge_twins(db: Database, home: Document) -> Document:
 
 
 async def _clear_unfinished(db: Database, pull: Document, home: Document) -> Document:
-    """Note that no write of the end of a pull remains; return the document without that member."""
+    """Remove the member `finishing`, as no write remains; return the document without it."""
     clear = {"$unset": {UNFINISHED_STEPS: ""}}
     await db.update(IMAGES, {"_id": pull["_id"]}, clear, durable=False)
     return {name: value for name, value in home.items() if name != UNFINISHED_STEPS}

@@ -35,7 +35,7 @@ async def take_tag(
 ) -> None:
     """Remove a tag from a READY record; without any tag it does not expire before `until`.
 
-    If the record has changed since it was read, the tag goes only if its last pull was at
+    If the record was pulled again since it was read, the tag is removed only if that pull ended at
     `pulled_by` or earlier.
     """
     for _ in range(TRIES):

@@ -40,7 +40,7 @@ class Indexes:
     _log = Logger()
 
     def __init__(self, db: Database, pool: ConnectionPool, seconds: float) -> None:
-        """Create indexes in `db`; no caller waits longer than `seconds`."""
+        """Create indexes in `db`; `require_unique_claims` waits for `seconds` at most."""
         self._db = db
         self._pool = pool
         self._seconds = seconds

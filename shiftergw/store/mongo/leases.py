@@ -59,13 +59,13 @@ async def forget_expired(db: Database, before: float) -> None:
 
 
 async def block(db: Database, directory: str, image_id: str, uid: int, now: float) -> None:
-    """Keep an image out of an image directory; an earlier order stays as it is."""
-    order: Document = {"directory": directory, "id": image_id, "uid": uid, "since": now}
+    """Keep an image out of an image directory; an earlier block stays as it is."""
+    new_block: Document = {"directory": directory, "id": image_id, "uid": uid, "since": now}
     key = {"_id": file_key(directory, image_id)}
     for _ in range(2):
         try:
-            await db.update(BLOCKS, key, {"$setOnInsert": order}, upsert=True)
-        except DuplicateKeyError:  # another gateway inserted an order at the same moment
+            await db.update(BLOCKS, key, {"$setOnInsert": new_block}, upsert=True)
+        except DuplicateKeyError:  # another gateway inserted a block at the same moment
             continue
         return
 

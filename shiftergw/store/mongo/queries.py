@@ -111,7 +111,7 @@ def _pulled_as(system: str, itype: str, tag: str) -> Document:
 def ready_on(word: str, system: str, after: str, limit: int) -> Query:
     """Return the query for READY records of a system after a key, in the order of their keys.
 
-    `word` is one of `READY`.
+    `word` is one of `READY_WORDS`.
     """
     start = {"$gt": ObjectId(after)} if after else {"$gte": _LOWEST_KEY}
     records = {"system": system, "status": word, "_id": start}
@@ -212,7 +212,7 @@ def ended_before(time: float) -> list[Document]:
 
 
 def own_ended_before(time: float) -> list[Document]:
-    """Return the filters for those that an attempt of this program has ended."""
+    """Return the filters of `ended_before`, limited to work that this program has begun."""
     return [{**records, "attempt": {"$gt": 0}} for records in ended_before(time)]
 
 

@@ -23,7 +23,7 @@ async def _records(db: Database, query: Query) -> Sequence[ImageRecord]:
 
 
 async def find(db: Database, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
-    """Return the newest READY record that carries the first of `tags` that any carries."""
+    """Return the newest READY record of a tag; the first of `tags` that has one counts."""
     for tag in tags:
         query = queries.with_tag(system, itype, tag)
         newest = await db.first(query)
@@ -32,7 +32,7 @@ async def find(db: Database, system: str, itype: str, tags: Sequence[str]) -> Im
         record = record_of(newest)
         if record.status is State.READY:
             return record
-        # The newest document is unusable: an older one may do.
+        # The newest document is unusable, but an older one may be usable.
         for candidate in await _records(db, query):
             if candidate.status is State.READY:
                 return candidate

@@ -29,7 +29,7 @@ OWNER = ("claim", "attempt", "status", "runner")
 """Members of a record that decide whether an attempt may still change it."""
 
 TRIES = 30
-"""How often a step decides again because another process was quicker.
+"""How often a step is tried, if other processes change its documents in between.
 
 In each round one of the processes succeeds.
 """
@@ -147,5 +147,5 @@ def _storable_name(name: str) -> str:
 
 
 def too_busy() -> Unavailable:
-    """Return the error for a step that other processes were quicker than each time."""
+    """Return the error for a step whose documents other processes changed at each try."""
     return Unavailable("The gateway's database is too busy.")

@@ -1,6 +1,6 @@
-"""What a user may do in a database, as its server reports it.
+"""The rights of a user in a database, as its server reports them.
 
-A trial would leave documents or collections behind.
+They are not tried out, because that would leave documents or collections behind.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_rights(answer: Mapping[str, Any], name: str) -> Rights:
     logins = info.get("authenticatedUsers") or ()
     users = [f"{login.get('user')}@{login.get('db')}" for login in logins]
     if not users:
-        # A server with users does not even let others read.
+        # Reads have succeeded without a login, so the server has no access control.
         return Rights(None, sufficient=True)
     user = ", ".join(users)
     privileges = info.get("authenticatedUserPrivileges")

@@ -150,7 +150,7 @@ def _is_superseded(document: Document, uid: int) -> bool:
 
 @dataclass
 class UnconfirmedBegins:
-    """The times at which this process tried to begin a record without an answer from the server."""
+    """The tries of this process to begin a record that the server has not confirmed, by time."""
 
     key: str = ""
     times: set[float] = field(default_factory=set)
@@ -239,8 +239,8 @@ async def postpone(
                 pulls = await db.find(queries.postponed_for(document.get("location")))
             users = [pull.get("requested_by") for pull in pulls]
             check_postponed(len(pulls), users.count(document.get("requested_by")), limits, cause)
-        pause_change = documents.postpone(document, not_before, why, now, cause)
-        new_document = await change(db, document, OWNER, pause_change)
+        postponement = documents.postpone(document, not_before, why, now, cause)
+        new_document = await change(db, document, OWNER, postponement)
         if new_document is not None:
             return record_of(new_document)
     raise too_busy()
@@ -274,7 +274,7 @@ async def requeue(db: Database, key: str, attempt: int, message: str, *, died: b
 
 
 async def heartbeat(db: Database, key: str, attempt: int, beat: Change) -> None:
-    """Write a heartbeat in one write; read the document only if the write matched none."""
+    """Write a heartbeat; read the document only if the write matched none."""
     object_id = id_of(key)
     if object_id is None:
         raise Superseded("This work has ended.")

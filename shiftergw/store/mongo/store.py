@@ -77,7 +77,7 @@ class _Resources:
 
 
 class MongoStore(Service):
-    """An `ImageStore`, and `UsedCredentials`, in a database of MongoDB. It reads no clock."""
+    """An `ImageStore`, and `UsedCredentials`, in MongoDB. Callers pass the times of records."""
 
     def __init__(
         self,

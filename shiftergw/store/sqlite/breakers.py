@@ -7,7 +7,7 @@ from typing import Any
 
 from shiftergw.model import Breaker
 from shiftergw.store.sqlite import queries
-from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_possible, trip_entry
+from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_plausible, trip_entry
 
 _MEMBERS = ("until", "why", "trips", "probed")
 
@@ -20,7 +20,7 @@ def _entry(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
 def find(db: sqlite3.Connection, key: str, now: float) -> tuple[Breaker | None, bool]:
     """Return a breaker and whether a probe is due; change nothing."""
     entry = _entry(db, key)
-    if entry is None or not is_possible(entry, now):
+    if entry is None or not is_plausible(entry, now):
         return None, False
     return breaker_from(key, entry, now), is_due(entry, now)
 

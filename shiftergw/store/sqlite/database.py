@@ -20,8 +20,8 @@ from shiftergw.store.sqlite.faults import explain_errors, translate_errors
 BUSY_SECONDS = 2.0
 """Seconds that a statement waits for another process's transaction.
 
-A request may wait for a turn of other steps that waits, and then wait in its own turn. So it has an
-answer within 5 s.
+A request may arrive while an earlier turn waits so long, and then wait again in its own turn. So it
+is answered within 5 s.
 """
 
 OPEN_SECONDS = 10.0

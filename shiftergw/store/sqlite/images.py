@@ -19,7 +19,7 @@ def find_image(
 ) -> tuple[str, dict[str, Any]] | None:
     """Return the key and the document of an image's READY record.
 
-    If there is only an EXPIRING record, return its document as it is after the removal's end.
+    If there is only an EXPIRING record, return it as it is after its removal is cancelled.
     """
     row = db.execute(queries.READY_OF_ID, (system, image_id, itype)).fetchone()
     if row is not None:
@@ -36,7 +36,7 @@ def cancel_removal(
 ) -> Change:
     """Return the change that makes an EXPIRING record READY again.
 
-    It loses those tags that were pulled as another image meanwhile.
+    The record loses those of its tags that were pulled as another image meanwhile.
     """
     owner = document["system"], document["itype"]
     tags = [

@@ -32,7 +32,7 @@ TURN = 100
 HANG_SECONDS = 20.0
 """Seconds after which all callers of a turn, and later callers, get `Unavailable`.
 
-A locked file takes 10 seconds at most. A broken disk may never answer.
+Another process's lock delays a turn for `BUSY_SECONDS` at most. A broken disk may never answer.
 """
 
 
@@ -106,9 +106,9 @@ class Lane:
                 if timeout.active():
                     timeout.cancel()
                 self._hangs = False
-            self._judge(turn)
-            # After a turn that found the file locked, one turn runs all steps that have waited.
-            # So no step waits for the lock more than twice.
+            self._note_errors(turn)
+            # If the file was locked, the next turn runs all waiting steps, so that no step waits
+            # for the lock more than twice.
             is_busy = any(isinstance(step.error, DatabaseBusy) for step in turn)
             limit = len(self._waiting) if is_busy else TURN
             for step in turn:
@@ -128,7 +128,7 @@ class Lane:
             if not step.answer.called:
                 step.answer.errback(_hanging())
 
-    def _judge(self, turn: Sequence[Step[Any]]) -> None:
+    def _note_errors(self, turn: Sequence[Step[Any]]) -> None:
         """Note errors of a turn that concern the database as a whole."""
         self.is_failing = any(isinstance(step.error, Unavailable) for step in turn)
         for step in turn:

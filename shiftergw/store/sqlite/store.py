@@ -50,7 +50,7 @@ MAX_LOOKUPS = 100_000
 
 
 class SqliteStore(Service):
-    """An `ImageStore` in one file. It reads no clock, and removes nothing by itself."""
+    """An `ImageStore` in one file. Callers pass the times of records."""
 
     used_credentials = None
 

@@ -73,7 +73,7 @@ async def test_rows_are_bounded_in_age(
 ) -> None:
     """Rows a year older than the newest are removed."""
     monkeypatch.setattr(mongo_lookups, "TIDY_SECONDS", 0)
-    year = int(lookups.KEPT_SECONDS)
+    year = int(lookups.MAX_AGE_SECONDS)
     async with mongo_running(mongodb, empty_database[0]) as store:
         await record(store, 0, 5, 9)
         await record(store, year + 4)
