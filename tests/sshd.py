@@ -88,7 +88,7 @@ class Sshd:
         """Return the file of the host key of a type."""
         return self.root / f"host_{kind.replace(':', '_')}"
 
-    def reached_at(self, port: int) -> None:
+    def trust_port(self, port: int) -> None:
         """Add its host keys to `known_hosts` for another port, which leads to the server."""
         text = self.known_hosts.read_text()
         lines = [

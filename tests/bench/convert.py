@@ -1,12 +1,12 @@
-"""How far the conversion is from its floor: `python -m tests.bench.convert`.
+"""Compare the conversion with `mksquashfs` alone: `python -m tests.bench.convert`.
 
-Three images, in three layers of gzip each: `large`, of a few large files, and `small`, of many
-small ones, are synthetic and the same on each machine; `real` is what lies below `/usr` of this
-one, files and symlinks. Synthetic data is no measure for gzip 9, which takes ten times longer on
-real programs. For each image and compressor: the floor is `mksquashfs` alone, with the same
-options, on a ready tree in the page cache; ours is `SquashBuilder` in a process of its own, from
-the compressed layers to the checked file. Rounds are interleaved and the median counts; only the
-ratios hold on another machine.
+There are three images of three gzip layers each. `large` has a few large files and `small` many
+small ones; both are synthetic and the same on every machine. `real` has the files and symlinks
+below `/usr` of this machine, because gzip 9 takes ten times longer on real programs than on
+synthetic data. For each image and compressor, the floor is `mksquashfs` alone, with the same
+options, on a tree in the page cache. Our conversion is `SquashBuilder` in its own process, from the
+compressed layers to the checked file. Rounds are interleaved, and the table shows medians. Only the
+ratios are valid on another machine.
 """
 
 from __future__ import annotations
@@ -48,42 +48,42 @@ Member = tuple[str, bytes | str]
 
 
 class Source:
-    """Content that compresses about as programs and their data do, the same in each run."""
+    """Content that compresses about as well as programs and their data, the same in each run."""
 
     def __init__(self) -> None:
-        """Make some MiB of words and numbers to cut files from."""
+        """Make a pool of random words, from which files are cut."""
         self._random = random.Random(1)
         words = [self._random.randbytes(self._random.randint(2, 12)) for _ in range(4000)]
         self._pool = b"".join(self._random.choices(words, k=2 * MIB))
-        self._made = 0
+        self._count = 0
 
     def file(self, size: int) -> bytes:
-        """Return a content of this size that no other file has."""
-        self._made += 1
-        start = b"%016d" % self._made
-        parts, left = [start], size - len(start)
-        while left > 0:
+        """Return `size` bytes that no other file has."""
+        self._count += 1
+        start = b"%016d" % self._count
+        parts, remaining = [start], size - len(start)
+        while remaining > 0:
             at = self._random.randrange(len(self._pool) - MIB)
-            parts.append(self._pool[at : at + min(left, MIB)])
-            left -= MIB
+            parts.append(self._pool[at : at + min(remaining, MIB)])
+            remaining -= MIB
         return b"".join(parts)[:size]
 
     def between(self, low: int, high: int) -> int:
-        """Return a size."""
+        """Return a random size from `low` to `high`."""
         return self._random.randint(low, high)
 
 
 def large_files(megabytes: int) -> Iterator[tuple[str, bytes]]:
-    """Yield files of 1 to 20 MiB, this much together."""
-    source, left, number = Source(), megabytes * MIB, 0
-    while left > 0:
-        size = min(left, source.between(MIB, 20 * MIB))
+    """Yield files of 1 to 20 MiB, `megabytes` MiB in total."""
+    source, remaining, number = Source(), megabytes * MIB, 0
+    while remaining > 0:
+        size = min(remaining, source.between(MIB, 20 * MIB))
         yield f"opt/lib/lib{number}.so", source.file(size)
-        left, number = left - size, number + 1
+        remaining, number = remaining - size, number + 1
 
 
 def small_files(count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield this many files of 100 bytes to 8 kB, 100 in each directory."""
+    """Yield `count` files of 100 bytes to 8 kB, 100 in each directory."""
     source = Source()
     for number in range(count):
         size = source.between(100, 8000)
@@ -91,26 +91,26 @@ def small_files(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def real_files(megabytes: int, root: Path = Path("/usr")) -> Iterator[Member]:
-    """Yield regular files and symlinks of this machine, at most this much together.
+    """Yield regular files and symlinks of this machine, at most `megabytes` MiB in total.
 
-    Directory by directory, in the order of their names' hashes: a part of a machine is a mixture.
+    Directories are ordered by the hashes of their names, so that each part is a mixture.
     """
-    left = megabytes * MIB
+    remaining = megabytes * MIB
     tops = {top: names + links for top, links, names in os.walk(root)}
-    found = [
+    paths = [
         Path(top, name)
         for top in sorted(tops, key=lambda top: hashlib.sha256(os.fsencode(top)).digest())
         for name in sorted(tops[top])
     ]
-    for path in found:
+    for path in paths:
         name = str(path.relative_to(root.parent))
         try:
             if path.is_symlink():
                 yield name, str(path.readlink())
-            elif path.is_file() and (size := path.stat().st_size) <= left:
-                left -= size
+            elif path.is_file() and (size := path.stat().st_size) <= remaining:
+                remaining -= size
                 yield name, path.read_bytes()
-        except OSError:  # not ours to read, or just removed
+        except OSError:  # not readable, or just removed
             continue
 
 
@@ -121,13 +121,13 @@ def lay_out(files: Iterable[Member], where: Path) -> list[tuple[str, str]]:
     for number in range(LAYERS):
         path = where / f"layer-{number}.tar"
         tars.append((path, tarfile.open(path, "w", format=tarfile.GNU_FORMAT)))  # noqa: SIM115
-    known: set[Path] = set()
+    directories: set[Path] = set()
     for number, (name, content) in enumerate(files):
         path = tree / name
         archive = tars[number % LAYERS][1]
         for parent in reversed(path.parents):
-            if parent not in known and parent.is_relative_to(tree):
-                known.add(parent)
+            if parent not in directories and parent.is_relative_to(tree):
+                directories.add(parent)
                 parent.mkdir(parents=True, exist_ok=True)
                 if parent != tree:
                     archive.addfile(_info(parent.relative_to(tree), tarfile.DIRTYPE, 0o755))
@@ -146,13 +146,13 @@ def lay_out(files: Iterable[Member], where: Path) -> list[tuple[str, str]]:
     for path, archive in tars:
         archive.close()
         sha256 = hashlib.sha256()
-        packed = path.with_suffix(".tar.gz")
-        with path.open("rb") as source, igzip.open(packed, "wb", compresslevel=2) as sink:
+        blob = path.with_suffix(".tar.gz")
+        with path.open("rb") as source, igzip.open(blob, "wb", compresslevel=2) as sink:
             while data := source.read(MIB):
                 sha256.update(data)
                 sink.write(data)
         path.unlink()
-        layers.append((str(packed), f"sha256:{sha256.hexdigest()}"))
+        layers.append((str(blob), f"sha256:{sha256.hexdigest()}"))
     return layers
 
 
@@ -163,7 +163,7 @@ def _info(path: Path, kind: bytes, mode: int) -> tarfile.TarInfo:
 
 
 def floor(where: Path, options: SquashOptions) -> dict[str, Any]:
-    """Run `mksquashfs` alone on the tree."""
+    """Run `mksquashfs` alone on the tree; return seconds, CPU seconds and size."""
     output = where / "floor.squashfs"
     argv = arguments(options, Plan(Directory(), ContentReport(), 1, EPOCH), output, Event())
     argv = ["mksquashfs", str(where / "tree"), *(word for word in argv[1:] if word != "-tar")]
@@ -174,21 +174,23 @@ def floor(where: Path, options: SquashOptions) -> dict[str, Any]:
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0
     cpu = usage.ru_utime + usage.ru_stime
-    # No peak memory: the kernel counts that of the process which forked it, and this one is large.
+    # No peak memory: the kernel's figure includes this large process, which forked the child.
     return {"wall": wall, "cpu": cpu, "size": output.stat().st_size}
 
 
-def ours(where: Path, options: SquashOptions, layers: list[tuple[str, str]]) -> dict[str, Any]:
-    """Run our conversion of the layers."""
+def run_conversion(
+    where: Path, options: SquashOptions, layers: list[tuple[str, str]]
+) -> dict[str, Any]:
+    """Run our conversion of the layers in a process of its own; return its figures."""
     with tempfile.TemporaryDirectory(dir=where) as output:
         answer = subprocess.run(
-            [sys.executable, "-m", "tests.bench.ours", output],
+            [sys.executable, "-m", "tests.bench.conversion", output],
             input=json.dumps({"layers": layers, "options": asdict(options)}).encode(),
             stdout=subprocess.PIPE,
             check=True,
         )
-    found: dict[str, Any] = json.loads(answer.stdout)
-    return found
+    figures: dict[str, Any] = json.loads(answer.stdout)
+    return figures
 
 
 def median(runs: list[dict[str, Any]], member: str) -> float:
@@ -197,9 +199,9 @@ def median(runs: list[dict[str, Any]], member: str) -> float:
 
 
 def bar(image: str, compressor: str) -> str:
-    """Return the bar of the design for the ratio of the wall times, with its number, if any.
+    """Return the design's limit for the ratio of the wall times, with its number, or an empty text.
 
-    Bar 1 is meant for gzip 9, the default of `mksquashfs`, on real content.
+    Limit 1 is for gzip 9, the default of `mksquashfs`, on real content.
     """
     if compressor == "gzip:9" and image == "real":
         return "wall ≤ 1.05 (1)"
@@ -220,24 +222,24 @@ def main() -> None:
         nargs="+",
         default=None,
         metavar="NAME:LEVEL",
-        help="zstd:3 and, on the real image, gzip:9 unless said",
+        help="default: zstd:3, and gzip:9 on the real image",
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--directory", type=Path, default=None)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     table = Table("image", "what", "wall s", "CPU s", "RSS MiB", "MB", "ratio", "bar")
     images: dict[str, Iterable[Member]] = {
-        "large": large_files(asked.big),
-        "small": small_files(asked.small_files),
-        "real": real_files(asked.real),
+        "large": large_files(options.big),
+        "small": small_files(options.small_files),
+        "real": real_files(options.real),
     }
-    with tempfile.TemporaryDirectory(dir=asked.directory) as scratch:
-        for image in asked.images:
+    with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
+        for image in options.images:
             where = Path(scratch) / image
             where.mkdir()
             layers = lay_out(images[image], where)
-            for text in asked.compressor or ["zstd:3", *["gzip:9"] * (image == "real")]:
-                measure(table, image, text, asked.rounds, where, layers)
+            for text in options.compressor or ["zstd:3", *["gzip:9"] * (image == "real")]:
+                measure(table, image, text, options.rounds, where, layers)
             shutil.rmtree(where)
     Console(width=120).print(table)
 
@@ -252,15 +254,15 @@ def measure(
     floor(where, options)  # warms the page cache
     for _ in range(rounds):
         floors.append(floor(where, options))
-        own.append(ours(where, options, layers))
+        own.append(run_conversion(where, options, layers))
     entries = own[0]["entries"]
-    kept, allowed = 200 + 400 * entries / MIB, 512 + 800 * entries / MIB
+    own_limit, child_limit = 200 + 400 * entries / MIB, 512 + 800 * entries / MIB
     wall = median(floors, "wall")
     rows = [
         (f"{image} {text}", "floor", wall, floors, "cpu", "", "", ""),
         (
             f"{entries} entries",
-            "all of ours",
+            "our conversion",
             median(own, "wall"),
             own,
             "cpu",
@@ -268,8 +270,8 @@ def measure(
             f"{median(own, 'wall') / wall:.2f}",
             bar(image, text),
         ),
-        ("", "our process", None, own, "own_cpu", "own_rss", "", f"RSS ≤ {kept:.0f} (5)"),
-        ("", "mksquashfs", None, own, "", "rss", "", f"RSS ≤ {allowed:.0f} (5)"),
+        ("", "our process", None, own, "own_cpu", "own_rss", "", f"RSS ≤ {own_limit:.0f} (5)"),
+        ("", "mksquashfs", None, own, "", "rss", "", f"RSS ≤ {child_limit:.0f} (5)"),
     ]
     for name, what, seconds, runs, cpu, rss, ratio, text_of_bar in rows:
         table.add_row(

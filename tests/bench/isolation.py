@@ -1,7 +1,7 @@
-"""Measure how far bad registries and images slow others down: `python -m tests.bench.isolation`.
+"""Measure how much bad registries and images delay other pulls: `python -m tests.bench.isolation`.
 
 One gateway serves two systems. In the quiet phase, healthy users (as many as there are workers)
-pull images one after the other from a real registry. In the disturbed phase they pull as many other
+pull images one after the other from a real registry. In the disturbed phase they pull as many new
 images of the same shape, while
 
 * one user pulls from a registry that sends a byte of each manifest in five seconds,
@@ -10,9 +10,9 @@ images of the same shape, while
   20,000 entries), `repeated-blob` (a layer of 100 MB named 200 times), `env-bloat` (260 kB of
   control characters in the environment) and `false-size` (a layer that claims 299 MB).
 
-Each of these users starts the next pull as soon as the last one has ended. Another client looks an
-image up all the time. Phases alternate; the figures of a phase are those of all its rounds.
-Each bad user has one pull at a time, as a script has.
+Each of these users has one pull at a time, as a script has, and starts the next pull as soon as the
+last has ended. Another client looks up an image all the time. Phases alternate; the figures of a
+phase are those of all its rounds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SYSTEMS = ("near", "far")
 READY_IMAGE = "lib/ready:1"
 WARM_UP = [f"lib/warm{number}:1" for number in range(8)]
 BARS = {4: 1.5, 2: 2.2}
-"""Workers, and how many times as long the slowest healthy pull may take."""
+"""The allowed ratio of the slowest healthy pulls, by the number of workers."""
 LOOKUP_BAR, GATEWAY_BAR, WORKER_BAR = 0.050, 150, 400
 """Seconds of a look-up (p99); MB of memory of the gateway, and of a worker."""
 POLL_SECONDS = 0.1
@@ -64,7 +64,7 @@ def healthy_image(seed: str) -> MadeImage:
 
 
 def chain_image(number: int) -> MadeImage:
-    """Return an image, another for each number, whose entries lie behind a long way of links."""
+    """Return an image whose entries lie behind a long chain of links; it depends on `number`."""
     deep = "/".join(["d"] * 1900)
     links = [(f"{deep}/s{n}", f"/{deep}/s{n + 1}") for n in range(38)]
     links += [(f"{deep}/s38", "/real"), ("go", f"/{deep}/s0")]
@@ -78,7 +78,7 @@ def chain_image(number: int) -> MadeImage:
 
 
 def changed_manifest(image: MadeImage, changes: dict[str, Any]) -> MadeImage:
-    """Return the image with other members in its manifest, over the same blobs."""
+    """Return the image with changed members of its manifest and the same blobs."""
     manifest = json_bytes(image.document | changes)
     return MadeImage(manifest, image.media_type, image.blobs, image.architecture)
 
@@ -143,7 +143,7 @@ class _Dripping(_RateLimited):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Run a registry of this kind on a free port of the loopback; yield its host."""
+    """Serve requests by a handler on a free port of the loopback; yield its host."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -158,7 +158,7 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @dataclass
 class Phase:
-    """What was measured with or without disturbance; times in seconds, memory in MB."""
+    """The figures of one phase: times in seconds, memory in MB."""
 
     pulls: list[float] = field(default_factory=list)
     lookups: list[float] = field(default_factory=list)
@@ -178,10 +178,10 @@ def memory_of(pid: int) -> float:
 
 
 class Site:
-    """The gateway under test, and how users pull from it."""
+    """The gateway under test, and the pulls of its users."""
 
     def __init__(self, service: Service) -> None:
-        """Use a service that runs."""
+        """Use a running service."""
         self.service = service
 
     def pull(
@@ -193,13 +193,13 @@ class Site:
         begin = time.monotonic()
         while True:
             status, answer = self.service.get(path, credential, "POST")
-            ended = status != 200 or answer["status"] in FINAL
-            if ended or (over is not None and over.is_set()):
+            has_ended = status != 200 or answer["status"] in FINAL
+            if has_ended or (over is not None and over.is_set()):
                 return time.monotonic() - begin, answer
             time.sleep(POLL_SECONDS)
 
     def pull_all(self, images: Sequence[str], users: int, phase: Phase) -> None:
-        """Have `users` users pull their shares of the images one after the other."""
+        """Pull the images, as `users` users who each pull an equal share one after the other."""
 
         def pull_share(user: int) -> None:
             for number, image in enumerate(images[user::users]):
@@ -212,46 +212,46 @@ class Site:
             list(threads.map(pull_share, range(users)))
 
     def watch_memory(self, over: threading.Event, phase: Phase) -> None:
-        """Note the memory of the gateway and its workers until `over`."""
+        """Record the peak memory of the gateway and its workers until `over`."""
         while not over.wait(0.2):
             phase.gateway_memory = max(phase.gateway_memory, memory_of(self.service.pid))
             workers = [memory_of(pid) for pid in self.service.workers()]
             phase.worker_memory = max(phase.worker_memory, *workers, 0.0)
 
     def disturb(self, images: Sequence[str], user: int, over: threading.Event, to: Phase) -> None:
-        """Pull bad images in turn, one after the other, until `over`."""
+        """Pull bad images one after the other, again and again, until `over`."""
         while not over.is_set():
             for number, image in enumerate(images):
                 if over.is_set():
                     return
                 seconds, answer = self.pull(SYSTEMS[number % len(SYSTEMS)], image, user, over)
-                told = answer.get("status_message") or answer.get("error")
-                to.outcomes.append(f"{image} {seconds:.1f} s: {answer['status']} {told}")
+                message = answer.get("status_message") or answer.get("error")
+                to.outcomes.append(f"{image} {seconds:.1f} s: {answer['status']} {message}")
                 time.sleep(POLL_SECONDS)
 
 
 def look_up(port: int, over: Any, seconds: Any) -> None:
-    """Look an image up again and again until `over`; put the list of seconds into a queue.
+    """Look up an image again and again until `over`; put the list of seconds into a queue.
 
-    Runs in a process of its own: the threads of the other clients would delay it.
+    It runs in its own process, because the threads of the other clients would delay it.
     """
     path = f"/api/lookup/{SYSTEMS[0]}/docker/{quote(READY_IMAGE, safe='')}/"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    measured = []
+    durations = []
     while not over.wait(0.02):
         begin = time.perf_counter()
         connection.request("GET", path, headers={"authentication": ALICE})
         answer = connection.getresponse()
         answer.read()
-        measured.append(time.perf_counter() - begin)
+        durations.append(time.perf_counter() - begin)
         assert answer.status == 200
     connection.close()
-    seconds.put(measured)
+    seconds.put(durations)
 
 
 @contextmanager
 def looking_up(port: int, phase: Phase) -> Iterator[None]:
-    """Look an image up while the context lives; add the seconds to the phase."""
+    """Look up an image while the context lives; add the seconds to the phase."""
     context = multiprocessing.get_context("spawn")
     over, seconds = context.Event(), context.Queue()
     process = context.Process(target=look_up, args=(port, over, seconds))
@@ -265,26 +265,26 @@ def looking_up(port: int, phase: Phase) -> Iterator[None]:
 
 
 def measure(site: Site, images: Sequence[str], bad: Sequence[Sequence[str]], users: int) -> Phase:
-    """Pull all images, with each of the `bad` lists pulled by a user of its own meanwhile."""
+    """Pull all images; meanwhile one user for each list in `bad` pulls its images."""
     phase, over = Phase(), threading.Event()
     with looking_up(site.service.port, phase), ThreadPoolExecutor(len(bad) + 1) as threads:
-        others = [threads.submit(site.watch_memory, over, phase)]
-        others += [
+        tasks = [threads.submit(site.watch_memory, over, phase)]
+        tasks += [
             threads.submit(site.disturb, names, 4000 + number, over, phase)
             for number, names in enumerate(bad)
         ]
-        time.sleep(2)  # look-ups and disturbance are there before the first healthy pull
+        time.sleep(2)  # look-ups and disturbance begin before the first healthy pull
         try:
             site.pull_all(images, users, phase)
         finally:
             over.set()
-        for other in others:
-            other.result()
+        for task in tasks:
+            task.result()
     return phase
 
 
 def push_all(root: Path, registry: DockerRegistry, names: Sequence[str]) -> None:
-    """Push a healthy image of its own content under each name."""
+    """Push a healthy image with unique content under each name."""
 
     def push(name: str) -> None:
         layout, image = root / name.replace("/", "-").replace(":", "-"), healthy_image(name)
@@ -297,7 +297,7 @@ def push_all(root: Path, registry: DockerRegistry, names: Sequence[str]) -> None
 
 @contextmanager
 def running(root: Path, workers: int, names: Sequence[str]) -> Iterator[tuple[Site, list[Any]]]:
-    """Run registries and gateway; yield the site, and the lists of bad images."""
+    """Run registries and a gateway; yield the site, and the lists of bad images."""
     hostile = hostile_images()
     with ExitStack() as parts:
         registry = parts.enter_context(DockerRegistry(root / "registry"))
@@ -334,8 +334,8 @@ def running(root: Path, workers: int, names: Sequence[str]) -> Iterator[tuple[Si
         yield site, bad
 
 
-def merged(phases: Sequence[Phase]) -> Phase:
-    """Return what all these phases measured."""
+def merge_phases(phases: Sequence[Phase]) -> Phase:
+    """Return the figures of several phases as one."""
     return Phase(
         [seconds for phase in phases for seconds in phase.pulls],
         [seconds for phase in phases for seconds in phase.lookups],
@@ -345,13 +345,13 @@ def merged(phases: Sequence[Phase]) -> Phase:
     )
 
 
-def report(workers: int, quiet: Phase, disturbed: Phase, *, outcomes: bool) -> None:
+def report(workers: int, quiet: Phase, noisy: Phase, *, outcomes: bool) -> None:
     """Print the comparison."""
     console = Console(width=140)
     table = Table(
         "phase", "pulls", "median s", "longest s", "look-up p99 ms", "gateway MB", "worker MB"
     )
-    for name, phase in (("quiet", quiet), ("disturbed", disturbed)):
+    for name, phase in (("quiet", quiet), ("disturbed", noisy)):
         table.add_row(
             name,
             str(len(phase.pulls)),
@@ -363,8 +363,8 @@ def report(workers: int, quiet: Phase, disturbed: Phase, *, outcomes: bool) -> N
         )
     console.print(table)
     bar = BARS.get(workers)
-    longest = max(disturbed.pulls) / max(quiet.pulls)
-    medians = statistics.median(disturbed.pulls) / statistics.median(quiet.pulls)
+    longest = max(noisy.pulls) / max(quiet.pulls)
+    medians = statistics.median(noisy.pulls) / statistics.median(quiet.pulls)
     verdict = "" if bar is None else f" (bar {bar}: {'met' if longest <= bar else 'missed'})"
     console.print(
         f"{workers} workers: longest {longest:.2f}{verdict}, median {medians:.2f} times as long."
@@ -373,9 +373,9 @@ def report(workers: int, quiet: Phase, disturbed: Phase, *, outcomes: bool) -> N
         f"Bars: look-up p99 {1000 * LOOKUP_BAR:g} ms, gateway {GATEWAY_BAR} MB,"
         f" worker {WORKER_BAR} MB."
     )
-    console.print(f"{len(disturbed.outcomes)} bad pulls ended or were pending at the end.")
+    console.print(f"{len(noisy.outcomes)} bad pulls ended or were pending at the end.")
     if outcomes:
-        for outcome in disturbed.outcomes:
+        for outcome in noisy.outcomes:
             console.print(outcome, markup=False, highlight=False)
 
 
@@ -385,21 +385,23 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--pulls", type=int, default=100, help="healthy pulls in each phase")
     parser.add_argument("--rounds", type=int, default=2, help="of a quiet and a disturbed phase")
-    parser.add_argument("--outcomes", action="store_true", help="print how each bad pull ended")
+    parser.add_argument(
+        "--outcomes", action="store_true", help="print the outcome of each bad pull"
+    )
     parser.add_argument("--directory", type=Path, default=None, help="for scratch files")
-    given = parser.parse_args()
-    share = -(-given.pulls // given.rounds)
-    kinds = [(kind, number) for number in range(given.rounds) for kind in ("quiet", "disturbed")]
+    options = parser.parse_args()
+    share = -(-options.pulls // options.rounds)
+    kinds = [(kind, number) for number in range(options.rounds) for kind in ("quiet", "disturbed")]
     names = {kind: [f"lib/{kind[0]}{kind[1]}n{n}:1" for n in range(share)] for kind in kinds}
     phases: dict[str, list[Phase]] = {"quiet": [], "disturbed": []}
-    with tempfile.TemporaryDirectory(dir=given.directory) as scratch:
-        every = [name for group in names.values() for name in group]
-        with running(Path(scratch), given.workers, every) as (site, bad):
+    with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
+        all_names = [name for group in names.values() for name in group]
+        with running(Path(scratch), options.workers, all_names) as (site, bad):
             for kind in kinds:
                 disturbance = bad if kind[0] == "disturbed" else []
-                phases[kind[0]].append(measure(site, names[kind], disturbance, given.workers))
-    quiet, disturbed = merged(phases["quiet"]), merged(phases["disturbed"])
-    report(given.workers, quiet, disturbed, outcomes=given.outcomes)
+                phases[kind[0]].append(measure(site, names[kind], disturbance, options.workers))
+    quiet, noisy = merge_phases(phases["quiet"]), merge_phases(phases["disturbed"])
+    report(options.workers, quiet, noisy, outcomes=options.outcomes)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What a look-up costs: `python -m tests.bench.lookups`.
+"""Measure the cost of a look-up: `python -m tests.bench.lookups`.
 
-Two gateways over one image, one that knows its users by munge and one by mock credentials, asked in
-turn by some clients over connections that stay open. The cost of a look-up is the CPU time of the
-gateway's process, and of `munged` where it takes part; the rate is what all clients see together.
-Rounds are interleaved and medians count; the ratio is that of a round's two costs, for what else
-the machine does in a round weighs on both of them. Only ratios hold on another machine.
+Clients look up an image over open connections at two gateways in turn. One gateway identifies its
+users by munge, the other by mock credentials. The cost of a look-up is the CPU time of the
+gateway's process and of `munged`; the rate is that of all clients together. Rounds are interleaved,
+and the table shows medians. The ratio compares the two costs of the same round, since other work of
+the machine affects both. Only ratios are valid on another machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BAR = 1.5
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that one look-up took: of the gateway's CPU, of munged's, of the clients' time."""
+    """Seconds for one look-up: CPU time of the gateway, CPU time of munged, and wall time."""
 
     cpu: float
     daemon: float
@@ -61,7 +61,7 @@ def ask(port: int, credentials: Sequence[str]) -> None:
 
 
 def measure(service: Service, munged: Munged, credentials: Sequence[str], clients: int) -> Cost:
-    """Look up with all credentials, shared out among the clients."""
+    """Look up once with each credential, in equal shares by the clients; return the mean cost."""
     shares = [credentials[number::clients] for number in range(clients)]
 
     def now() -> tuple[float, float, float]:
@@ -70,22 +70,22 @@ def measure(service: Service, munged: Munged, credentials: Sequence[str], client
     before = now()
     with ThreadPoolExecutor(clients) as threads:
         list(threads.map(lambda share: ask(service.port, share), shares))
-    spent = (after - start for after, start in zip(now(), before, strict=True))
-    return Cost(*(seconds / len(credentials) for seconds in spent))
+    differences = (after - start for after, start in zip(now(), before, strict=True))
+    return Cost(*(seconds / len(credentials) for seconds in differences))
 
 
 def compare(count: int, clients: int, rounds: int) -> list[tuple[Cost, Cost]]:
-    """Return what each round cost with munge and with mock."""
+    """Return the costs of each round with munge and with mock credentials."""
     with tempfile.TemporaryDirectory() as name, Munged() as munged:
         root = Path(name)
         oci_layout(root / "image", [tar_of([entry("etc")])])
         with DockerRegistry(root / "registry") as registry:
             registry.push(root / "image", IMAGE)
             locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
-            known = {"Authentication": "munge"}
+            changes = {"Authentication": "munge"}
             with (
                 Service(root / "mock", locations) as mock,
-                Service(root / "munge", locations, known, munged=munged.socket) as real,
+                Service(root / "munge", locations, changes, munged=munged.socket) as real,
             ):
                 return _compare(mock, real, munged, count, clients, rounds)
 
@@ -96,12 +96,12 @@ def _compare(
     assert mock.pull(IMAGE)["status"] == "READY"
     while real.poll(IMAGE, encode(b"", munged.socket))["status"] != "READY":
         time.sleep(0.1)
-    found: list[tuple[Cost, Cost]] = []
+    costs: list[tuple[Cost, Cost]] = []
     for _ in range(rounds + 1):
         credentials = [encode(b"", munged.socket) for _ in range(count)]
         with_munge = measure(real, munged, credentials, clients)
-        found.append((with_munge, measure(mock, munged, [ALICE] * count, clients)))
-    return found[1:]  # the first one warms up
+        costs.append((with_munge, measure(mock, munged, [ALICE] * count, clients)))
+    return costs[1:]  # the first round warms up
 
 
 def _median(costs: Sequence[Cost]) -> Cost:
@@ -114,10 +114,10 @@ def main() -> None:
     parser.add_argument("--lookups", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
-    given = parser.parse_args()
+    options = parser.parse_args()
     table = Table("clients", "users by", "gateway µs", "munged µs", "look-ups/s", "ratio", "bar")
-    for clients in given.clients:
-        rounds = compare(given.lookups, clients, given.rounds)
+    for clients in options.clients:
+        rounds = compare(options.lookups, clients, options.rounds)
         ratios = [munge.cpu / mock.cpu for munge, mock in rounds]
         low, ratio, high = statistics.quantiles(ratios)
         spread = f"{ratio:.2f} ({low:.2f} to {high:.2f})"

@@ -1,10 +1,11 @@
-"""How far a whole pull is from its floor: `python -m tests.bench.pulls`.
+"""Compare a whole pull with the tools that it needs: `python -m tests.bench.pulls`.
 
-The images of `tests.bench.convert`, in a real registry on the loopback: once as fast as that
-gives, and once through a link of 1 Gbit/s, of which each layer's connection has its share. The
-floor is `curl` fetching all blobs at once, and then `mksquashfs` alone on a ready tree; ours is
-`shiftergw convert`, from the tag to the checked file, without the start of Python. Caches are cold
-each time. Rounds are interleaved and the median counts; only the ratios hold on another machine.
+The images of `tests.bench.convert` are in a real registry on the loopback. They are pulled directly
+and over a link of 1 Gbit/s, which the connections of the layers share equally. The floor is a
+download of all blobs at once by `curl`, and then `mksquashfs` alone on an unpacked tree. Our pull
+is `shiftergw convert`, from the tag to the checked file, without the start of Python. Caches are
+cold each time. Rounds are interleaved, and the table shows medians. Only the ratios are valid on
+another machine.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from tests.registries import DockerRegistry
 
 ROUND_TRIP = 0.001
 BARS = {"large": 1.6, "small": 1.35, "real": 1.6}
-"""Bar 2 of the design, for zstd 3 on the loopback."""
+"""Limit 2 of the design, for zstd 3 on the loopback."""
 
 
 def image_of(layers: Sequence[tuple[str, str]]) -> MadeImage:
-    """Return an image of such layers: packed files, and their `diff_id`s."""
+    """Return an image of layers, given as compressed files with their `diff_id`s."""
     config = json_bytes(
         {
             "architecture": "amd64",
@@ -58,8 +59,8 @@ def image_of(layers: Sequence[tuple[str, str]]) -> MadeImage:
 
 
 @contextmanager
-def reached(registry: DockerRegistry, rate: int | None) -> Iterator[str]:
-    """Give the registry's host, at the end of a link if there is a `rate`."""
+def registry_host(registry: DockerRegistry, rate: int | None) -> Iterator[str]:
+    """Yield the registry's host, behind a link if there is a `rate` (bytes a second)."""
     if rate is None:
         yield registry.host
         return
@@ -68,7 +69,7 @@ def reached(registry: DockerRegistry, rate: int | None) -> Iterator[str]:
 
 
 def download(host: str, image: MadeImage, where: Path) -> float:
-    """Return the seconds that `curl` takes for all blobs."""
+    """Download all blobs with `curl`; return the seconds."""
     argv = ["curl", "--no-progress-meter", "--fail", "--parallel", "--parallel-immediate"]
     for number, digest in enumerate(image.blobs):
         argv += ["--output", str(where / f"blob{number}"), f"http://{host}/v2/image/blobs/{digest}"]
@@ -77,15 +78,15 @@ def download(host: str, image: MadeImage, where: Path) -> float:
     return time.monotonic() - start
 
 
-def ours(host: str, options: SquashOptions, where: Path) -> dict[str, Any]:
-    """Return what `shiftergw convert` says of a pull, with `seconds`."""
+def convert(host: str, options: SquashOptions, where: Path) -> dict[str, Any]:
+    """Run `shiftergw convert`; return the object that it prints, with `seconds` by stage."""
     with tempfile.TemporaryDirectory(dir=where) as output:
         argv = [str(Path(sys.executable).with_name("shiftergw")), "convert", "--plain-http"]
         argv += ["--compressor", options.compressor, "--level", str(options.level)]
         argv += [f"{host}/image:1", f"{output}/image.squashfs"]
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def measure(
@@ -104,21 +105,24 @@ def measure(
         shutil.rmtree(layout)
         for rate in links:
             downloads, floors, own = [], [], []
-            with reached(registry, rate) as host:
+            with registry_host(registry, rate) as host:
                 for _ in range(rounds):
                     downloads.append(download(host, image, where))
                     floors.append(floor(where, options)["wall"])
-                    own.append(ours(host, options, where)["seconds"])
-            fetched, squashed = statistics.median(downloads), statistics.median(floors)
-            total = statistics.median(one["total"] for one in own)
+                    own.append(convert(host, options, where)["seconds"])
+            download_seconds, squash_seconds = (
+                statistics.median(downloads),
+                statistics.median(floors),
+            )
+            total = statistics.median(run["total"] for run in own)
             bar = f"≤ {BARS[name]} (2)" if text == "zstd:3" and rate is None else ""
             table.add_row(
                 f"{name} {text}",
                 "loopback" if rate is None else f"{rate * 8 / 1e9:g} Gbit/s",
-                f"{fetched:.2f}",
-                f"{squashed:.2f}",
+                f"{download_seconds:.2f}",
+                f"{squash_seconds:.2f}",
                 f"{total:.2f}",
-                f"{total / (fetched + squashed):.2f}",
+                f"{total / (download_seconds + squash_seconds):.2f}",
                 bar,
             )
             table.add_row("", ", ".join(f"{stage} {took:.2f}" for stage, took in own[-1].items()))
@@ -131,14 +135,14 @@ def main() -> None:
     parser.add_argument("--compressor", nargs="+", default=["zstd:3"], metavar="NAME:LEVEL")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--directory", type=Path, default=None)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     table = Table("image", "link", "download s", "mksquashfs s", "ours s", "ratio", "bar")
-    with tempfile.TemporaryDirectory(dir=asked.directory) as scratch:
-        for name in asked.images:
-            for text in asked.compressor:
+    with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
+        for name in options.images:
+            for text in options.compressor:
                 where = Path(scratch) / f"{name}-{text.replace(':', '-')}"
                 where.mkdir()
-                measure(table, name, text, where, asked.rounds, [None, RATE])
+                measure(table, name, text, where, options.rounds, [None, RATE])
                 shutil.rmtree(where)
     Console(width=120).print(table)
 

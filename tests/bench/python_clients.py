@@ -1,7 +1,7 @@
-"""One upload by another SSH client for Python, in a process of its own.
+"""Upload a file by another SSH client for Python, in a process of its own.
 
-`python_clients.py PACKAGE PORT USER KEY KNOWN_HOSTS CIPHER SOURCE TARGET` prints what it took, in
-seconds of the clock and of the CPU, with the login and without the start of Python.
+`python_clients.py PACKAGE PORT USER KEY KNOWN_HOSTS CIPHER SOURCE TARGET` prints wall seconds and
+CPU seconds as JSON. They include the login, but not the start of Python.
 """
 
 from __future__ import annotations
@@ -15,9 +15,16 @@ from typing import Any
 
 
 def by_asyncssh(
-    package: Any, port: int, user: str, key: str, known: str, cipher: str, source: str, target: str
+    package: Any,
+    port: int,
+    user: str,
+    key: str,
+    hosts_file: str,
+    cipher: str,
+    source: str,
+    target: str,
 ) -> None:
-    """Put a file by asyncssh."""
+    """Upload a file by asyncssh."""
 
     async def put() -> None:
         async with (
@@ -26,7 +33,7 @@ def by_asyncssh(
                 port,
                 username=user,
                 client_keys=[key],
-                known_hosts=known,
+                known_hosts=hosts_file,
                 encryption_algs=[cipher],
                 config=None,
             ) as connection,
@@ -38,13 +45,20 @@ def by_asyncssh(
 
 
 def by_paramiko(
-    package: Any, port: int, user: str, key: str, known: str, cipher: str, source: str, target: str
+    package: Any,
+    port: int,
+    user: str,
+    key: str,
+    hosts_file: str,
+    cipher: str,
+    source: str,
+    target: str,
 ) -> None:
-    """Put a file by paramiko."""
+    """Upload a file by paramiko."""
     client = package.SSHClient()
-    client.load_host_keys(known)
+    client.load_host_keys(hosts_file)
     transport: type = package.Transport
-    transport._preferred_ciphers = (cipher,)  # type: ignore[attr-defined]  # its own way
+    transport._preferred_ciphers = (cipher,)  # type: ignore[attr-defined]  # paramiko has no public way
     client.connect(
         "127.0.0.1", port, user, key_filename=key, allow_agent=False, look_for_keys=False
     )
@@ -53,15 +67,15 @@ def by_paramiko(
 
 
 def main() -> None:
-    """Upload, and print what it took."""
+    """Upload a file and print the times."""
     name, port, *rest = sys.argv[1:]
     package = import_module(name)
-    began, cpu = time.monotonic(), time.process_time()
-    user, key, known, cipher, source, target = rest
+    begin, cpu = time.monotonic(), time.process_time()
+    user, key, hosts_file, cipher, source, target = rest
     put = {"asyncssh": by_asyncssh, "paramiko": by_paramiko}[name]
-    put(package, int(port), user, key, known, cipher, source, target)
-    taken = {"wall": time.monotonic() - began, "cpu": time.process_time() - cpu}
-    print(json.dumps(taken))  # noqa: T201 - whoever started it reads it
+    put(package, int(port), user, key, hosts_file, cipher, source, target)
+    cost = {"wall": time.monotonic() - begin, "cpu": time.process_time() - cpu}
+    print(json.dumps(cost))  # noqa: T201 - the parent reads it
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How fast look-ups are answered while a worker delivers: `python -m tests.bench.serving`.
+"""Measure look-ups while a worker delivers an image: `python -m tests.bench.serving`.
 
-A gateway with one remote system, whose sshd runs on this machine too. One client looks an image up
-at a steady pace, first of an idle gateway, then while another, large image is uploaded over SSH.
+A gateway has one remote system, whose sshd runs on this machine, too. One client looks up an image
+at a steady pace, first while the gateway is idle, then while it uploads a large image over SSH.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ PATH = f"/api/lookup/{SYSTEM}/docker/lib%2Fsmall%3A1/"
 BAR_SECONDS = 0.020
 
 
-def look_up(port: int, pace: float, going_on: Callable[[], bool]) -> list[float]:
-    """Look up over one connection, once in `pace` seconds; return the seconds that each took."""
+def look_up(port: int, pace: float, is_running: Callable[[], bool]) -> list[float]:
+    """Look up every `pace` seconds over one connection; return the seconds of each look-up."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    took = []
-    while going_on():
-        begun = time.perf_counter()
+    durations = []
+    while is_running():
+        begin = time.perf_counter()
         connection.request("GET", PATH, headers={"authentication": ALICE})
         answer = connection.getresponse()
         body = answer.read()
-        took.append(time.perf_counter() - begun)
+        durations.append(time.perf_counter() - begin)
         assert answer.status == 200, body
-        time.sleep(max(0.0, pace - took[-1]))
+        time.sleep(max(0.0, pace - durations[-1]))
     connection.close()
-    return took
+    return durations
 
 
 def during_upload(service: Service, pace: float) -> tuple[list[float], float]:
-    """Pull the large image; return how long look-ups took during its upload, and its seconds."""
+    """Pull the large image; return the seconds of look-ups during its upload, and of the upload."""
     while (answer := service.poll(LARGE))["status"] != "TRANSFER":
         assert answer["status"] not in FINAL, answer
         time.sleep(0.005)
-    ended: list[str] = []
-    begun = time.monotonic()
+    final_states: list[str] = []
+    begin = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
-        looking = threads.submit(look_up, service.port, pace, lambda: not ended)
+        lookups = threads.submit(look_up, service.port, pace, lambda: not final_states)
         while (answer := service.poll(LARGE))["status"] == "TRANSFER":
             time.sleep(0.05)
-        seconds = time.monotonic() - begun
-        ended.append(answer["status"])
-    assert ended == ["READY"], answer
-    return looking.result(), seconds
+        seconds = time.monotonic() - begin
+        final_states.append(answer["status"])
+    assert final_states == ["READY"], answer
+    return lookups.result(), seconds
 
 
 @contextmanager
 def remote_service(root: Path, megabytes: int) -> Iterator[Service]:
-    """Give a gateway with one remote system and a registry with two images."""
+    """Run a gateway with one remote system, and a registry with two images."""
     chance = random.Random(megabytes)
     content = b"".join(chance.randbytes(1 << 20) for _ in range(megabytes))
     oci_layout(root / "large", [tar_of([entry("data", content)])], compression="zstd")
@@ -97,24 +97,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1500, help="of the large image")
     parser.add_argument("--pace", type=float, default=0.005, help="seconds between two look-ups")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as name,
-        remote_service(Path(name), given.megabytes) as service,
+        remote_service(Path(name), options.megabytes) as service,
     ):
-        until = time.monotonic() + 10
-        idle = look_up(service.port, given.pace, lambda: time.monotonic() < until)
-        busy, seconds = during_upload(service, given.pace)
+        idle_end = time.monotonic() + 10
+        idle = look_up(service.port, options.pace, lambda: time.monotonic() < idle_end)
+        busy, seconds = during_upload(service, options.pace)
     table = Table("gateway", "look-ups", "median ms", "p99 ms", "longest ms", "p99, x idle", "bar")
-    ends = [statistics.quantiles(took, n=100)[98] for took in (idle, busy)]
-    met = "met" if ends[1] <= BAR_SECONDS else "missed"
-    bars = ("", f"p99 ≤ {BAR_SECONDS * 1000:g} ms: {met}")
-    for what, took, end, bar in zip(("idle", "uploading"), (idle, busy), ends, bars, strict=True):
-        times = [f"{one * 1000:.1f}" for one in (statistics.median(took), end, max(took))]
-        table.add_row(what, str(len(took)), *times, f"{end / ends[0]:.1f}", bar)
+    ends = [statistics.quantiles(durations, n=100)[98] for durations in (idle, busy)]
+    verdict = "met" if ends[1] <= BAR_SECONDS else "missed"
+    bars = ("", f"p99 ≤ {BAR_SECONDS * 1000:g} ms: {verdict}")
+    for what, durations, end, bar in zip(
+        ("idle", "uploading"), (idle, busy), ends, bars, strict=True
+    ):
+        times = [
+            f"{value * 1000:.1f}" for value in (statistics.median(durations), end, max(durations))
+        ]
+        table.add_row(what, str(len(durations)), *times, f"{end / ends[0]:.1f}", bar)
     console = Console()
     console.print(table)
-    console.print(f"The upload and its check took {seconds:.1f} s for {given.megabytes} MiB.")
+    console.print(f"The upload and its check took {seconds:.1f} s for {options.megabytes} MiB.")
 
 
 if __name__ == "__main__":

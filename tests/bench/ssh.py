@@ -1,11 +1,11 @@
-"""How fast files go to another machine, and what it costs: `python -m tests.bench.ssh`.
+"""Measure the speed and the CPU time of uploads over SSH: `python -m tests.bench.ssh`.
 
-One file goes to OpenSSH's sshd by OpenSSH's clients, by ours, and by those of other packages for
-Python if they are installed (`pip install .[bench]`), with the same cipher in the same run: on the
-loopback, and through a proxy that makes the way long. A figure is the median of some rounds, with
-connecting and logging in; CPU is the client's own. Files lie in memory where the machine has such a
-directory: ours are brought to the disk before they count, those of others are not. Only the ratios
-hold on another machine.
+One file is uploaded to OpenSSH's sshd by OpenSSH's clients, by ours, and by other packages for
+Python if they are installed (`pip install .[bench]`), with the same cipher in the same run. Uploads
+go over the loopback, and through a proxy with a long round trip. Figures are medians of several
+rounds, with connection and login; CPU time is that of the client. Files are in memory if the
+machine has such a directory, since our client syncs them to the disk and other clients do not. Only
+the ratios are valid on another machine.
 """
 
 from __future__ import annotations
@@ -30,15 +30,20 @@ from twisted.internet.task import react
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
-from tests.bench.uploads import Cost, Unmeasured, Uploads
+from tests.bench.uploads import Cost, Uploads, UploadUnavailable
 from tests.distance import RATE, ROUND_TRIP, Distance
 from tests.sshd import Sshd
 
 SPEED_BAR = 1.1
 CPU_BAR = 1.3
 SHARE_BAR = 0.8
-BESIDE = {"ssh cat": "ssh cat", "ours, cat": "ssh cat", "scp -O": "scp -O", "ours, SCP": "scp -O"}
-"""Which program does the same, where it is not `sftp`."""
+COUNTERPARTS = {
+    "ssh cat": "ssh cat",
+    "ours, cat": "ssh cat",
+    "scp -O": "scp -O",
+    "ours, SCP": "scp -O",
+}
+"""The program to compare a client with, if that is not `sftp`."""
 
 MEMORY = Path("/dev/shm")
 
@@ -47,7 +52,7 @@ one_session = partial(SftpFiles.begin, rate=1.0)
 
 
 def near(uploads: Uploads) -> Ways:
-    """Return the ways to compare on the loopback."""
+    """Return the clients to compare on the loopback."""
     return {
         "ssh cat": uploads.by_ssh,
         "ours, cat": uploads.by_our_stream,
@@ -62,7 +67,7 @@ def near(uploads: Uploads) -> Ways:
 
 
 def far(uploads: Uploads) -> Ways:
-    """Return the ways to compare at a distance."""
+    """Return the clients to compare over the long link."""
     return {
         "sftp": uploads.by_sftp,
         "scp": uploads.by_scp,
@@ -73,33 +78,33 @@ def far(uploads: Uploads) -> Ways:
 
 
 async def measure(uploads: Uploads, ways: Ways, rounds: int) -> dict[str, Cost | str]:
-    """Return the medians of all ways, which take turns, or why there is none."""
-    found: dict[str, list[Cost]] = {name: [] for name in ways}
+    """Upload with all clients in turn; return the median cost of each, or why there is none."""
+    results: dict[str, list[Cost]] = {name: [] for name in ways}
     missing: dict[str, str] = {}
     for _ in range(rounds):
         for name, way in ways.items():
             uploads.target.unlink(missing_ok=True)
             try:
-                found[name].append(await way())
-            except Unmeasured as error:
+                results[name].append(await way())
+            except UploadUnavailable as error:
                 missing[name] = escape(str(error))
                 continue
             assert uploads.target.stat().st_size == uploads.source.stat().st_size
-    return {name: missing.get(name) or _median(costs) for name, costs in found.items()}
+    return {name: missing.get(name) or _median(costs) for name, costs in results.items()}
 
 
 def _median(costs: list[Cost]) -> Cost:
-    alone = [cost.alone for cost in costs if cost.alone is not None]
+    transfer = [cost.transfer for cost in costs if cost.transfer is not None]
     return Cost(
         statistics.median(cost.wall for cost in costs),
         statistics.median(cost.cpu for cost in costs),
-        statistics.median(alone) if alone else None,
+        statistics.median(transfer) if transfer else None,
     )
 
 
 @dataclass(frozen=True)
 class Part:
-    """One table: the ways that it compares, over which way, and what a row says of one of them."""
+    """One table: its clients, its columns and rows, and whether the link is long."""
 
     title: str
     columns: Sequence[str]
@@ -115,7 +120,7 @@ class Part:
                 port = sshd.port
                 if self.long:
                     port = stack.enter_context(Distance(sshd.port)).port
-                    sshd.reached_at(port)
+                    sshd.trust_port(port)
                 uploads = bench.uploads(sshd, port, cipher)
                 costs = await measure(uploads, self.ways(uploads), bench.rounds)
             for way, cost in costs.items():
@@ -124,12 +129,12 @@ class Part:
         return table
 
 
-def compared(way: str, costs: Mapping[str, Cost | str], size: int) -> Sequence[str]:
-    """Return MB/s, CPU s/GB, both against the program that does the same, and the bars."""
-    cost, other = costs[way], costs[BESIDE.get(way, "sftp")]
+def comparison(way: str, costs: Mapping[str, Cost | str], size: int) -> Sequence[str]:
+    """Return MB/s, CPU s/GB, their ratios to the comparable program, and the limits."""
+    cost, reference = costs[way], costs[COUNTERPARTS.get(way, "sftp")]
     assert isinstance(cost, Cost)
-    assert isinstance(other, Cost)
-    speed, cpu = other.wall / cost.wall, cost.cpu / other.cpu
+    assert isinstance(reference, Cost)
+    speed, cpu = reference.wall / cost.wall, cost.cpu / reference.cpu
     bars = ""
     if way == "ours, SFTP":
         bars = f"{_bar(SPEED_BAR, speed >= SPEED_BAR)} {_bar(CPU_BAR, cpu <= CPU_BAR)}"
@@ -137,26 +142,26 @@ def compared(way: str, costs: Mapping[str, Cost | str], size: int) -> Sequence[s
 
 
 def share(way: str, costs: Mapping[str, Cost | str], size: int) -> Sequence[str]:
-    """Return MB/s, CPU s/GB, the share of the link with the login and without, and the bar.
+    """Return MB/s, CPU s/GB, the share of the link with and without the login, and the limit.
 
-    The bar is that of the upload alone, from the first question about the file to the disk.
+    The limit applies to the upload alone, from the first request about the file to the sync.
     """
     cost = costs[way]
     assert isinstance(cost, Cost)
     whole = f"{size / cost.wall / RATE:.0%}"
-    if cost.alone is None:
+    if cost.transfer is None:
         return [*_figures(cost, size), whole, "", ""]
-    alone = size / cost.alone / RATE
-    bar = _bar(SHARE_BAR, alone >= SHARE_BAR) if way == "ours, SFTP" else ""
-    return [*_figures(cost, size), whole, f"{alone:.0%}", bar]
+    transfer = size / cost.transfer / RATE
+    bar = _bar(SHARE_BAR, transfer >= SHARE_BAR) if way == "ours, SFTP" else ""
+    return [*_figures(cost, size), whole, f"{transfer:.0%}", bar]
 
 
 def _figures(cost: Cost, size: int) -> tuple[str, str]:
     return f"{size / cost.wall / 1e6:.0f}", f"{cost.cpu / size * 1e9:.2f}"
 
 
-def _bar(bar: float, met: bool) -> str:
-    return f"{bar}: {'met' if met else 'missed'}"
+def _bar(bar: float, is_met: bool) -> str:
+    return f"{bar}: {'met' if is_met else 'missed'}"
 
 
 PARTS = {
@@ -164,7 +169,7 @@ PARTS = {
         "on the loopback",
         ["MB/s", "CPU s/GB", "speed", "CPU", "bars"],
         near,
-        compared,
+        comparison,
     ),
     "far": Part(
         f"{ROUND_TRIP * 1000:.0f} ms away, by a link of {RATE * 8 / 1e9:g} Gbit/s",
@@ -178,7 +183,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What all measurements have in common."""
+    """The settings that all measurements share."""
 
     directory: Path
     ciphers: Sequence[str]
@@ -193,23 +198,23 @@ class Bench:
 
     @property
     def source(self) -> Path:
-        """Return where the file lies."""
+        """Return the path of the file to upload."""
         return self.directory / "source"
 
 
-async def compare(reactor: Any, given: argparse.Namespace) -> None:
-    """Make a file, measure, and print it."""
+async def compare(reactor: Any, options: argparse.Namespace) -> None:
+    """Make a file, measure uploads of it, and print the tables."""
     threads = Threads(reactor, 4, "bench")
     threads.startService()
     try:
-        with tempfile.TemporaryDirectory(dir=given.directory) as directory:
-            bench = Bench(Path(directory), given.ciphers, given.rounds, reactor, threads)
+        with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+            bench = Bench(Path(directory), options.ciphers, options.rounds, reactor, threads)
             with bench.source.open("wb") as file:
-                for _ in range(given.megabytes):
+                for _ in range(options.megabytes):
                     file.write(os.urandom(1_000_000))
-            for part in given.parts:
+            for part in options.parts:
                 Console(width=120).print(
-                    await PARTS[part].table(bench, given.megabytes * 1_000_000)
+                    await PARTS[part].table(bench, options.megabytes * 1_000_000)
                 )
     finally:
         await threads.stopService()
@@ -225,13 +230,13 @@ def main() -> None:
         "--directory",
         type=Path,
         default=MEMORY if MEMORY.is_dir() else None,
-        help="where the files lie",
+        help="for the files",
     )
     parser.add_argument(
         "--ciphers", nargs="+", default=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"]
     )
-    given = parser.parse_args()
-    react(lambda reactor: Deferred.fromCoroutine(compare(reactor, given)))
+    options = parser.parse_args()
+    react(lambda reactor: Deferred.fromCoroutine(compare(reactor, options)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Measure how long the command line takes to start: `python -m tests.bench.start`.
 
 The cost of a command is the CPU time of its process, user and system, as a multiple of what
-`python -c pass` costs in the same round. Rounds are interleaved; the median of the multiples
-counts, and the quartiles show the spread. `images` and `lookup` ask a small HTTP server in this
-process, with a fixed credential, and with a credential of munge where munged is installed. Only the
-multiples hold on another machine. Exits with 1 if a bar is missed.
+`python -c pass` costs in the same round. Rounds are interleaved; the table shows the median of
+the multiples, and the quartiles as the spread. `images` and `lookup` ask a small HTTP server in
+this process, with a fixed credential, and with a credential of munge where munged is installed.
+Only the multiples are valid on another machine. The exit code is 1 if a command exceeds its limit.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Candidate:
 
 
 class _Gateway(BaseHTTPRequestHandler):
-    """Answers look-ups and lists as a gateway does."""
+    """Answer look-ups and lists as a gateway does."""
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer a look-up or a list."""
         answer = {"list": ROWS} if "/list/" in self.path else {"id": IMAGE_ID}
         body = json.dumps(answer).encode()
         self.send_response(200)
@@ -66,7 +66,7 @@ class _Gateway(BaseHTTPRequestHandler):
 
 @contextmanager
 def gateway() -> Iterator[str]:
-    """Run the HTTP server; the value is its URL."""
+    """Run the HTTP server; yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -98,19 +98,19 @@ def cpu_of(candidate: Candidate) -> float:
 def candidates(url: str, munged: Munged | None) -> list[Candidate]:
     """Return the commands to measure, the baseline first."""
     env = {"SHIFTERGW_GATEWAY": url, "SHIFTERGW_SYSTEM": "a"}
-    fixed = {**env, "SHIFTERGW_CREDENTIAL": "good:ann:ann"}
+    with_credential = {**env, "SHIFTERGW_CREDENTIAL": "good:ann:ann"}
     commands = [
         Candidate("python -c pass", [sys.executable, "-c", "pass"]),
         Candidate("python -c 'import click'", [sys.executable, "-c", "import click"]),
         Candidate("shiftergw --help", [*PROGRAM, "--help"], bar=10),
-        Candidate("images", [*PROGRAM, "images"], fixed, 15),
-        Candidate("lookup", [*PROGRAM, "lookup", "lib/app:1"], fixed, 15),
+        Candidate("images", [*PROGRAM, "images"], with_credential, 15),
+        Candidate("lookup", [*PROGRAM, "lookup", "lib/app:1"], with_credential, 15),
     ]
     if munged is not None:
-        sealed = {**env, "SHIFTERGW_MUNGE_SOCKET": str(munged.socket)}
+        with_munge = {**env, "SHIFTERGW_MUNGE_SOCKET": str(munged.socket)}
         commands += [
-            Candidate("images (munge)", [*PROGRAM, "images"], sealed, 15),
-            Candidate("lookup (munge)", [*PROGRAM, "lookup", "lib/app:1"], sealed, 15),
+            Candidate("images (munge)", [*PROGRAM, "images"], with_munge, 15),
+            Candidate("lookup (munge)", [*PROGRAM, "lookup", "lib/app:1"], with_munge, 15),
         ]
     return commands
 
@@ -135,7 +135,7 @@ def main() -> int:
         munged = stack.enter_context(Munged()) if program else None
         commands = candidates(url, munged)
         for command in commands:
-            cpu_of(command)  # its modules get compiled
+            cpu_of(command)  # compiles the modules
         for _ in range(rounds):
             for command in commands:
                 command.costs.append(cpu_of(command))

@@ -1,10 +1,11 @@
-"""Whether a look-up costs more where there are more images: `python -m tests.bench.store_growth`.
+"""Measure whether look-ups cost more with more images: `python -m tests.bench.store_growth`.
 
-Look-ups and listings of both stores with a few images and with many, and beside the many a system
-of its own that has as many as the few. What counts of a look-up is the median of rounds that are
-interleaved, and of a listing, page by page as the gateway reads it, its peak of memory. Only ratios
-hold on another machine, and those of MongoDB only with a real server (`SHIFTERGW_TEST_MONGODB`):
-that of the tests is slow. For each page it sorts all that comes behind it; `--pages 20` ends there.
+Look-ups and listings of both stores are measured with a few images and with many. The store with
+many images also has a second system with as many images as the small store. The table shows the
+median time of look-ups in interleaved rounds, and the peak memory of a listing, page by page as the
+gateway reads it. Only ratios are valid on another machine, and those of MongoDB only with a real
+server (`SHIFTERGW_TEST_MONGODB`): the server of the tests is slow, since it sorts all following
+records for each page. `--pages 20` limits the pages.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tests.store.places import mongo_running, running
 
 BAR = 1.5
 SMALL = "beta"
-"""The system that has a few images, however many others there are."""
+"""The system that has a few images in every store."""
 
 LARGE = "alpha"
 MB = 1_000_000
@@ -45,8 +46,11 @@ PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Of one store: seconds of a look-up, of the few's listing, of the many's, and its bytes."""
+class StoreCosts:
+    """Costs of one store: seconds of a look-up, seconds to list each system, and peak bytes.
+
+    `listing` is that of the small system, `whole` and `peak` are those of the large one.
+    """
 
     lookup: float
     listing: float
@@ -70,21 +74,21 @@ def documents(count: int, few: int) -> Iterator[dict[str, Any]]:
 
 
 async def fill_sqlite(path: Path, count: int, few: int) -> None:
-    """Make a file with so many images."""
+    """Make a database file with images."""
     async with running(path):
         pass
     with closing(sqlite3.connect(path)) as db, db:
-        rows = ((str(ObjectId()), json.dumps(one)) for one in documents(count, few))
+        rows = ((str(ObjectId()), json.dumps(document)) for document in documents(count, few))
         db.executemany("INSERT INTO images (key, document) VALUES (?, ?)", rows)
 
 
 async def fill_mongo(uri: str, name: str, db: Any, count: int, few: int) -> None:
-    """Put so many images into a database that has its indexes."""
+    """Store images in a database with its indexes."""
     async with mongo_running(uri, name) as store:
         await store._require_open().indexes.create()
     batch: list[dict[str, Any]] = []
-    for one in documents(count, few):
-        batch.append(one)
+    for document in documents(count, few):
+        batch.append(document)
         if len(batch) == 1000:
             db["images"].insert_many(batch)
             batch = []
@@ -93,21 +97,21 @@ async def fill_mongo(uri: str, name: str, db: Any, count: int, few: int) -> None
 
 
 async def seconds(work: Callable[[], Awaitable[object]]) -> float:
-    """Return how long something takes."""
+    """Return the seconds that `work` takes."""
     begin = time.perf_counter()
     await work()
     return time.perf_counter() - begin
 
 
 async def lookups(store: ImageStore, names: Sequence[str]) -> None:
-    """Look images of the large system up, one after the other."""
+    """Look up images of the large system, one after the other."""
     for name in names:
         record = await store.find(LARGE, "docker", [name])
         assert record is not None
 
 
 async def listing(store: ImageStore, system: str, pages: int) -> int:
-    """List a system as the gateway does, so many pages of it; return how many images those have."""
+    """List at most `pages` pages of a system as the gateway does; return the number of images."""
     count = 0
     page = await store.list(system, limit=PAGE)
     while page:
@@ -118,7 +122,7 @@ async def listing(store: ImageStore, system: str, pages: int) -> int:
 
 
 async def memory(store: ImageStore, pages: int) -> int:
-    """Return the bytes that a listing of the large system takes at its peak."""
+    """Return the peak memory in bytes of a listing of the large system."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -130,30 +134,30 @@ async def memory(store: ImageStore, pages: int) -> int:
 
 async def measure(
     stores: dict[int, ImageStore], number: int, rounds: int, pages: int
-) -> dict[int, Measured]:
-    """Return what each of the stores takes; the keys say how many images they have."""
-    looked: dict[int, list[float]] = {count: [] for count in stores}
-    listed: dict[int, list[float]] = {count: [] for count in stores}
+) -> dict[int, StoreCosts]:
+    """Return the costs of stores, by their numbers of images."""
+    lookup_times: dict[int, list[float]] = {count: [] for count in stores}
+    listing_times: dict[int, list[float]] = {count: [] for count in stores}
     for _ in range(rounds):
         for count, store in stores.items():
             names = [f"group/app{random.randrange(count)}:1" for _ in range(number)]
-            looked[count].append(await seconds(lambda: lookups(store, names)) / number)  # noqa: B023
-            listed[count].append(await seconds(lambda: listing(store, SMALL, pages)))  # noqa: B023
-    found = {}
+            lookup_times[count].append(await seconds(lambda: lookups(store, names)) / number)  # noqa: B023
+            listing_times[count].append(await seconds(lambda: listing(store, SMALL, pages)))  # noqa: B023
+    costs = {}
     for count, store in stores.items():
         whole = await seconds(lambda: listing(store, LARGE, pages))  # noqa: B023
-        found[count] = Measured(
-            statistics.median(looked[count]),
-            statistics.median(listed[count]),
+        costs[count] = StoreCosts(
+            statistics.median(lookup_times[count]),
+            statistics.median(listing_times[count]),
             whole,
             await memory(store, pages),
         )
-    return found
+    return costs
 
 
 async def compare(
     kind: str, counts: Sequence[int], number: int, rounds: int, pages: int
-) -> dict[int, Measured]:
+) -> dict[int, StoreCosts]:
     """Fill a store of each size and measure them."""
     few = counts[0]
     async with AsyncExitStack() as stack:
@@ -182,23 +186,25 @@ def main() -> None:
         "--pages", type=int, default=10**6, metavar="N", help="of a listing, at most"
     )
     parser.add_argument("--stores", nargs="+", default=["SQLite", "MongoDB"])
-    asked = parser.parse_args()
-    table = Table("store", "images", "look-up µs", "ratio", "bar", f"{asked.images[0]} listed ms",
+    options = parser.parse_args()
+    table = Table("store", "images", "look-up µs", "ratio", "bar", f"{options.images[0]} listed ms",
                   "all listed s", "its peak MB")  # fmt: skip
 
-    async def measured(_: Any) -> int:
-        for kind in asked.stores:
-            found = await compare(kind, asked.images, asked.lookups, asked.rounds, asked.pages)
-            first = found[asked.images[0]].lookup
-            for count, one in found.items():
+    async def run(_: Any) -> int:
+        for kind in options.stores:
+            costs = await compare(
+                kind, options.images, options.lookups, options.rounds, options.pages
+            )
+            first = costs[options.images[0]].lookup
+            for count, cost in costs.items():
                 table.add_row(
-                    kind, f"{count:,}", f"{one.lookup * 1e6:.0f}", f"{one.lookup / first:.2f}",
-                    f"< {BAR}", f"{one.listing * 1e3:.1f}", f"{one.whole:.2f}",
-                    f"{one.peak / MB:.1f}",
+                    kind, f"{count:,}", f"{cost.lookup * 1e6:.0f}", f"{cost.lookup / first:.2f}",
+                    f"< {BAR}", f"{cost.listing * 1e3:.1f}", f"{cost.whole:.2f}",
+                    f"{cost.peak / MB:.1f}",
                 )  # fmt: skip
         return 0
 
-    run_main(measured)
+    run_main(run)
     Console(width=110).print(table)
 
 

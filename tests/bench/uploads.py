@@ -1,4 +1,4 @@
-"""Ways to bring a file to another machine, each with what it costs."""
+"""Uploads of a file over SSH by several clients, with their costs."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ _PYTHON_CLIENTS = Path(__file__).with_name("python_clients.py")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one upload took: seconds, CPU seconds of the client, seconds without the login.
+    """Cost of one upload: seconds, CPU seconds of the client, and seconds without the login.
 
-    The last is None where nobody but the client could tell.
+    The last is None if the client does not tell it.
     """
 
     wall: float
     cpu: float
-    alone: float | None = None
+    transfer: float | None = None
 
 
-class Unmeasured(Exception):
-    """This way is not there to be measured; the text says why."""
+class UploadUnavailable(Exception):
+    """This client cannot be measured; the text says why."""
 
 
 @dataclass(frozen=True)
 class Uploads:
-    """A server, reached at a port, a file for it, and where it is to go."""
+    """Uploads of the file `source` to a server, by a port, as `target`."""
 
     sshd: Sshd
     port: int
@@ -58,28 +58,28 @@ class Uploads:
     reactor: Any
     threads: Threads
 
-    # OpenSSH's own
+    # OpenSSH's clients
 
     async def by_ssh(self) -> Cost:
-        """Give a file to a command by OpenSSH's `ssh`."""
+        """Send a file to a command by OpenSSH's `ssh`."""
         command = f"cat > {self.target}"
         words = ("-p", str(self.port), f"{self.sshd.user}@127.0.0.1", command)
-        return self._openssh("ssh", *words, given=self.source)
+        return self._openssh("ssh", *words, stdin_file=self.source)
 
     async def by_sftp(self) -> Cost:
-        """Put a file by OpenSSH's `sftp`."""
+        """Upload a file by OpenSSH's `sftp`."""
         batch = self.sshd.root / "batch"
         batch.write_text(f"put {self.source} {self.target}\n")
         words = ("-P", str(self.port), "-b", "-", f"{self.sshd.user}@127.0.0.1")
-        return self._openssh("sftp", *words, given=batch)
+        return self._openssh("sftp", *words, stdin_file=batch)
 
     async def by_scp(self, *options: str) -> Cost:
-        """Copy a file by OpenSSH's `scp`."""
-        there = f"{self.sshd.user}@127.0.0.1:{self.target}"
-        words = ("-P", str(self.port), *options, str(self.source), there)
-        return self._openssh("scp", *words, given=Path(os.devnull))
+        """Upload a file by OpenSSH's `scp`."""
+        remote_target = f"{self.sshd.user}@127.0.0.1:{self.target}"
+        words = ("-P", str(self.port), *options, str(self.source), remote_target)
+        return self._openssh("scp", *words, stdin_file=Path(os.devnull))
 
-    def _openssh(self, program: str, *arguments: str, given: Path) -> Cost:
+    def _openssh(self, program: str, *arguments: str, stdin_file: Path) -> Cost:
         """Run one of OpenSSH's clients with its input from a file."""
         options = {
             "IdentityFile": str(self.sshd.key),
@@ -87,19 +87,21 @@ class Uploads:
         }
         settings = [word for pair in options.items() for word in ("-o", "=".join(pair))]
         argv = [need(program), "-F", "none", *settings, *arguments]
-        began = time.monotonic()
-        with given.open("rb") as file:
+        begin = time.monotonic()
+        with stdin_file.open("rb") as file:
             process = subprocess.Popen(argv, stdin=file, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
         assert status == 0
-        return Cost(time.monotonic() - began, usage.ru_utime + usage.ru_stime)
+        return Cost(time.monotonic() - begin, usage.ru_utime + usage.ru_stime)
 
-    # Those of others, for Python
+    # Other clients for Python
 
     async def by_package(self, package: str) -> Cost:
-        """Put a file by another SSH client for Python, if it is installed."""
+        """Upload a file by another SSH client for Python, if it is installed."""
         if find_spec(package) is None:
-            raise Unmeasured(f"{package} is not installed; `pip install .[bench]` installs it")
+            raise UploadUnavailable(
+                f"{package} is not installed; `pip install .[bench]` installs it"
+            )
         return self._package(package)
 
     def _package(self, package: str) -> Cost:
@@ -108,20 +110,20 @@ class Uploads:
         argv = [sys.executable, _PYTHON_CLIENTS, package, *words, self.source, self.target]
         done = subprocess.run([str(word) for word in argv], stdout=subprocess.PIPE, check=False)
         if done.returncode:
-            raise Unmeasured(f"{package} failed with {self.cipher}")
+            raise UploadUnavailable(f"{package} failed with {self.cipher}")
         return Cost(**json.loads(done.stdout))
 
-    # Ours
+    # Our client
 
     async def by_our_stream(self) -> Cost:
-        """Give a file to a command by our connection."""
+        """Send a file to a command by our connection."""
 
         async def upload(connection: SshConnection, file: SourceFile) -> None:
             channel = await connection.open_command(["sh", "-c", f"cat > {self.target}"])
             await _stream(channel, file)
             assert await channel.closed == 0
 
-        return await self._ours(upload)
+        return await self._our_client(upload)
 
     async def by_our_files(self, open_files: OpenFiles) -> Cost:
         """Upload a file as the gateway does, by one of its file protocols."""
@@ -130,17 +132,19 @@ class Uploads:
             files = await open_files(connection, self.reactor, IDLE_SECONDS)
             await files.upload(os.fsencode(self.target), file, None, lambda _: None)
 
-        return await self._ours(upload)
+        return await self._our_client(upload)
 
-    async def _ours(self, upload: Callable[[SshConnection, SourceFile], Awaitable[None]]) -> Cost:
-        began, cpu = time.monotonic(), time.process_time()
+    async def _our_client(
+        self, upload: Callable[[SshConnection, SourceFile], Awaitable[None]]
+    ) -> Cost:
+        begin, cpu = time.monotonic(), time.process_time()
         with self.source.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             async with self._connection() as connection:
-                logged_in = time.monotonic()
+                login_end = time.monotonic()
                 await upload(connection, SourceFile(file.fileno(), size, self.threads))
-                alone = time.monotonic() - logged_in
-        return Cost(time.monotonic() - began, time.process_time() - cpu, alone)
+                transfer = time.monotonic() - login_end
+        return Cost(time.monotonic() - begin, time.process_time() - cpu, transfer)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[SshConnection]:
@@ -148,27 +152,27 @@ class Uploads:
         account = SshAccount(
             "127.0.0.1", self.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts
         )
-        made = await connect(account, self.reactor, self.threads, idle_seconds=IDLE_SECONDS)
+        connection = await connect(account, self.reactor, self.threads, idle_seconds=IDLE_SECONDS)
         try:
-            yield made
+            yield connection
         finally:
-            await made.close()
+            await connection.close()
 
 
 @implementer(IPushProducer)
 class _Gate:
-    """A producer that can be waited for."""
+    """A producer that `_stream` can wait for."""
 
     def __init__(self) -> None:
-        self.closed: Deferred[None] | None = None
+        self.resumption: Deferred[None] | None = None
 
     def pauseProducing(self) -> None:
-        self.closed = Deferred()
+        self.resumption = Deferred()
 
     def resumeProducing(self) -> None:
-        closed, self.closed = self.closed, None
-        if closed is not None:
-            closed.callback(None)
+        resumption, self.resumption = self.resumption, None
+        if resumption is not None:
+            resumption.callback(None)
 
     def stopProducing(self) -> None:
         self.resumeProducing()
@@ -180,7 +184,7 @@ async def _stream(channel: Channel, file: SourceFile) -> None:
     with file.blocks(0) as blocks:
         async for block in blocks:
             channel.write(block)
-            if gate.closed is not None:
-                await gate.closed
+            if gate.resumption is not None:
+                await gate.resumption
     channel.unregisterProducer()
     channel.end_input()

@@ -69,7 +69,7 @@ def test_a_gigabyte_takes_little_memory_and_no_unpacked_tree(tmp_path: Path) -> 
     options = {"compressor": "zstd", "level": 1}
     request = {"options": options, "layers": [[str(layer), diff_id]]}
     converting = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.ours", scratch],
+        [sys.executable, "-m", "tests.bench.conversion", scratch],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

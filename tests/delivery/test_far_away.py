@@ -39,7 +39,7 @@ async def upload_seconds(
     """Upload with as many sessions as this rate needs; return the seconds."""
     target = source.with_name("delivered")
     with source.open("rb") as file, Distance(sshd.port, round_trip) as way:
-        sshd.reached_at(way.port)
+        sshd.trust_port(way.port)
         async with open_connection(sshd, threads, port=way.port) as connection:
             files = await SftpFiles.begin(connection, reactor, IDLE_SECONDS, rate)
             content = SourceFile(file.fileno(), os.fstat(file.fileno()).st_size, threads)

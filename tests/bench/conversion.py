@@ -1,4 +1,4 @@
-"""One conversion in a process of its own, as a worker makes it; prints what it took as JSON."""
+"""Run one conversion in a process of its own, as a worker does; print its figures as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.build.site import Arrived
 
 
 async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> None:
-    """Build into `directory` what `request` says: `options`, and `layers` as (path, digest)."""
+    """Convert an image; `request` has `options`, and `layers` as pairs of path and digest."""
     threads = Threads(reactor, max(4, os.cpu_count() or 1), "worker")
     threads.startService()
     builder = SquashBuilder(directory, "mksquashfs", threads, threads, reactor, reactor)
@@ -31,7 +31,7 @@ async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> Non
     try:
         async with builder.build(
             "0" * 64, 0, layers, options, BuildLimits(), lambda _: None, lambda _: None
-        ) as built:
+        ) as image:
             wall = time.monotonic() - start
     finally:
         await threads.stopService()
@@ -43,15 +43,15 @@ async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> Non
         "cpu": own.ru_utime + own.ru_stime + child.ru_utime + child.ru_stime,
         "own_rss": peak_memory(),
         "rss": child.ru_maxrss / 1024,
-        "size": built.size,
-        "seconds": built.seconds,
-        "entries": built.report.entries,
+        "size": image.size,
+        "seconds": image.seconds,
+        "entries": image.report.entries,
     }
-    print(json.dumps(answer))  # noqa: T201 - it is what the parent reads
+    print(json.dumps(answer))  # noqa: T201 - the parent reads it
 
 
 def peak_memory() -> float:
-    """Return the most memory that this process had, in MiB, without what it was forked from."""
+    """Return the peak memory of this process in MiB, without that of its parent."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
