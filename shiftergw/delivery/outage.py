@@ -201,7 +201,7 @@ class GuardedDirectory:
         """See the port. If the caller must probe, write a small file and remove it."""
         if not await self._breaker.check():
             return
-        began = self._breaker.clock.seconds()
+        start = self._breaker.clock.seconds()
         try:
             await self._with_breaker(self._directory.probe(PROBE_CONTENT))
         except RetryLater:
@@ -211,7 +211,7 @@ class GuardedDirectory:
             raise
         except PullError:
             pass  # a refusal is an answer; a later request of the pull meets it again
-        seconds = self._breaker.clock.seconds() - began
+        seconds = self._breaker.clock.seconds() - start
         if self._first_seconds is not None and seconds >= self._first_seconds:
             self._first_seconds = None
         await self._breaker.close()

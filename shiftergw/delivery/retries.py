@@ -43,12 +43,12 @@ async def retry_request(
     An idle connection may have died unnoticed, or one host may be faulty. A request that was slow
     to fail is repeated on other hosts only: it would take as long again.
     """
-    began = clock.seconds()
+    start = clock.seconds()
     try:
         return await request()
     except SessionBroken as error:
         session.shun(error.host)
-        if session.host_count < 2 and clock.seconds() - began >= QUICK_SECONDS:  # noqa: PLR2004
+        if session.host_count < 2 and clock.seconds() - start >= QUICK_SECONDS:  # noqa: PLR2004
             raise
         _log.info("a request is repeated: {error} {detail}", error=error, detail=error.detail)
     return await request()

@@ -128,7 +128,7 @@ async def run_once(
     not end in time, and `DeliveryFailed`.
     """
 
-    def late() -> TimedOut:
+    def timeout_error() -> TimedOut:
         if program.frame.has_begun:
             return TimedOut("A program on the system did not end in time.")
         noise = printable(program.frame.noise)
@@ -141,7 +141,7 @@ async def run_once(
             program.send_input(b"")
             await program.wait_for_end()
 
-    await within(seconds, clock, run(), late)
+    await within(seconds, clock, run(), timeout_error)
     return bytes(program.output)
 
 

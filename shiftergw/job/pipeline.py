@@ -176,8 +176,10 @@ class Pipeline:
             async def fetch() -> None:
                 nonlocal fetch_seconds
                 start, limit = self._clock.seconds(), self._limits.stages.fetch
-                late = partial(stage_timeout, "Fetching", limit, "fetch")
-                await within(limit, self._clock, downloads.fetch(watcher, cached_layers), late)
+                timeout_error = partial(stage_timeout, "Fetching", limit, "fetch")
+                await within(
+                    limit, self._clock, downloads.fetch(watcher, cached_layers), timeout_error
+                )
                 fetch_seconds = self._clock.seconds() - start
                 stages.end_fetch()
 

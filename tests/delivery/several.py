@@ -33,7 +33,9 @@ class System:
         self.directories: list[RemoteDirectory] = []
         self.connections: list[Connection] = []
 
-    def way(self, sshd: Sshd, connect_seconds: float = CONNECT_SECONDS, **changes: Any) -> Connect:
+    def connector(
+        self, sshd: Sshd, connect_seconds: float = CONNECT_SECONDS, **changes: Any
+    ) -> Connect:
         """Return a function that connects to a server; `changes` replace fields of the account."""
 
         async def connect_by_conch() -> Connection:
@@ -69,14 +71,14 @@ class System:
 
     def directory(
         self,
-        ways: Sequence[Connect],
+        connectors: Sequence[Connect],
         path: PurePosixPath | Path,
         first_pause: float = FIRST_PAUSE,
         idle_seconds: float = IDLE_SECONDS,
         open_files: OpenFiles = SftpFiles.begin,
     ) -> RemoteDirectory:
         """Return an image directory on a system whose hosts are called a, b and so on."""
-        hosts = Hosts(dict(zip("abc", ways, strict=False)), reactor)
+        hosts = Hosts(dict(zip("abc", connectors, strict=False)), reactor)
         self.directories.append(
             RemoteDirectory(
                 hosts,

@@ -32,14 +32,14 @@ async def test_first_host_is_down(
     """Another host is used at once, and the first host is not tried again for every file."""
     first, second = pair
     first.stop()
-    way, connect_count = system.way(first), 0
+    connector, connect_count = system.connector(first), 0
 
     async def count_and_connect() -> Connection:
         nonlocal connect_count
         connect_count += 1
-        return await way()
+        return await connector()
 
-    directory = system.directory([count_and_connect, system.way(second)], root)
+    directory = system.directory([count_and_connect, system.connector(second)], root)
     await directory.write(b"1", META)
     assert (root / META).read_bytes() == b"1"
     warning, change = log
@@ -58,8 +58,8 @@ async def test_first_host_is_a_black_hole(
     """A host that accepts connections and stays silent costs no more than the connect limit."""
     first, second = pair
     known_hosts = first.known_hosts
-    hole = system.way(first, port=black_hole, known_hosts=known_hosts)
-    directory = system.directory([hole, system.way(second)], root)
+    hole = system.connector(first, port=black_hole, known_hosts=known_hosts)
+    directory = system.directory([hole, system.connector(second)], root)
     began = time.monotonic()
     await directory.write(b"1", META)
     assert time.monotonic() - began < patient(CONNECT_SECONDS + BUSY_SECONDS)
@@ -74,7 +74,7 @@ async def test_first_host_shows_another_key(
     first, second = pair
     key = second.host_key("ed25519").with_suffix(".pub").read_text()
     first.known_hosts.write_text(f"[127.0.0.1]:{first.port} {key}")
-    directory = system.directory([system.way(first), system.way(second)], root)
+    directory = system.directory([system.connector(first), system.connector(second)], root)
     await directory.write(b"1", META)
     assert names(root) == [META]
     assert log[0].startswith("warn: a cannot be used: The system")
@@ -86,7 +86,7 @@ async def test_first_host_shows_another_key(
 async def test_first_host_has_no_sftp(system: System, root: Path) -> None:
     """A host that accepts the login but has no SFTP is skipped."""
     with Sshd("ForceCommand /bin/false") as first, Sshd() as second:
-        directory = system.directory([system.way(first), system.way(second)], root)
+        directory = system.directory([system.connector(first), system.connector(second)], root)
         await directory.write(b"1", META)
         assert "Accepted publickey" in first.log.read_text()
     assert names(root) == [META]
@@ -104,7 +104,7 @@ async def test_first_host_lost_the_directory(
         first_root = Path(jail) / root.relative_to("/")
         settings = ("ForceCommand internal-sftp", f"ChrootDirectory {jail}")
         with Sshd(*settings) as first:
-            directory = system.directory([system.way(first), system.way(second)], root)
+            directory = system.directory([system.connector(first), system.connector(second)], root)
             if when == "meanwhile":
                 first_root.mkdir(parents=True)
                 await directory.write(b"0", META)
@@ -125,7 +125,7 @@ async def test_error_if_no_host_works(system: System, pair: tuple[Sshd, Sshd], r
     first, second = pair
     first.stop()
     second.known_hosts.write_text("")
-    directory = system.directory([system.way(first), system.way(second)], root)
+    directory = system.directory([system.connector(first), system.connector(second)], root)
     with pytest.raises(DeliveryFailed, match="host key is not known") as caught:
         await directory.exists(META)
     reasons = caught.value.detail.split("; b: ")
@@ -139,7 +139,7 @@ async def test_hosts_that_come_and_go(
     system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]
 ) -> None:
     """A restarted host is used again when the other host stops; one connection is open."""
-    directory = system.directory([system.way(host) for host in pair], root)
+    directory = system.directory([system.connector(host) for host in pair], root)
     for turn in range(4):
         down = pair[(turn + 1) % 2]
         down.stop()

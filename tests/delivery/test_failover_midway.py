@@ -64,7 +64,7 @@ async def test_a_host_dies_in_the_middle(
     """The other host sees the same directory and resumes the verified part."""
     source, sha256 = large
     point = random.randrange(SIZE // 2, SIZE - IN_FLIGHT)
-    directory = system.directory([system.way(host) for host in pair], root)
+    directory = system.directory([system.connector(host) for host in pair], root)
     reports: list[Progress] = []
     death: list[int] = []
 
@@ -94,8 +94,8 @@ async def test_hosts_without_a_common_directory(system: System, large: tuple[Pat
             roots[-1].parent.chmod(0o755)
             settings = ("ForceCommand internal-sftp", f"ChrootDirectory {jail}")
             hosts.append(stack.enter_context(Sshd(*settings)))
-        ways = [system.way(host) for host in hosts]
-        directory = system.directory(ways, PurePosixPath("/images"))
+        connectors = [system.connector(host) for host in hosts]
+        directory = system.directory(connectors, PurePosixPath("/images"))
         reports: list[Progress] = []
         report = at(SIZE // 2, hosts[0].stop, reports)
         await directory.install(source, IMAGE, sha256, report)
@@ -111,7 +111,7 @@ async def test_all_hosts_die(
 ) -> None:
     """A delivery to a dead system fails in time; the next pull resumes the part."""
     source, sha256 = large
-    directory = system.directory([system.way(host) for host in pair], root)
+    directory = system.directory([system.connector(host) for host in pair], root)
     began: list[float] = []
 
     def die() -> None:
@@ -146,10 +146,10 @@ async def test_closed_during_a_retry(
     """A waiting delivery ends at once when the gateway stops, and its part stays."""
     source, sha256 = large
     if waiting == "for a host":
-        hole = system.way(pair[1], port=black_hole, connect_seconds=1000)
-        directory = system.directory([system.way(pair[0]), hole], root)
+        hole = system.connector(pair[1], port=black_hole, connect_seconds=1000)
+        directory = system.directory([system.connector(pair[0]), hole], root)
     else:
-        directory = system.directory([system.way(pair[0])], root, first_pause=1000)
+        directory = system.directory([system.connector(pair[0])], root, first_pause=1000)
     death: Deferred[None] = Deferred()
 
     def die() -> None:
@@ -189,10 +189,10 @@ async def test_host_whose_files_hang(
     script.chmod(0o755)
     source, sha256 = large
     with Sshd(f"ForceCommand {script}") as first, Sshd() as second:
-        ways = [system.way(first), system.way(second)]
-        directory = system.directory(ways, root, idle_seconds=scaled(1))
+        connectors = [system.connector(first), system.connector(second)]
+        directory = system.directory(connectors, root, idle_seconds=scaled(1))
         await directory.write(b"1", META)
-        second_directory = system.directory(ways, root, idle_seconds=scaled(1))
+        second_directory = system.directory(connectors, root, idle_seconds=scaled(1))
         await second_directory.install(source, IMAGE, sha256, ignore)
         assert first.log.read_text().count("Starting session: forced-command") == 2
     assert names(root) == sorted([IMAGE, META])

@@ -26,10 +26,10 @@ class Site:
         self.errors: dict[str, DeliveryFailed] = {}
         self.silent_hosts: set[str] = set()
         self.tried_hosts: list[str] = []
-        ways = {name: self._way(name) for name in names or ("a", "b", "c")}
-        self.hosts = Hosts(ways, self.clock)
+        connectors = {name: self._connector(name) for name in names or ("a", "b", "c")}
+        self.hosts = Hosts(connectors, self.clock)
 
-    def _way(self, name: str) -> Connect:
+    def _connector(self, name: str) -> Connect:
         async def connect() -> Any:
             self.tried_hosts.append(name)
             if name in self.silent_hosts:

@@ -41,7 +41,7 @@ SIZE = 24 << 20
 class Hung:
     """A system that hangs until `mend` is called."""
 
-    way: Connect
+    connector: Connect
     mend: Callable[[], None]
 
 
@@ -50,23 +50,23 @@ def suspended_server(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hu
     stop = ExitStack()
     stop.enter_context(sshd.suspended())
     stack.callback(stop.close)
-    return Hung(system.way(sshd), stop.close)
+    return Hung(system.connector(sshd), stop.close)
 
 
 def mute_server(_: ExitStack, system: System, sshd: Sshd, black_hole: int) -> Hung:
     """Return a system with a port that never sends a byte, and later with the SSH server."""
-    ways = [system.way(sshd, port=black_hole), system.way(sshd)]
+    connectors = [system.connector(sshd, port=black_hole), system.connector(sshd)]
 
     async def connect() -> Connection:
-        return await ways[0]()
+        return await connectors[0]()
 
-    return Hung(connect, ways.reverse)
+    return Hung(connect, connectors.reverse)
 
 
 def closed_port(_: ExitStack, system: System, sshd: Sshd, __: int) -> Hung:
     """Return a system whose SSH server is not running."""
     sshd.stop()
-    return Hung(system.way(sshd), sshd.start)
+    return Hung(system.connector(sshd), sshd.start)
 
 
 def swallowing_server(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
@@ -75,12 +75,12 @@ def swallowing_server(stack: ExitStack, system: System, sshd: Sshd, _: int) -> H
     script.write_text("#!/bin/sh\nexec cat > /dev/null\n")
     script.chmod(0o755)
     host = stack.enter_context(Sshd(f"ForceCommand {script}"))
-    way = system.way(host, connect_seconds=patient(20))
+    connector = system.connector(host, connect_seconds=patient(20))
 
     def mend() -> None:
         script.write_text(f"#!/bin/sh\nexec {sftp_server()}\n")
 
-    return Hung(way, mend)
+    return Hung(connector, mend)
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def sshd() -> Iterator[Sshd]:
 
 
 def guarded_directory(
-    system: System, way: Connect, root: Path, breakers: BreakerStore, **options: Any
+    system: System, connector: Connect, root: Path, breakers: BreakerStore, **options: Any
 ) -> GuardedDirectory:
     """Return the directory of a system with one host, with short limits."""
-    directory = system.directory([way], root, idle_seconds=scaled(1), **options)
+    directory = system.directory([connector], root, idle_seconds=scaled(1), **options)
     waits = BreakerWaits(first=scaled(1), longest=scaled(1), probe=0.5)
     symptom = "its host does not answer"
     monitored_system = MonitoredSystem("sister", "far", "here", symptom)
@@ -133,7 +133,7 @@ async def test_a_pull_waits_for_its_system(
     with ExitStack() as stack:
         hung = hang(stack, system, sshd, black_hole)
         async with running_bench(bench_root) as bench:
-            directory = guarded_directory(system, hung.way, root, bench.store)
+            directory = guarded_directory(system, hung.connector, root, bench.store)
             target = bench.targets[SISTER]
             bench.targets[SISTER] = replace(
                 target, name="far", directory=directory, systems=(SISTER,)
@@ -163,7 +163,7 @@ async def test_an_outage_that_begins_during_the_conversion(
     bench_root = tmp_path / "bench"
     bench_root.mkdir()
     async with running_bench(bench_root) as bench:
-        directory = guarded_directory(system, system.way(sshd), root, bench.store)
+        directory = guarded_directory(system, system.connector(sshd), root, bench.store)
         target = bench.targets[SISTER]
         bench.targets[SISTER] = replace(target, name="far", directory=directory, systems=(SISTER,))
 
@@ -191,7 +191,7 @@ async def test_the_next_attempt_resumes_the_part(
     content = random.Random(SIZE).randbytes(SIZE)
     source.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
-    directory = guarded_directory(system, system.way(sshd), root, NoBreakers())
+    directory = guarded_directory(system, system.connector(sshd), root, NoBreakers())
     stop = ExitStack()
 
     def hang(progress: Progress) -> None:

@@ -90,7 +90,7 @@ async def test_shell_that_greets(
 ) -> None:
     """Whatever a shell prints before and after a command, the digest of the file is compared."""
     with server_with_shell(tmp_path / "home", *GREETINGS[greeting]) as sshd:
-        directory = system.directory([system.way(sshd)], root, open_files=open_files)
+        directory = system.directory([system.connector(sshd)], root, open_files=open_files)
         assert await install_over_part(directory, large, root) == Verification("sha256")
         assert await directory.digest(IMAGE) == SHA256
 
@@ -110,7 +110,7 @@ async def test_forced_command_that_runs_commands(
     """A forced command that runs the requested command does not prevent the digest."""
     need("script")
     with server_with_forced_command(tmp_path, FORCED_COMMANDS[how]) as sshd:
-        directory = system.directory([system.way(sshd)], root)
+        directory = system.directory([system.connector(sshd)], root)
         assert await install_over_part(directory, large, root) == Verification("sha256")
 
 
@@ -153,7 +153,7 @@ async def test_account_without_digests(
     else:
         sshd = Sshd(what.format(bin=programs))
     with sshd:
-        directory = system.directory([system.way(sshd)], root)
+        directory = system.directory([system.connector(sshd)], root)
         assert await install_over_part(directory, large, root) == Verification("samples", reason)
         assert await directory.digest(IMAGE) == SHA256
 
@@ -164,7 +164,7 @@ async def test_small_file_without_digests(system: System, root: Path, tmp_path: 
     source = tmp_path / "small"
     source.write_bytes(LARGE[:100_000])
     with Sshd("ForceCommand internal-sftp") as sshd:
-        directory = system.directory([system.way(sshd)], root)
+        directory = system.directory([system.connector(sshd)], root)
         sha256 = hashlib.sha256(LARGE[:100_000]).hexdigest()
         verification = await directory.install(source, IMAGE, sha256, ignore)
     assert verification == Verification("read-back", NO_COMMANDS)
@@ -182,7 +182,7 @@ KILLS = {
 async def test_program_that_is_killed(system: System, root: Path, large: Path, victim: str) -> None:
     """A digest program that is killed is an error: samples do not replace the digest."""
     with Sshd("SetEnv PATH=/nowhere") as sshd:
-        directory = system.directory([system.way(sshd)], root)
+        directory = system.directory([system.connector(sshd)], root)
         await directory.write(b"x", META)
     programs = root.parent / "bin"
     programs.mkdir()
@@ -191,7 +191,7 @@ async def test_program_that_is_killed(system: System, root: Path, large: Path, v
     (programs / "sha256sum").write_text(f"#!/bin/sh\n{KILLS[victim]}\n")
     (programs / "sha256sum").chmod(0o755)
     with Sshd(f"SetEnv PATH={programs}") as sshd:
-        directory = system.directory([system.way(sshd)], root)
+        directory = system.directory([system.connector(sshd)], root)
         with pytest.raises(DeliveryFailed):
             await directory.install(large, IMAGE, SHA256, ignore)
     assert IMAGE not in names(root)

@@ -168,7 +168,7 @@ def sending(blob: bytes, gate: SharedResult[None] | None = None) -> Send:
 
 
 @pytest_twisted.async_yield_fixture()
-async def line(tmp_path: Path) -> AsyncIterator[PipelineBench]:
+async def bench(tmp_path: Path) -> AsyncIterator[PipelineBench]:
     """Yield a pipeline whose builder runs the real `mksquashfs`."""
     threads = Threads(real, 6, "test")
     threads.startService()
@@ -182,14 +182,14 @@ PROVEN = ImageConfig(diff_ids=tuple(map(Digest.of, TARS)))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_layer_is_examined_while_it_arrives(line: PipelineBench) -> None:
+async def test_a_layer_is_examined_while_it_arrives(bench: PipelineBench) -> None:
     """The watcher hears of the download until its end, and of the build after that."""
     gate: SharedResult[None] = SharedResult()
-    image = line.image(LOWER, UPPER)
-    line.sends[image.layers[0].digest] = sending(LOWER, gate)
+    image = bench.image(LOWER, UPPER)
+    bench.sends[image.layers[0].digest] = sending(LOWER, gate)
     watcher = RecordingWatcher()
-    converting = Deferred.fromCoroutine(line.build(image, watcher))
-    await until(lambda: line.read_so_far() == [len(LOWER) // 2])
+    converting = Deferred.fromCoroutine(bench.build(image, watcher))
+    await until(lambda: bench.read_so_far() == [len(LOWER) // 2])
     assert watcher.messages == [PULLING]
     assert {progress.stage for progress in watcher.progress} == {"fetch"}
     gate.set_result(None)
@@ -197,16 +197,16 @@ async def test_a_layer_is_examined_while_it_arrives(line: PipelineBench) -> None
     assert squashfs.report.entries > len(TREE) - 2
     assert set(squashfs.seconds) == {"fetch", "index", "plan", "squash", "check"}
     assert watcher.messages == [PULLING, "Examining image", "Converting image"]
-    assert line.cached_files() == sorted(layer.digest.hex for layer in image.layers)
+    assert bench.cached_files() == sorted(layer.digest.hex for layer in image.layers)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pull_that_waits_for_another_conversion_says_so(line: PipelineBench) -> None:
+async def test_a_pull_that_waits_for_another_conversion_says_so(bench: PipelineBench) -> None:
     """One of two pulls converts; the watcher of the other one hears what it waits for."""
-    image = line.image(LOWER, UPPER)
+    image = bench.image(LOWER, UPPER)
     watchers = [RecordingWatcher(), RecordingWatcher()]
     await gatherResults(
-        [Deferred.fromCoroutine(line.convert(image, watcher)) for watcher in watchers]
+        [Deferred.fromCoroutine(bench.convert(image, watcher)) for watcher in watchers]
     )
     assert sorted(watcher.messages for watcher in watchers) == [
         [PULLING, "Examining image", "Converting image"],
@@ -216,11 +216,11 @@ async def test_a_pull_that_waits_for_another_conversion_says_so(line: PipelineBe
 
 @pytest_twisted.ensureDeferred
 async def test_a_conversion_does_not_wait_for_layers_of_another_pull(
-    line: PipelineBench, tmp_path: Path
+    bench: PipelineBench, tmp_path: Path
 ) -> None:
     """Of two pulls of one image, the quicker one converts, and the other one uses its file."""
     gate: SharedResult[None] = SharedResult()
-    slow, quick = line, PipelineBench(tmp_path / "elsewhere", line.threads, line.site)
+    slow, quick = bench, PipelineBench(tmp_path / "elsewhere", bench.threads, bench.site)
     image = quick.image(LOWER)
     slow.sends[image.layers[0].digest] = sending(LOWER, gate)
     watcher = RecordingWatcher()
@@ -234,25 +234,25 @@ async def test_a_conversion_does_not_wait_for_layers_of_another_pull(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_user_without_the_layers_gets_no_converted_file(line: PipelineBench) -> None:
+async def test_a_user_without_the_layers_gets_no_converted_file(bench: PipelineBench) -> None:
     """The converted file of another pull exists, but this user cannot fetch its layers."""
-    image = line.image(LOWER, UPPER)
-    await line.convert(image)
-    (line.cache_place / image.layers[1].digest.hex).unlink()
+    image = bench.image(LOWER, UPPER)
+    await bench.convert(image)
+    (bench.cache_place / image.layers[1].digest.hex).unlink()
 
     async def refuse(_offset: int, _sink: BlobSink) -> None:
         raise RegistryDenied("No.")
 
-    line.sends[image.layers[1].digest] = refuse
+    bench.sends[image.layers[1].digest] = refuse
     with pytest.raises(RegistryDenied):
-        await line.convert(image)
-    assert line.cached_files() == [image.layers[0].digest.hex]
+        await bench.convert(image)
+    assert bench.cached_files() == [image.layers[0].digest.hex]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_download_that_must_wait_keeps_its_partial_files(line: PipelineBench) -> None:
+async def test_a_download_that_must_wait_keeps_its_partial_files(bench: PipelineBench) -> None:
     """The next attempt resumes the partial layers."""
-    image = line.image(LOWER, UPPER)
+    image = bench.image(LOWER, UPPER)
     offsets: list[int] = []
 
     async def wait(offset: int, sink: BlobSink) -> None:
@@ -264,121 +264,121 @@ async def test_a_download_that_must_wait_keeps_its_partial_files(line: PipelineB
         offsets.append(offset)
         await sending(LOWER)(0, sink)
 
-    line.sends[image.layers[0].digest] = wait
+    bench.sends[image.layers[0].digest] = wait
     with pytest.raises(RetryLater):
-        await line.convert(image)
-    line.sends[image.layers[0].digest] = resume
-    await line.convert(image)
+        await bench.convert(image)
+    bench.sends[image.layers[0].digest] = resume
+    await bench.convert(image)
     assert offsets == [1000]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_download_that_would_wait_too_long_leaves_nothing(line: PipelineBench) -> None:
+async def test_a_download_that_would_wait_too_long_leaves_nothing(bench: PipelineBench) -> None:
     """The pull fails, and its partial layers are removed."""
-    image = line.image(LOWER)
+    image = bench.image(LOWER)
 
     async def wait(offset: int, sink: BlobSink) -> None:
         sink.begin(offset)
         sink.write(LOWER[:1000])
         raise RetryLater(200.0, "registry (rate limit)", RegistryDenied("No."))
 
-    line.sends[image.layers[0].digest] = wait
+    bench.sends[image.layers[0].digest] = wait
     with pytest.raises(RetryLater):
-        await line.convert(image)
-    assert line.cached_files() == []
+        await bench.convert(image)
+    assert bench.cached_files() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_invalid_layer_ends_the_other_downloads(line: PipelineBench) -> None:
+async def test_an_invalid_layer_ends_the_other_downloads(bench: PipelineBench) -> None:
     """A blob with the right digest that is no archive fails at once; no partial layers stay."""
     bad = compress(b"this is no archive. " * 1000)
-    image = line.image(bad, LOWER)
-    line.sends[image.layers[1].digest] = sending(LOWER, SharedResult())
+    image = bench.image(bad, LOWER)
+    bench.sends[image.layers[1].digest] = sending(LOWER, SharedResult())
     with pytest.raises(LayerInvalid):
-        await line.convert(image)
-    assert line.cached_files() == [image.layers[0].digest.hex]
+        await bench.convert(image)
+    assert bench.cached_files() == [image.layers[0].digest.hex]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_restarted_download_is_read_again(line: PipelineBench) -> None:
+async def test_a_restarted_download_is_read_again(bench: PipelineBench) -> None:
     """The first try is a valid archive of two files; the image has the file of the second try."""
     first, second = tar_of([entry("a", b""), entry("b", b"")]), tar_of([entry("a", b"1" * 512)])
-    image = line.image(second)
+    image = bench.image(second)
 
     async def hesitate(_: int, sink: BlobSink) -> None:
         sink.begin(0)
         sink.write(first[:1024])
-        await until(lambda: line.read_so_far() == [1024])
+        await until(lambda: bench.read_so_far() == [1024])
         await sending(second)(0, sink)
 
-    line.sends[image.layers[0].digest] = hesitate
-    assert await line.convert(image) == 1
+    bench.sends[image.layers[0].digest] = hesitate
+    assert await bench.convert(image) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_wrong_bytes_are_blamed_on_the_download(line: PipelineBench) -> None:
+async def test_wrong_bytes_are_blamed_on_the_download(bench: PipelineBench) -> None:
     """A reader finds no archive in them, but the image is not blamed."""
     tar = tar_of(TREE)
-    image = line.image(tar)
+    image = bench.image(tar)
 
     async def send(_: int, sink: BlobSink) -> None:
         sink.begin(0)
         sink.write(tar[:512])
-        await until(lambda: line.read_so_far() == [512])
+        await until(lambda: bench.read_so_far() == [512])
         sink.write(b"x" * 512)
-        await until(lambda: line.read_so_far() == [])
+        await until(lambda: bench.read_so_far() == [])
         sink.write(tar[1024:])
 
-    line.sends[image.layers[0].digest] = send
+    bench.sends[image.layers[0].digest] = send
     with pytest.raises(BlobCorrupt, match="arrived with other bytes"):
-        await line.convert(image)
-    assert line.cached_files() == []
+        await bench.convert(image)
+    assert bench.cached_files() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_limits_count_only_for_verified_bytes(line: PipelineBench) -> None:
+async def test_limits_count_only_for_verified_bytes(bench: PipelineBench) -> None:
     """Too many entries, in bytes that prove wrong, are not blamed on the image."""
-    line.pipeline._limits = BuildLimits(entries=3)
+    bench.pipeline._limits = BuildLimits(entries=3)
     good, large = tar_of([entry("good", b"")]), tar_of([entry(f"{n}", b"") for n in range(10)])
-    image = line.image(good)
+    image = bench.image(good)
 
     async def send(_: int, sink: BlobSink) -> None:
         sink.begin(0)
         sink.write(large[:512])
-        await until(lambda: line.read_so_far() == [512])
+        await until(lambda: bench.read_so_far() == [512])
         sink.write(large[512:5120])
-        await until(lambda: line.read_so_far() == [])
+        await until(lambda: bench.read_so_far() == [])
         await sending(good)(0, sink)
 
-    line.sends[image.layers[0].digest] = send
-    assert await line.convert(image) == 1
+    bench.sends[image.layers[0].digest] = send
+    assert await bench.convert(image) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_too_many_layers_are_refused_by_the_manifest(line: PipelineBench) -> None:
+async def test_too_many_layers_are_refused_by_the_manifest(bench: PipelineBench) -> None:
     """Before any download; the error names the limit and its key."""
-    line.answer = line.image(LOWER, UPPER, LOWER)
-    line.pipeline._limits = BuildLimits(layers=2)
+    bench.answer = bench.image(LOWER, UPPER, LOWER)
+    bench.pipeline._limits = BuildLimits(layers=2)
     with pytest.raises(ImageTooLarge, match=r"has 3 layers, .* at most 2\.") as caught:
-        await line.pipeline.resolve(ImageReference("app"), Platform(), None, RecordingWatcher())
+        await bench.pipeline.resolve(ImageReference("app"), Platform(), None, RecordingWatcher())
     assert "`MaxLayers`" in caught.value.remedy
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_repeated_layer_is_read_once_but_counted_each_time(line: PipelineBench) -> None:
+async def test_a_repeated_layer_is_read_once_but_counted_each_time(bench: PipelineBench) -> None:
     """Two hundred times a small blob take as long as one, and count as two hundred."""
     tar = tar_of([entry("zeros", bytes(1 << 20))])
     blob = compress(tar)
-    line.pipeline._limits = BuildLimits(layers_size=200 * len(tar) - 1)
+    bench.pipeline._limits = BuildLimits(layers_size=200 * len(tar) - 1)
     with pytest.raises(ImageTooLarge, match="unpack to more than"):
-        await line.convert(line.image(*[blob] * 200))
-    line.pipeline._limits = BuildLimits(layers_size=200 * len(tar))
-    assert await line.convert(line.image(*[blob] * 200)) == 1
+        await bench.convert(bench.image(*[blob] * 200))
+    bench.pipeline._limits = BuildLimits(layers_size=200 * len(tar))
+    assert await bench.convert(bench.image(*[blob] * 200)) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_at_several_places_is_unpacked_for_each(
-    line: PipelineBench, monkeypatch: pytest.MonkeyPatch
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`MaxRatio` also limits files that symlinks of later layers move to other paths."""
     monkeypatch.setattr(budget, "RATIO_FREE", 3 << 20)
@@ -389,41 +389,41 @@ async def test_a_layer_at_several_places_is_unpacked_for_each(
     ]
     layers = [blob for move in moves for blob in (move, zeros)]
     limits = BuildLimits(ratio=1)
-    line.pipeline._limits = limits
+    bench.pipeline._limits = limits
     with pytest.raises(ImageTooLarge, match="unpack to more than") as caught:
-        await line.convert(line.image(*layers))
+        await bench.convert(bench.image(*layers))
     assert "`MaxRatio`" in caught.value.remedy
-    assert await line.convert(line.image(*layers[:4])) > 0
-    assert await line.convert(line.image(*[zeros] * 4)) > 0
+    assert await bench.convert(bench.image(*layers[:4])) > 0
+    assert await bench.convert(bench.image(*[zeros] * 4)) > 0
 
 
 @pytest.mark.parametrize("foreign", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_a_layer_that_its_registry_lacks(line: PipelineBench, foreign: bool) -> None:
+async def test_a_layer_that_its_registry_lacks(bench: PipelineBench, foreign: bool) -> None:
     """A layer with addresses elsewhere is called foreign only if the registry does not have it."""
-    image = line.image(LOWER, UPPER)
+    image = bench.image(LOWER, UPPER)
     layers = (image.layers[0], replace(image.layers[1], has_urls=foreign))
-    assert await line.convert(replace(image, layers=layers)) > 0
+    assert await bench.convert(replace(image, layers=layers)) > 0
 
     async def lack(_: int, __: BlobSink) -> None:
         raise ImageNotFound("The registry has no such layer.")
 
-    lacking = line.image(compress(tar_of([entry("other", b"1")])))
-    line.sends[lacking.layers[0].digest] = lack
+    lacking = bench.image(compress(tar_of([entry("other", b"1")])))
+    bench.sends[lacking.layers[0].digest] = lack
     lacking = replace(lacking, layers=(replace(lacking.layers[0], has_urls=foreign),))
     kind = ManifestInvalid if foreign else ImageNotFound
     with pytest.raises(kind, match="foreign layer" if foreign else "no such layer"):
-        await line.convert(lacking)
+        await bench.convert(lacking)
 
 
 @pytest.mark.parametrize("stage", ["fetch", "examination"])
 @pytest_twisted.ensureDeferred
-async def test_a_stage_has_a_time_limit(line: PipelineBench, stage: str) -> None:
+async def test_a_stage_has_a_time_limit(bench: PipelineBench, stage: str) -> None:
     """A slow download fails and names the key; an examination starts when all layers are there."""
-    image = line.image(LOWER)
-    line.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
-    line.pipeline._limits = BuildLimits(stages=StageLimits(**{stage: 0.3}))
-    converting = Deferred.fromCoroutine(line.convert(image))
+    image = bench.image(LOWER)
+    bench.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
+    bench.pipeline._limits = BuildLimits(stages=StageLimits(**{stage: 0.3}))
+    converting = Deferred.fromCoroutine(bench.convert(image))
     if stage == "fetch":
         with pytest.raises(
             TimedOut, match=r"Fetching the image took longer than 0.3 seconds"
@@ -439,11 +439,11 @@ async def test_a_stage_has_a_time_limit(line: PipelineBench, stage: str) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_blob_may_be_several_layers(line: PipelineBench) -> None:
+async def test_a_blob_may_be_several_layers(bench: PipelineBench) -> None:
     """The blob is downloaded once."""
-    image = line.image(LOWER, UPPER, LOWER)
-    assert await line.convert(image) >= await line.convert(line.image(LOWER, UPPER))
-    assert len(line.cached_files()) == 2
+    image = bench.image(LOWER, UPPER, LOWER)
+    assert await bench.convert(image) >= await bench.convert(bench.image(LOWER, UPPER))
+    assert len(bench.cached_files()) == 2
 
 
 def flip(path: Path) -> None:
@@ -473,22 +473,22 @@ def halve(path: Path) -> None:
 @pytest.mark.parametrize("damage", [flip, zero, halve])
 @pytest_twisted.ensureDeferred
 async def test_a_layer_damaged_in_the_cache_is_fetched_again(
-    line: PipelineBench, tmp_path: Path, damage: Callable[[Path], None], config: ImageConfig
+    bench: PipelineBench, tmp_path: Path, damage: Callable[[Path], None], config: ImageConfig
 ) -> None:
     """The same pull continues with the right bytes, and its stages never go back."""
-    line.config = config
-    image = line.image(LOWER, UPPER)
-    entries = await line.convert(image)
+    bench.config = config
+    image = bench.image(LOWER, UPPER)
+    entries = await bench.convert(image)
     forget_converted(tmp_path)
-    damage(line.cache_place / image.layers[0].digest.hex)
+    damage(bench.cache_place / image.layers[0].digest.hex)
     watcher = RecordingWatcher()
     with capturedLogs() as log:
-        assert await line.convert(image, watcher) == entries
+        assert await bench.convert(image, watcher) == entries
     texts = [formatEvent(event) for event in log]
     # A file of another size counts as absent, unless its digest is checked first.
     is_logged = damage is not halve or config is not PROVEN
     assert any("damaged in the cache" in text for text in texts) is is_logged
-    assert Digest.of((line.cache_place / image.layers[0].digest.hex).read_bytes()) == (
+    assert Digest.of((bench.cache_place / image.layers[0].digest.hex).read_bytes()) == (
         image.layers[0].digest
     )
     for (before, _), (after, _) in pairwise(watcher.stages):
@@ -513,16 +513,16 @@ class DiscardingCache(BlobFiles):
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_another_pull_discards_is_fetched_again(
-    line: PipelineBench, tmp_path: Path
+    bench: PipelineBench, tmp_path: Path
 ) -> None:
     """Even just before it is opened: the file of a blob in use is removed if it is damaged."""
-    line.config = PROVEN
-    image = line.image(LOWER, UPPER)
-    entries = await line.convert(image)
+    bench.config = PROVEN
+    image = bench.image(LOWER, UPPER)
+    entries = await bench.convert(image)
     forget_converted(tmp_path)
-    line.cache = DiscardingCache(tmp_path / "cache", line.threads, real)
-    assert await line.convert(image) == entries
-    assert line.cache.discards == 0
+    bench.cache = DiscardingCache(tmp_path / "cache", bench.threads, real)
+    assert await bench.convert(image) == entries
+    assert bench.cache.discards == 0
 
 
 class LayerRemover(RecordingWatcher):
@@ -544,23 +544,23 @@ class LayerRemover(RecordingWatcher):
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_is_discarded_before_the_conversion_is_fetched_again(
-    line: PipelineBench,
+    bench: PipelineBench,
 ) -> None:
     """It was examined successfully, and is read again for the data of its files."""
-    line.config = PROVEN
-    image = line.image(LOWER, UPPER)
-    remover = LayerRemover(line.cache_place / image.layers[1].digest.hex)
-    assert await line.convert(image, remover) > 0
+    bench.config = PROVEN
+    image = bench.image(LOWER, UPPER)
+    remover = LayerRemover(bench.cache_place / image.layers[1].digest.hex)
+    assert await bench.convert(image, remover) > 0
     assert remover.removals == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_cache_that_damages_layers_ends_the_pull(
-    line: PipelineBench, monkeypatch: pytest.MonkeyPatch
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are fetched once more, not for ever, and the image is not blamed."""
-    image = line.image(LOWER)
-    path = line.cache_place / image.layers[0].digest.hex
+    image = bench.image(LOWER)
+    path = bench.cache_place / image.layers[0].digest.hex
     tries: list[None] = []
 
     async def examine_damaged(layers: Sequence[Layer], *_: Any) -> NoReturn:
@@ -571,13 +571,13 @@ async def test_a_cache_that_damages_layers_ends_the_pull(
 
     monkeypatch.setattr(build, "examine_layers", examine_damaged)
     with pytest.raises(BlobCorrupt, match="cache damages"):
-        await line.convert(image)
+        await bench.convert(image)
     assert len(tries) == 2
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_disk_that_hangs_does_not_block_the_reactor(
-    line: PipelineBench, monkeypatch: pytest.MonkeyPatch
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pull that waits for the cache's disk can be cancelled."""
     hangs, answers = Event(), Event()
@@ -587,7 +587,7 @@ async def test_a_disk_that_hangs_does_not_block_the_reactor(
         answers.wait()
 
     monkeypatch.setattr(blobs, "hold", hold)
-    running = Deferred.fromCoroutine(line.convert(line.image(LOWER)))
+    running = Deferred.fromCoroutine(bench.convert(bench.image(LOWER)))
     while not hangs.is_set():
         await pause(0.01, real)
     try:
@@ -601,51 +601,51 @@ async def test_a_disk_that_hangs_does_not_block_the_reactor(
 @pytest.mark.parametrize("damage", [flip, zero, halve])
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_converted_file_is_built_again(
-    line: PipelineBench, damage: Callable[[Path], None]
+    bench: PipelineBench, damage: Callable[[Path], None]
 ) -> None:
     """Its digest is wrong, so it is not delivered."""
-    image, watcher = line.image(LOWER, UPPER), RecordingWatcher()
-    first = await line.build(image, RecordingWatcher())
+    image, watcher = bench.image(LOWER, UPPER), RecordingWatcher()
+    first = await bench.build(image, RecordingWatcher())
     damage(first.path)
     with capturedLogs() as log:
-        second = await line.build(image, watcher)
+        second = await bench.build(image, watcher)
     assert second.sha256 == first.sha256
     assert any("is damaged, and is made again" in formatEvent(event) for event in log)
     assert (State.CONVERSION, "Converting image") in watcher.stages
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pull_can_be_cancelled_while_layers_arrive(line: PipelineBench) -> None:
+async def test_a_pull_can_be_cancelled_while_layers_arrive(bench: PipelineBench) -> None:
     """It ends at once, and its partial layers stay for the next pull to resume."""
-    image = line.image(LOWER)
-    line.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
-    converting = Deferred.fromCoroutine(line.convert(image))
-    await until(lambda: line.read_so_far() == [len(LOWER) // 2])
+    image = bench.image(LOWER)
+    bench.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
+    converting = Deferred.fromCoroutine(bench.convert(image))
+    await until(lambda: bench.read_so_far() == [len(LOWER) // 2])
     converting.cancel()
     with pytest.raises(CancelledError):
         await converting
-    assert line.read_so_far() == []
-    half = line.cache_place / f"{image.layers[0].digest.hex}.partial"
+    assert bench.read_so_far() == []
+    half = bench.cache_place / f"{image.layers[0].digest.hex}.partial"
     assert half.stat().st_size == len(LOWER) // 2
-    line.sends[image.layers[0].digest] = sending(LOWER)
-    assert await line.convert(image) > 0
+    bench.sends[image.layers[0].digest] = sending(LOWER)
+    assert await bench.convert(image) > 0
 
 
 @pytest.mark.parametrize("damage", [flip, zero])
 @pytest.mark.parametrize("is_same_image", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_two_pulls_recover_from_one_damaged_layer(
-    line: PipelineBench, tmp_path: Path, damage: Callable[[Path], None], is_same_image: bool
+    bench: PipelineBench, tmp_path: Path, damage: Callable[[Path], None], is_same_image: bool
 ) -> None:
     """One of them removes the layer, and the other one finds it removed or replaced."""
-    line.config = PROVEN
-    image = line.image(LOWER, UPPER)
-    entries = await line.convert(image)
+    bench.config = PROVEN
+    image = bench.image(LOWER, UPPER)
+    entries = await bench.convert(image)
     forget_converted(tmp_path)
-    damage(line.cache_place / image.layers[0].digest.hex)
-    first = Deferred.fromCoroutine(line.convert(image))
+    damage(bench.cache_place / image.layers[0].digest.hex)
+    first = Deferred.fromCoroutine(bench.convert(image))
     if not is_same_image:
-        image, line.config = line.image(LOWER), ImageConfig(diff_ids=PROVEN.diff_ids[:1])
-    second = Deferred.fromCoroutine(line.convert(image))
+        image, bench.config = bench.image(LOWER), ImageConfig(diff_ids=PROVEN.diff_ids[:1])
+    second = Deferred.fromCoroutine(bench.convert(image))
     numbers = await gatherResults([first, second], consumeErrors=True)
     assert entries in numbers

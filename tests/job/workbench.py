@@ -70,14 +70,18 @@ class Source:
             raise RegistryDenied("The registry refused the image.")
 
     async def head(
-        self, reference: ImageReference, login: RegistryLogin | None, say: Any
+        self, reference: ImageReference, login: RegistryLogin | None, notify: Any
     ) -> Digest:
         """Return the digest of the index."""
         self._answer("head", login)
         return self.index
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Any
+        self,
+        reference: ImageReference,
+        platform: Platform,
+        login: RegistryLogin | None,
+        notify: Any,
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return the image."""
         self._answer("resolve", login)
@@ -97,7 +101,7 @@ class Source:
             self.config,
         )
 
-    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Any) -> None:
+    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, notify: Any) -> None:
         """Accept the login, unless the blobs are closed."""
         self._answer("prove", login)
         if self.blobs_are_closed:

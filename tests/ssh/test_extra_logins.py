@@ -54,7 +54,7 @@ async def test_few_sessions(
 ) -> None:
     """Digests are computed although SFTP uses the only session, also in parallel deliveries."""
     with Sshd(f"MaxSessions {sessions}") as sshd:
-        directory = native.directory([native.way(sshd)], root, open_files=open_files)
+        directory = native.directory([native.connector(sshd)], root, open_files=open_files)
         assert await install_over_part(directory, large, root) == Verification("sha256")
         verifications = await gather_or_cancel(
             directory.install(large, name, SHA256, ignore) for name in (IMAGE, SECOND_IMAGE)
@@ -71,7 +71,7 @@ async def test_few_sessions(
 async def test_no_further_login(native: System, root: Path, large: Path) -> None:
     """Delivery to a server that allows one login succeeds; the result names the weaker check."""
     with Sshd("MaxSessions 1") as sshd:
-        way = native.way(sshd)
+        connector = native.connector(sshd)
         logins = 0
 
         async def connect_once() -> Connection:
@@ -79,7 +79,7 @@ async def test_no_further_login(native: System, root: Path, large: Path) -> None
             logins += 1
             if logins > 1:
                 raise Away("Too many logins.")
-            return await way()
+            return await connector()
 
         directory = native.directory([connect_once], root)
         reason = "the SSH server starts no command beside SFTP"

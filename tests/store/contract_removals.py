@@ -125,8 +125,8 @@ class RemovalContract:
                     await store.finish(pull.key, number, Expired(), now)
             numbers.append(removal.attempt)
             pull_record = await begin_pull(store, request("y:1"), now)
-            back = await store.finish(pull_record.key, pull_record.attempt, Ready(ID), now)
-            assert (back.key, back.status) == (pull.key, State.READY)
+            final_record = await store.finish(pull_record.key, pull_record.attempt, Ready(ID), now)
+            assert (final_record.key, final_record.status) == (pull.key, State.READY)
             with pytest.raises(Superseded):
                 await store.finish(pull.key, removal.attempt, Expired(), now)
         assert numbers == sorted({*numbers})
@@ -255,23 +255,31 @@ class CancelledRemovalContract:
         """The record is READY again with all its tags."""
         store = place.store
         old = await (begin_removal(store) if has_begun else request_removal(store, request("x:1")))
-        back = await complete_pull(store, request("x:2"), now=NOW + 9, user_acl=(5,))
-        assert back == await store.get(old.key)
-        assert (back.status, back.kind, back.tags) == (State.READY, "pull", ("x:1", "x:2"))
-        assert (back.user_acl, back.last_pull, back.status_message) == ((5,), NOW + 9, "")
+        restored_record = await complete_pull(store, request("x:2"), now=NOW + 9, user_acl=(5,))
+        assert restored_record == await store.get(old.key)
+        assert (restored_record.status, restored_record.kind, restored_record.tags) == (
+            State.READY,
+            "pull",
+            ("x:1", "x:2"),
+        )
+        assert (
+            restored_record.user_acl,
+            restored_record.last_pull,
+            restored_record.status_message,
+        ) == ((5,), NOW + 9, "")
         removed_members = {"claim", "runner", "last_heartbeat"}
-        assert removed_members.isdisjoint(place.document(back.key))
-        assert await visible_records(store) == [back, back, back]
+        assert removed_members.isdisjoint(place.document(restored_record.key))
+        assert await visible_records(store) == [restored_record, restored_record, restored_record]
         assert list(await store.queue("alpha")) == list(await store.waiting(NOW + 99, 9)) == []
-        assert await store.begin(back.key, "n", NOW * 2, LIMIT) is None
+        assert await store.begin(restored_record.key, "n", NOW * 2, LIMIT) is None
         for step in (
-            store.heartbeat(back.key, old.attempt, Progress(), NOW),
-            store.finish(back.key, old.attempt, Expired(), NOW),
-            store.finish(back.key, old.attempt, failure(), NOW),
+            store.heartbeat(restored_record.key, old.attempt, Progress(), NOW),
+            store.finish(restored_record.key, old.attempt, Expired(), NOW),
+            store.finish(restored_record.key, old.attempt, failure(), NOW),
         ):
             with pytest.raises(Superseded):
                 await step
-        assert await store.get(back.key) == back
+        assert await store.get(restored_record.key) == restored_record
 
     @pytest_twisted.ensureDeferred
     async def test_the_ready_record_comes_first(self, place: Place) -> None:
@@ -280,8 +288,8 @@ class CancelledRemovalContract:
         place.put("2" * 24, OF_THE_ORIGINAL)
         assert (await complete_pull(place.store, request("x:1"))).key == "2" * 24
         await remove_record(place.store, "2" * 24)
-        back = await complete_pull(place.store, request("x:1"))
-        assert (back.key, back.tags) == ("1" * 24, ("old:1", "x:1"))
+        restored_record = await complete_pull(place.store, request("x:1"))
+        assert (restored_record.key, restored_record.tags) == ("1" * 24, ("old:1", "x:1"))
 
     @pytest_twisted.ensureDeferred
     async def test_a_pull_cancels_no_other_removal(self, place: Place) -> None:
@@ -304,11 +312,11 @@ class CancelledRemovalContract:
         await complete_pull(store, request("x:2"))
         old = await begin_removal(store)
         new = await complete_pull(store, request("x:1"), OTHER_ID, NOW + 5)
-        back = await complete_pull(store, request("x:3"), now=NOW + 9)
-        assert (back.key, back.status) == (old.key, State.READY)
-        assert back.tags == ("x:2", "x:3")
+        restored_record = await complete_pull(store, request("x:3"), now=NOW + 9)
+        assert (restored_record.key, restored_record.status) == (old.key, State.READY)
+        assert restored_record.tags == ("x:2", "x:3")
         assert await store.find("alpha", "docker", ["x:1"]) == new
-        assert await store.find("alpha", "docker", ["x:2"]) == back
+        assert await store.find("alpha", "docker", ["x:2"]) == restored_record
 
     @pytest_twisted.ensureDeferred
     async def test_an_untagged_tag_does_not_come_back(self, place: Place) -> None:

@@ -58,16 +58,29 @@ class PostponeContract:
         record = await begin_pull(store, request(location="ghcr.io", sealed="login"))
         await store.advance(record.key, 1, state, "Working", NOW)
         await store.heartbeat(record.key, 1, Progress("fetch", 5, 10), NOW)
-        back = await store.postpone(record.key, 1, NOW + 300, WHY, NOW)
-        assert back == await store.get(record.key)
-        assert (back.status, back.claim, back.sealed) == (State.PENDING, record.claim, "login")
-        assert (back.runner, back.last_heartbeat, back.stage) == (None, None, None)
-        assert (back.not_before, back.waits_for, back.waited) == (NOW + 300, WHY, 300)
-        assert re.fullmatch(
-            r"Waits until \d\d:\d\d for ghcr\.io \(rate limit\)", back.status_message or ""
+        postponed_pull = await store.postpone(record.key, 1, NOW + 300, WHY, NOW)
+        assert postponed_pull == await store.get(record.key)
+        assert (postponed_pull.status, postponed_pull.claim, postponed_pull.sealed) == (
+            State.PENDING,
+            record.claim,
+            "login",
         )
-        assert list(await store.queue("alpha")) == [back]
-        assert (await store.claim(request(), NOW + 1)) == (back, False)
+        assert (postponed_pull.runner, postponed_pull.last_heartbeat, postponed_pull.stage) == (
+            None,
+            None,
+            None,
+        )
+        assert (postponed_pull.not_before, postponed_pull.waits_for, postponed_pull.waited) == (
+            NOW + 300,
+            WHY,
+            300,
+        )
+        assert re.fullmatch(
+            r"Waits until \d\d:\d\d for ghcr\.io \(rate limit\)",
+            postponed_pull.status_message or "",
+        )
+        assert list(await store.queue("alpha")) == [postponed_pull]
+        assert (await store.claim(request(), NOW + 1)) == (postponed_pull, False)
 
     @pytest_twisted.ensureDeferred
     async def test_the_message_says_until_when(self, place: Place) -> None:
@@ -81,16 +94,16 @@ class PostponeContract:
     async def test_postponed_work_begins_at_its_time(self, place: Place) -> None:
         """Before that it neither waits nor is stale, and cannot begin."""
         store = place.store
-        back = await postpone_pull(store)
+        postponed_pull = await postpone_pull(store)
         assert await tags(store, NOW + 299) == []
         assert list(await store.stale(NOW + 9999, LIMIT)) == []
-        assert await store.begin(back.key, "node:2", NOW + 280, LIMIT) is None
+        assert await store.begin(postponed_pull.key, "node:2", NOW + 280, LIMIT) is None
         assert await tags(store, NOW + 300) == ["x:1"]
-        attempt = await store.begin(back.key, "node:2", NOW + 300, LIMIT)
+        attempt = await store.begin(postponed_pull.key, "node:2", NOW + 300, LIMIT)
         assert attempt is not None
         assert (attempt.status, attempt.runner) == (State.PULLING, "node:2")
         assert (attempt.not_before, attempt.waits_for, attempt.waited) == (None, None, 300)
-        assert {"not_before", "waits_for"}.isdisjoint(place.document(back.key))
+        assert {"not_before", "waits_for"}.isdisjoint(place.document(postponed_pull.key))
         assert await tags(store, NOW + 300) == []
         assert list(await store.stale(NOW + 361, LIMIT)) == [attempt]
 
@@ -108,8 +121,12 @@ class PostponeContract:
         place.put(key, {name: value for name, value in members.items() if name != "_id"})
         assert await tags(store, NOW + 320) == ["x:1"]
         assert [record.key for record in await store.stale(NOW + 371, LIMIT)] == [key]
-        back = await store.requeue(key, 2, "It died.", died=True)
-        assert (back.status, back.runner, back.deaths) == (State.PENDING, None, 1)
+        requeued_pull = await store.requeue(key, 2, "It died.", died=True)
+        assert (requeued_pull.status, requeued_pull.runner, requeued_pull.deaths) == (
+            State.PENDING,
+            None,
+            1,
+        )
         assert sorted(str(tag) for tag in await tags(store, NOW + 371)) == ["x:1", "y:1"]
         attempt = await store.begin(key, "node:3", NOW + 371, LIMIT)
         assert attempt is not None
@@ -118,8 +135,8 @@ class PostponeContract:
     @pytest_twisted.ensureDeferred
     async def test_clocks_may_differ_a_little(self, place: Place) -> None:
         """A worker whose clock is a few seconds behind can begin the work."""
-        back = await postpone_pull(place.store)
-        assert await place.store.begin(back.key, "node:2", NOW + 297, LIMIT) is not None
+        postponed_pull = await postpone_pull(place.store)
+        assert await place.store.begin(postponed_pull.key, "node:2", NOW + 297, LIMIT) is not None
 
     @pytest_twisted.ensureDeferred
     async def test_a_postponed_attempt_is_over(self, place: Place) -> None:
@@ -158,11 +175,11 @@ class PostponeContract:
     async def test_postponed_work_cannot_be_requeued(self, place: Place) -> None:
         """A stop or a death that is noticed later changes nothing."""
         store = place.store
-        back = await postpone_pull(store)
+        postponed_pull = await postpone_pull(store)
         for has_died in (True, False):
             with pytest.raises(Superseded):
-                await store.requeue(back.key, back.attempt, "", died=has_died)
-        assert await store.get(back.key) == back
+                await store.requeue(postponed_pull.key, postponed_pull.attempt, "", died=has_died)
+        assert await store.get(postponed_pull.key) == postponed_pull
 
     @pytest_twisted.ensureDeferred
     async def test_postponed_attempts_are_no_deaths(self, place: Place) -> None:
@@ -195,16 +212,22 @@ class PostponeContract:
         await store.begin(key, "node:2", NOW + 50, LIMIT)
         await store.postpone(key, 2, NOW + 60, WHY, NOW + 50)
         await store.begin(key, "node:3", NOW + 60, LIMIT)
-        back = await store.postpone(key, 3, NOW + 90, "the system x", NOW + 60, cause="system")
-        assert (back.waited, back.waited_for_pulls, back.waited_for_system) == (10, 50, 30)
+        postponed_pull = await store.postpone(
+            key, 3, NOW + 90, "the system x", NOW + 60, cause="system"
+        )
+        assert (
+            postponed_pull.waited,
+            postponed_pull.waited_for_pulls,
+            postponed_pull.waited_for_system,
+        ) == (10, 50, 30)
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("good", [True, False])
     async def test_the_end_removes_all_members_of_waits(self, place: Place, *, good: bool) -> None:
         """The ended record has no trace of them."""
         store = place.store
-        back = await postpone_pull(store)
-        key = back.key
+        postponed_pull = await postpone_pull(store)
+        key = postponed_pull.key
         await store.begin(key, "node:2", NOW + 300, LIMIT)
         await store.postpone(key, 2, NOW + 350, "another delivery", NOW + 300, cause="pull")
         await store.begin(key, "node:2", NOW + 350, LIMIT)
@@ -212,7 +235,7 @@ class PostponeContract:
         attempt = await store.begin(key, "node:2", NOW + 400, LIMIT)
         assert attempt is not None
         result = await store.finish(
-            back.key, attempt.attempt, Ready(ID) if good else failure(), NOW
+            postponed_pull.key, attempt.attempt, Ready(ID) if good else failure(), NOW
         )
         waits = {"waited", "waited_for_pulls", "waited_for_system"}
         removed_members = {"not_before", "waits_for", "deaths", "runner"} | waits

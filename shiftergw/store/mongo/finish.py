@@ -93,25 +93,27 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
         unfinished_steps = {UNFINISHED_STEPS: {**remainder, "since": now}}
         ready = _ready_change(pull, [], tag, outcome, now)
         ready = Change({**ready.members, **unfinished_steps}, ready.without)
-        home = await change(db, pull, OWNER, ready)
+        image_document = await change(db, pull, OWNER, ready)
     else:
         tags = read_tags(image) if is_ready(image) else await images.remaining_tags(db, image)
         await owned_document(db, key_of(pull), pull["attempt"])
         pins = ("status", "tag", "claim", MOVED_TAGS)
-        home = await change(db, image, pins, _ready_change(image, tags, tag, outcome, now))
-    if home is None:
+        image_document = await change(
+            db, image, pins, _ready_change(image, tags, tag, outcome, now)
+        )
+    if image_document is None:
         return None
     last_pulls = {carrier["_id"]: carrier.get("last_pull") for carrier in carriers}
-    home = await _finish_remainder(db, home, remainder, now, last_pulls)
+    image_document = await _finish_remainder(db, image_document, remainder, now, last_pulls)
     if image is None:
-        return await _clear_unfinished(db, pull, home)
+        return await _clear_unfinished(db, pull, image_document)
     removed_count, is_repeated = await db.delete(
         IMAGES, pin_filter(pull, "claim", "attempt", "runner")
     )
     if not (removed_count or is_repeated):
-        await _withdraw_tag(db, home, tag, outcome.untagged_until, now)
+        await _withdraw_tag(db, image_document, tag, outcome.untagged_until, now)
         raise Superseded("This work was taken over while it ended.")
-    return home
+    return image_document
 
 
 async def _find_image(db: Database, system: str, itype: str, image_id: str) -> Document | None:
@@ -153,7 +155,7 @@ async def _carriers(db: Database, system: str, itype: str, tag: str | None) -> l
 
 async def _finish_remainder(
     db: Database,
-    home: Document,
+    image_document: Document,
     remainder: Mapping[str, Any],
     now: float,
     last_pulls: Mapping[Any, Any],
@@ -165,41 +167,45 @@ async def _finish_remainder(
     last pull was not after `now`. EXPIRING records note that they have lost the tag. Twins are
     merged. The image itself becomes EXPIRING if an admin has blocked it during the delivery.
     """
-    system, itype, tag = home["system"], home["itype"], remainder["tag"]
+    system, itype, tag = image_document["system"], image_document["itype"], remainder["tag"]
     if tag is not None:
         await images.note_moved_tag(db, system, itype, tag)
         for carrier in await _carriers(db, system, itype, tag):
-            if carrier["_id"] == home["_id"] or _are_twins(home, carrier):
+            if carrier["_id"] == image_document["_id"] or _are_twins(image_document, carrier):
                 continue
             key, last_pull = carrier["_id"], carrier.get("last_pull")
             is_unchanged = key in last_pulls and last_pulls[key] == last_pull
             if is_unchanged or read_time(carrier, "last_pull") <= now:
                 await images.take_tag(db, carrier, tag, remainder["until"], now)
-    home = await _merge_twins(db, home)
-    if await leases.is_blocked(db, remainder["directory"], [home["id"]]):
-        await images.expire(db, key_of(home), None)
-        home = await document_at(db, key_of(home)) or home
-    return home
+    image_document = await _merge_twins(db, image_document)
+    if await leases.is_blocked(db, remainder["directory"], [image_document["id"]]):
+        await images.expire(db, key_of(image_document), None)
+        image_document = await document_at(db, key_of(image_document)) or image_document
+    return image_document
 
 
-def _are_twins(home: Document, record: Document) -> bool:
+def _are_twins(image_document: Document, record: Document) -> bool:
     """Return whether two pulls of one image that ended at once have made these two records."""
     is_ours = record.get("kind") is not None
-    return UNFINISHED_STEPS in home and is_ours and record.get("id") == home["id"]
+    return (
+        UNFINISHED_STEPS in image_document and is_ours and record.get("id") == image_document["id"]
+    )
 
 
-async def _merge_twins(db: Database, home: Document) -> Document:
+async def _merge_twins(db: Database, image_document: Document) -> Document:
     """Return the one record of an image that two pulls may have made READY at the same time.
 
     Every process keeps the oldest record. It gets the tags of its twins before they are removed.
     Documents of the original are never removed.
     """
     for _ in range(TRIES):
-        records = await _records_of_image(db, home["system"], home["itype"], home["id"])
-        oldest, *rest = [record for record in records if is_ready(record)] or [home]
+        records = await _records_of_image(
+            db, image_document["system"], image_document["itype"], image_document["id"]
+        )
+        oldest, *rest = [record for record in records if is_ready(record)] or [image_document]
         twins = [record for record in rest if record.get("kind") is not None]
-        if not twins or UNFINISHED_STEPS not in home:
-            return home
+        if not twins or UNFINISHED_STEPS not in image_document:
+            return image_document
         twin = twins[-1]
         tags = read_tags(oldest)
         tags += [tag for tag in read_tags(twin) if tag not in tags]
@@ -209,32 +215,34 @@ async def _merge_twins(db: Database, home: Document) -> Document:
         if union is None:
             continue
         await db.delete(IMAGES, pin_filter(twin, "status", "tag"))
-        if home["_id"] in {oldest["_id"], twin["_id"]}:
-            home = {**union, UNFINISHED_STEPS: home[UNFINISHED_STEPS]}
+        if image_document["_id"] in {oldest["_id"], twin["_id"]}:
+            image_document = {**union, UNFINISHED_STEPS: image_document[UNFINISHED_STEPS]}
     raise too_busy()
 
 
-async def _clear_unfinished(db: Database, pull: Document, home: Document) -> Document:
+async def _clear_unfinished(db: Database, pull: Document, image_document: Document) -> Document:
     """Remove the member `finishing`, as no write remains; return the document without it."""
     clear = {"$unset": {UNFINISHED_STEPS: ""}}
     await db.update(IMAGES, {"_id": pull["_id"]}, clear, durable=False)
-    return {name: value for name, value in home.items() if name != UNFINISHED_STEPS}
+    return {name: value for name, value in image_document.items() if name != UNFINISHED_STEPS}
 
 
 async def _withdraw_tag(
-    db: Database, home: Document, tag: str | None, until: float, now: float
+    db: Database, image_document: Document, tag: str | None, until: float, now: float
 ) -> None:
     """Take a tag from a record if a newer attempt has given it to another image."""
-    carriers = await _carriers(db, home["system"], home["itype"], tag)
-    if tag is not None and any(carrier["_id"] != home["_id"] for carrier in carriers):
-        await images.take_tag(db, home, tag, until, now)
+    carriers = await _carriers(db, image_document["system"], image_document["itype"], tag)
+    if tag is not None and any(carrier["_id"] != image_document["_id"] for carrier in carriers):
+        await images.take_tag(db, image_document, tag, until, now)
 
 
 async def finish_interrupted(db: Database, before: float) -> None:
     """Make the remaining writes for records that became READY before a time."""
-    for home in await db.find(queries.interrupted_finishes(before)):
-        remainder = home[UNFINISHED_STEPS]
+    for image_document in await db.find(queries.interrupted_finishes(before)):
+        remainder = image_document[UNFINISHED_STEPS]
         tag = remainder["tag"]
-        if is_ready(home) and (tag is None or tag in read_tags(home)):
-            await _finish_remainder(db, home, remainder, read_time(home, "last_pull"), {})
-        await _clear_unfinished(db, home, home)
+        if is_ready(image_document) and (tag is None or tag in read_tags(image_document)):
+            await _finish_remainder(
+                db, image_document, remainder, read_time(image_document, "last_pull"), {}
+            )
+        await _clear_unfinished(db, image_document, image_document)

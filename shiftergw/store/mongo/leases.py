@@ -22,11 +22,11 @@ async def take(
     would have the same lease.
     """
     key = {"_id": file_key(directory, image_id)}
-    free = {**key, "$or": [{"holder": holder}, {"until": {"$lte": now}}]}
+    free_lease = {**key, "$or": [{"holder": holder}, {"until": {"$lte": now}}]}
     lease = {"directory": directory, "id": image_id, "holder": holder, "until": now + seconds}
     for _ in range(TRIES):
         try:
-            await db.update(LEASES, free, {"$set": lease}, upsert=True)
+            await db.update(LEASES, free_lease, {"$set": lease}, upsert=True)
         except DuplicateKeyError:  # the lease exists and is not free
             current = await db.first(Query(LEASES, key))
             if current is None:
