@@ -1,4 +1,4 @@
-"""A survey of a database: it assigns each record to one category (lot), and counts oddities.
+"""A survey of a database: it assigns each record to one category, and counts oddities.
 
 For an operator who wants to use the gateway on a database that another program has filled.
 """
@@ -24,7 +24,7 @@ from shiftergw.store.legacy_documents import (
 )
 
 EXAMPLES = 3
-"""How many records of each lot, and of each oddity, are named as examples."""
+"""How many records of each category, and of each oddity, are named as examples."""
 
 NAMES = 200
 """How many different systems, states or members are counted by name."""
@@ -33,25 +33,25 @@ REST_NAME = "others"
 """The name under which all further systems, states or members are counted together."""
 
 
-class Lot(StrEnum):
+class Category(StrEnum):
     """A category of records by what the gateway does with them; each record is in exactly one."""
 
     LISTED = "images that are listed, looked up and run"
     UNTAGGED = "images without a tag: they run by their id until they expire"
     NO_ID = "READY without an image id: nobody sees them; removed when they expire"
     KEYLESS = "images under a key that is no ObjectId: looked up, but neither listed nor expired"
-    IN_FLIGHT = "work of this program in flight: goes on"
-    ABANDONED = "work that was left behind: removed when the same image is pulled again"
-    UNNAMED = "work that was left behind and does not name its image: stays as it is"
-    REMOVALS = "removals that were left behind: not shown; back when the same image is pulled again"
+    IN_FLIGHT = "work of this program in flight: continues"
+    ABANDONED = "abandoned work: removed when the same image is pulled again"
+    UNNAMED = "abandoned work that names no image: stays as it is"
+    REMOVALS = "abandoned removals: not shown; cancelled when the same image is pulled again"
     FAILURES = "failures: shown in the queue until they are pulled again, or expiry is on"
     EXPIRED = "expired images: not shown; forgotten once expiry is on"
     FOREIGN_SYSTEM = "records of systems that are not configured: stay as they are"
-    NOT_A_RECORD = "documents that are no record: stay as they are"
+    NOT_A_RECORD = "documents that are not records: stay as they are"
 
 
-_RUNNABLE = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.KEYLESS})
-"""Lots of images that users run."""
+_RUNNABLE = frozenset({Category.LISTED, Category.UNTAGGED, Category.KEYLESS})
+"""Categories of images that users run."""
 
 
 class Oddity(StrEnum):
@@ -59,13 +59,13 @@ class Oddity(StrEnum):
 
     TEXT_TAG = "`tag` is text, not a list"
     OPEN = "private without any reader: open to all, as before, until pulled again"
-    NO_READER = "readers that cannot be made out: nobody may read them"
+    NO_READER = "access lists that cannot be read: nobody may read the image"
     TYPE = "types that this gateway does not serve: listed only"
-    FORM = "members of another form than theirs: what cannot be read counts as absent"
+    FORM = "members in an invalid form: what cannot be read counts as absent"
     SEVERAL_IDS = "one image in several records"
-    SEVERAL_TAGS = "one tag on several records: the one pulled last is meant"
-    CLAIM = "one `claim` in several records: no pull is taken in"
-    NO_DATE = "no expiration: they stay until they are looked up or pulled again"
+    SEVERAL_TAGS = "one tag on several records: the record pulled last counts"
+    CLAIM = "one `claim` in several records: the gateway accepts no pulls"
+    NO_DATE = "no expiration: the images stay until they are looked up or pulled again"
     DUE = "expirations that have passed"
 
 
@@ -92,7 +92,7 @@ class Survey:
     records: int = 0
     foreign_records: int = 0
     """How many of the records another program wrote."""
-    lots: dict[Lot, Tally] = field(default_factory=dict)
+    categories: dict[Category, Tally] = field(default_factory=dict)
     oddities: dict[Oddity, Tally] = field(default_factory=dict)
     states: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Records by the system and the state that they have in their documents."""
@@ -108,52 +108,54 @@ class Survey:
     _ids: dict[tuple[str, str, str], bool] = field(default_factory=dict)
     _tags: dict[tuple[str, str, str], bool] = field(default_factory=dict)
 
-    def add(self, document: Mapping[str, Any], *, has_object_id: bool = True) -> Lot:
-        """Count a document and return its lot; `has_object_id` says that its key is an ObjectId."""
+    def add(self, document: Mapping[str, Any], *, has_object_id: bool = True) -> Category:
+        """Count a document and return its category; `has_object_id` is about its key."""
         self.records += 1
         if document.get("attempt") is None:
             self.foreign_records += 1
         members = read_document(document)
         name = _record_name(members)
-        lot = self._lot_of(members) if is_text(document.get("status")) else Lot.NOT_A_RECORD
-        if not has_object_id and lot in _RUNNABLE:
-            lot = Lot.KEYLESS
-        self.lots.setdefault(lot, Tally()).add(name)
+        category = (
+            self._category_of(members) if is_text(document.get("status")) else Category.NOT_A_RECORD
+        )
+        if not has_object_id and category in _RUNNABLE:
+            category = Category.KEYLESS
+        self.categories.setdefault(category, Tally()).add(name)
         state = _text_of(members.get("system")), _text_of(document.get("status"))
         _count(self.states, state, (REST_NAME, REST_NAME))
-        if lot not in {Lot.NOT_A_RECORD, Lot.FOREIGN_SYSTEM} and "id" in members:
+        if category not in {Category.NOT_A_RECORD, Category.FOREIGN_SYSTEM} and "id" in members:
             self.image_ids.setdefault(members["system"], set()).add(members["id"])
         self._count_members(document)
-        for oddity in self._find_oddities(document, members, lot):
+        for oddity in self._find_oddities(document, members, category):
             self._count_oddity(oddity, name)
         if "claim" in document:  # the unique index has an entry for null, too
             claim = repr(document["claim"])
             if claim in self._claims:
                 self._count_oddity(Oddity.CLAIM, name)
             self._claims.add(claim)
-        return lot
+        return category
 
     def _count_oddity(self, oddity: Oddity, name: str) -> None:
         self.oddities.setdefault(oddity, Tally()).add(name)
 
-    def _lot_of(self, members: Mapping[str, Any]) -> Lot:
+    def _category_of(self, members: Mapping[str, Any]) -> Category:
         status = members["status"]
         if members.get("system") not in self.systems:
-            return Lot.FOREIGN_SYSTEM if "system" in members else Lot.NOT_A_RECORD
+            return Category.FOREIGN_SYSTEM if "system" in members else Category.NOT_A_RECORD
         if is_ready(members):
             if "id" not in members:
-                return Lot.NO_ID
-            return Lot.LISTED if members.get("tag") else Lot.UNTAGGED
+                return Category.NO_ID
+            return Category.LISTED if members.get("tag") else Category.UNTAGGED
         if members.get("claim") is not None:
-            return Lot.IN_FLIGHT
-        final_lots = {
-            State.FAILURE: Lot.FAILURES,
-            State.EXPIRED: Lot.EXPIRED,
-            State.EXPIRING: Lot.REMOVALS,
+            return Category.IN_FLIGHT
+        final_categories = {
+            State.FAILURE: Category.FAILURES,
+            State.EXPIRED: Category.EXPIRED,
+            State.EXPIRING: Category.REMOVALS,
         }
-        if status in final_lots:
-            return final_lots[State(status)]
-        return Lot.UNNAMED if members.get("pulltag") is None else Lot.ABANDONED
+        if status in final_categories:
+            return final_categories[State(status)]
+        return Category.UNNAMED if members.get("pulltag") is None else Category.ABANDONED
 
     def _count_members(self, document: Mapping[str, Any]) -> None:
         for name in document:
@@ -162,11 +164,13 @@ class Survey:
         self.unreadable_members.update(unreadable_members(document))
 
     def _find_oddities(
-        self, document: Mapping[str, Any], members: Mapping[str, Any], lot: Lot
+        self, document: Mapping[str, Any], members: Mapping[str, Any], category: Category
     ) -> Iterator[Oddity]:
-        if lot not in {Lot.NOT_A_RECORD, Lot.FOREIGN_SYSTEM} and unreadable_members(document):
+        if category not in {Category.NOT_A_RECORD, Category.FOREIGN_SYSTEM} and unreadable_members(
+            document
+        ):
             yield Oddity.FORM
-        if lot not in _RUNNABLE:
+        if category not in _RUNNABLE:
             return
         if is_text(document.get("tag")):
             yield Oddity.TEXT_TAG

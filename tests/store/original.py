@@ -16,7 +16,7 @@ from bson.code import Code
 from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
 
-from shiftergw.store.survey import Lot, Oddity
+from shiftergw.store.survey import Category, Oddity
 
 NOW = 1_700_000_000.0
 """When the database is taken over."""
@@ -35,109 +35,109 @@ class Disorder:
     """
 
     name: str
-    lot: Lot
+    category: Category
     changes: Mapping[str, Any] = field(default_factory=dict)
     odd: frozenset[Oddity] = frozenset()
 
 
-def _kind(name: str, lot: Lot, *odd: Oddity, **changes: Any) -> Disorder:
-    return Disorder(name, lot, changes, frozenset(odd))
+def _kind(name: str, category: Category, *odd: Oddity, **changes: Any) -> Disorder:
+    return Disorder(name, category, changes, frozenset(odd))
 
 
 _NO_RESULT = {"id": ..., "tag": [], "ENV": ..., "ENTRY": ..., "WORKDIR": ..., "expiration": ...}
 """Work that has not ended: no image yet."""
 
-O = Oddity  # noqa: E741 - a table of short lines
+C, O = Category, Oddity  # noqa: E741 - a table of short lines
 DISORDERS = (
-    _kind("tag as text", Lot.LISTED, O.TEXT_TAG, tag="lib/app:{n}"),
-    _kind("no tag left", Lot.UNTAGGED, tag=[]),
-    _kind("null as tag", Lot.UNTAGGED, tag=None),
-    _kind("no tag member", Lot.UNTAGGED, tag=...),
-    _kind("several tags", Lot.LISTED, tag=["lib/app:{n}", "lib/app:{n}-a", "quay.io/x/y:{n}"]),
-    _kind("one tag twice in a record", Lot.LISTED, tag=["lib/app:{n}", "lib/app:{n}"]),
-    _kind("tags and what is none", Lot.LISTED, O.FORM, tag=["lib/app:{n}", None, 5, {"a": 1}]),
-    _kind("an object as tag", Lot.UNTAGGED, O.FORM, tag={"lib/app:{n}": True}),
-    _kind("a number as tag", Lot.UNTAGGED, O.FORM, tag=5),
-    _kind("a tag that is no reference", Lot.LISTED, tag=["Lib/App {n}:?"]),
-    _kind("a tag without its name", Lot.LISTED, tag=["lib/app{n}"]),
-    _kind("null ACLs", Lot.LISTED, private=None, userACL=None, groupACL=None),
-    _kind("no ACLs", Lot.LISTED, private=..., userACL=..., groupACL=...),
-    _kind("private by its ACL alone", Lot.LISTED, private=None, userACL=[OWNER]),
-    _kind("private with readers", Lot.LISTED, private=True, userACL=[OWNER], groupACL=[GROUP]),
-    _kind("private, null ACLs", Lot.LISTED, O.OPEN, private=True, userACL=None, groupACL=None),
-    _kind("private, empty ACLs", Lot.LISTED, O.OPEN, private=True, userACL=[], groupACL=[]),
-    _kind("readers as doubles", Lot.LISTED, private=True, userACL=[2001.0]),
-    _kind("readers as text", Lot.LISTED, O.FORM, O.NO_READER, private=True, userACL=["2001"]),
-    _kind("readers in a text", Lot.LISTED, O.FORM, O.NO_READER, private=True, userACL="2001,2002"),
-    _kind("a number as readers", Lot.LISTED, O.FORM, O.NO_READER, private=None, groupACL=GROUP),
-    _kind("text as private", Lot.LISTED, O.FORM, O.OPEN, private="yes"),
-    _kind("a number as private", Lot.LISTED, O.FORM, private=0, userACL=[OWNER]),
-    _kind("no last_pull", Lot.LISTED, last_pull=...),
-    _kind("null as last_pull", Lot.LISTED, last_pull=None),
-    _kind("whole seconds", Lot.LISTED, last_pull=1_600_000_000),
-    _kind("text as last_pull", Lot.LISTED, O.FORM, last_pull="yesterday"),
-    _kind("a date as last_pull", Lot.LISTED, O.FORM,
+    _kind("tag as text", C.LISTED, O.TEXT_TAG, tag="lib/app:{n}"),
+    _kind("no tag left", C.UNTAGGED, tag=[]),
+    _kind("null as tag", C.UNTAGGED, tag=None),
+    _kind("no tag member", C.UNTAGGED, tag=...),
+    _kind("several tags", C.LISTED, tag=["lib/app:{n}", "lib/app:{n}-a", "quay.io/x/y:{n}"]),
+    _kind("one tag twice in a record", C.LISTED, tag=["lib/app:{n}", "lib/app:{n}"]),
+    _kind("tags and what is none", C.LISTED, O.FORM, tag=["lib/app:{n}", None, 5, {"a": 1}]),
+    _kind("an object as tag", C.UNTAGGED, O.FORM, tag={"lib/app:{n}": True}),
+    _kind("a number as tag", C.UNTAGGED, O.FORM, tag=5),
+    _kind("a tag that is no reference", C.LISTED, tag=["Lib/App {n}:?"]),
+    _kind("a tag without its name", C.LISTED, tag=["lib/app{n}"]),
+    _kind("null ACLs", C.LISTED, private=None, userACL=None, groupACL=None),
+    _kind("no ACLs", C.LISTED, private=..., userACL=..., groupACL=...),
+    _kind("private by its ACL alone", C.LISTED, private=None, userACL=[OWNER]),
+    _kind("private with readers", C.LISTED, private=True, userACL=[OWNER], groupACL=[GROUP]),
+    _kind("private, null ACLs", C.LISTED, O.OPEN, private=True, userACL=None, groupACL=None),
+    _kind("private, empty ACLs", C.LISTED, O.OPEN, private=True, userACL=[], groupACL=[]),
+    _kind("readers as doubles", C.LISTED, private=True, userACL=[2001.0]),
+    _kind("readers as text", C.LISTED, O.FORM, O.NO_READER, private=True, userACL=["2001"]),
+    _kind("readers in a text", C.LISTED, O.FORM, O.NO_READER, private=True, userACL="2001,2002"),
+    _kind("a number as readers", C.LISTED, O.FORM, O.NO_READER, private=None, groupACL=GROUP),
+    _kind("text as private", C.LISTED, O.FORM, O.OPEN, private="yes"),
+    _kind("a number as private", C.LISTED, O.FORM, private=0, userACL=[OWNER]),
+    _kind("no last_pull", C.LISTED, last_pull=...),
+    _kind("null as last_pull", C.LISTED, last_pull=None),
+    _kind("whole seconds", C.LISTED, last_pull=1_600_000_000),
+    _kind("text as last_pull", C.LISTED, O.FORM, last_pull="yesterday"),
+    _kind("a date as last_pull", C.LISTED, O.FORM,
           last_pull=dt.datetime(2020, 1, 1, tzinfo=dt.UTC)),
-    _kind("no number as last_pull", Lot.LISTED, O.FORM, last_pull=float("nan")),
-    _kind("never looked up", Lot.LISTED, O.NO_DATE, expiration=...),
-    _kind("null as expiration", Lot.LISTED, O.NO_DATE, expiration=None),
-    _kind("expired long ago", Lot.LISTED, O.DUE, expiration=12.5),
-    _kind("a date as expiration", Lot.LISTED, O.FORM, O.NO_DATE,
+    _kind("no number as last_pull", C.LISTED, O.FORM, last_pull=float("nan")),
+    _kind("never looked up", C.LISTED, O.NO_DATE, expiration=...),
+    _kind("null as expiration", C.LISTED, O.NO_DATE, expiration=None),
+    _kind("expired long ago", C.LISTED, O.DUE, expiration=12.5),
+    _kind("a date as expiration", C.LISTED, O.FORM, O.NO_DATE,
           expiration=dt.datetime(2020, 1, 1, tzinfo=dt.UTC)),
-    _kind("text as expiration", Lot.LISTED, O.FORM, O.NO_DATE, expiration="90:00:00:00"),
-    _kind("dates as decimals", Lot.LISTED, last_pull=Decimal128("1600000000.5"),
+    _kind("text as expiration", C.LISTED, O.FORM, O.NO_DATE, expiration="90:00:00:00"),
+    _kind("dates as decimals", C.LISTED, last_pull=Decimal128("1600000000.5"),
           expiration=Decimal128("1700001000.25")),
-    _kind("a decimal that has passed", Lot.LISTED, O.DUE, expiration=Decimal128("12.5")),
-    _kind("a decimal that is none", Lot.LISTED, O.FORM, O.NO_DATE, expiration=Decimal128("NaN")),
-    _kind("no end", Lot.LISTED, O.FORM, O.NO_DATE, expiration=float("inf")),
-    _kind("no beginning", Lot.LISTED, O.FORM, last_pull=float("-inf")),
-    _kind("a flag as expiration", Lot.LISTED, O.FORM, O.NO_DATE, expiration=True),
-    _kind("an end before all time", Lot.LISTED, O.DUE, expiration=-5),
-    _kind("readers as decimals", Lot.LISTED, private=True, userACL=[Decimal128("2001")]),
-    _kind("the old word", Lot.LISTED, status="SUCCESS"),
-    _kind("custom", Lot.LISTED, itype="custom", ENV=..., ENTRY=..., WORKDIR=...),
-    _kind("an unknown type", Lot.LISTED, O.TYPE, itype="local"),
-    _kind("no type", Lot.LISTED, O.TYPE, itype=...),
-    _kind("ENTRY as text", Lot.LISTED, ENTRY="/bin/sh -c true"),
-    _kind("huge ENV", Lot.LISTED, ENV=[f"V{n}={'x' * 1000}" for n in range(100)]),
-    _kind("ENV and what is none", Lot.LISTED, O.FORM, ENV=["A=1", None, 5], WORKDIR=7),
-    _kind("an object as ENV", Lot.LISTED, O.FORM, ENV={"A": "1"}, ENTRY={"a": 1}, CMD=5),
-    _kind("labels", Lot.LISTED, LABELS={"org.name": "x", "maintainer": "me"}),
-    _kind("labels that are none", Lot.LISTED, O.FORM, LABELS={"a": ObjectId("1" * 24), "b": "c"}),
-    _kind("unknown members", Lot.LISTED, site_note={"kept": ["by", "us"]}, blob=Binary(b"\0\1")),
-    _kind("an origin of theirs", Lot.LISTED, O.FORM, origin="docker.io"),
-    _kind("numbers for words", Lot.LISTED, O.FORM, ostcount=5, replication=1, format=None),
-    _kind("no image id", Lot.NO_ID, id=...),
-    _kind("an id that is none", Lot.NO_ID, O.FORM, id="../../etc/passwd"),
-    _kind("a number as id", Lot.NO_ID, O.FORM, id=5),
-    _kind("accepted", Lot.ABANDONED, **_NO_RESULT, status="INIT", last_pull=...),
-    _kind("queued", Lot.ABANDONED, **_NO_RESULT, status="PENDING", status_message=""),
-    _kind("died pulling", Lot.ABANDONED, **_NO_RESULT, status="PULLING", last_heartbeat=5.5),
-    _kind("died examining", Lot.ABANDONED, **_NO_RESULT, status="EXAMINATION", last_heartbeat=5.5),
-    _kind("died converting", Lot.ABANDONED, **_NO_RESULT, status="CONVERSION", last_heartbeat=5.5),
-    _kind("died delivering", Lot.ABANDONED, **_NO_RESULT, status="TRANSFER", last_heartbeat=5.5),
-    _kind("died hashing", Lot.ABANDONED, **_NO_RESULT, status="HASHING", last_heartbeat=5.5),
-    _kind("an older version's word", Lot.ABANDONED, **_NO_RESULT, status="ENQUEUED"),
-    _kind("work on what", Lot.UNNAMED, **_NO_RESULT, status="PULLING", pulltag=...),
-    _kind("failed", Lot.FAILURES, **_NO_RESULT, status="FAILURE", status_message="FAILED"),
-    _kind("died expiring", Lot.REMOVALS, status="EXPIRING", status_message="EXPIRING"),
-    _kind("expired", Lot.EXPIRED, status="EXPIRED", status_message="EXPIRED"),
-    _kind("a system that is gone", Lot.FOREIGN_SYSTEM, system="gone", expiration=12.5),
-    _kind("a list as system", Lot.NOT_A_RECORD, system=["alpha"]),
-    _kind("no system", Lot.NOT_A_RECORD, system=..., expiration=12.5),
-    _kind("no status", Lot.NOT_A_RECORD, status=...),
-    _kind("JavaScript as system", Lot.NOT_A_RECORD, system=Code("alpha")),
-    _kind("JavaScript as status", Lot.NOT_A_RECORD, status=Code("READY")),
-    _kind("JavaScript as tag", Lot.UNTAGGED, O.FORM, tag=Code("lib/app:1")),
-    _kind("JavaScript as id", Lot.NO_ID, O.FORM, id=Code("a")),
-    _kind("a list as status", Lot.NOT_A_RECORD, status=["READY"]),
+    _kind("a decimal that has passed", C.LISTED, O.DUE, expiration=Decimal128("12.5")),
+    _kind("a decimal that is none", C.LISTED, O.FORM, O.NO_DATE, expiration=Decimal128("NaN")),
+    _kind("no end", C.LISTED, O.FORM, O.NO_DATE, expiration=float("inf")),
+    _kind("no beginning", C.LISTED, O.FORM, last_pull=float("-inf")),
+    _kind("a flag as expiration", C.LISTED, O.FORM, O.NO_DATE, expiration=True),
+    _kind("an end before all time", C.LISTED, O.DUE, expiration=-5),
+    _kind("readers as decimals", C.LISTED, private=True, userACL=[Decimal128("2001")]),
+    _kind("the old word", C.LISTED, status="SUCCESS"),
+    _kind("custom", C.LISTED, itype="custom", ENV=..., ENTRY=..., WORKDIR=...),
+    _kind("an unknown type", C.LISTED, O.TYPE, itype="local"),
+    _kind("no type", C.LISTED, O.TYPE, itype=...),
+    _kind("ENTRY as text", C.LISTED, ENTRY="/bin/sh -c true"),
+    _kind("huge ENV", C.LISTED, ENV=[f"V{n}={'x' * 1000}" for n in range(100)]),
+    _kind("ENV and what is none", C.LISTED, O.FORM, ENV=["A=1", None, 5], WORKDIR=7),
+    _kind("an object as ENV", C.LISTED, O.FORM, ENV={"A": "1"}, ENTRY={"a": 1}, CMD=5),
+    _kind("labels", C.LISTED, LABELS={"org.name": "x", "maintainer": "me"}),
+    _kind("labels that are none", C.LISTED, O.FORM, LABELS={"a": ObjectId("1" * 24), "b": "c"}),
+    _kind("unknown members", C.LISTED, site_note={"kept": ["by", "us"]}, blob=Binary(b"\0\1")),
+    _kind("an origin of theirs", C.LISTED, O.FORM, origin="docker.io"),
+    _kind("numbers for words", C.LISTED, O.FORM, ostcount=5, replication=1, format=None),
+    _kind("no image id", C.NO_ID, id=...),
+    _kind("an id that is none", C.NO_ID, O.FORM, id="../../etc/passwd"),
+    _kind("a number as id", C.NO_ID, O.FORM, id=5),
+    _kind("accepted", C.ABANDONED, **_NO_RESULT, status="INIT", last_pull=...),
+    _kind("queued", C.ABANDONED, **_NO_RESULT, status="PENDING", status_message=""),
+    _kind("died pulling", C.ABANDONED, **_NO_RESULT, status="PULLING", last_heartbeat=5.5),
+    _kind("died examining", C.ABANDONED, **_NO_RESULT, status="EXAMINATION", last_heartbeat=5.5),
+    _kind("died converting", C.ABANDONED, **_NO_RESULT, status="CONVERSION", last_heartbeat=5.5),
+    _kind("died delivering", C.ABANDONED, **_NO_RESULT, status="TRANSFER", last_heartbeat=5.5),
+    _kind("died hashing", C.ABANDONED, **_NO_RESULT, status="HASHING", last_heartbeat=5.5),
+    _kind("an older version's word", C.ABANDONED, **_NO_RESULT, status="ENQUEUED"),
+    _kind("work on what", C.UNNAMED, **_NO_RESULT, status="PULLING", pulltag=...),
+    _kind("failed", C.FAILURES, **_NO_RESULT, status="FAILURE", status_message="FAILED"),
+    _kind("died expiring", C.REMOVALS, status="EXPIRING", status_message="EXPIRING"),
+    _kind("expired", C.EXPIRED, status="EXPIRED", status_message="EXPIRED"),
+    _kind("a system that is gone", C.FOREIGN_SYSTEM, system="gone", expiration=12.5),
+    _kind("a list as system", C.NOT_A_RECORD, system=["alpha"]),
+    _kind("no system", C.NOT_A_RECORD, system=..., expiration=12.5),
+    _kind("no status", C.NOT_A_RECORD, status=...),
+    _kind("JavaScript as system", C.NOT_A_RECORD, system=Code("alpha")),
+    _kind("JavaScript as status", C.NOT_A_RECORD, status=Code("READY")),
+    _kind("JavaScript as tag", C.UNTAGGED, O.FORM, tag=Code("lib/app:1")),
+    _kind("JavaScript as id", C.NO_ID, O.FORM, id=Code("a")),
+    _kind("a list as status", C.NOT_A_RECORD, status=["READY"]),
 )  # fmt: skip
 """Every kind of record but those in order, and those that are odd only beside others."""
 
-KEYLESS = Disorder("a key of an admin's", Lot.KEYLESS)
-IN_ORDER = Disorder("in order", Lot.LISTED)
-SAME_ID = Disorder("the same image as before", Lot.LISTED, {}, frozenset({O.SEVERAL_IDS}))
-SAME_TAG = Disorder("the same tag as before", Lot.LISTED, {}, frozenset({O.SEVERAL_TAGS}))
+KEYLESS = Disorder("a key of an admin's", Category.KEYLESS)
+IN_ORDER = Disorder("in order", Category.LISTED)
+SAME_ID = Disorder("the same image as before", Category.LISTED, {}, frozenset({O.SEVERAL_IDS}))
+SAME_TAG = Disorder("the same tag as before", Category.LISTED, {}, frozenset({O.SEVERAL_TAGS}))
 ROUND = (
     *DISORDERS, KEYLESS, IN_ORDER, SAME_ID, IN_ORDER, SAME_TAG, *[IN_ORDER] * 16,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A survey puts each record of an original's database into one lot, and counts its oddities."""
+"""A survey assigns each record of an original's database to one category, and counts oddities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shiftergw.store import survey as survey_module
-from shiftergw.store.survey import Lot, Oddity, Survey
+from shiftergw.store.survey import Category, Oddity, Survey
 from tests.matrices import LONG
 from tests.store.original import (
     DISORDERS,
@@ -38,35 +38,44 @@ def test_the_sample_has_enough_kinds_of_disorder() -> None:
     """There are more than 50 kinds with different names, in a cycle of a hundred records."""
     assert len({kind.name for kind in DISORDERS}) == len(DISORDERS) > 50
     assert len(ROUND) == 100
-    assert {lot for kind in ROUND for lot in [kind.lot]} == {*Lot} - {Lot.IN_FLIGHT}
+    assert {category for kind in ROUND for category in [kind.category]} == {*Category} - {
+        Category.IN_FLIGHT
+    }
     assert {oddity for kind in ROUND for oddity in kind.odd} == {*Oddity} - {Oddity.CLAIM}
 
 
 @pytest.mark.parametrize("kind", DISORDERS, ids=lambda kind: kind.name)
 def test_each_kind_is_recognized(kind: Disorder) -> None:
-    """A record of each kind is in its lot, and has its oddities."""
+    """A record of each kind is in its category, and has its oddities."""
     survey = survey_of(document(7, kind))
-    assert {lot: tally.count for lot, tally in survey.lots.items()} == {kind.lot: 1}
+    assert {category: tally.count for category, tally in survey.categories.items()} == {
+        kind.category: 1
+    }
     assert survey.oddities.keys() == kind.odd
 
 
-def test_each_record_is_in_one_lot() -> None:
-    """The lots have all records, each kind in its own lot."""
-    survey, expected, odd = Survey(SYSTEMS, NOW), dict.fromkeys(Lot, 0), dict.fromkeys(Oddity, 0)
+def test_each_record_is_in_one_category() -> None:
+    """The categories have all records, each kind in its own category."""
+    survey, expected, odd = (
+        Survey(SYSTEMS, NOW),
+        dict.fromkeys(Category, 0),
+        dict.fromkeys(Oddity, 0),
+    )
     for kind, content in records(COUNT):
-        assert survey.add(content, has_object_id=kind is not KEYLESS) is kind.lot, kind.name
-        expected[kind.lot] += 1
+        assert survey.add(content, has_object_id=kind is not KEYLESS) is kind.category, kind.name
+        expected[kind.category] += 1
         for oddity in kind.odd:
             odd[oddity] += 1
     del odd[Oddity.CLAIM]  # nobody but this program writes one
     assert survey.records == survey.foreign_records == COUNT == sum(expected.values())
-    counts = {lot: tally.count for lot, tally in survey.lots.items()}
-    assert counts == {lot: count for lot, count in expected.items() if count}
+    counts = {category: tally.count for category, tally in survey.categories.items()}
+    assert counts == {category: count for category, count in expected.items() if count}
     assert {oddity: tally.count for oddity, tally in survey.oddities.items()} == odd
     assert sum(survey.states.values()) == COUNT
     assert survey.unknown_members == {"site_note": COUNT // 100, "blob": COUNT // 100}
     assert all(
-        len(tally.examples) <= 3 for tally in [*survey.lots.values(), *survey.oddities.values()]
+        len(tally.examples) <= 3
+        for tally in [*survey.categories.values(), *survey.oddities.values()]
     )
 
 
@@ -87,7 +96,7 @@ def test_records_of_this_program_are_recognized() -> None:
     own = document(7, KEYLESS) | {"attempt": 1, "moved": ["x:1"], "finishing": {"since": 5.0}}
     survey = survey_of(own, own | {"status": "PENDING", "claim": "alpha/docker/x:1"})
     assert (survey.records, survey.foreign_records, survey.unknown_members) == (2, 0, {})
-    assert survey.lots[Lot.IN_FLIGHT].count == 1
+    assert survey.categories[Category.IN_FLIGHT].count == 1
 
 
 @pytest.mark.parametrize("claim", [None, "alpha/docker/x:1", ["odd"]])
@@ -106,4 +115,6 @@ def test_many_names_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert (len(survey.unknown_members), survey.unknown_members["others"]) == (6, 45)
     assert (len(survey.states), survey.states["others", "others"]) == (6, 45)
     assert all(name.isprintable() for name in survey.unknown_members)
-    assert all(content.isprintable() for content in survey.lots[Lot.FOREIGN_SYSTEM].examples)
+    assert all(
+        content.isprintable() for content in survey.categories[Category.FOREIGN_SYSTEM].examples
+    )

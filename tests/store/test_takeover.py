@@ -25,7 +25,7 @@ from shiftergw.model import (
 )
 from shiftergw.states import State
 from shiftergw.store.mongo.store import MongoStore
-from shiftergw.store.survey import Lot
+from shiftergw.store.survey import Category
 from shiftergw.web import render
 from tests import mongod
 from tests.matrices import LONG
@@ -50,7 +50,7 @@ from tests.store.places import mongo_running
 from tests.store.pulls import LIMIT, begin_pull, complete_pull, failure
 
 COUNT = 10_000 if LONG else 1_000
-LISTED = {Lot.LISTED, Lot.UNTAGGED}
+LISTED = {Category.LISTED, Category.UNTAGGED}
 NEW_ID = "f" * 64
 USER = Session("alpha", "me", OWNER, "users", 2100, frozenset({2100}))
 MEMBER = replace(USER, uid=2002, gid=GROUP, groups=frozenset({GROUP}))
@@ -101,9 +101,9 @@ def request_of(kind: Disorder, n: int) -> PullRequest:
     return PullRequest(content["system"], content.get("itype", "docker"), reference, OWNER)
 
 
-def numbers_of(*lots: Lot) -> list[tuple[int, Disorder]]:
-    """Return the numbers and kinds of those of the first hundred records that are in some lots."""
-    return [(n, kind) for n, kind in enumerate(ROUND, 1) if kind.lot in lots]
+def numbers_of(*categories: Category) -> list[tuple[int, Disorder]]:
+    """Return number and kind of each of the first hundred records in one of these categories."""
+    return [(n, kind) for n, kind in enumerate(ROUND, 1) if kind.category in categories]
 
 
 @pytest_twisted.ensureDeferred
@@ -126,9 +126,11 @@ async def test_a_start_rewrites_no_document(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_list_has_the_images_of_its_lots(store: MongoStore) -> None:
+async def test_the_list_has_the_images_of_its_categories(store: MongoStore) -> None:
     """Each system lists them and no others, and each can be shown to a client."""
-    expected = Counter(content["system"] for kind, content in records(COUNT) if kind.lot in LISTED)
+    expected = Counter(
+        content["system"] for kind, content in records(COUNT) if kind.category in LISTED
+    )
     for system in SYSTEMS:
         images = await store.list(system)
         assert len(images) == expected[system]
@@ -159,7 +161,7 @@ async def test_a_page_of_unusable_records_is_not_the_last(
 @pytest_twisted.ensureDeferred
 async def test_every_listed_image_is_found(store: MongoStore) -> None:
     """Each of its tags finds it, whether they are text, a list, or beside invalid values."""
-    for n, kind in numbers_of(Lot.LISTED, Lot.KEYLESS):
+    for n, kind in numbers_of(Category.LISTED, Category.KEYLESS):
         content = document(n, kind)
         tags = content["tag"] if isinstance(content["tag"], list) else [content["tag"]]
         for tag in tags:
@@ -176,14 +178,16 @@ async def test_every_listed_image_is_found(store: MongoStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_other_records_are_not_found(store: MongoStore) -> None:
     """Neither by tag nor by id, and no pull waits for them."""
-    for n, kind in numbers_of(*{*Lot} - LISTED - {Lot.KEYLESS}):
+    for n, kind in numbers_of(*{*Category} - LISTED - {Category.KEYLESS}):
         content = document(n, kind)
-        if not isinstance(content.get("system"), str) or kind.lot is Lot.FOREIGN_SYSTEM:
+        if not isinstance(content.get("system"), str) or kind.category is Category.FOREIGN_SYSTEM:
             continue
         assert await store.find(content["system"], "docker", [f"lib/app:{n}"]) is None, kind.name
         assert await store.find_id([content["system"]], image_id(n)) == [], kind.name
         work = await store.find_work(content["system"], "docker", f"lib/app:{n}")
-        assert [record.status for record in work] == [State.FAILURE] * (kind.lot is Lot.FAILURES)
+        assert [record.status for record in work] == [State.FAILURE] * (
+            kind.category is Category.FAILURES
+        )
 
 
 @pytest_twisted.ensureDeferred
@@ -240,13 +244,13 @@ async def test_odd_lookup_rows_become_text(mongodb: str) -> None:
 async def test_a_repeated_pull_leaves_an_orderly_record(
     mongodb: str, small_database: tuple[str, Any]
 ) -> None:
-    """That holds for records of every lot.
+    """That holds for records of every category.
 
     Unknown members survive, and the original would find the image and could read its record.
     """
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbers_of(Lot.LISTED, Lot.UNTAGGED, Lot.KEYLESS):
+        for n, kind in numbers_of(Category.LISTED, Category.UNTAGGED, Category.KEYLESS):
             content = document(n, kind)
             if kind.name == "no type":  # nobody can ask for it
                 continue
@@ -289,7 +293,7 @@ async def test_a_moved_tag_leaves_all_old_records(
     """It is taken from every record that had it."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbers_of(Lot.LISTED, Lot.NO_ID):
+        for n, kind in numbers_of(Category.LISTED, Category.NO_ID):
             if kind.name == "no type":  # nobody can ask for it
                 continue
             request = request_of(kind, n)
@@ -313,7 +317,7 @@ async def test_work_after_a_crash_is_pulled_again(
     """The new pull begins at once, and the old record is removed."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbers_of(Lot.ABANDONED, Lot.FAILURES):
+        for n, kind in numbers_of(Category.ABANDONED, Category.FAILURES):
             request = request_of(kind, n)
             claim, is_new = await store.claim(request, NOW)
             assert is_new, kind.name
@@ -324,7 +328,9 @@ async def test_work_after_a_crash_is_pulled_again(
             assert attempt is not None
             done = await store.finish(attempt.key, 1, Ready(image_id(n)), NOW)
             assert done.key == claim.key
-        stays = [document(n, kind)["_id"] for n, kind in numbers_of(Lot.UNNAMED, Lot.EXPIRED)]
+        stays = [
+            document(n, kind)["_id"] for n, kind in numbers_of(Category.UNNAMED, Category.EXPIRED)
+        ]
         assert db["images"].count_documents({"_id": {"$in": stays}}) == len(stays)
 
 
@@ -335,7 +341,7 @@ async def test_documents_that_are_no_records_do_no_harm(
     """A pull of their tags succeeds, and they stay as they are."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbers_of(Lot.NOT_A_RECORD):
+        for n, kind in numbers_of(Category.NOT_A_RECORD):
             if kind.name in {"no status", "a list as status"}:
                 content = db["images"].find_one({"_id": document(n, kind)["_id"]})
                 done = await complete_pull(store, request_of(kind, n), image_id(n), NOW)
@@ -372,11 +378,11 @@ async def test_abandoned_removals_are_cancelled_by_a_pull(
     """The image is READY again under its old record."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbers_of(Lot.REMOVALS, Lot.EXPIRED):
+        for n, kind in numbers_of(Category.REMOVALS, Category.EXPIRED):
             access = {"private": False, "user_acl": (), "group_acl": ()}
             done = await complete_pull(store, request_of(kind, n), image_id(n), NOW, **access)
             assert done.tags == (f"lib/app:{n}",)
-            assert (done.key == f"{n:024x}") is (kind.lot is Lot.REMOVALS)
+            assert (done.key == f"{n:024x}") is (kind.category is Category.REMOVALS)
             record = OriginalReader(db["images"], NOW).ready(done.system, "docker", done.tags[0])
             assert record is not None
 

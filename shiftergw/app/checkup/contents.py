@@ -23,7 +23,7 @@ from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile
 from shiftergw.store.mongo import inspection as mongo_inspection
 from shiftergw.store.sqlite import inspection as sqlite_inspection
-from shiftergw.store.survey import EXAMPLES, Lot, Oddity, Survey, Tally
+from shiftergw.store.survey import EXAMPLES, Category, Oddity, Survey, Tally
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -42,13 +42,15 @@ _UNNAMED_REMEDY = (
     " another program. Remove them by hand once no job uses them."
 )
 
-_QUIET = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.IN_FLIGHT, Lot.FAILURES, Lot.EXPIRED})
-"""Lots that need no attention."""
+_QUIET = frozenset(
+    {Category.LISTED, Category.UNTAGGED, Category.IN_FLIGHT, Category.FAILURES, Category.EXPIRED}
+)
+"""Categories that need no attention."""
 
 _HARMLESS = frozenset({Oddity.TEXT_TAG, Oddity.NO_DATE, Oddity.DUE})
 
-_REMEDIES: Mapping[Lot | Oddity, str] = {
-    Lot.KEYLESS: "Give the record a new key, an ObjectId.",
+_REMEDIES: Mapping[Category | Oddity, str] = {
+    Category.KEYLESS: "Give the record a new key, an ObjectId.",
     Oddity.CLAIM: "Take the member from them, unless a gateway of this program wrote it.",
     Oddity.OPEN: "Name readers: pull them again with --user and --group.",
     Oddity.NO_READER: "Pull them again with --user and --group, or correct the members.",
@@ -130,14 +132,14 @@ def _numbers(counter: Mapping[str, int]) -> str:
 
 
 def _records(survey: Survey) -> Iterator[Finding]:
-    """Yield each lot, then what is odd in any of them."""
-    for lot in Lot:
-        if lot in survey.lots:
-            tally = survey.lots[lot]
-            level = Level.OK if lot in _QUIET else Level.WARNING
-            examples = "" if lot is Lot.LISTED else _examples(tally)
-            text = f"{tally.count} {lot}{examples}"
-            yield Finding("records", level, text, _REMEDIES.get(lot, ""))
+    """Yield each category, then what is odd in any of them."""
+    for category in Category:
+        if category in survey.categories:
+            tally = survey.categories[category]
+            level = Level.OK if category in _QUIET else Level.WARNING
+            examples = "" if category is Category.LISTED else _examples(tally)
+            text = f"{tally.count} {category}{examples}"
+            yield Finding("records", level, text, _REMEDIES.get(category, ""))
     for oddity in Oddity:
         if oddity in survey.oddities:
             tally = survey.oddities[oddity]

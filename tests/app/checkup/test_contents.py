@@ -20,7 +20,7 @@ from shiftergw.app.checkup import Finding, contents
 from shiftergw.app.checkup.contents import FRESH_SECONDS
 from shiftergw.config import Config
 from shiftergw.mongo import database as mongo_database
-from shiftergw.store.survey import Lot
+from shiftergw.store.survey import Category
 from tests import mongod
 from tests.cli.command import shiftergw
 from tests.configurations import SMALLEST
@@ -75,7 +75,7 @@ def by_name(found: list[Finding], name: str) -> Finding:
 async def test_a_database_of_the_original(
     mongodb: str, taken: tuple[str, Any], tmp_path: Path
 ) -> None:
-    """Every record is in one of the lots; what is odd has examples; nothing is written."""
+    """Every record is in one of the categories; what is odd has examples; nothing is written."""
     name, db = taken
     before = str(mongod.all_documents(db))
     found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
@@ -86,13 +86,13 @@ async def test_a_database_of_the_original(
     )
     assert by_name(found, "indexes").text.startswith("15 to be made at the start: shiftergw_claim")
     assert by_name(found, "scheduled expiry").level == "warning"
-    expected = Counter(kind.lot for kind, _ in records(300))
-    lots = [one.text for one in found if one.name == "records"]
-    assert sum(int(text.split()[0]) for text in lots) == 300
-    for lot, count in expected.items():
-        assert any(text.startswith(f"{count} {lot}") for text in lots), lot
-    assert {one.level for one in found if Lot.LISTED in one.text} == {"ok"}
-    assert {one.level for one in found if Lot.ABANDONED in one.text} == {"warning"}
+    expected = Counter(kind.category for kind, _ in records(300))
+    categories = [one.text for one in found if one.name == "records"]
+    assert sum(int(text.split()[0]) for text in categories) == 300
+    for category, count in expected.items():
+        assert any(text.startswith(f"{count} {category}") for text in categories), category
+    assert {one.level for one in found if Category.LISTED in one.text} == {"ok"}
+    assert {one.level for one in found if Category.ABANDONED in one.text} == {"warning"}
     odd = {one.text.partition(": ")[2]: one for one in found if one.name == "odd"}
     open_to_all = next(one for text, one in odd.items() if text.startswith("private without"))
     assert open_to_all.text.startswith("9: ")
@@ -271,8 +271,12 @@ async def test_sqlite(tmp_path: Path) -> None:
         found = await told(tmp_path)
     assert by_name(found, "database").text.endswith("3 records; 1 rows of look-ups")
     assert {one.text for one in found if one.name == "records"} == {
-        f"1 {Lot.LISTED}",
-        *(one.text for one in found if Lot.IN_FLIGHT in one.text or Lot.FOREIGN_SYSTEM in one.text),
+        f"1 {Category.LISTED}",
+        *(
+            one.text
+            for one in found
+            if Category.IN_FLIGHT in one.text or Category.FOREIGN_SYSTEM in one.text
+        ),
     }
     assert by_name(found, "records of others").text == "gone 1"
     assert await told(tmp_path) == found
