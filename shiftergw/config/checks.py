@@ -124,7 +124,7 @@ def _config_warnings(config: Config) -> Iterator[str]:
         elif ssh.scp_cmd_options:
             yield (
                 f'{where}.scpCmdOptions: has no meaning with "transport": "openssh", which runs'
-                " `ssh` and never `scp`; move the options to sshCmdOptions"
+                " `ssh` and never `scp`; write options for `ssh` in sshCmdOptions"
             )
     if config.disable_acl_metadata:
         yield (

@@ -63,7 +63,7 @@ def place(*path: object) -> str:
 def duplicate_keys(value: Any, *path: object) -> Iterator[str]:
     """Yield a problem for every key that an object in a document has more than once."""
     if isinstance(value, _Object):
-        yield from (f"{place(*path, key)}: stands there more than once" for key in value.duplicates)
+        yield from (f"{place(*path, key)}: appears more than once" for key in value.duplicates)
     steps = enumerate(value) if isinstance(value, list) else ()
     for step, inner in value.items() if isinstance(value, dict) else steps:
         yield from duplicate_keys(inner, *path, step)

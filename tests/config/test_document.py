@@ -83,13 +83,13 @@ def test_name_is_not_taken_from_the_document() -> None:
     ("text", "expected"),
     [
         ('{"a": 1, "b": {"a": 1}}', []),
-        ('{"a": 1, "a": 1}', ["a: stands there more than once"]),
-        ('{"x": {"a": 1, "b": 2, "a": 3, "a": 4}}', ["x.a: stands there more than once"]),
-        ('{"x": [1, {"b": 1, "b": 2}]}', ["x.1.b: stands there more than once"]),
+        ('{"a": 1, "a": 1}', ["a: appears more than once"]),
+        ('{"x": {"a": 1, "b": 2, "a": 3, "a": 4}}', ["x.a: appears more than once"]),
+        ('{"x": [1, {"b": 1, "b": 2}]}', ["x.1.b: appears more than once"]),
         ('{"b": 1, "a": 1, "a": {"c": 1, "c": 2}, "b": 2}', [
-            "a: stands there more than once",
-            "b: stands there more than once",
-            "a.c: stands there more than once",
+            "a: appears more than once",
+            "b: appears more than once",
+            "a.c: appears more than once",
         ]),
     ],
 )  # fmt: skip

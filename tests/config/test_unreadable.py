@@ -37,7 +37,7 @@ START = json.dumps(SMALLEST).encode()[:-1] + b", "
         (START + b'"X": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001, "nested too deeply"),
         (START + b'"X": ' + b"[" * 300 + b"]" * 300 + b"}", "X.0.0: is nested more than 20"),
         (START + b'"X": ' + b'{"a":' * 480 + b"1" + b"}" * 481, "X.a.a: is nested more than 20"),
-        (START + b'"Metrics": true, "Metrics": false}', "Metrics: stands there more than once"),
+        (START + b'"Metrics": true, "Metrics": false}', "Metrics: appears more than once"),
         (START + b'"LogLevel": "\\ud800"}', "LogLevel: has half a character"),
         (START + b'"\\udfff": 1}', "has half a character"),
         (START + b'"LogLevel": "\xe9"}', "is not UTF-8"),
