@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from shiftergw.plumbing.threads import Threads
 from tests.delivery.contract import CONTENT
-from tests.delivery.several import System
+from tests.delivery.ssh_systems import System
 from tests.sshd import Sshd
 
 reactor: Any = global_reactor

@@ -16,7 +16,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection
 from tests.configurations import loaded
-from tests.delivery.native import reactor, run
+from tests.delivery.conch_client import reactor, run
 from tests.patience import patient
 from tests.sshd import Sshd
 

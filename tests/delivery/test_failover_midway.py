@@ -23,7 +23,7 @@ from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT
 from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.far import reactor, sftp_server
-from tests.delivery.several import System
+from tests.delivery.ssh_systems import System
 from tests.parts import need_root
 from tests.patience import patient, scaled
 from tests.sshd import Sshd

@@ -15,7 +15,7 @@ from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.source_file import SourceFile
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp.parallel_write import RATE
-from tests.delivery.native import open_connection, reactor
+from tests.delivery.conch_client import open_connection, reactor
 from tests.distance import Distance
 from tests.sshd import Sshd
 

@@ -26,7 +26,7 @@ from shiftergw.sources.registry.admission import NoBreakers
 from shiftergw.states import State
 from tests.delivery.contract import IMAGE, names
 from tests.delivery.far import sftp_server
-from tests.delivery.several import System
+from tests.delivery.ssh_systems import System
 from tests.job.workbench import SISTER, Bench, running_bench
 from tests.patience import patient, scaled
 from tests.sshd import Sshd

@@ -19,7 +19,7 @@ from shiftergw.ports import Verification
 from shiftergw.sftp.outgoing_file import REACH
 from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.login_shells import server_with_shell
-from tests.delivery.several import System
+from tests.delivery.ssh_systems import System
 from tests.parts import need
 from tests.sshd import Sshd
 

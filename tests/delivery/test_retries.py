@@ -123,7 +123,7 @@ def test_a_long_silence_ends_it(verified_size: int | None, error: Away) -> None:
 
 
 def test_a_long_attempt_with_signs_of_life() -> None:
-    """An attempt that breaks after a long time with progress is retried at once."""
+    """An attempt that breaks after a long time, but not after a silence, is retried."""
     delivery = Delivery((0, CUT), (50, None), seconds=4 * LONG, signs=LONG - 1)
     delivery.wait()
     assert delivery.began == [0, 4 * LONG + 1]
@@ -185,7 +185,7 @@ def test_other_failures_are_not_retried(error: Exception) -> None:
 
 
 def test_which_host_is_shunned() -> None:
-    """A host is shunned once it makes no progress; before that it alone may have the part."""
+    """A host is shunned once it makes no progress; until then, perhaps it alone has the part."""
     delivery = Delivery((0, CUT), (50, CUT), (50, CUT), (None, DOWN), (50, None))
     delivery.wait()
     assert delivery.session.shunned_hosts == ["a"]

@@ -17,6 +17,7 @@ from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection, connect
 from shiftergw.ssh.openssh import OpensshAccount
+from tests.delivery.conch_client import account
 from tests.delivery.contract import (
     CONTENT,
     IMAGE,
@@ -35,7 +36,6 @@ from tests.delivery.far import (
     reactor,
     without_ssh,
 )
-from tests.delivery.native import account
 from tests.parts import need
 from tests.sshd import Sshd
 
@@ -103,7 +103,7 @@ class TestSshd(ImageDirectoryContract):
         yield from closing(far_directory(shared_account, path, threads, open_files=ScpFiles.begin))
 
 
-class TestNative(ImageDirectoryContract):
+class TestConchClient(ImageDirectoryContract):
     """The contract, with Conch and OpenSSH's server."""
 
     @pytest.fixture

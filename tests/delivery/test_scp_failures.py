@@ -28,6 +28,7 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import connect
+from tests.delivery.conch_client import account
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import (
     FIRST_PAUSE,
@@ -38,7 +39,6 @@ from tests.delivery.far import (
     retried_silence,
     without_ssh,
 )
-from tests.delivery.native import account
 from tests.delivery.test_scp_files import program_is
 from tests.parts import need, need_root
 from tests.patience import patient

@@ -13,8 +13,8 @@ from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection, connect
+from tests.delivery.conch_client import account, reactor
 from tests.delivery.contract import ImageDirectoryContract
-from tests.delivery.native import account, reactor
 from tests.sshd import Sshd
 
 IDLE_SECONDS = 20.0
@@ -27,7 +27,7 @@ def sshd() -> Iterator[Sshd]:
         yield running
 
 
-class TestNative(ImageDirectoryContract):
+class TestConchClient(ImageDirectoryContract):
     """The contract, with Conch and OpenSSH's server."""
 
     @pytest.fixture

@@ -32,10 +32,10 @@ from shiftergw.sftp import parallel_write
 from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.parallel_write import MOST_SESSIONS
 from shiftergw.ssh.connection import connect
+from tests.delivery.conch_client import account
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import FIRST_PAUSE, account_on, connection, reactor, sftp_server
-from tests.delivery.native import account
-from tests.delivery.numbered import PLAIN, SLOW_FIRST, NumberedSystem, slow
+from tests.delivery.numbered_sessions import PLAIN, SLOW_FIRST, NumberedSystem, slow
 from tests.patience import scaled
 from tests.sshd import Sshd
 from tests.work.waiting import until

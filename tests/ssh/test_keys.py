@@ -18,7 +18,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.keys import read_key
 from tests import children
-from tests.delivery.native import open_connection, refusal, run
+from tests.delivery.conch_client import open_connection, refusal, run
 from tests.parts import accepts, need
 from tests.sshd import Sshd, make_key, public
 

@@ -29,7 +29,7 @@ while data := os.read(0, 65536):
     if free < 0 and not rate:
         stopped = select.poll()
         stopped.register(0, 0)
-        stopped.poll()  # until whoever writes to it has gone
+        stopped.poll()  # until the writer of the input has ended
         break
     if free < 0:
         time.sleep(65536 / rate)

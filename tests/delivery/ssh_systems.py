@@ -16,7 +16,7 @@ from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh import connection as ssh
 from shiftergw.ssh.openssh import OpenSsh
-from tests.delivery import native
+from tests.delivery import conch_client
 from tests.delivery.far import FIRST_PAUSE, IDLE_SECONDS, account_on, reactor
 from tests.sshd import Sshd
 
@@ -41,7 +41,7 @@ class System:
         async def connect_by_conch() -> Connection:
             self.connections.append(
                 await ssh.connect(
-                    replace(native.account(sshd), **changes),
+                    replace(conch_client.account(sshd), **changes),
                     reactor,
                     self._threads,
                     connect_seconds=connect_seconds,
