@@ -54,7 +54,7 @@ class NoDigest(Exception):
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """Take the reason and the detail."""
+        """Store the reason and the detail."""
         super().__init__(reason)
         self.detail = detail
 

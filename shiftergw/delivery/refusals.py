@@ -23,9 +23,9 @@ _ALMOST_FULL = 8 << 20  # with fewer free bytes, a failed write is taken for a f
 _FULL = re.compile("No space left|Disk quota exceeded|Disc quota exceeded")
 _READ_ONLY = re.compile("Read-only file system")
 _REASONS = {
-    packets.NO_SUCH_FILE: "a file that was expected in it is not there",
+    packets.NO_SUCH_FILE: "a file that was expected in it does not exist",
     packets.PERMISSION_DENIED: "the account may not read or write there",
-    packets.UNSUPPORTED: "the system does not offer what was asked for",
+    packets.UNSUPPORTED: "the system does not support the request",
 }
 _OWNER = "the account on the system must own `imageDir`, and have quota left"
 
@@ -139,7 +139,7 @@ def wrong_mode(refusal: SftpRefused, attributes: Attributes) -> DeliveryFailed:
 
 def unusable(refusal: SftpRefused, directory: bytes) -> DeliveryFailed:
     """Return the error for a directory in which a request was refused."""
-    reason = _REASONS.get(refusal.status, "the system could not do what it was asked")
+    reason = _REASONS.get(refusal.status, "the system could not carry out the request")
     remedy = _OWNER
     if refusal.status in packets.NOT_OFFERED and refusal.request:
         remedy += f"; its SFTP server must allow {refusal.request}"

@@ -179,7 +179,7 @@ async def running_program(
     try:
         yield
     finally:
-        program.end(DeliveryFailed("The program is not needed any more."))
+        program.end(DeliveryFailed("The gateway has ended the program."))
 
 
 async def _open_command(
@@ -195,4 +195,4 @@ async def _open_command(
 
 def invalid_reply(detail: str) -> DeliveryFailed:
     """Return the error for an invalid reply of a program."""
-    return DeliveryFailed("The system's programs do not answer as they should.", detail=detail)
+    return DeliveryFailed("A program on the system gave an invalid reply.", detail=detail)

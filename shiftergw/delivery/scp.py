@@ -158,7 +158,7 @@ class ScpSink(RemoteProgram):
 def protocol_error(detail: str) -> DeliveryFailed:
     """Return the error for a receiver that violates the protocol."""
     return DeliveryFailed(
-        "The system's scp program does not keep the protocol.",
+        "The system's scp program violates the SCP protocol.",
         remedy='Tell the site\'s support: "transfer": "scp" needs a working `scp` on the system.',
         detail=detail,
     )

@@ -179,7 +179,7 @@ class Attempt:
         elif now - self._last_change > HUNG_SECONDS:
             # The worker cancels the stage. If it hangs all the same, the heartbeats stop, and
             # the whole process is stopped for that.
-            raise Superseded("The stage has had no news for hours.")
+            raise Superseded("The stage has made no progress for hours.")
         elif due:
             await self._store.heartbeat(key, number, progress, now, message)
         else:

@@ -105,8 +105,8 @@ def _missing_blob(blob: Descriptor, error: ImageNotFound) -> PullError:
     if not blob.has_urls:
         return error
     return ManifestInvalid(
-        "A layer of the image is not in its registry, but to be fetched from elsewhere (a foreign"
-        " layer); the gateway does not follow such addresses.",
+        "A layer of the image is not in its registry: the manifest names other addresses for it (a"
+        " foreign layer), which the gateway does not use.",
         remedy="Push the image with all its layers to a registry.",
         detail=error.detail,
     )

@@ -1,4 +1,4 @@
-"""Sending files with SCP to receivers that keep the protocol, and to others that do not."""
+"""Sending files with SCP, to receivers that follow the protocol and to others that violate it."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_nonsense(reply: bytes) -> None:
     sending.wire.says(reply)
     error = sending.error()
     assert isinstance(error, DeliveryFailed)
-    assert "does not keep the protocol" in error.what
+    assert "violates the SCP protocol" in error.what
     assert sending.wire.lost
 
 
@@ -184,7 +184,7 @@ def test_answer_before_the_last_byte() -> None:
     sending.sink.pauseProducing()
     sending.wire.says(b"\0")
     sending.wire.says(b"\0")
-    assert "does not keep the protocol" in str(sending.error())
+    assert "violates the SCP protocol" in str(sending.error())
 
 
 @pytest.mark.parametrize("answers", [0, 1, 2])

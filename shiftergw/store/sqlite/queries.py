@@ -52,7 +52,7 @@ PAGE = f"""
     SELECT key, CASE WHEN length(document) < {LARGE} THEN document
         ELSE json_remove(document, '$.ENV', '$.ENTRY', '$.CMD', '$.LABELS') END
     FROM images WHERE system = ? AND status = 'READY' AND key > ? ORDER BY key LIMIT ?
-"""  # noqa: S608 - a constant of ours
+"""  # noqa: S608 - a constant
 
 QUEUE = """
     SELECT key, document FROM (
@@ -78,7 +78,7 @@ ALL_IN_FLIGHT = f"""
     )
     SELECT key, waits, uid, system, registry, served
     FROM in_flight LEFT JOIN turns USING (uid) ORDER BY key
-"""  # noqa: S608 - a constant of ours
+"""  # noqa: S608 - a constant
 
 COUNT_WAITING = """
     SELECT count(*) FROM images
@@ -152,7 +152,7 @@ ABANDON = """
 
 REMOVE = "DELETE FROM images WHERE key = ?"
 
-SERVE = "INSERT OR REPLACE INTO turns (uid, served) VALUES (?, ?)"
+NOTE_TURN = "INSERT OR REPLACE INTO turns (uid, served) VALUES (?, ?)"
 
 BLOCK = "INSERT OR IGNORE INTO blocks (directory, id, uid, since) VALUES (?, ?, ?, ?)"
 

@@ -72,7 +72,7 @@ def begin(
     state = State(document["status"])
     check_restart(state)
     uid = document.get("requested_by") or 0
-    db.execute(queries.SERVE, (REMOVALS_UID if state is State.EXPIRING else uid, now))
+    db.execute(queries.NOTE_TURN, (REMOVALS_UID if state is State.EXPIRING else uid, now))
     return rows.change(db, key, document, documents.begin_attempt(document, runner, now))
 
 
