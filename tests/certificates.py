@@ -1,4 +1,4 @@
-"""Certificates for tests, signed by an authority that only the tests know."""
+"""Certificates for tests, signed by an authority that only the tests trust."""
 
 from __future__ import annotations
 

@@ -162,8 +162,8 @@ def _images(answer: Any) -> Outcome:
     rows: list[tuple[str, str]] = []
     for record in records:
         tags = record["tag"] if isinstance(record["tag"], list) else [record["tag"]]
-        pulled = record["last_pull"] if isinstance(record["last_pull"], float) else 0
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(pulled))
+        last_pull = record["last_pull"] if isinstance(record["last_pull"], float) else 0
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(last_pull))
         start = f"{record['system']:10} {record['itype']:10} {record['status']:8}"
         rows += [(tag, f"{start} {record['id']:.10}   {when} {tag:30}") for tag in tags]
     if records and not rows:

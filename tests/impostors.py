@@ -34,7 +34,7 @@ def _dns(*names: str) -> list[x509.GeneralName]:
     return [x509.DNSName(name) for name in names]
 
 
-def _named(*names: x509.GeneralName, **options: object) -> Callable[[Authority, Path, str], Path]:
+def _listing(*names: x509.GeneralName, **options: object) -> Callable[[Authority, Path, str], Path]:
     def make(authority: Authority, _: Path, host: str) -> Path:
         return authority.server_file(*names, common_name=host, **options)  # type: ignore[arg-type]
 
@@ -71,26 +71,26 @@ def _its_namesake(_: Authority, directory: Path, host: str) -> Path:
 _DIRECTORY = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]))
 
 IMPOSTORS = {
-    "no names": Impostor(_named(), NO_NAME),
-    "no names, for servers": Impostor(_named(usage=ExtendedKeyUsageOID.SERVER_AUTH), NO_NAME),
-    "an e-mail address": Impostor(_named(x509.RFC822Name("root@localhost")), NO_NAME),
-    "a URI": Impostor(_named(x509.UniformResourceIdentifier("https://localhost/")), NO_NAME),
-    "a directory name": Impostor(_named(_DIRECTORY), NO_NAME),
-    "another host": Impostor(_named(*_dns("other.example")), "is for other.example, not for"),
+    "no names": Impostor(_listing(), NO_NAME),
+    "no names, for servers": Impostor(_listing(usage=ExtendedKeyUsageOID.SERVER_AUTH), NO_NAME),
+    "an e-mail address": Impostor(_listing(x509.RFC822Name("root@localhost")), NO_NAME),
+    "a URI": Impostor(_listing(x509.UniformResourceIdentifier("https://localhost/")), NO_NAME),
+    "a directory name": Impostor(_listing(_DIRECTORY), NO_NAME),
+    "another host": Impostor(_listing(*_dns("other.example")), "is for other.example, not for"),
     "another address": Impostor(
-        _named(x509.IPAddress(ip_address("127.0.0.9"))), "is for 127.0.0.9, not for"
+        _listing(x509.IPAddress(ip_address("127.0.0.9"))), "is for 127.0.0.9, not for"
     ),
     "another host, and a URI with a port": Impostor(
-        _named(*_dns("other.example"), x509.UniformResourceIdentifier("https://localhost:1/")),
+        _listing(*_dns("other.example"), x509.UniformResourceIdentifier("https://localhost:1/")),
         "is for other.example, not for",
     ),
     "a host above and below": Impostor(
-        _named(*_dns("host", "a.localhost", "localhost.example")), "is for host, a.localhost, "
+        _listing(*_dns("host", "a.localhost", "localhost.example")), "is for host, a.localhost, "
     ),
-    "a wildcard for everything": Impostor(_named(*_dns("*")), "is for *, not for"),
-    "a wildcard below": Impostor(_named(*_dns("*.localhost")), "is for *.localhost, not for"),
-    "a wildcard inside": Impostor(_named(*_dns("local*")), "is for local*, not for"),
-    "another wildcard": Impostor(_named(*_dns("*.example.com")), "is for *.example.com, not"),
+    "a wildcard for everything": Impostor(_listing(*_dns("*")), "is for *, not for"),
+    "a wildcard below": Impostor(_listing(*_dns("*.localhost")), "is for *.localhost, not for"),
+    "a wildcard inside": Impostor(_listing(*_dns("local*")), "is for local*, not for"),
+    "another wildcard": Impostor(_listing(*_dns("*.example.com")), "is for *.example.com, not"),
     "expired": Impostor(_right(days=-1), "expired on"),
     "not yet valid": Impostor(_right(since=1, days=2), "is not valid before"),
     "for clients": Impostor(_right(usage=ExtendedKeyUsageOID.CLIENT_AUTH), "not meant for servers"),
@@ -100,8 +100,8 @@ IMPOSTORS = {
 }
 
 ADDRESS_IMPOSTORS = {
-    "the address as a host": Impostor(_named(*_dns("127.0.0.1")), "is for 127.0.0.1, not for"),
-    "a host": Impostor(_named(*_dns("localhost")), "is for localhost, not for"),
+    "the address as a host": Impostor(_listing(*_dns("127.0.0.1")), "is for 127.0.0.1, not for"),
+    "a host": Impostor(_listing(*_dns("localhost")), "is for localhost, not for"),
     **{name: IMPOSTORS[name] for name in ("no names", "an e-mail address", "another address")},
 }
 """The same for 127.0.0.1."""

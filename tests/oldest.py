@@ -18,7 +18,7 @@ PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 OLDEST = frozenset(
     {"twisted", "pyopenssl", "service-identity", "cryptography", "treq", "txmongo", "celery"}
 )
-"""Pinned to their lower bounds. The others' oldest versions do not exist for each later Python."""
+"""Packages pinned to their lower bounds; such versions of other packages lack newer Pythons."""
 
 TOOLS = frozenset({"pytest", "pytest-twisted", "pytest-timeout", "coverage", "hypothesis"})
 
@@ -48,4 +48,4 @@ def pins(project: Path = PROJECT) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(*requirements(), sep="\n")  # noqa: T201 - this is what it is for
+    print(*requirements(), sep="\n")  # noqa: T201 - the output of the program

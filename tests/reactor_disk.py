@@ -1,6 +1,6 @@
 """Record file operations on the reactor's thread, which a disk that hangs would block.
 
-The tests run the reactor in the main thread. In it, code of `shiftergw/` must not open, lock, stat,
+The tests run the reactor in the main thread. There, code of `shiftergw/` must not open, lock, stat,
 rename or remove a file below a directory of a test, which stands for the cache, expand, state and
 image directories of a site: NFS may take minutes for each of these operations.
 
@@ -23,13 +23,13 @@ from typing import Any
 import shiftergw
 import twisted
 
-TESTS = str(Path(__file__).parent) + os.sep
-OURS = str(Path(shiftergw.__file__).parent) + os.sep
-TWISTED = str(Path(twisted.__file__).parent) + os.sep
+TESTS_DIRECTORY = str(Path(__file__).parent) + os.sep
+PROGRAM_DIRECTORY = str(Path(shiftergw.__file__).parent) + os.sep
+TWISTED_DIRECTORY = str(Path(twisted.__file__).parent) + os.sep
 
 COROUTINE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
-AUDITED = frozenset(
+AUDIT_EVENTS = frozenset(
     {
         "open",
         "os.chmod",
@@ -51,7 +51,7 @@ AUDITED = frozenset(
 )
 """The file operations among Python's audit events (PEP 578); the first argument is the file."""
 
-UNAUDITED = (
+FUNCTIONS_WITHOUT_EVENTS = (
     "access",
     "close",
     "fdatasync",
@@ -88,14 +88,14 @@ class Watch:
         self._root: str | None = None
         self._reactor_thread = threading.main_thread().ident
         self.calls: list[str] = []
-        sys.addaudithook(self._hear)
-        for name in UNAUDITED:
+        sys.addaudithook(self._handle_event)
+        for name in FUNCTIONS_WITHOUT_EVENTS:
             function = getattr(os, name)
-            watched = self._watched(function)
-            setattr(os, name, watched)
+            recording_function = self._watch(function)
+            setattr(os, name, recording_function)
             for supporting in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
                 if function in supporting:
-                    supporting.add(watched)
+                    supporting.add(recording_function)
 
     def begin(self, root: Path) -> None:
         """Collect calls below `root` from now on."""
@@ -107,18 +107,18 @@ class Watch:
         self._root = None
         return sorted(set(self.calls))
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._root is not None and event in AUDITED:
+    def _handle_event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self._root is not None and event in AUDIT_EVENTS:
             self._record(event, arguments[0])
 
-    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def watched(*arguments: Any, **keywords: Any) -> Any:
+        def recording_function(*arguments: Any, **keywords: Any) -> Any:
             if self._root is not None and arguments:
                 self._record(f"os.{function.__name__}", arguments[0])
             return function(*arguments, **keywords)
 
-        return watched
+        return recording_function
 
     def _record(self, operation: str, file: Any) -> None:
         root = self._root
@@ -154,16 +154,16 @@ def blocking_caller(frame: FrameType | None) -> str | None:
     """Return our innermost function, as `file:name`, if the reactor runs it and it must not."""
     innermost: str | None = None
     runs = False
-    while frame is not None and not frame.f_code.co_filename.startswith(TESTS):
+    while frame is not None and not frame.f_code.co_filename.startswith(TESTS_DIRECTORY):
         file = frame.f_code.co_filename
-        if file.startswith(OURS):
-            place = file[len(OURS) :]
+        if file.startswith(PROGRAM_DIRECTORY):
+            place = file[len(PROGRAM_DIRECTORY) :]
             function = f"{place}:{frame.f_code.co_name}"
             if not ALLOWED.keys().isdisjoint({function, place, place.rpartition("/")[0]}):
                 return None
             innermost = innermost or function
             runs = runs or bool(frame.f_code.co_flags & COROUTINE)
-        elif innermost is not None and file.startswith(TWISTED):
+        elif innermost is not None and file.startswith(TWISTED_DIRECTORY):
             runs = True
         frame = frame.f_back
     return innermost if runs else None

@@ -89,7 +89,7 @@ class Sshd:
         return self.root / f"host_{kind.replace(':', '_')}"
 
     def trust_port(self, port: int) -> None:
-        """Add its host keys to `known_hosts` for another port, which leads to the server."""
+        """Add the host keys to `known_hosts` for another port that leads to the server."""
         text = self.known_hosts.read_text()
         lines = [
             line.replace(_address(self.port), _address(port))

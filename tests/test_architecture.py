@@ -1,7 +1,7 @@
-"""Tests of the house itself: which room may import what, how long a file may be, what lies where.
+"""Tests of the architecture: allowed imports, the length of files, and their places.
 
-Every rule is a function from a file's place and text to the list of its offences; it is run over
-the program, and over made-up files that break it.
+Every rule is a function that returns the offences of a file, given its place and text. Tests run it
+on the program and on invented files that break the rule.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LONGEST = 400
 
 @dataclass(frozen=True)
 class Layer:
-    """What its modules may import: layers, rooms or modules of ours, packages, nothing of `never`.
+    """The modules of a layer, and the layers, rooms, modules and packages that they may import.
 
-    Its own layer is allowed too, except to adapters, which never import one another.
+    They may not import `never`. They may import their own layer, unless its rooms are `apart`.
     """
 
     modules: tuple[str, ...]
@@ -99,7 +99,7 @@ HOMES = {
     "treq": ("sources", "cli"),
     "twisted.internet.reactor": ("app.reactor", "app.tap"),
 }
-"""What only these rooms, packages or modules of the program may import."""
+"""Packages that only these rooms, packages or modules of the program may import."""
 
 TOP_LEVEL = {
     ".ci", ".git", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
@@ -108,16 +108,16 @@ TOP_LEVEL = {
 
 
 def imports_of(tree: ast.Module, typing_too: bool) -> Iterator[str]:
-    """Yield the dotted names that a module imports; `typing_too`: under TYPE_CHECKING as well."""
-    skipped: set[ast.AST] = set()
+    """Yield the dotted names that a module imports, with `typing_too` also under TYPE_CHECKING."""
+    typing_nodes: set[ast.AST] = set()
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.If)
             and ast.unparse(node.test) == "TYPE_CHECKING"
             and not typing_too
         ):
-            skipped.update(inner for statement in node.body for inner in ast.walk(statement))
-        if node in skipped:
+            typing_nodes.update(inner for statement in node.body for inner in ast.walk(statement))
+        if node in typing_nodes:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -127,12 +127,12 @@ def imports_of(tree: ast.Module, typing_too: bool) -> Iterator[str]:
 
 
 def begins(name: str, package: str) -> bool:
-    """Say whether a dotted name is `package` or lies in it."""
+    """Return whether a dotted name is `package` or is inside it."""
     return name == package or name.startswith(f"{package}.")
 
 
 def layer_of(room: str) -> tuple[str, Layer] | None:
-    """Return the layer of a module or package directly below ours."""
+    """Return the name and the layer of a module or package directly below `shiftergw`."""
     for name, layer in LAYERS.items():
         if any(fnmatch(room, pattern) for pattern in layer.modules):
             return name, layer
@@ -140,15 +140,13 @@ def layer_of(room: str) -> tuple[str, Layer] | None:
 
 
 def import_offences(place: str, source: str) -> list[str]:
-    """Return what a file of the program imports against the table."""
+    """Return the imports of a file of the program that the table forbids."""
     module = ".".join(Path(place).with_suffix("").parts[1:])
     room = module.partition(".")[0]
-    found = layer_of(room)
-    if room == "__init__":
-        found = layer_of("errors")
-    if found is None:
+    layer_and_name = layer_of("errors" if room == "__init__" else room)
+    if layer_and_name is None:
         return [f"{place}: no layer has this file"]
-    layer_name, layer = found
+    layer_name, layer = layer_and_name
     offences = []
     for name in imports_of(ast.parse(source), typing_too=room != "ports"):
         package = name.partition(".")[0]
@@ -156,7 +154,7 @@ def import_offences(place: str, source: str) -> list[str]:
             wrong = "a relative import"
         elif any(begins(name, home) and not _is_in(module, rooms) for home, rooms in HOMES.items()):
             wrong = "it has another home"
-        elif any(begins(name, never) for never in layer.never):
+        elif any(begins(name, forbidden) for forbidden in layer.never):
             wrong = f"never in {layer_name}"
         elif package == "shiftergw":
             wrong = "" if _may_enter(room, layer_name, layer, name) else "upward"
@@ -170,12 +168,12 @@ def import_offences(place: str, source: str) -> list[str]:
 
 
 def _is_in(module: str, packages: tuple[str, ...]) -> bool:
-    """Return whether a module of ours is one of these or lies in one of them."""
+    """Return whether a module of the program is one of `packages` or is inside one of them."""
     return any(begins(module, package) for package in packages)
 
 
 def _may_enter(room: str, layer_name: str, layer: Layer, name: str) -> bool:
-    """Return whether a room may import a name of ours, such as `shiftergw.ssh.login.Login`."""
+    """Return whether a room may import a name such as `shiftergw.ssh.login.Login`."""
     place = name.removeprefix("shiftergw.")
     target_room = place.partition(".")[0]
     target = layer_of(target_room)
@@ -183,7 +181,7 @@ def _may_enter(room: str, layer_name: str, layer: Layer, name: str) -> bool:
         return False
     if target[0] == layer_name:
         return target_room == room or not layer.apart
-    return target[0] in layer.layers or any(begins(place, allowed) for allowed in layer.layers)
+    return target[0] in layer.layers or any(begins(place, lower) for lower in layer.layers)
 
 
 def length_offences(place: str, source: str) -> list[str]:
@@ -193,13 +191,13 @@ def length_offences(place: str, source: str) -> list[str]:
 
 
 def place_of(path: Path) -> str:
-    """Return where a file lies in the repository."""
+    """Return the path of a file inside the repository."""
     return path.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=place_of)
 def test_imports(path: Path) -> None:
-    """No file imports against the table of the architecture."""
+    """No file imports a name that the table of the architecture forbids."""
     assert import_offences(place_of(path), path.read_text()) == []
 
 
@@ -267,7 +265,7 @@ def test_imports(path: Path) -> None:
     ],
 )
 def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
-    """A made-up file that breaks a line of the table is found out."""
+    """An invented file that breaks a line of the table is an offence."""
     (offence,) = import_offences(f"shiftergw/{place}", source)
     assert wrong in offence
 
@@ -298,48 +296,48 @@ def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
     ],
 )
 def test_imports_along_the_table(place: str, source: str) -> None:
-    """What the table allows is no offence."""
+    """An import that the table allows is not an offence."""
     assert import_offences(f"shiftergw/{place}", source) == []
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=place_of)
 def test_length(path: Path) -> None:
-    """No file of the program is longer than one can keep in mind."""
+    """No file of the program is longer than the limit."""
     assert length_offences(place_of(path), path.read_text()) == []
 
 
 def test_length_can_offend() -> None:
-    """One line more is one too many."""
+    """A file that is one line longer than the limit is an offence."""
     assert length_offences("a.py", "x = 1\n" * LONGEST) == []
     assert length_offences("a.py", "x = 1\n" * (LONGEST + 1)) == [f"a.py: {LONGEST + 1} lines"]
 
 
-def strangers(names: set[str], ignored: list[str]) -> set[str]:
-    """Return the names at the top of the repository that belong neither there nor in .gitignore."""
+def strangers(names: set[str], patterns: list[str]) -> set[str]:
+    """Return the names at the top of the repository that neither the table nor .gitignore has."""
     return {
         name
         for name in names - TOP_LEVEL
-        if not any(fnmatch(name, pattern.rstrip("/")) for pattern in ignored)
+        if not any(fnmatch(name, pattern.rstrip("/")) for pattern in patterns)
     }
 
 
 def test_top_level() -> None:
-    """The top of the repository holds what it is said to hold."""
-    ignored = (ROOT / ".gitignore").read_text().split()
+    """The top of the repository has no files besides those of the table and of .gitignore."""
+    patterns = (ROOT / ".gitignore").read_text().split()
     names = {path.name for path in ROOT.iterdir()}
-    assert strangers(names, ignored) == set()
-    assert strangers({*names, "utils.py", "notes"}, ignored) == {"utils.py", "notes"}
+    assert strangers(names, patterns) == set()
+    assert strangers({*names, "utils.py", "notes"}, patterns) == {"utils.py", "notes"}
 
 
 def plugin_offences(files: set[str], source: str) -> list[str]:
-    """Return what is wrong with the folder that `twistd` searches."""
-    ours = [n for n in imports_of(ast.parse(source), typing_too=True) if begins(n, "shiftergw")]
+    """Return the imports and packages that do not belong into the folder that `twistd` searches."""
+    imports = [n for n in imports_of(ast.parse(source), typing_too=True) if begins(n, "shiftergw")]
     packages = [name for name in files if name.endswith("__init__.py")]
-    return [*ours, *packages]
+    return [*imports, *packages]
 
 
 def test_plugin() -> None:
-    """The plugin names the service without importing it, in a folder that is no package."""
+    """The plugin names the service without importing it, in a folder that is not a package."""
     folder = ROOT / "twisted"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
     source = (folder / "plugins" / "shiftergw_plugin.py").read_text()

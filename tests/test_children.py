@@ -1,4 +1,4 @@
-"""Tests that nothing outlives a run of the tests, with each kind of server."""
+"""Tests that no process outlives a run of the tests, with each kind of server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import children, reaper
 from tests.running_service import until
 
 ROOT = Path(__file__).parent.parent
-GONE_SECONDS = 20.0
+END_SECONDS = 20.0
 
 HEAD = """
 import os, signal, subprocess, sys, threading, time
@@ -59,7 +59,7 @@ from tests.ssh.test_keys import agent
 running = agent()
 running.__enter__()
 """,
-    # Started by a thread that ends, it has left its parent.
+    # A thread that ends starts it, and it leaves its parent.
     "daemon": """
 code = "import os, signal, time; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0)"
 code += f"; open({str(root / 'here')!r}, 'w'); time.sleep(1000)"
@@ -69,7 +69,7 @@ starting.join()
 while not (root / "here").exists():
     time.sleep(0.01)
 """,
-    # Nothing of it is known but whose child it is.
+    # It has no mark, so that only its parent shows to which run it belongs.
     "other environment": """
 running = children.start(["sh", "-c", "env -i sleep 1000; true"])
 while len(reaper.descendants([reaper.process(running.pid)])) < 2:
@@ -79,12 +79,12 @@ while len(reaper.descendants([reaper.process(running.pid)])) < 2:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a run of its own."""
+    """Return the environment of a separate run."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def begun(code: str, root: Path) -> tuple[subprocess.Popen[bytes], set[reaper.Process]]:
-    """Begin a run that starts something; return it, and all that belongs to it."""
+def begin_run(code: str, root: Path) -> tuple[subprocess.Popen[bytes], set[reaper.Process]]:
+    """Begin a run that executes `code`; return it, and the processes that it has started."""
     argv = [sys.executable, "-c", f"{HEAD}children.guard()\n{code}\n{TAIL}", str(root)]
     run = subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE)
     assert run.stdout is not None
@@ -96,10 +96,10 @@ def begun(code: str, root: Path) -> tuple[subprocess.Popen[bytes], set[reaper.Pr
 
 @pytest.fixture
 def runs() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Give a place for runs; they end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for run in started:
+    """Return a list for runs, which are killed at the end of the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for run in processes:
         run.kill()
         run.wait()
         assert run.stdout is not None
@@ -108,39 +108,39 @@ def runs() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_run_is_killed(kind: str, tmp_path: Path, runs: list[subprocess.Popen[bytes]]) -> None:
-    """Within seconds nothing is there any more that a killed run has started."""
-    run, started = begun(SERVERS[kind], tmp_path)
+    """The processes of a killed run end within seconds."""
+    run, processes = begin_run(SERVERS[kind], tmp_path)
     runs.append(run)
-    alive = [one for one in started if one.is_alive()]
+    alive = [process for process in processes if process.is_alive()]
     assert len(alive) >= (2 if kind in {"sshd", "rabbitmq", "service"} else 1)
     run.kill()
-    until(lambda: not any(one.is_alive() for one in started), GONE_SECONDS, "their end")
-    assert reaper.survivors_of(reaper.mark_of(run.pid), started) == set()
+    until(lambda: not any(process.is_alive() for process in processes), END_SECONDS, "their end")
+    assert reaper.survivors_of(reaper.mark_of(run.pid), processes) == set()
 
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "sys.exit(0)", "raise KeyboardInterrupt"])
 def test_a_run_ends(end: str, tmp_path: Path) -> None:
-    """What a run forgets is killed as well, however the run ends."""
+    """Processes that a run leaves are killed, however the run ends."""
     code = f'{HEAD}print(children.start(["sleep", "1000"]).pid, flush=True)\n{end}'
     argv = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(argv, env=environment(), capture_output=True, check=False)
     child = reaper.process(int(done.stdout))
-    until(lambda: not child.is_alive(), GONE_SECONDS, "its end")
+    until(lambda: not child.is_alive(), END_SECONDS, "its end")
 
 
 def test_the_reaper_is_killed_too(tmp_path: Path, runs: list[subprocess.Popen[bytes]]) -> None:
-    """What is left then is killed at the begin of the next run; other runs lose nothing."""
-    run, started = begun('children.start(["sleep", "1000"])', tmp_path)
-    other, untouched = begun('children.start(["sleep", "1000"])', tmp_path)
-    runs += [run, other]
-    (child,) = started
+    """The next run kills the processes of that run at its begin, but not those of other runs."""
+    run, processes = begin_run('children.start(["sleep", "1000"])', tmp_path)
+    second_run, second_processes = begin_run('children.start(["sleep", "1000"])', tmp_path)
+    runs += [run, second_run]
+    (child,) = processes
     for pid in _children_of(run.pid) - {child.pid}:
         os.kill(pid, signal.SIGKILL)  # the reaper
     run.kill()
     run.wait()
     reaper.sweep()
     assert not child.is_alive()
-    assert all(one.is_alive() for one in untouched)
+    assert all(process.is_alive() for process in second_processes)
 
 
 def _children_of(pid: int) -> set[int]:
@@ -149,30 +149,30 @@ def _children_of(pid: int) -> set[int]:
 
 
 def test_a_process_by_its_id() -> None:
-    """An id that another process has got is not taken for the first one."""
+    """A process is identified by its start, too, since its id may be reused."""
     child = subprocess.Popen(["sleep", "1000"])
-    one = reaper.process(child.pid)
-    assert one.is_alive()
+    first_process = reaper.process(child.pid)
+    assert first_process.is_alive()
     assert not reaper.Process(child.pid, "1").is_alive()
     reaper.Process(child.pid, "1").kill()
     assert child.poll() is None
-    one.kill()
+    first_process.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not one.is_alive(), "it has ended, and waits for its parent"
+    assert not first_process.is_alive(), "it has ended, and its parent has not waited for it"
     child.wait()
     assert not reaper.process(child.pid).is_alive()
 
 
 def test_runs_of_other_namespaces() -> None:
-    """A mark of another container names nobody here."""
+    """A mark of another container names no process of this one."""
     mark = reaper.mark_of(os.getpid())
     assert reaper.runner_of(mark) == reaper.process(os.getpid())
     assert reaper.runner_of(mark.replace("pid:[", "pid:[1")) is None
     assert reaper.runner_of("nonsense") is None
 
 
-def test_what_a_test_starts_is_marked() -> None:
-    """This run is guarded, and so is what gets an environment of its own."""
+def test_programs_of_tests_are_marked() -> None:
+    """This run is guarded, and so is a program with an environment of its own."""
     assert os.environ[reaper.VARIABLE] == reaper.mark_of(os.getpid())
     argv = [sys.executable, "-c", "import os; print(os.environ['TESTS_RUN'])"]
     child = children.start(argv, env={}, stdout=subprocess.PIPE)

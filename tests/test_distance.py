@@ -1,4 +1,4 @@
-"""The long way of the tests is as long, and as wide, as it says."""
+"""The slow link of the tests has the round trip and the rate that it was given."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIZE = 32 << 20
 
 
 @contextmanager
-def connected(**changes: float) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give both ends of a connection over a distance."""
+def link_ends(**changes: float) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield both ends of a connection over the link."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         Distance(server.getsockname()[1], **changes) as way,
@@ -31,7 +31,7 @@ def connected(**changes: float) -> Iterator[tuple[socket.socket, socket.socket]]
 
 
 def drain(end: socket.socket) -> tuple[int, float]:
-    """Return how many bytes come until the end, and when that was."""
+    """Receive until the end; return the number of bytes and the time of the end."""
     count = 0
     while data := end.recv(1 << 20):
         count += len(data)
@@ -39,66 +39,66 @@ def drain(end: socket.socket) -> tuple[int, float]:
 
 
 def test_round_trip() -> None:
-    """What goes there and back takes as long as it should."""
-    with connected() as (near, far):
-        taken = []
+    """A byte in each direction takes half a round trip, and both take a whole one."""
+    with link_ends() as (near, far):
+        times = []
         for _ in range(TIMES):
-            began = time.monotonic()
+            begin = time.monotonic()
             near.sendall(b"?")
             assert far.recv(1) == b"?"
-            there = time.monotonic() - began
+            one_way = time.monotonic() - begin
             far.sendall(b"!")
             assert near.recv(1) == b"!"
-            taken.append(time.monotonic() - began)
-            assert ROUND_TRIP / 2 <= there < taken[-1]
-    assert ROUND_TRIP <= min(taken) < 1.5 * ROUND_TRIP
+            times.append(time.monotonic() - begin)
+            assert ROUND_TRIP / 2 <= one_way < times[-1]
+    assert ROUND_TRIP <= min(times) < 1.5 * ROUND_TRIP
 
 
 @pytest.mark.parametrize("way", ["there", "back"])
 def test_rate(way: str) -> None:
-    """A stream is never faster than the link; its length does not make it slow."""
+    """A stream is never faster than the link, and the round trip does not slow it down."""
     content = os.urandom(SIZE)
     shares = []
     for _ in range(TIMES):
-        with connected() as ends, ThreadPoolExecutor() as pool:
+        with link_ends() as ends, ThreadPoolExecutor() as pool:
             source, target = ends if way == "there" else ends[::-1]
-            drained = pool.submit(drain, target)
-            began = time.monotonic()
+            draining = pool.submit(drain, target)
+            begin = time.monotonic()
             source.sendall(content)
             source.shutdown(socket.SHUT_WR)
-            count, ended = drained.result()
+            count, end = draining.result()
         assert count == SIZE
-        shares.append(SIZE / (ended - began - ROUND_TRIP / 2) / RATE)
+        shares.append(SIZE / (end - begin - ROUND_TRIP / 2) / RATE)
     assert 0.7 < max(shares) < 1.02
 
 
 def test_content() -> None:
-    """What comes out is what went in, both ways at once, and each end is told its end."""
-    there, back = os.urandom(3_000_001), os.urandom(2_000_003)
-    with connected(round_trip=0.01) as (near, far), ThreadPoolExecutor() as pool:
+    """The link carries all bytes and the end of each stream, in both directions at once."""
+    request, response = os.urandom(3_000_001), os.urandom(2_000_003)
+    with link_ends(round_trip=0.01) as (near, far), ThreadPoolExecutor() as pool:
 
         def exchange(end: socket.socket, content: bytes) -> bytes:
             sending = pool.submit(end.sendall, content)
             sending.add_done_callback(lambda _: end.shutdown(socket.SHUT_WR))
             return b"".join(iter(lambda: end.recv(1 << 20), b""))
 
-        answers = pool.submit(exchange, near, there), pool.submit(exchange, far, back)
-        assert [answer.result() for answer in answers] == [back, there]
+        answers = pool.submit(exchange, near, request), pool.submit(exchange, far, response)
+        assert [answer.result() for answer in answers] == [response, request]
 
 
-def test_what_nobody_reads_waits_with_the_sender() -> None:
-    """The way itself holds little of what is not taken at its other end."""
-    with connected() as (near, _):
+def test_unread_data_waits_in_the_sender() -> None:
+    """The link stores little of the data that its other end does not read."""
+    with link_ends() as (near, _):
         near.settimeout(1)
-        sent = 0
+        count = 0
         with suppress(TimeoutError):
-            while sent < 1 << 30:
-                sent += near.send(bytes(1 << 20))
-        assert sent < 128 << 20
+            while count < 1 << 30:
+                count += near.send(bytes(1 << 20))
+        assert count < 128 << 20
 
 
-def test_it_goes_with_its_parent() -> None:
-    """When the test is done there is no process left."""
+def test_the_link_ends_with_its_context() -> None:
+    """The process of the link has ended when its context has."""
     with Distance(1) as way:
         pid = way.pid
         os.kill(pid, 0)

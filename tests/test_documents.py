@@ -90,12 +90,12 @@ def test_every_route_is_described() -> None:
 def test_every_refusal_is_described() -> None:
     """Each status of the page about the HTTP interface has the recorded words."""
     text = (ROOT / "docs" / "http-api.md").read_text()
-    recorded = json.loads((ROOT / "tests" / "golden" / "data" / "errors.json").read_text())
+    errors = json.loads((ROOT / "tests" / "golden" / "data" / "errors.json").read_text())
     rows = re.findall(r"^\| (\d{3}) \| (.+) \|$", text, re.MULTILINE)
     assert len(rows) > 5
     for status, words in rows:
         codes = re.findall(r"`([a-z-]+)`", words)
-        assert {recorded[code]["status"] for code in codes} == {int(status)}
+        assert {errors[code]["status"] for code in codes} == {int(status)}
 
 
 def test_one_version() -> None:
@@ -108,16 +108,16 @@ def test_one_version() -> None:
 
 def test_every_page_is_reachable() -> None:
     """Links from the README lead to every page of the manual, directly or over other pages."""
-    reached: set[Path] = set()
+    visited: set[Path] = set()
     pages = [ROOT / "README.md"]
     while pages:
         page = pages.pop()
-        if page in reached or page.suffix != ".md":
+        if page in visited or page.suffix != ".md":
             continue
-        reached.add(page)
+        visited.add(page)
         pages += [
             (page.parent / link.partition("#")[0]).resolve()
             for link in _LINK.findall(_BLOCK.sub("", page.read_text()))
             if not re.match(r"[a-z]+:|#", link)
         ]
-    assert set(ROOT.glob("docs/**/*.md")) <= reached
+    assert set(ROOT.glob("docs/**/*.md")) <= visited

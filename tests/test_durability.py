@@ -1,4 +1,4 @@
-"""What is said to survive a power cut is on the disk before anybody hears of it."""
+"""Files that must survive a power cut are on the disk before they are used or reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ META = f"{'ab' * 32}.meta"
 
 @pytest_twisted.async_yield_fixture()
 async def threads() -> AsyncIterator[Threads]:
-    """Give a pool of threads."""
+    """Return a pool of threads."""
     pool = Threads(real, 6, "test")
     pool.startService()
     yield pool
@@ -42,25 +42,25 @@ async def threads() -> AsyncIterator[Threads]:
 
 
 def ignore(_: object) -> None:
-    """Hear a report."""
+    """Ignore a report."""
 
 
 def test_a_private_file(tmp_path: Path) -> None:
-    """The list of known hosts, and what is known of a converted file."""
+    """The list of known hosts and the description of a converted file survive a power cut."""
     with watched_disk() as disk:
         write_private(tmp_path / "file", CONTENT)
     disk.assert_durable(tmp_path / "file")
 
 
 def test_the_secret_key(tmp_path: Path) -> None:
-    """Without it no login that waits in the store can be read."""
+    """The key survives: without it no login in the store can be read."""
     with watched_disk() as disk:
         Seal.from_file(tmp_path / "key")
     disk.assert_durable(tmp_path / "key")
 
 
 def test_a_new_database(tmp_path: Path) -> None:
-    """It is whole, or it is not there."""
+    """A new database is complete after a power cut, or does not exist."""
     with watched_disk() as disk:
         open_database(tmp_path / "database").close()
     disk.assert_durable(tmp_path / "database")
@@ -68,7 +68,7 @@ def test_a_new_database(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_blob(tmp_path: Path, threads: Threads) -> None:
-    """It is trusted by its size from then on."""
+    """A downloaded blob survives, since later only its size is checked."""
     blob = Descriptor(Digest.of(CONTENT), len(CONTENT))
 
     async def download(offset: int, sink: BlobSink) -> None:
@@ -82,20 +82,20 @@ async def test_a_blob(tmp_path: Path, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_converted_file(tmp_path: Path, threads: Threads) -> None:
-    """A delivery gives it a second name without another look at its bytes."""
+    """A converted file survives, since a delivery links it without reading it again."""
     site = Site(tmp_path, threads)
     with watched_disk() as disk:
-        built = await site.built(site.two)
-    disk.assert_durable(built.path)
-    disk.assert_durable(built.path.with_suffix(".json"))
+        image = await site.built(site.two)
+    disk.assert_durable(image.path)
+    disk.assert_durable(image.path.with_suffix(".json"))
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_delivered_copy(tmp_path: Path, threads: Threads) -> None:
-    """An image is READY only once it would outlive a power cut."""
+    """A delivered copy survives before its image is READY."""
     source, target = tmp_path / "converted", tmp_path / "images"
     source.write_bytes(CONTENT)
-    source.chmod(0o640)  # another mode than a delivered file has: it gets no second name
+    source.chmod(0o640)  # not the mode of a delivered file, so it is copied instead of linked
     target.mkdir()
     with watched_disk() as disk:
         sha256 = hashlib.sha256(CONTENT).hexdigest()
@@ -105,7 +105,7 @@ async def test_a_delivered_copy(tmp_path: Path, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_name(tmp_path: Path, threads: Threads) -> None:
-    """The name is synced; the content was when the file was converted."""
+    """A delivery by a hard link syncs the directory; the conversion has synced the content."""
     source, target = tmp_path / "converted", tmp_path / "images"
     target.mkdir()
     with watched_disk() as disk:
@@ -118,14 +118,14 @@ async def test_a_second_name(tmp_path: Path, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_delivered_metadata(tmp_path: Path, threads: Threads) -> None:
-    """It says who may start the image."""
+    """Metadata survives, since it lists who may start the image."""
     with watched_disk() as disk:
         await LocalDirectory(tmp_path, threads).write(b"ENV:", META)
     disk.assert_durable(tmp_path / META)
 
 
 def test_the_logins_of_a_user(tmp_path: Path) -> None:
-    """The file is replaced: a half of it would cost the user all of them."""
+    """The file of logins is replaced as a whole: half a file would lose all logins."""
     file = LoginFile(tmp_path)
     with watched_disk() as disk:
         file.change(lambda _: CONTENT)
@@ -133,7 +133,7 @@ def test_the_logins_of_a_user(tmp_path: Path) -> None:
 
 
 def test_a_blob_that_is_swept(tmp_path: Path) -> None:
-    """It is gone for good, with the room that it took."""
+    """A swept blob stays removed after a power cut."""
     blob = BlobPaths.of(tmp_path, Digest.of(CONTENT))
     blob.whole.parent.mkdir()
     blob.whole.write_bytes(CONTENT)
@@ -144,18 +144,18 @@ def test_a_blob_that_is_swept(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_converted_file_that_is_swept(tmp_path: Path, threads: Threads) -> None:
-    """It is gone with what is known of it."""
+    """A swept converted file and its description stay removed after a power cut."""
     site = Site(tmp_path, threads)
-    built = await site.built(site.two)
+    image = await site.built(site.two)
     with watched_disk() as disk:
         assert await site.builder.sweep(time.time() + 60) == 1
-    disk.assert_gone(built.path)
-    disk.assert_gone(built.path.with_suffix(".json"))
+    disk.assert_gone(image.path)
+    disk.assert_gone(image.path.with_suffix(".json"))
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_removed_image(tmp_path: Path, threads: Threads) -> None:
-    """What the admins have taken down does not come back."""
+    """A removed image stays removed after a power cut, such as one that admins have taken down."""
     (tmp_path / IMAGE).write_bytes(CONTENT)
     with watched_disk() as disk:
         await LocalDirectory(tmp_path, threads).remove(IMAGE)

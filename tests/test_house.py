@@ -17,7 +17,7 @@ OWED = {
     "sources": 94,
     "tests": 600,
 }
-"""Vague identifiers that each room still has; a room without an entry has none."""
+"""The number of vague identifiers that each room still has; a room without an entry has none."""
 
 OWED_CLASSES = {"Access"}
 """Names of public classes that still exist more than once."""
@@ -56,15 +56,15 @@ def test_floors() -> None:
 
 
 def test_functions_are_short(program: dict[str, str]) -> None:
-    """No function of the program is longer than one can read at a glance."""
+    """No function of the program is longer than the limit."""
     assert house.long_functions(program, house.LONGEST_FUNCTION) == []
     text = "def f():\n" + "    x = 1\n" * 60
     assert house.long_functions({"a.py": text}, 60) == [(61, "a.py:1 f")]
 
 
 def test_no_new_vague_identifiers() -> None:
-    """No room has more identifiers that are pronouns, adverbs or bare participles than it owes."""
-    counts = Counter(found.room for found in house.vague_definitions(house.files()))
+    """No room has more pronouns, adverbs and bare participles as names than the table allows."""
+    counts = Counter(definition.room for definition in house.vague_definitions(house.files()))
     assert {room: n for room, n in counts.items() if n > OWED.get(room, 0)} == {}
 
 
@@ -91,7 +91,7 @@ def test_the_allowed_identifiers_are_few() -> None:
     ],
 )
 def test_a_vague_identifier_is_detected(source: str, name: str) -> None:
-    """Wherever it is defined."""
+    """A vague identifier is detected wherever it is defined."""
     vague = house.vague_definitions({"shiftergw/cache/x.py": source})
     assert [(definition.room, definition.name) for definition in vague] == [("cache", name)]
 
@@ -100,7 +100,7 @@ def test_a_vague_identifier_is_detected(source: str, name: str) -> None:
     "name", ["layer", "is_closed", "feed", "done", "first", "told_at", "read", "dataReceived"]
 )
 def test_a_clear_identifier_is_not_detected(name: str) -> None:
-    """A noun, a verb, a predicate, or an allowed word."""
+    """A noun, a verb, a predicate and an allowed word are clear identifiers."""
     assert house.vague_definitions({"shiftergw/cache/x.py": f"{name} = 1"}) == []
 
 

@@ -1,4 +1,4 @@
-"""No byte goes to a server that cannot prove who it is, whatever part of the program connects.
+"""No part of the program sends a byte to a server that cannot prove its identity.
 
 These tests also run with the oldest versions of the libraries that `pyproject.toml` allows; see
 `tests/test_oldest_versions.py`.
@@ -69,13 +69,13 @@ def silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a report."""
 
 
 async def registry_error(
     url: str, authority: Authority, login: RegistryLogin | None = None, **environment: str
 ) -> str:
-    """Return why a registry cannot be used; `RegistryUntrusted` begins with that name."""
+    """Return the name of the error class, the text and the detail of a refused registry."""
     async with a_client(
         url,
         Network({"localhost": ["127.0.0.1"], "registry.example.com": ["127.0.0.1"]}),
@@ -92,12 +92,12 @@ async def registry_error(
 
 
 async def to_registry(host: str, port: int, authority: Authority) -> str:
-    """Ask a registry for an image."""
+    """Request an image from a registry."""
     return await registry_error(f"https://{host}:{port}", authority, LOGIN)
 
 
 async def through_proxy(host: str, port: int, authority: Authority) -> str:
-    """Ask a registry behind a proxy for an image."""
+    """Request an image from a registry behind a proxy."""
     proxy = await ConnectProxy().start()
     try:
         return await registry_error(
@@ -107,7 +107,7 @@ async def through_proxy(host: str, port: int, authority: Authority) -> str:
         await proxy.stop()
 
 
-async def _by_way_of(misbehave: Callable[[Ask], object], authority: Authority) -> str:
+async def _error_behind(misbehave: Callable[[Ask], object], authority: Authority) -> str:
     registry = await FakeRegistry(IMAGE, misbehave=misbehave).start()
     try:
         return await registry_error(f"http://{registry.host}", authority, LOGIN)
@@ -116,15 +116,15 @@ async def _by_way_of(misbehave: Callable[[Ask], object], authority: Authority) -
 
 
 async def to_token_service(host: str, port: int, authority: Authority) -> str:
-    """Ask the token service of a registry for a token, with a login."""
+    """Request a token from the token service of a registry, with a login."""
     challenge = f'Bearer realm="https://{host}:{port}/token",service="test"'
-    return await _by_way_of(lambda ask: ask.answer(401, WWW_Authenticate=challenge), authority)
+    return await _error_behind(lambda ask: ask.answer(401, WWW_Authenticate=challenge), authority)
 
 
 async def to_object_store(host: str, port: int, authority: Authority) -> str:
-    """Follow a redirect to where a registry keeps what it has."""
+    """Follow a redirect to the object store of a registry."""
     location = f"https://{host}:{port}/manifest?signature={PASSWORD}"
-    return await _by_way_of(lambda ask: ask.answer(307, Location=location), authority)
+    return await _error_behind(lambda ask: ask.answer(307, Location=location), authority)
 
 
 async def to_mongodb(host: str, port: int, authority: Authority) -> str:
@@ -135,11 +135,11 @@ async def to_mongodb(host: str, port: int, authority: Authority) -> str:
     return f"Unavailable: {caught.value.detail}"
 
 
-def _reach(app: Celery) -> Exception | None:
+def _connection_error(app: Celery) -> Exception | None:
     with app.connection_for_write() as connection:
         try:
             connect_once(connection)
-        except Exception as error:  # noqa: BLE001 - what it is, the test looks at
+        except Exception as error:  # noqa: BLE001 - the test examines it
             return error
     return None
 
@@ -147,13 +147,13 @@ def _reach(app: Celery) -> Exception | None:
 async def to_broker(host: str, port: int, authority: Authority) -> str:
     """Log in to a broker."""
     url = f"amqps://alice:{PASSWORD}@{host}:{port}//?cacertfile={authority.pem}"
-    error = await deferToThread(_reach, make_app(url))
+    error = await deferToThread(_connection_error, make_app(url))
     assert error is not None
     return f"Unavailable: {translate_error(error)} {translate_error(error).detail}"
 
 
 async def to_gateway(host: str, port: int, authority: Authority) -> str:
-    """Ask a gateway for its images, as the command line does."""
+    """Request the list of images from a gateway, as the command line does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(authority.pem))
         url = f"https://{host}:{port}"
@@ -165,9 +165,9 @@ async def to_gateway(host: str, port: int, authority: Authority) -> str:
 
 
 async def to_gateway_quickly(host: str, port: int, authority: Authority) -> str:
-    """Ask a gateway for its images by the client of the standard library.
+    """Request the list of images from a gateway by the client of the standard library.
 
-    It says nothing about a certificate that it refuses, and leaves that to `to_gateway`.
+    That client does not explain a refused certificate; `to_gateway` does.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(authority.pem))
@@ -192,31 +192,30 @@ WAYS = [
 async def refusal(
     connect: Connect, impostor: Impostor, host: str, authority: Authority, directory: Path
 ) -> str:
-    """Return why a client refuses a server; nothing of the client's may arrive there."""
+    """Return the reason why a client refuses a server, which must not receive a byte of it."""
     async with listening(impostor.make(authority, directory, host)) as listener:
-        said = await connect(host, listener.port, authority)
-        seen = listener
-    assert bytes(seen.received) == b""
-    assert seen.connections == 1
-    assert PASSWORD not in said
-    return said
+        reason = await connect(host, listener.port, authority)
+    assert bytes(listener.received) == b""
+    assert listener.connections == 1
+    assert PASSWORD not in reason
+    return reason
 
 
-def check_words(connect: Connect, said: str, impostor: Impostor) -> None:
-    """Check that a refusal says what is wrong with the certificate."""
+def check_words(connect: Connect, reason: str, impostor: Impostor) -> None:
+    """Check that a reason names the fault of the certificate."""
     if connect is to_gateway_quickly:
-        assert said == "TlsUnproven"
+        assert reason == "TlsUnproven"
         return
     if connect is to_broker:  # in the words of Python's ssl
-        assert "certificate" in said
-        assert "verify failed" in said
+        assert "certificate" in reason
+        assert "verify failed" in reason
         return
-    assert impostor.words in said
+    assert impostor.words in reason
     if connect in {to_mongodb, to_gateway}:
         return
-    assert said.startswith("RegistryUntrusted")
-    assert "The registry 'test'" in said
-    assert "serial" in said
+    assert reason.startswith("RegistryUntrusted")
+    assert "The registry 'test'" in reason
+    assert "serial" in reason
 
 
 @pytest.mark.parametrize("connect", WAYS)
@@ -225,24 +224,26 @@ def check_words(connect: Connect, said: str, impostor: Impostor) -> None:
 async def test_host_names(
     connect: Connect, kind: str, authority: Authority, tmp_path: Path
 ) -> None:
-    """A certificate that does not name the host, or is not to be trusted, gets no byte."""
+    """A server with a certificate for another host, or an untrusted one, receives no byte."""
     impostor = IMPOSTORS[kind]
-    said = await refusal(connect, impostor, "localhost", authority, tmp_path)
-    check_words(connect, said, impostor)
+    reason = await refusal(connect, impostor, "localhost", authority, tmp_path)
+    check_words(connect, reason, impostor)
 
 
 @pytest.mark.parametrize("connect", WAYS)
 @pytest.mark.parametrize("kind", ADDRESS_IMPOSTORS)
 @pytest_twisted.ensureDeferred
 async def test_addresses(connect: Connect, kind: str, authority: Authority, tmp_path: Path) -> None:
-    """A host that is an IP address must stand in the certificate as an IP address."""
+    """A certificate must list a host that is an IP address as an IP address."""
     impostor = ADDRESS_IMPOSTORS[kind]
-    said = await refusal(connect, impostor, "127.0.0.1", authority, tmp_path)
-    check_words(connect, said, impostor)
+    reason = await refusal(connect, impostor, "127.0.0.1", authority, tmp_path)
+    check_words(connect, reason, impostor)
 
 
-async def heard(connect: Connect, host: str, pem: Path, authority: Authority) -> Listener:
-    """Return a server that a client has spoken to."""
+async def connected_server(
+    connect: Connect, host: str, pem: Path, authority: Authority
+) -> Listener:
+    """Connect a client to a server with a certificate; return the server."""
     async with listening(pem) as listener:
         await connect(host, listener.port, authority)
     return listener
@@ -252,13 +253,15 @@ async def heard(connect: Connect, host: str, pem: Path, authority: Authority) ->
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 @pytest_twisted.ensureDeferred
 async def test_the_right_server(connect: Connect, host: str, authority: Authority) -> None:
-    """A certificate that names the host is accepted: what the other tests count can be counted."""
-    server = await heard(connect, host, authority.server_file(host_name(host)), authority)
+    """A server with a certificate for the host is accepted, and its received bytes are counted."""
+    server = await connected_server(
+        connect, host, authority.server_file(host_name(host)), authority
+    )
     assert server.received
 
 
 @pytest.mark.parametrize(
-    ("name", "accepted"),
+    ("name", "is_accepted"),
     [
         ("registry.example.com", True),
         ("REGISTRY.Example.com", True),
@@ -271,8 +274,8 @@ async def test_the_right_server(connect: Connect, host: str, authority: Authorit
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_wildcards(name: str, accepted: bool, authority: Authority) -> None:
-    """A wildcard stands for one whole label, the first of three or more."""
+async def test_wildcards(name: str, is_accepted: bool, authority: Authority) -> None:
+    """A wildcard matches exactly one label, which is the first of three or more."""
     pem = authority.server_file(host_name(name))
-    server = await heard(to_registry, "registry.example.com", pem, authority)
-    assert bool(server.received) is accepted
+    server = await connected_server(to_registry, "registry.example.com", pem, authority)
+    assert bool(server.received) is is_accepted

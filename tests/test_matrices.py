@@ -1,4 +1,4 @@
-"""Dimensions of parameters: what the shorter form has of their product."""
+"""Tests of the choice of parameters and of the number of examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TIMES = [1, 2]
 
 
 def test_each_value_occurs() -> None:
-    """By default each occurs, as often as the longest dimension asks for."""
+    """By default each value of each dimension occurs in as few sets as possible."""
     sets = combined(COMMANDS, SIGNALS, TIMES, long=False)
     assert [first for first, _, _ in sets] == COMMANDS
     assert {(signal, times) for _, signal, times in sets} == {
@@ -19,12 +19,12 @@ def test_each_value_occurs() -> None:
 
 
 def test_the_product() -> None:
-    """The longer form has all combinations, each once."""
+    """The long form has each combination once."""
     sets = combined(COMMANDS, SIGNALS, TIMES, long=True)
     assert len(sets) == len(set(sets)) == len(COMMANDS) * len(SIGNALS) * len(TIMES)
     assert set(combined(COMMANDS, SIGNALS, TIMES, long=False)) < set(sets)
 
 
 def test_examples() -> None:
-    """The longer form has ten times as many."""
+    """The long form has ten times as many examples."""
     assert (examples(100, long=False), examples(100, long=True)) == (100, 1000)

@@ -21,7 +21,7 @@ WEB = ["tests/web/test_site.py", "tests/web/test_pipelining.py", "tests/web/test
 ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
 SECONDS = 1000 if ALL else 100
 ENVIRONMENT = Path(f"{sys.prefix}-oldest")
-"""Made by `tests/run`, beside the environment that this runs in."""
+"""The environment that `tests/run` creates beside the one of this process."""
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +29,23 @@ def python() -> str:
     """Return the interpreter that has the oldest versions."""
     path = ENVIRONMENT / "bin" / "python"
     if not path.exists():
-        lacking(f"{ENVIRONMENT} is not there; `tests/run` makes it")
+        lacking(f"{ENVIRONMENT} does not exist; `tests/run` creates it")
     return str(path)
 
 
-def test_the_bounds_are_what_is_installed(python: str) -> None:
-    """The environment has the lower bounds of `pyproject.toml`, of every library of TLS."""
+def test_the_lower_bounds_are_installed(python: str) -> None:
+    """The environment has the lower bounds of `pyproject.toml` for each library in `OLDEST`."""
     expected = pins()
     assert set(expected) == OLDEST
     program = (
         "import json, sys; from importlib.metadata import version;"
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
     )
-    ran = subprocess.run(
+    result = subprocess.run(
         [python, "-c", program, *expected], capture_output=True, text=True, timeout=60, check=True
     )
-    installed = json.loads(ran.stdout)
-    assert {name: _release(text) for name, text in installed.items()} == {
+    versions = json.loads(result.stdout)
+    assert {name: _release(text) for name, text in versions.items()} == {
         name: _release(text) for name, text in expected.items()
     }
 
@@ -60,35 +60,35 @@ def _release(version: str) -> list[int]:
 
 @pytest.mark.timeout(SECONDS + 20)
 def test_impostors(python: str) -> None:
-    """Clients refuse what they refuse with the newest; `SHIFTERGW_TEST_VERSIONS=1` runs more."""
+    """Clients refuse the same servers as with the newest; `SHIFTERGW_TEST_VERSIONS=1` runs more."""
     _run(python, *(LONG if ALL else COMPACT))
 
 
 @pytest.mark.timeout(SECONDS + 20)
 def test_the_web_site(python: str) -> None:
-    """The HTTP server answers, refuses and limits as with the newest: it builds on inner parts."""
+    """The HTTP server, which uses private members, behaves as with the newest versions."""
     _run(python, *(WEB if ALL else [*WEB, "-k", "not any_"]))
 
 
 @pytest.mark.timeout(SECONDS + 20)
 def test_the_ssh_client(python: str) -> None:
-    """Conch has every inner member that the SSH client uses or overrides."""
+    """Conch has every private member that the SSH client uses or overrides."""
     _run(python, SSH)
 
 
 def _run(python: str, *tests: str) -> None:
-    """Run tests with the oldest versions; all must pass."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    kept.pop("COVERAGE_PROCESS_START", None)
-    ran = subprocess.run(
+    """Run tests with the oldest versions; fail unless all pass and none is skipped."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    env.pop("COVERAGE_PROCESS_START", None)
+    result = subprocess.run(
         [python, "-m", "pytest", "-q", *tests],
         cwd=PROJECT.parent,
-        env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
-    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
-    assert " passed" in ran.stdout
-    assert "skipped" not in ran.stdout
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    assert " passed" in result.stdout
+    assert "skipped" not in result.stdout

@@ -1,4 +1,4 @@
-"""The watch on the reactor's thread: what it hears, and what it lets pass."""
+"""Tests of the watch on the reactor's thread: the calls that it records, and those it ignores."""
 
 from __future__ import annotations
 
@@ -42,59 +42,59 @@ CALLS = {
 
 
 EXAMPLES = "/examples/"
-"""The directory that stands for ours. Code below ours without a file would break the coverage."""
+"""A directory in place of the program's, whose coverage fails for code without a file."""
 
 
 @pytest.fixture(autouse=True)
-def examples_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the watch take the examples for code of ours."""
-    monkeypatch.setattr(reactor_disk, "OURS", EXAMPLES)
+def examples_as_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the watch treat the examples as code of the program."""
+    monkeypatch.setattr(reactor_disk, "PROGRAM_DIRECTORY", EXAMPLES)
 
 
-def ours(call: str) -> dict[str, Any]:
-    """Return functions that pass for code of ours; `work` blocks, `run` runs it in a coroutine."""
+def program_functions(call: str) -> dict[str, Any]:
+    """Return functions of the program: `work` blocks, and `run` calls it in a coroutine."""
     functions: dict[str, Any] = {}
     exec(compile(SOURCE.format(call=call), EXAMPLES + "blocking.py", "exec"), functions)
     return functions
 
 
-def heard_by(run: Callable[[], None]) -> list[str]:
-    """Return what the watch has heard of a call, and have it forget that."""
+def recorded_calls(run: Callable[[], None]) -> list[str]:
+    """Return the calls that the watch has recorded during `run`, and clear its record."""
     WATCH.calls.clear()
     run()
-    heard = [call.split(" of ")[0] for call in WATCH.calls]
+    calls = [call.split(" of ")[0] for call in WATCH.calls]
     WATCH.calls.clear()
-    return heard
+    return calls
 
 
 @pytest.mark.parametrize("event", CALLS)
-def test_file_work_in_a_coroutine_is_heard(tmp_path: Path, event: str) -> None:
-    """Whatever it does to a file below the directory of the tests."""
+def test_file_work_in_a_coroutine_is_recorded(tmp_path: Path, event: str) -> None:
+    """Each operation on a file below the directory of the tests is recorded."""
     file = tmp_path / "file"
     file.touch()
-    functions = ours(CALLS[event])
+    functions = program_functions(CALLS[event])
 
     def run() -> None:
         coroutine: Coroutine[Deferred[Any], Any, None] = functions["run"](file)
         Deferred.fromCoroutine(coroutine)
 
-    assert event in heard_by(run)
+    assert event in recorded_calls(run)
 
 
-def test_a_callback_is_heard(tmp_path: Path) -> None:
-    """What Twisted calls is on the reactor's thread too."""
-    functions = ours("os.stat(path)")
+def test_a_callback_is_recorded(tmp_path: Path) -> None:
+    """Twisted calls callbacks on the reactor's thread, too."""
+    functions = program_functions("os.stat(path)")
 
     def run() -> None:
         Deferred[Path]().addCallback(functions["work"]).callback(tmp_path)
 
-    assert heard_by(run) == ["os.stat"]
+    assert recorded_calls(run) == ["os.stat"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_thread_may_block(tmp_path: Path) -> None:
-    """So may a test that calls a function which blocks, and whoever reads other files."""
-    functions = ours("os.stat(path)")
+    """A thread, a test that calls a blocking function, and work on other files are not recorded."""
+    functions = program_functions("os.stat(path)")
     await deferToThread(functions["work"], tmp_path)
     functions["work"](tmp_path)
     await functions["run"](Path(os.devnull))

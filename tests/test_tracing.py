@@ -1,4 +1,4 @@
-"""Functions that run without a trace function."""
+"""Tests of functions that run without a trace function."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.tracing import untraced
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_it_is_off_meanwhile(fails: bool) -> None:
-    """The trace function is away in the function, and back after it, also after an error."""
+def test_tracing_is_off_meanwhile(fails: bool) -> None:
+    """The trace function is unset during the call and restored afterwards, also after an error."""
 
     def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
         """Trace nothing."""
 
     @untraced
-    def traced(divisor: int) -> Any:
+    def divide(divisor: int) -> Any:
         function = sys.gettrace()
         return 1 / divisor, function
 
@@ -28,9 +28,9 @@ def test_it_is_off_meanwhile(fails: bool) -> None:
     try:
         if fails:
             with pytest.raises(ZeroDivisionError):
-                traced(0)
+                divide(0)
         else:
-            assert traced(1) == (1.0, None)
+            assert divide(1) == (1.0, None)
         assert sys.gettrace() is trace
     finally:
         sys.settrace(before)

@@ -1,6 +1,6 @@
 """Tests of the workflow of continuous integration: GitHub would accept it, and its files exist.
 
-`actionlint` says more; `tests/run` runs it where it is installed.
+`actionlint` finds more faults; `tests/run` runs it where it is installed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def is_valid(workflow: Path) -> bool:
 
 
 def test_form(tmp_path: Path) -> None:
-    """The workflow has the form of a workflow; a job without a machine has not."""
+    """The workflow has the form of a workflow; a job without a machine is invalid."""
     assert is_valid(WORKFLOW)
-    broken = tmp_path / "broken.yml"
-    broken.write_text(WORKFLOW.read_text().replace("runs-on:", "runs-somewhere:", 1))
-    assert not is_valid(broken)
+    invalid_workflow = tmp_path / "broken.yml"
+    invalid_workflow.write_text(WORKFLOW.read_text().replace("runs-on:", "runs-somewhere:", 1))
+    assert not is_valid(invalid_workflow)
 
 
 def test_pythons() -> None:

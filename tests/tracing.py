@@ -1,7 +1,6 @@
-"""Tests that are not measured by coverage: tracing triples the time of loops in Python.
+"""Run tests without the measurement of coverage, which triples the time of loops in Python.
 
-It is for tests of many equal steps, or of times. What they run, other tests run as well: those are
-measured.
+It is for tests with many equal steps, and for tests of times. Other tests cover the same code.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Have a function run without the trace function of its thread, which is there again after."""
+    """Return a function that runs without the trace function of its thread, and restores it."""
 
     @functools.wraps(function)
     def run(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:

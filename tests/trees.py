@@ -1,4 +1,4 @@
-"""Compares file trees: what an image should be, and what a squashfs holds."""
+"""Compare file trees, such as an unpacked image and a mounted squashfs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 Entry = tuple[str, int, int, bytes]
-"""Type, mode, mtime (files only) and content: a digest, or a link's target."""
+"""Type, mode, mtime (files only) and content, which is a digest or a link's target."""
 
 
 def tree(root: Path) -> dict[bytes, Entry]:
     """Return every path below `root`, with type, mode, time and content."""
-    found: dict[bytes, Entry] = {}
+    entries: dict[bytes, Entry] = {}
     top = os.fsencode(root)
     for directory, directories, files in os.walk(top):
         for name in directories + files:
@@ -25,13 +25,13 @@ def tree(root: Path) -> dict[bytes, Entry]:
             mode = stat.S_IMODE(status.st_mode)
             relative = os.path.relpath(path, top)
             if stat.S_ISLNK(status.st_mode):
-                found[relative] = ("link", 0, 0, os.readlink(path))  # noqa: PTH115 - bytes
+                entries[relative] = ("link", 0, 0, os.readlink(path))  # noqa: PTH115 - bytes
             elif stat.S_ISDIR(status.st_mode):
-                found[relative] = ("directory", mode, 0, b"")
+                entries[relative] = ("directory", mode, 0, b"")
             else:
                 content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest()
-                found[relative] = ("file", mode, int(status.st_mtime), content)
-    return found
+                entries[relative] = ("file", mode, int(status.st_mtime), content)
+    return entries
 
 
 def links(root: Path) -> set[frozenset[bytes]]:
@@ -54,24 +54,24 @@ def as_delivered(entries: dict[bytes, Entry]) -> dict[bytes, Entry]:
         if path.startswith(b"dev/"):
             continue
         if kind == "directory":
-            changed = mode & 0o1777 | 0o755
+            delivered_mode = mode & 0o1777 | 0o755
         elif kind == "file":
-            changed = mode & 0o1777 | 0o644 | (0o111 if mode & 0o111 else 0)
+            delivered_mode = mode & 0o1777 | 0o644 | (0o111 if mode & 0o111 else 0)
         else:
-            changed = mode
-        result[path] = (kind, changed, mtime, content)
+            delivered_mode = mode
+        result[path] = (kind, delivered_mode, mtime, content)
     return result
 
 
 def unsquashed(image: Path, directory: Path) -> Path:
-    """Unpack a squashfs file and return the directory that holds its root."""
+    """Unpack a squashfs file into `directory` and return that."""
     subprocess.run(["unsquashfs", "-q", "-n", "-d", directory, image], check=True)
     return directory
 
 
 @contextmanager
 def mounted(image: Path, directory: Path) -> Iterator[Path]:
-    """Mount a squashfs file by the kernel; needs root and loop devices."""
+    """Mount a squashfs file for a while; only root can, and it takes a loop device."""
     directory.mkdir()
     subprocess.run(["mount", "-o", "loop,ro", image, directory], check=True)
     try:
