@@ -57,7 +57,7 @@ T = TypeVar("T")
 def _retry_once(
     method: Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]]:
-    """Decorate an idempotent method: repeat it once if its session breaks."""
+    """Decorate an idempotent method: repeat it as `retry_request` does if its session breaks."""
 
     @wraps(method)
     async def run(self: RemoteDirectory, /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -47,7 +47,7 @@ REQUEUE_SECONDS = 4.0
 
 
 class Worker:
-    """Works on one record at a time, from its begin to its outcome."""
+    """Works on one record at a time, from the begin of an attempt to its outcome."""
 
     _log = Logger()
 
@@ -92,8 +92,9 @@ class Worker:
         """Do the work of a record, if it still waits, and write the outcome into the store.
 
         If the job is cancelled because the process is to stop, or if the outcome cannot be written,
-        the record is requeued for another attempt. Raises `Exhausted` if this process should be
-        replaced; then whatever started the process requeues the record.
+        the record is requeued for another attempt and the error is raised. Raises `Unavailable` if
+        the record could not be begun. Raises `Exhausted` if this process should be replaced; then
+        whatever started the process requeues the record.
         """
         limit = self._heartbeat_limit
         # The dispatcher already counts this job as started, so retry here instead of giving it

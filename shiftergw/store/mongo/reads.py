@@ -57,9 +57,10 @@ async def find_work(db: Database, system: str, itype: str, tag: str) -> Sequence
 async def list_ready(
     db: Database, system: str, after: str, limit: int | None
 ) -> Sequence[ImageRecord]:
-    """Return one page of a system's READY records in the order of their keys.
+    """Return a system's READY records after a key, in the order of their keys.
 
-    Documents that are READY but unusable are left out. Only the page after the last one is empty.
+    With `limit`, return one page of at most `LARGEST_PAGE` records; only the page after the last
+    one is empty. Documents that are READY but unusable are left out.
     """
     if limit is not None:
         limit = min(limit, LARGEST_PAGE)

@@ -2,8 +2,8 @@
 
 The file is in WAL mode: readers never wait for writers. Each write starts with `BEGIN IMMEDIATE`,
 so no transaction has to be given up half-way. A commit that work depends on is synced to the disk
-at once. Heartbeats, renewals, leases and look-up rows are synced a little later: a power cut ends
-the processes that they concern as well.
+at once. Heartbeats, renewals, leases, breakers and look-up rows are synced a little later: a power
+cut ends the processes that they concern as well.
 """
 
 from __future__ import annotations
