@@ -154,7 +154,7 @@ def import_offences(place: str, source: str) -> list[str]:
             wrong = "a relative import"
         elif any(begins(name, home) and not _is_in(module, rooms) for home, rooms in HOMES.items()):
             wrong = "it has another home"
-        elif any(begins(name, forbidden) for forbidden in layer.never):
+        elif any(begins(name, forbidden_name) for forbidden_name in layer.never):
             wrong = f"never in {layer_name}"
         elif package == "shiftergw":
             wrong = "" if _may_enter(room, layer_name, layer, name) else "upward"

@@ -23,11 +23,11 @@ def link_ends(**changes: float) -> Iterator[tuple[socket.socket, socket.socket]]
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         Distance(server.getsockname()[1], **changes) as way,
-        socket.create_connection(("127.0.0.1", way.port)) as near,
+        socket.create_connection(("127.0.0.1", way.port)) as near_end,
     ):
-        far, _ = server.accept()
-        with far:
-            yield near, far
+        far_end, _ = server.accept()
+        with far_end:
+            yield near_end, far_end
 
 
 def drain(end: socket.socket) -> tuple[int, float]:
@@ -40,15 +40,15 @@ def drain(end: socket.socket) -> tuple[int, float]:
 
 def test_round_trip() -> None:
     """A byte in each direction takes half a round trip, and both take a whole one."""
-    with link_ends() as (near, far):
+    with link_ends() as (near_end, far_end):
         times = []
         for _ in range(TIMES):
             begin = time.monotonic()
-            near.sendall(b"?")
-            assert far.recv(1) == b"?"
+            near_end.sendall(b"?")
+            assert far_end.recv(1) == b"?"
             one_way = time.monotonic() - begin
-            far.sendall(b"!")
-            assert near.recv(1) == b"!"
+            far_end.sendall(b"!")
+            assert near_end.recv(1) == b"!"
             times.append(time.monotonic() - begin)
             assert ROUND_TRIP / 2 <= one_way < times[-1]
     assert ROUND_TRIP <= min(times) < 1.5 * ROUND_TRIP
@@ -75,25 +75,25 @@ def test_rate(way: str) -> None:
 def test_content() -> None:
     """The link carries all bytes and the end of each stream, in both directions at once."""
     request, response = os.urandom(3_000_001), os.urandom(2_000_003)
-    with link_ends(round_trip=0.01) as (near, far), ThreadPoolExecutor() as pool:
+    with link_ends(round_trip=0.01) as (near_end, far_end), ThreadPoolExecutor() as pool:
 
         def exchange(end: socket.socket, content: bytes) -> bytes:
             sending = pool.submit(end.sendall, content)
             sending.add_done_callback(lambda _: end.shutdown(socket.SHUT_WR))
             return b"".join(iter(lambda: end.recv(1 << 20), b""))
 
-        answers = pool.submit(exchange, near, request), pool.submit(exchange, far, response)
+        answers = pool.submit(exchange, near_end, request), pool.submit(exchange, far_end, response)
         assert [answer.result() for answer in answers] == [response, request]
 
 
 def test_unread_data_waits_in_the_sender() -> None:
     """The link stores little of the data that its other end does not read."""
-    with link_ends() as (near, _):
-        near.settimeout(1)
+    with link_ends() as (near_end, _):
+        near_end.settimeout(1)
         count = 0
         with suppress(TimeoutError):
             while count < 1 << 30:
-                count += near.send(bytes(1 << 20))
+                count += near_end.send(bytes(1 << 20))
         assert count < 128 << 20
 
 

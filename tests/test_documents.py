@@ -108,16 +108,16 @@ def test_one_version() -> None:
 
 def test_every_page_is_reachable() -> None:
     """Links from the README lead to every page of the manual, directly or over other pages."""
-    visited: set[Path] = set()
+    visited_pages: set[Path] = set()
     pages = [ROOT / "README.md"]
     while pages:
         page = pages.pop()
-        if page in visited or page.suffix != ".md":
+        if page in visited_pages or page.suffix != ".md":
             continue
-        visited.add(page)
+        visited_pages.add(page)
         pages += [
             (page.parent / link.partition("#")[0]).resolve()
             for link in _LINK.findall(_BLOCK.sub("", page.read_text()))
             if not re.match(r"[a-z]+:|#", link)
         ]
-    assert set(ROOT.glob("docs/**/*.md")) <= visited
+    assert set(ROOT.glob("docs/**/*.md")) <= visited_pages

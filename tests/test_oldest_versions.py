@@ -18,8 +18,8 @@ COMPACT = [*TLS, "-k", "to_registry or to_mongodb or to_broker or wildcards or t
 LONG = [*TLS, "tests/sources/registry", "tests/mongo/test_login.py"]
 SSH = "tests/ssh/test_conch_overrides.py"
 WEB = ["tests/web/test_site.py", "tests/web/test_pipelining.py", "tests/web/test_api.py"]
-ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
-SECONDS = 1000 if ALL else 100
+RUNS_ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
+SECONDS = 1000 if RUNS_ALL else 100
 ENVIRONMENT = Path(f"{sys.prefix}-oldest")
 """The environment that `tests/run` creates beside the one of this process."""
 
@@ -61,13 +61,13 @@ def _release(version: str) -> list[int]:
 @pytest.mark.timeout(SECONDS + 20)
 def test_impostors(python: str) -> None:
     """Clients refuse the same servers as with the newest; `SHIFTERGW_TEST_VERSIONS=1` runs more."""
-    _run(python, *(LONG if ALL else COMPACT))
+    _run(python, *(LONG if RUNS_ALL else COMPACT))
 
 
 @pytest.mark.timeout(SECONDS + 20)
 def test_the_web_site(python: str) -> None:
     """The HTTP server, which uses private members, behaves as with the newest versions."""
-    _run(python, *(WEB if ALL else [*WEB, "-k", "not any_"]))
+    _run(python, *(WEB if RUNS_ALL else [*WEB, "-k", "not any_"]))
 
 
 @pytest.mark.timeout(SECONDS + 20)

@@ -35,7 +35,7 @@ def test_any_value_of_the_variable_switches_it_on(name: str, value: str) -> None
 def test_metadata_without_readers_is_warned_about() -> None:
     """Without readers in the metadata, each start warns that the images are open to others."""
     (warning,) = loaded(DISABLE_ACL_METADATA="1").warnings
-    assert "everybody who knows its id" in warning
+    assert "who knows an image's id can start the image" in warning
     assert loaded(ENABLE_LABELS="1").warnings == ()
 
 
