@@ -114,7 +114,9 @@ EVERY_KEY: dict[str, Any] = {
 }
 
 
-def changed(changes: Mapping[str, Any], document: Mapping[str, Any] = SMALLEST) -> dict[str, Any]:
+def change_document(
+    changes: Mapping[str, Any], document: Mapping[str, Any] = SMALLEST
+) -> dict[str, Any]:
     """Return a copy of a document with changes, by paths such as `Platforms/mycluster`.
 
     The value `...` removes a key.
@@ -132,6 +134,6 @@ def changed(changes: Mapping[str, Any], document: Mapping[str, Any] = SMALLEST) 
     return result
 
 
-def loaded(changes: Mapping[str, Any] | None = None, **environ: str) -> LoadedConfig:
+def load_config(changes: Mapping[str, Any] | None = None, **environ: str) -> LoadedConfig:
     """Return the smallest configuration with changes, as the program loads it."""
-    return Config.from_document(changed(changes or {}), base=BASE, environ=environ)
+    return Config.from_document(change_document(changes or {}), base=BASE, environ=environ)

@@ -10,7 +10,7 @@ import pytest_twisted
 
 from shiftergw.model import Ready
 from shiftergw.states import State
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.job.workbench import CONFIG, Bench, running_bench
 from tests.web.fakes import READY, FakeGateway, Wire, site_of
 
@@ -26,17 +26,17 @@ CONFIG_WITH_LABELS = replace(CONFIG, labels=LABELS)
 def test_any_value_of_the_variable_switches_it_on(name: str, value: str) -> None:
     """Any value has effect, as in the original; the key of the configuration has precedence."""
     field = name.lower()
-    assert getattr(loaded({}, **{name: value}).config, field) is True
-    assert getattr(loaded({name: False}, **{name: value}).config, field) is False
-    assert getattr(loaded({name: True}).config, field) is True
-    assert getattr(loaded().config, field) is False
+    assert getattr(load_config({}, **{name: value}).config, field) is True
+    assert getattr(load_config({name: False}, **{name: value}).config, field) is False
+    assert getattr(load_config({name: True}).config, field) is True
+    assert getattr(load_config().config, field) is False
 
 
 def test_metadata_without_readers_is_warned_about() -> None:
     """Without readers in the metadata, each start warns that the images are open to others."""
-    (warning,) = loaded(DISABLE_ACL_METADATA="1").warnings
+    (warning,) = load_config(DISABLE_ACL_METADATA="1").warnings
     assert "who knows an image's id can start the image" in warning
-    assert loaded(ENABLE_LABELS="1").warnings == ()
+    assert load_config(ENABLE_LABELS="1").warnings == ()
 
 
 @pytest_twisted.ensureDeferred

@@ -15,7 +15,7 @@ from shiftergw.app import preparation
 from shiftergw.app.preparation import Preparation
 from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.threads import Threads
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.parts import need
 
 
@@ -36,7 +36,7 @@ async def prepare(
     threads = Threads(reactor, 2, "test")
     threads.startService()
     try:
-        await Preparation(loaded(changes).config, threads, reactor).startService()
+        await Preparation(load_config(changes).config, threads, reactor).startService()
         on_prepared()
     finally:
         await threads.stopService()

@@ -12,7 +12,7 @@ import pytest_twisted
 from shiftergw.app.trust import Host, Verdict, file_of, look
 from shiftergw.config import System
 from shiftergw.errors import ConfigurationError, DeliveryFailed
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.parts import free_port
 from tests.sshd import Sshd, make_key, public
 
@@ -34,7 +34,7 @@ def system(*hosts: str, **keys: Any) -> System:
     """Return a remote system."""
     account = {"username": "u", "imageDir": "/images", **keys}
     remote = {"accesstype": "remote", "host": list(hosts or ["127.0.0.1"]), "ssh": account}
-    return loaded({"Platforms/other": remote}).config.systems["other"]
+    return load_config({"Platforms/other": remote}).config.systems["other"]
 
 
 async def look_up(system: System) -> list[Host]:

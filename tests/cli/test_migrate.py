@@ -14,7 +14,7 @@ import pytest_twisted
 from shiftergw.ports import ImageStore
 from tests import mongod
 from tests.cli.command import shiftergw
-from tests.configurations import changed
+from tests.configurations import change_document
 from tests.store.places import mongo_running, running
 from tests.store.pulls import NOW, complete_pull, request
 
@@ -29,7 +29,7 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def write_config(root: Path, **keys: Any) -> str:
     """Write a configuration and return its path."""
     file = root / "imagemanager.json"
-    file.write_text(json.dumps(changed({"StateDirectory": str(root), **keys})))
+    file.write_text(json.dumps(change_document({"StateDirectory": str(root), **keys})))
     return str(file)
 
 

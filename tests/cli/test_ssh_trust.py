@@ -16,7 +16,7 @@ import pytest
 from tests.cli.command import ENVIRONMENT, PROGRAM
 from tests.cli.homes import LIMIT
 from tests.cli.terminals import Terminal
-from tests.configurations import changed
+from tests.configurations import change_document
 from tests.parts import free_port, need
 from tests.patience import patient
 from tests.sshd import Sshd, make_key, public
@@ -46,7 +46,7 @@ class Site:
         """Change the hosts of the system, and its `ssh` section."""
         ssh = {"username": "u", "imageDir": "/i", "port": self.port, "knownHosts": "known", **keys}
         system = {"accesstype": "remote", "host": list(hosts or ["127.0.0.1"]), "ssh": ssh}
-        self.file.write_text(json.dumps(changed({"Platforms/far": system})))
+        self.file.write_text(json.dumps(change_document({"Platforms/far": system})))
 
     def run(self, *options: str, system: str = "far") -> tuple[int, str, str]:
         """Run the command without a terminal; return exit code, output and standard error."""

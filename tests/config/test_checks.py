@@ -8,7 +8,7 @@ import pytest
 
 from shiftergw.config.checks import NETWORK_FILE_SYSTEMS, is_local_endpoint, lock_trouble
 from shiftergw.errors import ConfigurationError
-from tests.configurations import loaded
+from tests.configurations import load_config
 
 REMOTE = {
     "accesstype": "remote",
@@ -61,7 +61,7 @@ MUNGE = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run
 def test_contradictory_keys_are_refused(changes: dict[str, Any], message: str) -> None:
     """If two keys contradict each other, the error names the key to correct."""
     with pytest.raises(ConfigurationError) as caught:
-        loaded(changes)
+        load_config(changes)
     assert any(line.startswith(message) for line in str(caught.value).splitlines())
 
 
@@ -70,7 +70,7 @@ def test_system_names_fit_into_urls(name: str) -> None:
     """A system whose name cannot stand in a URL is refused."""
     changes = {"Platforms": {name: {"accesstype": "local", "local": {"imageDir": "/i"}}}}
     with pytest.raises(ConfigurationError, match=rf"Platforms\.{name}: .* nor contain /"):
-        loaded(changes)
+        load_config(changes)
 
 
 @pytest.mark.parametrize("value", [[], {}, 5])
@@ -78,19 +78,19 @@ def test_values_of_wrong_types_are_problems(value: Any) -> None:
     """A list, object or number in the wrong place is a problem and not a traceback."""
     for key in ("Platforms", "Locations", "DefaultImageLocation", "Platforms/mycluster/accesstype"):
         with pytest.raises(ConfigurationError):
-            loaded({key: value})
+            load_config({key: value})
 
 
 def test_a_location_with_a_url_may_have_any_name() -> None:
     """The name of a location need not be a host if the location has a URL."""
     location = {"remotetype": "dockerv2", "url": "https://registry.example.com"}
-    config = loaded({"Locations/our own": location}).config
+    config = load_config({"Locations/our own": location}).config
     assert config.locations["our own"].url == "https://registry.example.com"
 
 
 def test_an_empty_import_users_causes_a_warning() -> None:
     """A warning says that an empty ImportUsers no longer lets everybody import."""
-    warnings = loaded({"ImportUsers": []}).warnings
+    warnings = load_config({"ImportUsers": []}).warnings
     message = "ImportUsers: an empty list means nobody"
     assert any(warning.startswith(message) for warning in warnings)
 
@@ -111,7 +111,7 @@ def test_a_directory_with_two_names_causes_a_warning(
 ) -> None:
     """Systems that seem to share a directory, but name different hosts first, cause a warning."""
     ssh = {"username": "shifter", "imageDir": path}
-    result = loaded(
+    result = load_config(
         {
             "Platforms/first": {**REMOTE, "host": ["login1", "login2"]},
             "Platforms/other": {"accesstype": "remote", "host": hosts, "ssh": ssh},
@@ -125,13 +125,13 @@ def test_a_directory_with_two_names_causes_a_warning(
 
 def test_a_key_without_effect_causes_a_warning() -> None:
     """A key that this version ignores is not ignored silently."""
-    (warning,) = loaded({"ImportUsers": "all"}).warnings
+    (warning,) = load_config({"ImportUsers": "all"}).warnings
     assert warning.startswith("ImportUsers: is read, and has no effect")
 
 
 def test_the_smallest_configuration_is_supported() -> None:
     """The gateway starts with a local system, and with mock on the loopback interface."""
-    loaded().config.check_supported()
+    load_config().config.check_supported()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_smallest_configuration_is_supported() -> None:
 )
 def test_unsupported_values_are_refused_at_the_start(changes: dict[str, Any], message: str) -> None:
     """A value that this version does not support loads; the start is refused with one line."""
-    config = loaded(changes).config
+    config = load_config(changes).config
     with pytest.raises(ConfigurationError) as caught:
         config.check_supported()
     (line,) = str(caught.value).splitlines()
@@ -162,54 +162,60 @@ def test_unsupported_values_are_refused_at_the_start(changes: dict[str, Any], me
 
 def test_a_remote_system_with_openssh_is_supported() -> None:
     """The gateway starts with a system that the machine's own `ssh` reaches."""
-    loaded({"Platforms/other": {**REMOTE, "ssh": OPENSSH}}).config.check_supported()
+    load_config({"Platforms/other": {**REMOTE, "ssh": OPENSSH}}).config.check_supported()
 
 
 def test_a_remote_system_with_conch_is_supported() -> None:
     """The gateway starts with a system that needs only a key, with or without a passphrase."""
-    loaded({"Platforms/other": {**REMOTE, "ssh": CONCH}}).config.check_supported()
+    load_config({"Platforms/other": {**REMOTE, "ssh": CONCH}}).config.check_supported()
     account = {**CONCH, "passphraseFile": "passphrase"}
-    loaded({"Platforms/other": {**REMOTE, "ssh": account}}).config.check_supported()
+    load_config({"Platforms/other": {**REMOTE, "ssh": account}}).config.check_supported()
 
 
 @pytest.mark.parametrize("account", [CONCH, OPENSSH])
 def test_a_remote_system_with_scp_is_supported(account: dict[str, Any]) -> None:
     """The gateway starts with a system without SFTP, with both transports."""
     ssh = {**account, "transfer": "scp"}
-    loaded({"Platforms/other": {**REMOTE, "ssh": ssh}}).config.check_supported()
+    load_config({"Platforms/other": {**REMOTE, "ssh": ssh}}).config.check_supported()
 
 
 def test_mongodb_is_supported() -> None:
     """The gateway starts with the URI of a server and the name of a database."""
-    loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config.check_supported()
+    load_config(
+        {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
+    ).config.check_supported()
 
 
 def test_mongodb_needs_both_keys() -> None:
     """The name of the database is required with a URI; without a URI it has no effect."""
     with pytest.raises(ConfigurationError, match="MongoDB: is required with MongoDBURI"):
-        loaded({"MongoDBURI": "mongodb://localhost/"})
-    (warning,) = loaded({"MongoDB": "Shifter"}).warnings
+        load_config({"MongoDBURI": "mongodb://localhost/"})
+    (warning,) = load_config({"MongoDB": "Shifter"}).warnings
     assert warning.startswith("MongoDB: has no effect without MongoDBURI")
 
 
 def test_munge_is_supported() -> None:
     """The gateway starts with munge and with a site's own command that lists users."""
-    loaded({**MUNGE, "Platforms/mycluster/groupsCommand": ["list"]}).config.check_supported()
+    load_config({**MUNGE, "Platforms/mycluster/groupsCommand": ["list"]}).config.check_supported()
 
 
 def test_two_systems_with_one_munge_daemon() -> None:
     """Two systems with the same socket cause a warning; two sockets do not."""
     system = {"accesstype": "local", "local": {"imageDir": "/two"}}
-    result = loaded({**MUNGE, "Platforms/two": {**system, "mungeSocketPath": "/run/munge.socket"}})
+    result = load_config(
+        {**MUNGE, "Platforms/two": {**system, "mungeSocketPath": "/run/munge.socket"}}
+    )
     (warning,) = result.warnings
     assert warning.startswith("Platforms.two.mungeSocketPath: mycluster has the same socket,")
-    result = loaded({**MUNGE, "Platforms/two": {**system, "mungeSocketPath": "/run/two.socket"}})
+    result = load_config(
+        {**MUNGE, "Platforms/two": {**system, "mungeSocketPath": "/run/two.socket"}}
+    )
     assert result.warnings == ()
 
 
 def test_refusals_come_together() -> None:
     """The error at the start has all reasons, not only the first."""
-    config = loaded(
+    config = load_config(
         {"examiner": "/usr/bin/examiner", "Platforms/mycluster/policy_file": "p.json"}
     ).config
     with pytest.raises(ConfigurationError) as caught:
@@ -233,7 +239,7 @@ MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
 )
 def test_a_broker_is_supported(url: str) -> None:
     """The gateway starts with RabbitMQ, with or without TLS, if its state is in MongoDB."""
-    result = loaded({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
+    result = load_config({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
     result.config.check_supported()
     assert result.warnings == ()
 
@@ -258,7 +264,7 @@ def test_a_broker_is_supported(url: str) -> None:
 def test_an_invalid_broker_is_refused(changes: dict[str, Any], message: str) -> None:
     """The error has the reason, and not the password of the URL."""
     with pytest.raises(ConfigurationError, match=message) as caught:
-        loaded(changes)
+        load_config(changes)
     if "BrokerAway" not in changes:
         assert "secret" not in str(caught.value)
 
@@ -268,8 +274,8 @@ def test_a_system_name_must_fit_a_queue(name: str) -> None:
     """With a broker, a name that a queue cannot have is refused; without, it is accepted."""
     system = {"accesstype": "local", "local": {"imageDir": "/two"}}
     with pytest.raises(ConfigurationError, match="names a queue"):
-        loaded({**MONGODB, "BrokerURL": "amqp://b/", f"Platforms/{name}": system})
-    loaded({f"Platforms/{name}": system})
+        load_config({**MONGODB, "BrokerURL": "amqp://b/", f"Platforms/{name}": system})
+    load_config({f"Platforms/{name}": system})
 
 
 @pytest.mark.parametrize(
@@ -292,7 +298,7 @@ def test_locks_of_shared_directories(kind: str, options: str, reliable: bool) ->
 
 def test_broker_away_without_a_broker_causes_a_warning() -> None:
     """BrokerAway has no effect without BrokerURL, and a warning says so."""
-    (warning,) = loaded({"BrokerAway": "refuse"}).warnings
+    (warning,) = load_config({"BrokerAway": "refuse"}).warnings
     assert warning.startswith("BrokerAway: has no effect without BrokerURL")
 
 
@@ -329,23 +335,23 @@ def test_local_endpoints(endpoint: str, is_local: bool) -> None:
 def test_mock_on_unix_sockets_and_ipv6_loopback_starts() -> None:
     """The gateway starts with mock on a Unix socket and on the loopback address of IPv6."""
     listen = ["unix:/run/shiftergw.socket", r"tcp6:5000:interface=\:\:1"]
-    loaded({"Listen": listen}).config.check_supported()
+    load_config({"Listen": listen}).config.check_supported()
 
 
 @pytest.mark.parametrize("kind", sorted(NETWORK_FILE_SYSTEMS))
 def test_state_on_a_network_file_system(kind: str) -> None:
     """A StateDirectory on a network file system is refused, since SQLite's locks fail there."""
     with pytest.raises(ConfigurationError, match=r"StateDirectory: .*network file system"):
-        loaded().config.check_state_file_system(kind)
+        load_config().config.check_state_file_system(kind)
 
 
 def test_with_mongodb_the_state_directory_may_be_on_a_network() -> None:
     """With MongoDB there is no SQLite file that needs locks, so every file system is accepted."""
-    config = loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config
+    config = load_config({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config
     config.check_state_file_system("nfs4")
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs"])
 def test_state_on_a_local_file_system(kind: str) -> None:
     """A StateDirectory on a local file system is accepted."""
-    loaded().config.check_state_file_system(kind)
+    load_config().config.check_state_file_system(kind)

@@ -15,7 +15,7 @@ from shiftergw.config import Config, LoadedConfig
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits, Platform, SquashOptions
 from shiftergw.model import ImageReference, PostponeLimits
-from tests.configurations import BASE, EVERY_KEY, SMALLEST, changed, loaded
+from tests.configurations import BASE, EVERY_KEY, SMALLEST, change_document, load_config
 
 
 def test_every_key_is_known() -> None:
@@ -84,7 +84,7 @@ def test_a_relative_name_of_the_file_gives_absolute_paths(
     """Paths are absolute even if the name of the file is relative to the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "site").mkdir()
-    document = changed({"CacheDirectory": "cache"})
+    document = change_document({"CacheDirectory": "cache"})
     (tmp_path / "site" / "gateway.json").write_text("\ufeff" + json.dumps(document))
     config = Config.load(Path("site/gateway.json"), {}).config
     assert config.cache_directory == tmp_path / "site" / "cache"
@@ -93,7 +93,7 @@ def test_a_relative_name_of_the_file_gives_absolute_paths(
 
 def test_defaults() -> None:
     """A key that the document lacks has the default that the manual names."""
-    config = loaded().config
+    config = load_config().config
     system, location = config.systems["mycluster"], config.locations["registry.example.com"]
     assert config.default_image_format == "squashfs"
     assert config.image_expiration_timeout is None
@@ -130,19 +130,19 @@ def test_defaults() -> None:
 
 def test_state_directory_of_systemd() -> None:
     """StateDirectory defaults to the first directory of systemd; the key has priority."""
-    assert loaded(STATE_DIRECTORY="/run/a:/run/b").config.secret_key_file == Path(
+    assert load_config(STATE_DIRECTORY="/run/a:/run/b").config.secret_key_file == Path(
         "/run/a/secret.key"
     )
-    config = loaded({"StateDirectory": "/here"}, STATE_DIRECTORY="/run/a").config
+    config = load_config({"StateDirectory": "/here"}, STATE_DIRECTORY="/run/a").config
     assert config.state_directory == Path("/here")
     assert config.secret_key_file == Path("/here/secret.key")
 
 
 def test_listen_follows_authentication() -> None:
     """Without Listen, mock uses the loopback interface; munge uses all, like the original."""
-    assert loaded().config.listen == ("tcp:5000:interface=127.0.0.1",)
+    assert load_config().config.listen == ("tcp:5000:interface=127.0.0.1",)
     munge = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run/munge"}
-    assert loaded(munge).config.listen == ("tcp:5000:backlog=2048",)
+    assert load_config(munge).config.listen == ("tcp:5000:backlog=2048",)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_listen_follows_authentication() -> None:
 )
 def test_locate(name: str, expected: tuple[str, str]) -> None:
     """A name that begins with a location is in it; any other name is in the default location."""
-    config = loaded(
+    config = load_config(
         {
             "Locations/quay.io": {"remotetype": "dockerv2"},
             "Locations/host:5000": {"remotetype": "dockerv2"},
@@ -182,7 +182,7 @@ def test_locate(name: str, expected: tuple[str, str]) -> None:
 def test_import_users(value: Any, expected: tuple[str, ...] | None) -> None:
     """Only "all" lets every user import; with an empty list, or by default, nobody may."""
     changes = {} if value is ... else {"ImportUsers": value}
-    assert loaded(changes).config.import_users == expected
+    assert load_config(changes).config.import_users == expected
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_import_users(value: Any, expected: tuple[str, ...] | None) -> None:
 )
 def test_admins(admins: Any, expected: tuple[str | int, ...], warnings: tuple[str, ...]) -> None:
     """Admins are names and uids; a string is one name, not many letters, and causes a warning."""
-    result = loaded({"Platforms/mycluster/admins": admins})
+    result = load_config({"Platforms/mycluster/admins": admins})
     assert result.config.systems["mycluster"].admins == expected
     assert result.warnings == warnings
 
@@ -216,14 +216,14 @@ def test_admins(admins: Any, expected: tuple[str | int, ...], warnings: tuple[st
 )
 def test_level_of_the_compressor(squashfs: dict[str, Any], level: int | None) -> None:
     """The default level 5 is for gzip only; other compressors have their own default."""
-    config = loaded({"Platforms/mycluster/squashfs": squashfs}).config
+    config = load_config({"Platforms/mycluster/squashfs": squashfs}).config
     assert config.systems["mycluster"].squash_options(config).level == level
 
 
 @pytest.mark.parametrize("options", ["-no-xattrs -b 1M", ["-b", "1M"]])
 def test_converter_options(options: Any) -> None:
     """Text is one argument, as in the original; each item of a list is an argument."""
-    config = loaded({"ConverterOptions": {"squashfs": options}}).config
+    config = load_config({"ConverterOptions": {"squashfs": options}}).config
     expected = (options,) if isinstance(options, str) else tuple(options)
     assert config.systems["mycluster"].squash_options(config).extra == expected
 
@@ -236,12 +236,12 @@ def test_ost_count(default: Any, own: Any, expected: int) -> None:
     """OST counts are numbers or digits as text; that of a system overrides the default."""
     counts = {"DefaultOstCount": default, "Platforms/mycluster/ostCount": own}
     changes = {path: value for path, value in counts.items() if value is not ...}
-    assert loaded(changes).config.ost_count_of("mycluster") == expected
+    assert load_config(changes).config.ost_count_of("mycluster") == expected
 
 
 def test_the_path_of_a_url_is_removed() -> None:
     """Of a registry's URL, scheme, host and port remain; a path causes a warning."""
-    result = loaded({"Locations/registry.example.com/url": "https://[FD00::1]:5000/v2/"})
+    result = load_config({"Locations/registry.example.com/url": "https://[FD00::1]:5000/v2/"})
     assert result.config.locations["registry.example.com"].url == "https://[fd00::1]:5000"
     assert result.warnings == (
         "the path of the registry's URL https://[FD00::1]:5000/v2/ is not used",
@@ -288,15 +288,15 @@ def test_duplicate_key_of_a_file(tmp_path: Path) -> None:
 def test_frozen() -> None:
     """A loaded configuration cannot be changed."""
     with pytest.raises(ValueError, match="frozen"):
-        loaded().config.metrics = True
+        load_config().config.metrics = True
 
 
 def test_docker_hub_has_two_names() -> None:
     """References to docker.io use the location of Docker's registry, if there is one."""
-    config = loaded({"Locations/registry-1.docker.io": {"remotetype": "dockerv2"}}).config
+    config = load_config({"Locations/registry-1.docker.io": {"remotetype": "dockerv2"}}).config
     location = config.locate(ImageReference.parse("docker.io/library/alpine:3"))
     assert location == ("registry-1.docker.io", "library/alpine")
-    assert loaded().config.locate(ImageReference.parse("docker.io/library/alpine:3")) == (
+    assert load_config().config.locate(ImageReference.parse("docker.io/library/alpine:3")) == (
         "registry.example.com",
         "docker.io/library/alpine",
     )
@@ -305,7 +305,7 @@ def test_docker_hub_has_two_names() -> None:
 def test_a_port_without_a_location_is_refused() -> None:
     """A host with a port is not a repository: the error names the locations that exist."""
     with pytest.raises(BadRequest) as caught:
-        loaded().config.locate(ImageReference.parse("other.example.com:5000/app:1"))
+        load_config().config.locate(ImageReference.parse("other.example.com:5000/app:1"))
     assert "other.example.com:5000" in str(caught.value)
     assert "registry.example.com" in str(caught.value)
 
@@ -323,7 +323,7 @@ def test_a_port_without_a_location_is_refused() -> None:
 )
 def test_a_share_of_the_queue(changes: dict[str, Any], waiting: int, has_warning: bool) -> None:
     """By default a user may fill a tenth of the queue; a larger share causes a warning."""
-    result = loaded(changes)
+    result = load_config(changes)
     assert result.config.waiting_per_user == waiting
     assert any("tenth of QueueLimit" in warning for warning in result.warnings) is has_warning
 
@@ -334,7 +334,7 @@ def test_a_share_of_the_queue(changes: dict[str, Any], waiting: int, has_warning
 )
 def test_limits_of_waits(changes: dict[str, Any], seconds: float, of_registry: int) -> None:
     """A pull waits at most 15 minutes; a tenth of the queue may wait for one registry."""
-    limits = loaded(changes).config.wait_limits()
+    limits = load_config(changes).config.wait_limits()
     assert limits.seconds == seconds
     assert limits.registry_pulls == PostponeLimits(of_registry, of_registry // 4)
     assert limits.delivery_seconds == 1800
@@ -345,4 +345,4 @@ def test_a_wait_is_a_number_of_seconds() -> None:
     """The error about a wait that is not a number of seconds names the key."""
     for key, wrong in product(("RegistryWait", "DeliveryWait"), (-1, "soon")):
         with pytest.raises(ConfigurationError, match=key):
-            loaded({key: wrong})
+            load_config({key: wrong})

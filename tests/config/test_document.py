@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shiftergw.config import Config
 from shiftergw.config.document import duplicate_keys, parse, place
 from shiftergw.errors import ConfigurationError
-from tests.configurations import BASE, SMALLEST, changed, loaded
+from tests.configurations import BASE, SMALLEST, change_document, load_config
 
 
 def test_a_misspelt_key_that_is_required() -> None:
@@ -63,19 +63,19 @@ def test_a_misspelt_key_that_is_required() -> None:
 )
 def test_unknown_keys(path: str, value: Any, message: str) -> None:
     """An unknown key at any level causes a warning, which suggests the most similar key."""
-    assert message in loaded({path: value}).warnings
+    assert message in load_config({path: value}).warnings
 
 
 def test_a_section_that_is_null_is_absent() -> None:
     """A null instead of a section has the same effect as no section, without a warning."""
-    result = loaded({"Platforms/mycluster/ssh": None})
+    result = load_config({"Platforms/mycluster/ssh": None})
     assert result.warnings == ()
     assert result.config.systems["mycluster"].ssh is None
 
 
 def test_name_is_not_taken_from_the_document() -> None:
     """The name of a system is its key, not a member of its section."""
-    config = loaded({"Platforms/mycluster/name": "other"}).config
+    config = load_config({"Platforms/mycluster/name": "other"}).config
     assert config.systems["mycluster"].name == "mycluster"
 
 
@@ -172,7 +172,7 @@ def test_any_value_anywhere(path: str, value: Any) -> None:
     """Any value in any place is accepted, or refused with printable lines and no traceback."""
     refusal = ""
     try:
-        Config.from_document(changed({path: value}), base=BASE, environ={})
+        Config.from_document(change_document({path: value}), base=BASE, environ={})
     except ConfigurationError as error:
         refusal = str(error)
     assert all(line.isprintable() for line in refusal.splitlines())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.configurations import loaded
+from tests.configurations import load_config
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_values_of_other_types_are_converted(
     path: str, value: Any, attribute: str, expected: Any
 ) -> None:
     """A value of another type is converted to that of its key, and a warning names the key."""
-    result = loaded({path: value})
+    result = load_config({path: value})
     converted_value = getattr(result.config, attribute)
     assert converted_value == expected
     assert (type(converted_value) is bool) == (type(expected) is bool)
@@ -44,7 +44,7 @@ def test_values_of_other_types_are_converted(
 
 def test_values_within_sections_are_converted() -> None:
     """Values in sections, and in the named objects of tables, are converted as well."""
-    result = loaded(
+    result = load_config(
         {
             "UserLimits": {"waiting": "7"},
             "MongoDBURI": "mongodb://localhost/",
@@ -68,5 +68,5 @@ def test_values_within_sections_are_converted() -> None:
 
 def test_valid_values_cause_no_warning() -> None:
     """Values of the right type stay unchanged without a warning; sizes may be text."""
-    result = loaded({"MaxImageSize": "1000", "LogLevel": "warn", "Metrics": True})
+    result = load_config({"MaxImageSize": "1000", "LogLevel": "warn", "Metrics": True})
     assert (result.config.max_image_size, result.warnings) == (1000, ())

@@ -10,7 +10,7 @@ import pytest
 from shiftergw.config.ssh_options import SshOptions, translate_options
 from shiftergw.errors import ConfigurationError
 from shiftergw.ssh.cipher_names import CIPHERS
-from tests.configurations import BASE, loaded
+from tests.configurations import BASE, load_config
 
 GCM, GCM_256, CTR, *_, CTR_256 = CIPHERS
 ADVICE = '"transport": "openssh" hands it to ssh'
@@ -192,7 +192,9 @@ def test_the_section_of_a_system_has_the_values_of_options(
     """The properties of the section `ssh` are the values of its keys, then those of options."""
     monkeypatch.setenv("HOME", "/home/shifter")
     words = ["-p", "2222", "-o", "UserKnownHostsFile=~/known", "-o", "ConnectTimeout=7"]
-    result = loaded(system(sshCmdOptions=words, scpCmdOptions=["-P", "2222", "-c", CTR], key="k"))
+    result = load_config(
+        system(sshCmdOptions=words, scpCmdOptions=["-P", "2222", "-c", CTR], key="k")
+    )
     ssh = result.config.systems["other"].ssh
     assert ssh is not None
     assert result.warnings == ()
@@ -203,7 +205,7 @@ def test_the_section_of_a_system_has_the_values_of_options(
 
 def test_a_system_without_options() -> None:
     """Without options the properties are the values of the keys, and the port is 22."""
-    ssh = loaded(system()).config.systems["other"].ssh
+    ssh = load_config(system()).config.systems["other"].ssh
     assert ssh is not None
     assert (ssh.login_port, ssh.key_file, ssh.known_hosts_file) == (22, None, None)
     assert (ssh.ciphers, ssh.connect_seconds) == ((), None)
@@ -211,7 +213,7 @@ def test_a_system_without_options() -> None:
 
 def test_a_key_with_the_default_port_has_priority() -> None:
     """The port of the configuration counts, even if it is the default port."""
-    result = loaded(system(sshCmdOptions=["-p", "2222"], port=22))
+    result = load_config(system(sshCmdOptions=["-p", "2222"], port=22))
     ssh = result.config.systems["other"].ssh
     assert ssh is not None
     assert ssh.login_port == 22
@@ -222,7 +224,7 @@ def test_a_key_with_the_default_port_has_priority() -> None:
 
 def test_the_home_of_an_unknown_user_is_not_expanded() -> None:
     """A path in the home of an unknown user stays unchanged, so that errors can quote it."""
-    ssh = loaded(system(sshCmdOptions=["-i", "~nobody-here/k"])).config.systems["other"].ssh
+    ssh = load_config(system(sshCmdOptions=["-i", "~nobody-here/k"])).config.systems["other"].ssh
     assert ssh is not None
     assert ssh.key_file == Path("~nobody-here/k")
 
@@ -231,7 +233,7 @@ def test_a_configuration_with_invalid_options_is_refused() -> None:
     """The error has the problems of options together with all other problems."""
     words = ["-c", "arcfour", "-p", "x"]
     with pytest.raises(ConfigurationError) as caught:
-        loaded({**system(sshCmdOptions=words), "DefaultImageLocation": "elsewhere"})
+        load_config({**system(sshCmdOptions=words), "DefaultImageLocation": "elsewhere"})
     _, *lines = str(caught.value).splitlines()
     assert [line.partition(": ")[0] for line in lines] == [
         "DefaultImageLocation",
@@ -243,11 +245,11 @@ def test_options_for_openssh_are_not_translated() -> None:
     """With `openssh`, `ssh` reads its options itself, and options of `scp` cause a warning."""
     words = ["-c", "arcfour", "-4", "-J", "jump", "-p", "x"]
     keys: dict[str, Any] = {"transport": "openssh", "sshCmdOptions": words}
-    result = loaded(system(**keys))
+    result = load_config(system(**keys))
     assert result.warnings == ()
     result.config.check_supported()
     for transfer in ("sftp", "scp"):
-        (warning,) = loaded(system(**keys, scpCmdOptions=["-q"], transfer=transfer)).warnings
+        (warning,) = load_config(system(**keys, scpCmdOptions=["-q"], transfer=transfer)).warnings
         assert warning.startswith("Platforms.other.ssh.scpCmdOptions: has no meaning with")
 
 
@@ -258,6 +260,6 @@ def test_options_of_a_local_system_are_not_read() -> None:
         "imageDir": "/i",
         "sshCmdOptions": ["-c", "arcfour", "-4", "-J", "j"],
     }
-    result = loaded({"Platforms/mycluster/ssh": account})
+    result = load_config({"Platforms/mycluster/ssh": account})
     assert result.warnings == ()
     result.config.check_supported()

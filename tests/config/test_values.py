@@ -8,13 +8,13 @@ import pytest
 
 from shiftergw.config import Config
 from shiftergw.errors import ConfigurationError
-from tests.configurations import BASE, EVERY_KEY, loaded
+from tests.configurations import BASE, EVERY_KEY, load_config
 
 
 def refusal(changes: dict[str, Any]) -> str:
     """Return the error about the smallest configuration with changes."""
     with pytest.raises(ConfigurationError) as caught:
-        loaded(changes)
+        load_config(changes)
     return str(caught.value)
 
 
@@ -166,7 +166,7 @@ def test_invalid_uris_of_databases(uri: Any) -> None:
 )
 def test_uris_of_databases(uri: str) -> None:
     """The URI of a host, of a replica set and of a socket is accepted and stays unchanged."""
-    config = loaded({"MongoDBURI": uri, "MongoDB": "Shifter"}).config
+    config = load_config({"MongoDBURI": uri, "MongoDB": "Shifter"}).config
     assert config.mongodb_uri == uri
     assert uri not in repr(config)
 
@@ -193,7 +193,7 @@ def test_all_problems_at_once() -> None:
 
 def test_paths_that_a_shell_would_expand() -> None:
     """`~` and `$` stay in a path, as in the original gateway, and cause a warning."""
-    result = loaded({"CacheDirectory": "~/cache", "ExpandDirectory": "/scratch/$USER/x"})
+    result = load_config({"CacheDirectory": "~/cache", "ExpandDirectory": "/scratch/$USER/x"})
     assert result.config.cache_directory == BASE / "~/cache"
     for path in ("~/cache", "/scratch/$USER/x"):
         (warning,) = [text for text in result.warnings if path in text]

@@ -15,7 +15,7 @@ from shiftergw.delivery.hosts import HOST_SECONDS, Connect
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.delivery.conch_client import reactor, run
 from tests.patience import patient
 from tests.sshd import Sshd
@@ -30,7 +30,7 @@ async def connect_with_options(sshd: Sshd, threads: Threads, *options: str) -> S
         "host": ["127.0.0.1"],
         "ssh": {**account, "scpCmdOptions": ["-i", str(sshd.key)]},
     }
-    config = loaded({"Platforms/other": system}).config
+    config = load_config({"Platforms/other": system}).config
     config.check_supported()
     section = config.systems["other"].ssh_delivery
     assert section is not None
@@ -88,7 +88,7 @@ async def test_connect_timeout_extends_the_limit_of_a_host(threads: Threads) -> 
         "ssh": {"username": "u", "imageDir": "/i", "sshCmdOptions": ["-o", "ConnectTimeout=7"]},
     }
     clock = Clock()
-    section = loaded({"Platforms/other": system}).config.systems["other"].ssh_delivery
+    section = load_config({"Platforms/other": system}).config.systems["other"].ssh_delivery
     assert section is not None
     hosts = ssh_hosts(section, ["a", "b"], cast("Any", clock), threads)
     tries: list[Connect] = []

@@ -23,7 +23,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Verification
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.configurations import changed
+from tests.configurations import change_document
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.parts import need
@@ -56,7 +56,7 @@ def configuration(root: Path, sshd: Sshd, registry: FaultyRegistry) -> Config:
             },
         },
     }
-    return Config.from_document(changed(changes), base=root, environ={}).config
+    return Config.from_document(change_document(changes), base=root, environ={}).config
 
 
 @pytest_twisted.ensureDeferred

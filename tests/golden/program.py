@@ -45,7 +45,7 @@ from shiftergw.store import waits
 from shiftergw.store.sqlite import database as sqlite_database
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.web.api import MethodNotAllowed, make_site
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.job.workbench import running_bench
 from tests.web.fakes import FakeGateway, Wire, in_no_thread, site_of
 from tests.work.fakes import FakeQueue
@@ -82,7 +82,7 @@ def gateway_site(
 
     It offers no work, and it shows one worker machine. `changes` are made to the configuration.
     """
-    config = loaded(changes).config
+    config = load_config(changes).config
     queue = FakeQueue(0)
     queue.worker_machines = [
         WorkerMachine("node1", "0.1.0", ("mycluster",), 2, (), leaving=False, heard=clock.seconds())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.configurations import EVERY_KEY, SMALLEST, changed
+from tests.configurations import EVERY_KEY, SMALLEST, change_document
 from tests.golden import options
 from tests.golden.records import check
 
@@ -88,7 +88,7 @@ def test_values() -> None:
         "Platforms/mycluster/policy_file",
         "Platforms/mycluster/ssh/passphraseFile",
     )
-    document = changed(dict.fromkeys(unkept, ...), EVERY_KEY)
+    document = change_document(dict.fromkeys(unkept, ...), EVERY_KEY)
     all_values, warnings = options.read_configuration(document)
     values = {"smallest": _with_processors(smallest), "every key": all_values, "warnings": warnings}
     check("configuration-values", values)
@@ -99,7 +99,7 @@ def test_old_forms() -> None:
     smallest, _ = options.read_configuration(SMALLEST)
     readings = {}
     for name, changes in OLD.items():
-        values, warnings = options.read_configuration(changed(changes))
+        values, warnings = options.read_configuration(change_document(changes))
         differences = {key: value for key, value in values.items() if smallest[key] != value}
         readings[name] = {"values": differences, "warnings": warnings}
     check("configuration-old-forms", readings)
@@ -110,7 +110,7 @@ def test_refusals() -> None:
     keys = {}
     for name, changes in INVALID_CHANGES.items():
         with pytest.raises(options.ConfigurationError) as refusal:
-            options.read_configuration(changed(changes))
+            options.read_configuration(change_document(changes))
         lines = [line.partition(": ") for line in refusal.value.what.splitlines()]
         keys[name] = sorted(key for key, separator, _ in lines if separator)
     check("configuration-refusals", keys)

@@ -38,7 +38,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, Layer
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.configurations import loaded
+from tests.configurations import load_config
 
 INDEX = Digest.of(b"the index")
 MANIFEST = Digest.of(b"the manifest")
@@ -225,7 +225,7 @@ class Bench:
             return self.cache
 
         systems = SYSTEM, SISTER
-        config = loaded({"ImageExpirationTimeout": "1:00:00:00", **changes}).config
+        config = load_config({"ImageExpirationTimeout": "1:00:00:00", **changes}).config
         target = Target(
             "images",
             directory,

@@ -38,7 +38,7 @@ from shiftergw.service import gateway as gateway_module
 from shiftergw.service.gateway import READY_SECONDS, Gateway
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.work.fakes import FakeQueue
 
 ID = "a" * 64
@@ -61,7 +61,7 @@ class Bench:
         self.seal = Seal(b"k" * 32)
         self.queue = FakeQueue(0)
         self.wakes = 0
-        config = loaded({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
+        config = load_config({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
         self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock, self.queue)
 
     def _wake(self) -> None:
@@ -401,7 +401,7 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
     with pytest.raises(NotAllowed):
         await bench.gateway.take_down(ALICE, ID)
     assert sorted(await bench.gateway.take_down(ADMIN, ID)) == ["docker:app:1", "docker:app:2"]
-    directory = loaded().config.directory_of("mycluster")[0]
+    directory = load_config().config.directory_of("mycluster")[0]
     assert await bench.store.is_blocked(directory, {ID})
     assert await list_images(bench, ALICE) == []
     with pytest.raises(NotAllowed):

@@ -27,7 +27,7 @@ from shiftergw.model import ImageRecord, RegistryLogin, Session
 from shiftergw.oci.meta import read_meta
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.job.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
 from tests.matrices import examples
 from tests.store.places import sqlite_place
@@ -49,7 +49,7 @@ class Loops:
         self.bench = bench
         self.put = sqlite_place(bench.store, root / "store.sqlite").put
         sister = {"accesstype": "local", "local": {"imageDir": "/images"}}
-        config = loaded({f"Platforms/{SISTER}": sister}).config
+        config = load_config({f"Platforms/{SISTER}": sister}).config
         self.gateway = Gateway(
             config,
             bench.store,

@@ -32,7 +32,7 @@ from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.web.api import ROUTES, Names, make_site
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.matrices import examples
 from tests.web.fakes import Reply, Wire, in_no_thread
 from tests.work.fakes import FakeQueue
@@ -82,7 +82,7 @@ class Place:
         """Serve two systems with one image directory; `root` is the admin of both."""
         self.store, self.clock = store, Clock()
         self.clock.advance(START)
-        config = loaded(
+        config = load_config(
             {
                 "AllowAnonymous": anonymous,
                 "Metrics": True,

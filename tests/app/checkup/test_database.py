@@ -17,7 +17,7 @@ from shiftergw.app.checkup.database import state
 from shiftergw.app.checkup.finding import Finding
 from shiftergw.app.compose import state_file
 from tests import mongod
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.mongo.puppets import answering, serving
 from tests.store.places import running
 from tests.store.pulls import complete_pull, request
@@ -27,7 +27,7 @@ WRITES = ["find", "insert", "update", "remove", "listIndexes", "createIndex", "d
 
 async def told(uri: str) -> Finding:
     """Return what is told of the rights of a URI's user in the database `images`."""
-    config = loaded({"MongoDBURI": uri, "MongoDB": "images"}).config
+    config = load_config({"MongoDBURI": uri, "MongoDB": "images"}).config
     (results,) = [one for one in await state(config, reactor) if one.name == "rights in MongoDB"]
     return results
 
@@ -119,7 +119,7 @@ async def test_clocks(ahead: float, level: str | None) -> None:
         }
 
     with serving(answering(answer)) as host, capturedLogs() as log:
-        config = loaded({"MongoDBURI": f"mongodb://{host}/", "MongoDB": "images"}).config
+        config = load_config({"MongoDBURI": f"mongodb://{host}/", "MongoDB": "images"}).config
         results = {one.name: one for one in await state(config, reactor)}
     told = [text for event in log if "clock" in (text := formatEvent(event))]
     assert (results["clock"].level if "clock" in results else None) == level
@@ -133,7 +133,7 @@ async def test_clocks(ahead: float, level: str | None) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_file(tmp_path: Path) -> None:
     """A file whose pages are zeros is a failure, with its backup as remedy; a sound one is ok."""
-    config = loaded({"StateDirectory": str(tmp_path)}).config
+    config = load_config({"StateDirectory": str(tmp_path)}).config
     path = state_file(config)
     async with running(path) as store:
         await complete_pull(store, request("x:1"))

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from shiftergw.app.checkup.finding import Finding
 from shiftergw.app.checkup.machines import broker as findings
 from shiftergw.work.celery import inspection
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.rabbitmq import RabbitMQ
 from tests.work.machines import WorkerMachine
 from tests.work.waiting import until
@@ -22,7 +22,7 @@ CHANGES = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images"}
 
 async def look(**changes: Any) -> dict[str, Finding]:
     """Return what is found, by name."""
-    config = loaded(CHANGES | changes).config
+    config = load_config(CHANGES | changes).config
     return {one.name: one for one in await findings(config, reactor)}
 
 

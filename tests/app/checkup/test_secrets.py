@@ -15,7 +15,7 @@ import pytest
 from shiftergw.app.checkup.finding import Finding
 from shiftergw.app.checkup.secrets import passwords_in, secrets
 from shiftergw.config import Config
-from tests.configurations import SMALLEST, loaded
+from tests.configurations import SMALLEST, load_config
 from tests.parts import need_root
 
 MONGO = {"MongoDBURI": "mongodb://shifter:secret@db.example.com/", "MongoDB": "Shifter"}
@@ -61,7 +61,7 @@ def test_a_password_that_every_user_can_read(tmp_path: Path) -> None:
 )
 def test_passwords_in_urls(uri: str, expected: list[str]) -> None:
     """A password is found wherever a URL may contain one."""
-    assert passwords_in(loaded({"MongoDBURI": uri, "MongoDB": "m"}).config) == expected
+    assert passwords_in(load_config({"MongoDBURI": uri, "MongoDB": "m"}).config) == expected
 
 
 def test_a_secret_key_that_cannot_be_created(tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ import os, sys
 from pathlib import Path
 from shiftergw.app.checkup.secrets import secrets
 from shiftergw.config import Config
-loaded = Config.load(Path(sys.argv[1]), {})
+loaded_config = Config.load(Path(sys.argv[1]), {})
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-for finding in secrets(loaded):
+for finding in secrets(loaded_config):
     print(finding.level, finding.name, finding.text)
 """
 

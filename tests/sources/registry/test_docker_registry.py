@@ -14,7 +14,7 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
 from tests.sources.registry.network import REACTOR, Sink, a_client
@@ -122,7 +122,9 @@ async def test_a_mirror_of_docker_hub(public: DockerRegistry, tmp_path: Path) ->
     oci_layout(tmp_path, LAYERS["amd64"])
     public.push(tmp_path, "library/ubuntu:24.04")
     mirror = {"registry-1.docker.io": {"remotetype": "dockerv2", "url": f"http://{public.host}"}}
-    config = loaded({"Locations": mirror, "DefaultImageLocation": "registry-1.docker.io"}).config
+    config = load_config(
+        {"Locations": mirror, "DefaultImageLocation": "registry-1.docker.io"}
+    ).config
     (name,) = config.locations
     location = Location(name, config.locations[name].url)
     client = RegistryClient(REACTOR, {name: location}, config.locate, {})

@@ -21,7 +21,7 @@ from shiftergw.errors import Unavailable
 from shiftergw.work.celery import broker_connections, worker_registry
 from shiftergw.work.celery import queue as celery_queue
 from shiftergw.work.celery.queue import CeleryQueue
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.patience import patient
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
@@ -77,7 +77,7 @@ async def alarm(broker: RabbitMQ) -> AsyncIterator[None]:
 async def check_broker(url: str, **platforms: object) -> dict[str, Finding]:
     """Return the findings of `shiftergw check`, by name."""
     changes = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images", "BrokerURL": url}
-    config = loaded(changes | platforms).config
+    config = load_config(changes | platforms).config
     return {finding.name: finding for finding in await findings(config, reactor)}
 
 

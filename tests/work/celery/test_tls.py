@@ -17,7 +17,7 @@ from shiftergw.work.celery.app import make_app
 from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
 from tests.certificates import Authority
-from tests.configurations import loaded
+from tests.configurations import load_config
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
 from tests.work.machines import WorkerMachine
@@ -65,7 +65,7 @@ def asking_broker(authority: Authority, pem: Path) -> Iterator[RabbitMQ]:
 
 async def check_failure(url: str) -> str:
     """Return the failure that `shiftergw check` reports; fail if it shows the password."""
-    config = loaded({**MONGODB, "BrokerURL": url}).config
+    config = load_config({**MONGODB, "BrokerURL": url}).config
     finding = (await findings(config, reactor))[0]
     assert finding.level == "failure", finding
     assert RabbitMQ.password_of(url) not in str(finding)
@@ -98,7 +98,7 @@ async def test_the_right_authority(
         await queue.offer(key_of("sleep-2"), SYSTEM)
         await until((tmp_path / "sleep-2").exists)
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
-        config = loaded({**MONGODB, "BrokerURL": tls_broker.tls_url}).config
+        config = load_config({**MONGODB, "BrokerURL": tls_broker.tls_url}).config
         assert [(finding.name, finding.level) for finding in await findings(config, reactor)] == [
             ("BrokerURL", "ok")
         ]
