@@ -23,7 +23,7 @@ TREES = ("shiftergw", "tests", "conf")
 MOST_ROOMS = 26
 MOST_ARROWS = 125
 MOST_FLOORS = 9
-LONGEST_FUNCTION = 72  # lines
+LONGEST_FUNCTION = 70  # lines
 
 
 def _words(text: str) -> frozenset[str]:

@@ -106,10 +106,12 @@ def authenticator(
     return MungeAuthenticator(system.name, system.munge_socket_path, users, system.admins, reactor)
 
 
-def registry(reactor: Reactor, config: Config, shared: Shared | None = None) -> RegistryClient:
+def registry(
+    reactor: Reactor, config: Config, shared_state: Shared | None = None
+) -> RegistryClient:
     """Return the client of all configured registries.
 
-    `shared` is what several processes share about registries that ask to wait. Raises
+    `shared_state` is what several processes share about registries that ask to wait. Raises
     `ConfigurationError` if a location or a proxy is unusable.
     """
     locations = {
@@ -124,7 +126,7 @@ def registry(reactor: Reactor, config: Config, shared: Shared | None = None) -> 
         os.environ,
         limits=limits,
         proxied_hosts=config.proxied_hosts,
-        shared=shared or Shared(),
+        shared=shared_state or Shared(),
     )
 
 
