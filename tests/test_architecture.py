@@ -58,7 +58,8 @@ LAYERS = {
         apart=True,
     ),
     "adapters": Layer(
-        ("auth", "sources", "cache", "build", "delivery", "store", "work"),
+        ("auth", "sources", "cache", "build", "delivery", "signatures", "store",
+         "work"),
         ("vocabulary", "configuration", "formats", "plumbing", "protocols"),
         ("twisted", "zope", "treq", "pymongo", "bson", "celery", "kombu", "amqp", "OpenSSL",
          "cryptography", "service_identity"),
