@@ -23,10 +23,14 @@ from tests.reactor_disk import WATCH
 # Every process that is started from now on ends with this process.
 guard()
 
-# A shell that runs this process in the background lets it ignore SIGINT. The programs that it
-# starts would inherit that, and tests that interrupt them would fail.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs this process in the background lets it ignore SIGINT, and nohup SIGHUP. The
+# programs that it starts would inherit that, and tests that interrupt them would hang.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # The time that an example takes means nothing on a machine that is busy with other tests.
 settings.register_profile(
