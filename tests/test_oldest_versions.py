@@ -17,7 +17,12 @@ TLS = ["tests/test_impostors.py", "tests/plumbing/test_tls.py"]
 COMPACT = [*TLS, "-k", "to_registry or to_mongodb or to_broker or wildcards or test_tls"]
 LONG = [*TLS, "tests/sources/registry", "tests/mongo/test_login.py"]
 SSH = "tests/ssh/test_conch_overrides.py"
-WEB = ["tests/web/test_site.py", "tests/web/test_pipelining.py", "tests/web/test_api.py"]
+WEB = [
+    "tests/web/test_http_overrides.py",
+    "tests/web/test_site.py",
+    "tests/web/test_pipelining.py",
+    "tests/web/test_api.py",
+]
 RUNS_ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
 SECONDS = 1000 if RUNS_ALL else 100
 ENVIRONMENT = Path(f"{sys.prefix}-oldest")
