@@ -39,7 +39,8 @@ _DOCKER = re.compile("docker:(?![0-9]{1,5}/)(?=[^@]*[:/])", re.IGNORECASE)
 
 _TARGETS = (
     (re.compile("(?:oci|dir):(?![0-9]{1,5}/)"), "a directory of your own"),
-    (re.compile("(?:oci|docker)-archive:|tarball:|sif:|file:(?=/)"), "a file of your own"),
+    (re.compile("(?:sif|squashfs):(?![0-9]{1,5}/)"), "a file of your own"),
+    (re.compile("(?:oci|docker)-archive:|tarball:|file:(?=/)"), "a file of your own"),
     (re.compile("docker-daemon:|containers-storage:|ostree:"), "images of your own machine"),
     (re.compile(r"/|\.\.?/|~"), "a file or directory of your own"),
     (re.compile("[a-z0-9.+-]*://", re.IGNORECASE), "something that is not a registry"),

@@ -49,6 +49,8 @@ def test_prefixes_of_registries_are_removed(text: str, normal: str) -> None:
         ("dir:/tmp/x", "directory of your own"),
         ("docker://oci:dir", "directory of your own"),
         ("docker-archive:image.tar", "file of your own"),
+        ("squashfs:x.sqfs", "file of your own"),
+        ("sif:x.sif", "file of your own"),
         ("oci-archive:/tmp/x.tar", "file of your own"),
         ("file:///tmp/x.tar", "file of your own"),
         ("docker-daemon:ubuntu:24.04", "your own machine"),

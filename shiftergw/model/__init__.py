@@ -26,6 +26,7 @@ from shiftergw.model.requests import (
     Session,
     UserAccount,
 )
+from shiftergw.model.source_names import LocalSourceName, SourceKind, parse_source
 
 __all__ = [
     "ANONYMOUS",
@@ -38,6 +39,7 @@ __all__ = [
     "Failed",
     "ImageRecord",
     "ImageReference",
+    "LocalSourceName",
     "Origin",
     "PostponeLimits",
     "Postponement",
@@ -47,8 +49,10 @@ __all__ = [
     "Ready",
     "RegistryLogin",
     "Session",
+    "SourceKind",
     "UserAccount",
     "WaitLimits",
     "WorkerMachine",
     "document_of",
+    "parse_source",
 ]
