@@ -45,13 +45,16 @@ class DockerRegistry:
     `host` is `127.0.0.1:PORT`. With `private` it requires `USER` or `SECOND_USER`, by HTTP Basic.
     """
 
-    def __init__(self, directory: Path, *, private: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, private: bool = False, accepts_schema_1: bool = False
+    ) -> None:
         """Prepare a registry that stores images and its configuration in `directory`."""
         self._program = need("docker-registry")
         self._skopeo = need("skopeo")
         self._directory = directory
         self._access_log = directory / "access.log"
         self._private = private
+        self._accepts_schema_1 = accepts_schema_1
         self._process: subprocess.Popen[bytes] | None = None
         port = free_port()
         self.host = f"127.0.0.1:{port}"
@@ -66,6 +69,8 @@ class DockerRegistry:
             "storage": {"filesystem": {"rootdirectory": str(self._directory / "registry")}},
             "http": {"addr": self.host},
         }
+        if self._accepts_schema_1:
+            configuration["compatibility"] = {"schema1": {"enabled": True}}
         if self._private:
             htpasswd = self._directory / "htpasswd"
             htpasswd.write_text(_HTPASSWD)

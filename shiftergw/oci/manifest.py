@@ -1,4 +1,4 @@
-"""Parse manifests, indexes and image configurations: OCI image-spec v1.1 and Docker schema 2.
+"""Parse manifests, indexes and image configurations: OCI image-spec v1.1, Docker schema 2 and 1.
 
 A reference names a *manifest* (one image: a configuration and layers) or an *index* (several
 manifests, each for a platform, and perhaps further indexes). Malformed documents raise
@@ -17,6 +17,7 @@ from shiftergw.errors import BadRequest, ManifestInvalid, printable
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform
 from shiftergw.oci.members import invalid, member, members, read_object, texts, words
 from shiftergw.oci.platforms import go_architecture, implied_variant, no_match, rank
+from shiftergw.oci.schema1 import Schema1Manifest, parse_schema_1
 
 MAX_MANIFEST = 4 << 20
 """Most bytes of a manifest or index: the size that registries accept (distribution-spec)."""
@@ -24,8 +25,10 @@ MAX_MANIFEST = 4 << 20
 MAX_CONFIG = 8 << 20
 """Most bytes of an image configuration."""
 
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+
 _INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
+    INDEX_TYPE,
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 _MANIFEST_TYPES = (
@@ -38,7 +41,7 @@ _SCHEMA_1_TYPES = (
 )
 
 ACCEPT: tuple[str, ...] = (*_INDEX_TYPES, *_MANIFEST_TYPES, *_SCHEMA_1_TYPES)
-"""The media types of a request for a manifest; schema 1 is listed to get a clear error."""
+"""The media types of a request for a manifest, the preferred ones first."""
 
 _CONFIG_TYPES = frozenset(
     {
@@ -86,13 +89,14 @@ class Index:
     manifests: tuple[IndexEntry, ...]
 
 
-def parse_manifest(content: bytes, media_type: str) -> Index | Manifest:
+def parse_manifest(content: bytes, media_type: str) -> Index | Manifest | Schema1Manifest:
     """Parse a document of a registry that has this `Content-Type`.
 
     The header and the document's `mediaType` must agree on the kind of the document. If both are
     general types, the members decide. Raises `ManifestInvalid` for a document that can be read as
     an index and as a manifest (CVE-2021-41190), for layers that are not file systems, and for any
-    other violation of the specification.
+    other violation of the specification. Of a signed manifest, `content` is the payload
+    (`schema1.payload_of`).
     """
     document = read_object(content, MAX_MANIFEST, "manifest")
     kinds = {"index": document.get("manifests"), "manifest": document.get("layers")}
@@ -105,10 +109,7 @@ def parse_manifest(content: bytes, media_type: str) -> Index | Manifest:
         declared_kinds.add("schema 1")
     declared_kinds.discard(None)
     if "schema 1" in declared_kinds and not present:
-        raise ManifestInvalid(
-            "The image has the old Docker schema 1 format.",
-            remedy="Pull it with a current tool and push it again.",
-        )
+        return parse_schema_1(document)
     if "artifact" in declared_kinds:
         _not_an_image(member(document, "mediaType", str) or media_type)
     if member(document, "schemaVersion", int, 2) != 2:  # noqa: PLR2004

@@ -23,6 +23,7 @@ from shiftergw.oci.manifest import (
     parse_config,
     parse_manifest,
 )
+from shiftergw.oci.schema1 import Schema1Manifest
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -73,7 +74,7 @@ def index(*lines: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(lines), **changes}
 
 
-def parse(document: object, media_type: str = "") -> Index | Manifest:
+def parse(document: object, media_type: str = "") -> Index | Manifest | Schema1Manifest:
     """Parse a document of JSON values."""
     return parse_manifest(json.dumps(document).encode(), media_type)
 
@@ -189,10 +190,16 @@ def test_other_schema_versions(version: int) -> None:
 
 @pytest.mark.parametrize("header", [SCHEMA_1, "application/json"])
 def test_docker_schema_1(header: str) -> None:
-    """The error names the old format and the remedy."""
-    document = {"schemaVersion": 1, "name": "x", "tag": "1", "fsLayers": [], "history": []}
-    with pytest.raises(ManifestInvalid, match=r"old Docker schema 1 format.*push it again"):
-        parse(document, header)
+    """The old format is recognized by its members; see `test_schema1`."""
+    document = {
+        "schemaVersion": 1,
+        "fsLayers": [{"blobSum": f"sha256:{'0' * 64}"}],
+        "history": [{"v1Compatibility": "{}"}],
+    }
+    manifest_ = parse(document, header)
+    assert isinstance(manifest_, Schema1Manifest)
+    with pytest.raises(ManifestInvalid, match="no layers"):
+        parse(document | {"fsLayers": [], "history": []}, header)
 
 
 @pytest.mark.parametrize(

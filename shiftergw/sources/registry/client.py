@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredSemaphore
 
-from shiftergw.errors import ImageNotFound, ManifestInvalid, NoMatchingPlatform, PullError
+from shiftergw.errors import ImageNotFound
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
-from shiftergw.oci.manifest import (
-    Index,
-    Manifest,
-    check_layers,
-    check_platform,
-    choose,
-    parse_config,
-    parse_manifest,
-)
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.admission import Admission, Shared
 from shiftergw.sources.registry.documents import Documents
@@ -30,6 +21,7 @@ from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience, with_retries
 from shiftergw.sources.registry.tokens import Tokens
 from shiftergw.sources.registry.transport import Limits, Transport
+from shiftergw.sources.selection import choose_image
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -37,9 +29,6 @@ if TYPE_CHECKING:
 
 PARALLEL_BLOBS = 6
 """Blobs that are downloaded at once by one client."""
-
-INDEX_DEPTH = 4
-"""Indexes within indexes, the outermost counted."""
 
 Locate = Callable[[ImageReference], tuple[str, str]]
 """Splits the name of a reference into that of a location and a repository there."""
@@ -136,23 +125,18 @@ class RegistryClient:
         """
         location, documents = self._visit(reference, login, say)
         content, media_type = await documents.manifest(_wanted(reference), reference.digest)
-        document = parse_manifest(content, media_type)
-        if isinstance(document, Index):
-            image = await _chosen(documents, document, platform, 1)
-        else:
-            image = await _image(documents, content, document, platform)
-        digest, manifest, config = image
+        image = await choose_image(documents, content, media_type, platform)
         repository = documents.repository
         resolved = ResolvedImage(
-            digest=digest,
+            digest=image.digest,
             source_digest=reference.digest or Digest.of(content),
-            config_blob=manifest.config,
-            layers=manifest.layers,
+            config_blob=image.manifest.config,
+            layers=image.manifest.layers,
             location=location,
             repository=repository.name,
             private=repository.private,
         )
-        return resolved, config
+        return resolved, image.config
 
     async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
         """Return if this login may read every layer of a resolved image, in one request for each.
@@ -240,39 +224,3 @@ class RegistryClient:
 
 def _wanted(reference: ImageReference) -> str:
     return str(reference.digest) if reference.digest else reference.tag
-
-
-async def _chosen(
-    documents: Documents, index: Index, platform: Platform, depth: int
-) -> tuple[Digest, Manifest, ImageConfig]:
-    """Return the first candidate of an index that is an image; raise why the first is none."""
-    if depth > INDEX_DEPTH:
-        raise ManifestInvalid(f"The image's indexes are nested more than {INDEX_DEPTH} deep.")
-    vouched = {entry.descriptor for entry in index.manifests if entry.platform is not None}
-    failure: PullError | None = None
-    for candidate in choose(index, platform):
-        try:
-            content, media_type = await documents.manifest(str(candidate.digest), candidate)
-            document = parse_manifest(content, candidate.media_type or media_type)
-            if isinstance(document, Index):
-                return await _chosen(documents, document, platform, depth + 1)
-            wanted = None if candidate in vouched else platform
-            return await _image(documents, content, document, wanted)
-        except (ImageNotFound, ManifestInvalid, NoMatchingPlatform) as error:
-            failure = failure or error
-    assert failure is not None, "`choose` gives candidates or raises"
-    raise failure
-
-
-async def _image(
-    documents: Documents, content: bytes, manifest: Manifest, platform: Platform | None
-) -> tuple[Digest, Manifest, ImageConfig]:
-    """Return an image with its configuration; `platform` is checked if no index has done so."""
-    if not manifest.layers:
-        raise ManifestInvalid("The image has no layers: there is no file system in it.")
-    config = parse_config(await documents.config(manifest.config))
-    if config.diff_ids:
-        check_layers(manifest, config)
-    if platform is not None:
-        check_platform(config, platform)
-    return Digest.of(content), manifest, config

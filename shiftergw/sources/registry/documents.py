@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import BadRequest, BlobCorrupt, ManifestInvalid, RegistryUnavailable
 from shiftergw.image import Descriptor, Digest
 from shiftergw.oci.manifest import ACCEPT, MAX_CONFIG, MAX_MANIFEST
+from shiftergw.oci.schema1 import payload_of
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.transport import Transport, field
@@ -21,6 +22,7 @@ T = TypeVar("T")
 MOST_MANIFESTS = 32
 """Manifests that are read for one reference."""
 
+_SIZE_DIGITS = 18
 _HEADERS = {"Accept": ", ".join(ACCEPT)}
 _NO_HEAD = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 
@@ -100,6 +102,7 @@ class Documents:
         content, media_type, told = await self._try(attempt)
         if len(content) > MAX_MANIFEST:
             raise ManifestInvalid("The image's manifest is larger than 4 MiB.")
+        content = payload_of(content)
         _check(content, expected or told, "manifest")
         return content, media_type
 
@@ -111,6 +114,23 @@ class Documents:
             self._transport.discard(response)
 
         await self._retries(attempt)
+
+    async def blob_size(self, digest: Digest) -> int:
+        """Return the size of a blob, which Docker schema 1 does not tell, in one request."""
+
+        async def attempt() -> str:
+            response = await self.repository.ask("HEAD", f"blobs/{digest}", {"Accept": "*/*"})
+            self._transport.discard(response)
+            return field(response, "Content-Length") or ""
+
+        size = await self._try(attempt)
+        if not (size.isascii() and size.isdigit() and len(size) <= _SIZE_DIGITS):
+            raise RegistryUnavailable(
+                f"{self._transport.who} does not tell the size of a layer, which the old format of"
+                " this image requires.",
+                remedy="Pull the image with a current tool and push it again.",
+            )
+        return int(size)
 
     async def config(self, blob: Descriptor) -> bytes:
         """Return the configuration that a manifest names."""

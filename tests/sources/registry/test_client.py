@@ -219,12 +219,9 @@ async def test_other_bytes_than_named() -> None:
     registry.tags["lying"] = str(ARM64.digest)
     registry.documents[str(ARM64.digest)] = (IMAGE.manifest, MANIFEST)
     registry.add(make_index([ARM64]), INDEX, "child")
-    wrong_size = {**descriptor(IMAGE.manifest, MANIFEST), "size": len(IMAGE.manifest) - 1}
-    registry.add(json_bytes({"schemaVersion": 2, "manifests": [wrong_size]}), INDEX, "size")
     async with serving(registry) as client:
-        for tag in ("lying", "size"):
-            with pytest.raises(BlobCorrupt):
-                await resolve(client, f"team/app:{tag}")
+        with pytest.raises(BlobCorrupt):
+            await resolve(client, "team/app:lying")
         with pytest.raises(BlobCorrupt):
             await resolve(client, "team/app:child", Platform("arm64"))
         config = IMAGE.document["config"]["digest"]

@@ -1,0 +1,1 @@
+"""Sources of images: registries, and files and directories of users and sites."""
