@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,12 @@ from shiftergw.delivery.placement import place
 from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.watcher import Watcher
-from shiftergw.model import ImageReference
+from shiftergw.model import ImageReference, LocalSourceName
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+from shiftergw.ports import ImageSource
+from shiftergw.sources.local.opening import open_source
+from shiftergw.states import State
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -25,15 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What to convert: an image reference, for a system of the configuration, into the file `out`.
+    """What to convert, for a system of the configuration, into the file `out`.
 
-    With `link`, the converted file itself may become `out`. Without, `out` is a copy, because the
-    site may still deliver the converted file to its systems.
+    `source` is in a registry, or it is a file, a directory or standard input. Temporary files of
+    such a source are written to the directory `scratch`, which is the caller's. With `link`, the
+    converted file itself may become `out`. Without, `out` is a copy, because the site may still
+    deliver the converted file to its systems.
     """
 
-    reference: ImageReference
+    source: ImageReference | LocalSourceName
     system: str
     out: Path
+    scratch: Path
     options: SquashOptions
     link: bool
 
@@ -48,7 +55,6 @@ async def convert(
     """
     parts = compose.ConversionParts(reactor, config)
     registry = compose.registry(reactor, config)
-    pipeline = Pipeline(registry, parts.caches.of, parts.builder, config.build_limits(), reactor)
     services = OrderedServices([parts.threads, parts.readers, ClosedAtStop(registry.close)])
     await services.startService()
     try:
@@ -56,12 +62,26 @@ async def convert(
         for directory in (config.cache_directory, config.expand_directory):
             await parts.threads.run(private_directory, directory)
         start = time.monotonic()
+        limits = config.build_limits()
+        source: ImageSource = registry
+        reference = conversion.source
+        if isinstance(reference, LocalSourceName):
+            begin = partial(watcher.enter_stage, State.PULLING)
+            source = await open_source(
+                reference,
+                conversion.scratch,
+                limits,
+                parts.threads,
+                reactor,
+                begin,
+                watcher.report,
+            )
+            reference = ImageReference(reference.kind)
+        pipeline = Pipeline(source, parts.caches.of, parts.builder, limits, reactor)
 
         async def build() -> tuple[ResolvedImage, BuiltImage, float]:
             platform = config.systems[conversion.system].architecture
-            image, image_config = await pipeline.resolve(
-                conversion.reference, platform, None, watcher
-            )
+            image, image_config = await pipeline.resolve(reference, platform, None, watcher)
             resolve_seconds = time.monotonic() - start
             await pipeline.check_space(image)
             async with pipeline.convert(

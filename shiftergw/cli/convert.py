@@ -1,4 +1,4 @@
-"""convert: convert one image to one squashfs file, without any service."""
+"""convert: convert one image, from anywhere, to one squashfs file, without any service."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from shiftergw.cli.reactor import run
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError, RetryLater
 from shiftergw.image import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOptions
-from shiftergw.model import ImageReference, Progress
+from shiftergw.model import ImageReference, LocalSourceName, Progress, parse_source
 from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 from shiftergw.states import State
 
@@ -38,7 +39,7 @@ SYSTEM = "local"
 @click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="imagemanager.json")
 @click.option("--system", "system", help="Whose architecture and squashfs options.")
-@click.option("--plain-http", is_flag=True, help="Speak http with the registry that IMAGE names.")
+@click.option("--plain-http", is_flag=True, help="Speak http with the registry that SOURCE names.")
 @click.option(
     "--compressor",
     metavar="NAME",
@@ -46,7 +47,7 @@ SYSTEM = "local"
     help="gzip, lzo, lz4, xz or zstd.",
 )
 @click.option("--level", type=click.IntRange(1, 22), help="Compression level.")
-@click.argument("image")
+@click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 def convert(
     config_file: Path | None,
@@ -54,21 +55,24 @@ def convert(
     plain_http: bool,
     compressor: str | None,
     level: int | None,
-    image: str,
+    source: str,
     out: Path,
 ) -> None:
-    """Get IMAGE from its registry and write it to OUT, a squashfs file.
+    """Write the image SOURCE to OUT, a squashfs file.
+
+    SOURCE is the name of an image in a registry, or one of oci:DIR[:TAG], oci-archive:FILE[:TAG],
+    docker-archive:FILE[:NAME], dir:DIR, sif:FILE, squashfs:FILE, the path of any of them, or - for
+    standard input.
 
     Progress goes to standard error; on standard output comes one JSON object at the end.
     """
-    plain_http = plain_http or image.lower().startswith("http://")
-    _, image = image_of(image)
     out = out.absolute()
     _check_replaceable(out)
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
-        reference = ImageReference.parse(image)
-        config = _config(config_file, reference, plain_http, scratch)
+        image = _image(source)
+        plain_http = plain_http or source.lower().startswith("http://")
+        config = _config(config_file, image, plain_http, scratch)
     except GatewayError as error:
         raise Misuse(text_of(error)) from error
     name = _system(config, system)
@@ -83,12 +87,23 @@ def convert(
             # A site's own converted files stay in place, for deliveries.
             scratch_only = config_file is None
             watcher = DisplayWatcher(display)
-            conversion = Conversion(reference, name, out, options, link=scratch_only)
+            conversion = Conversion(image, name, out, scratch, options, link=scratch_only)
             result = await convert(reactor, config, conversion, watcher)
         click.echo(json.dumps(result))
         return DONE
 
     run(command)
+
+
+def _image(source: str) -> ImageReference | LocalSourceName:
+    """Return what SOURCE names; raise `Misuse` or `BadRequest`."""
+    local = parse_source(source)
+    if local is None:
+        _, name = image_of(source)
+        return ImageReference.parse(name)
+    if local.kind == "stdin" and sys.stdin.isatty():
+        raise Misuse("- reads an archive from standard input: nothing is piped into this command.")
+    return local
 
 
 def _check_replaceable(out: Path) -> None:
@@ -118,32 +133,33 @@ def _directory(path: Path) -> Iterator[None]:
 
 
 def _config(
-    file: Path | None, reference: ImageReference, plain_http: bool, scratch: Path
+    file: Path | None, image: ImageReference | LocalSourceName, plain_http: bool, scratch: Path
 ) -> Config:
     if file is not None:
         configuration = Config.load(file, os.environ)
         for warning in configuration.warnings:
             click.echo(f"{file}: {warning}", err=True)
         return configuration.config
+    reference = image if isinstance(image, ImageReference) else None
     document = default_document(reference, scratch, plain_http=plain_http)
     return Config.from_document(document, base=scratch, environ={}).config
 
 
 def default_document(
-    reference: ImageReference, scratch: Path, *, plain_http: bool
+    reference: ImageReference | None, scratch: Path, *, plain_http: bool
 ) -> dict[str, Any]:
-    """Return a configuration with Docker Hub and the registry of `reference`.
+    """Return a configuration with Docker Hub and the registry of `reference`, if there is one.
 
     All its directories are in `scratch`.
     """
     urls = {DOCKER_HUB: f"https://{DOCKER_HUB}"}
-    host, slash, _ = reference.name.partition("/")
+    host, slash, _ = ("" if reference is None else reference.name).partition("/")
     # Docker's rule: a first part with a dot or a port is a host; otherwise it belongs to the name.
     if slash and ("." in host or ":" in host or host == "localhost"):
         if host not in DOCKER_HUB_ALIASES:
             urls[host] = f"{'http' if plain_http else 'https'}://{host}"
     elif plain_http:
-        raise Misuse("--plain-http needs an IMAGE that begins with its registry's host.")
+        raise Misuse("--plain-http needs a SOURCE that begins with its registry's host.")
     return {
         "Platforms": {SYSTEM: {"accesstype": "local", "local": {"imageDir": str(scratch)}}},
         "Locations": {name: {"remotetype": "dockerv2", "url": url} for name, url in urls.items()},

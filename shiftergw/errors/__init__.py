@@ -45,6 +45,7 @@ from shiftergw.errors.pulls import (
     RegistryUnavailable,
     RegistryUntrusted,
     RetryLater,
+    SourceUnreadable,
     WorkerLost,
     stage_timeout,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "RegistryUnavailable",
     "RegistryUntrusted",
     "RetryLater",
+    "SourceUnreadable",
     "Superseded",
     "TimedOut",
     "TooLarge",

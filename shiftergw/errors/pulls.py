@@ -96,6 +96,13 @@ class RegistryUntrusted(PullError):
     code = "registry-untrusted"
 
 
+class SourceUnreadable(PullError):
+    """A file or directory that has the image cannot be read."""
+
+    code = "source-unreadable"
+    default_remedy = "Check that the file may be read, and that its disk works."
+
+
 class BlobCorrupt(PullError):
     """The bytes of a blob or manifest do not have its digest or size."""
 

@@ -42,6 +42,11 @@ class StopRequested(Exception):
     """The caller's stop flag ended the work. The caller sees its own cancellation instead."""
 
 
+def is_packed(magic: bytes) -> bool:
+    """Return whether a file that begins with these four bytes is packed with gzip or zstd."""
+    return magic.startswith(_GZIP_MAGIC) or is_frame(magic)
+
+
 def opening_of(path: Path) -> Opening:
     """Return an `Opening` of a complete blob.
 

@@ -108,8 +108,8 @@ def index_layer(
 
     budget.reset()
     with closing(decompress(opening, stop, read)) as pieces:
-        stream = _Stream(count(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
-        for entry in _entries(stream):
+        stream = TarStream(count(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
+        for entry in read_entries(stream):
             entries.append(entry)
             names_size += len(entry.parent) + len(entry.name) + len(entry.target)
             if entry.sparse is not None:
@@ -120,7 +120,7 @@ def index_layer(
     return index
 
 
-class _Stream:
+class TarStream:
     """The uncompressed bytes of a layer, read forward and hashed on the way."""
 
     def __init__(self, pieces: Iterator[bytes], sha: hashlib._Hash | None) -> None:
@@ -199,7 +199,7 @@ class _Stream:
         return self._sha.hexdigest()
 
 
-def _entries(stream: _Stream) -> Iterator[Entry]:
+def read_entries(stream: TarStream) -> Iterator[Entry]:
     """Yield the entries up to two zero blocks, or to the end of the stream."""
     parent = b""
     extension: ExtendedHeader | None = None
@@ -235,7 +235,7 @@ def _entries(stream: _Stream) -> Iterator[Entry]:
 
 
 def _entry(
-    stream: _Stream, block: bytes, fields: tuple[bytes, ...], extension: ExtendedHeader | None
+    stream: TarStream, block: bytes, fields: tuple[bytes, ...], extension: ExtendedHeader | None
 ) -> tuple[Entry, bytes, int]:
     """Return an entry without its name, its path, and the bytes of data that follow."""
     name, mode, size, mtime, _, kind, target, magic, prefix = fields
@@ -269,7 +269,7 @@ def _entry(
     return entry, path, data_size
 
 
-def _body(stream: _Stream, size: int) -> bytes:
+def _body(stream: TarStream, size: int) -> bytes:
     """Read the body of an extended header."""
     if not 0 <= size <= LIMIT:
         raise LayerInvalid(f"A layer has an extended tar header of more than {LIMIT} bytes.")

@@ -1,7 +1,8 @@
-"""convert: from a registry to a file, as a process and in parts."""
+"""convert: from a registry, a file, a directory or a pipe to a file; as a process and in parts."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
+from tests.sources.saved_images import config_bytes, docker_1_10
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,72 @@ def test_an_unknown_image(source: tuple[DockerRegistry, Digest], tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+LAYERS = [tar_of([entry("etc"), entry("etc/motd", b"hello\n")])]
+ARCHIVE = tar_of(docker_1_10(LAYERS, config_bytes(LAYERS), ["team/app:1"]))
+
+
+def test_sources_that_are_no_registry(tmp_path: Path) -> None:
+    """A layout, an archive and standard input give the same files; nothing else is left."""
+    need("mksquashfs")
+    digest = oci_layout(tmp_path / "layout", LAYERS)
+    (tmp_path / "saved.tar").write_bytes(ARCHIVE)
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "b.squashfs"
+    ids, sums = [], set()
+    for source, data in (
+        (f"oci:{tmp_path}/layout:latest", b""),
+        (f"docker-archive:{tmp_path}/saved.tar:team/app:1", b""),
+        (f"{tmp_path}/saved.tar", b""),
+        ("-", gzip.compress(ARCHIVE)),
+    ):
+        result = subprocess.run(
+            [*PROGRAM, "convert", source, str(out)],
+            input=data,
+            env=ENVIRONMENT,
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        document = json.loads(result.stdout)
+        assert document["bytes"] == out.stat().st_size
+        assert document["seconds"]["total"] > 0
+        ids.append(document["id"])
+        sums.add(hashlib.sha256(out.read_bytes()).hexdigest())
+        assert list(out.parent.iterdir()) == [out]
+    assert ids[0] == digest.hex
+    assert len(set(ids[1:])) == 1
+    assert len(sums) == 1
+    assert b"Unpacking the archive" in result.stderr
+
+
+def test_a_file_without_an_image(tmp_path: Path) -> None:
+    """A file that cannot be converted is explained, exits with 1, and leaves nothing."""
+    (tmp_path / "rootfs.tar").write_bytes(LAYERS[0])
+    for source, why in (("rootfs.tar", "docker export"), ("absent.tar", "does not exist")):
+        result = shiftergw("convert", f"{tmp_path}/{source}", str(tmp_path / "o"))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert why in result.stderr
+        assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rootfs.tar"]
+
+
+def test_a_pipe_that_is_interrupted(tmp_path: Path) -> None:
+    """A signal ends the wait for standard input, and no file is left."""
+    with subprocess.Popen(
+        [*PROGRAM, "convert", "-", str(tmp_path / "o")],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "Reading standard input\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read() == "Interrupted.\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     """After any signal no file is left, and the exit code is that of shells."""
@@ -140,8 +208,9 @@ def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     "arguments",
     [
         ["UPPER:1", "o"],
-        ["oci:dir", "o"],
-        ["./image.tar", "o"],
+        ["oci:", "o"],
+        ["docker-daemon:ubuntu:1", "o"],
+        ["--plain-http", "./image.tar", "o"],
         ["--plain-http", "ubuntu:1", "o"],
         ["ubuntu:1", "none/such/directory/o"],
         ["--config", "/nonexistent.json", "ubuntu:1", "o"],

@@ -1,0 +1,1 @@
+"""Images in files and directories: OCI layouts, archives, SIF and squashfs files."""

@@ -1,0 +1,93 @@
+"""Locations that are directories of the site's with OCI layouts (`remotetype` `oci-layout`).
+
+A reference `location/repository:tag` means the entry `tag` of the layout in the subdirectory
+`repository`, or, if the directory is a layout itself, its entry `repository:tag`. The grammar of
+references leaves no way out of the directory. What is there is public.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shiftergw.errors import ImageNotFound
+from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.sources.local.images import LocalImageSource
+from shiftergw.sources.local.layout import INDEX, LayoutFiles
+from shiftergw.sources.local.trees import DirectoryTree
+
+if TYPE_CHECKING:
+    from shiftergw.model import ImageReference, RegistryLogin
+    from shiftergw.plumbing.threads import Threads
+    from shiftergw.ports import BlobSink, Say
+
+SOURCE_KIND = "oci-layout"
+
+
+class LayoutLocation:
+    """The `ImageSource` of one such location.
+
+    The name of a reference must be without that of the location.
+    """
+
+    def __init__(self, name: str, directory: Path, threads: Threads) -> None:
+        """Read below `directory`, whose location has this name, in `threads`."""
+        self._name = name
+        self._directory = directory
+        self._threads = threads
+
+    async def head(
+        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+    ) -> Digest:
+        """Return the digest of the document that a reference means now."""
+        source = await self._source(reference.name, reference.tag)
+        return await source.head(reference, login, say)
+
+    async def resolve(
+        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
+    ) -> tuple[ResolvedImage, ImageConfig]:
+        """Return the image that a reference means now, and its configuration."""
+        source = await self._source(reference.name, reference.tag)
+        return await source.resolve(reference, platform, login, say)
+
+    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
+        """Return if every layer is there, with its size."""
+        await (await self._source(image.repository)).prove(image, login, say)
+
+    async def blob(
+        self,
+        image: ResolvedImage,
+        blob: Descriptor,
+        login: RegistryLogin | None,
+        say: Say,
+        offset: int,
+        sink: BlobSink,
+    ) -> None:
+        """Stream a blob into `sink`; its digest is the sink's to check."""
+        source = await self._source(image.repository)
+        await source.blob(image, blob, login, say, offset, sink)
+
+    async def _source(self, repository: str, tag: str = "") -> LocalImageSource:
+        files = await self._threads.run(self._layout, repository, tag)
+        return LocalImageSource(
+            files,
+            self._threads,
+            SOURCE_KIND,
+            self._name,
+            repository,
+            is_saved_by_user=False,
+        )
+
+    def _layout(self, repository: str, tag: str) -> LayoutFiles:
+        """Return the layout of a repository. Blocks."""
+        tree = DirectoryTree(self._directory)
+        if tree.extent(INDEX) is not None:
+            return LayoutFiles(tree, f"{repository}:{tag}" if tag else "")
+        tree = DirectoryTree(self._directory / repository)
+        try:
+            is_layout = tree.extent(INDEX) is not None
+        except ImageNotFound:
+            is_layout = False
+        if not is_layout:
+            raise ImageNotFound(f"{self._name} has no repository {repository}.")
+        return LayoutFiles(tree, tag)

@@ -1,0 +1,66 @@
+"""What an image of Singularity or Apptainer says about itself, as an image configuration.
+
+Environment and labels are kept where they are simple: an assignment of a constant, a label with a
+text. What would need a shell to be understood is dropped, and so is the runscript.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*?)\s*;?\s*")
+_BARE = re.compile(r"[A-Za-z0-9_./:+,@%=-]*")
+_SINGLE = re.compile(r"'([^']*)'")
+_DOUBLE = re.compile(r'"((?:[^"\\$`]|\\.)*)"')
+_ESCAPE = re.compile(r'\\(["\\$`])')
+
+ENVIRONMENT_FILES = (
+    ".singularity.d/env/10-docker2singularity.sh",
+    ".singularity.d/env/90-environment.sh",
+)
+"""The variables of the image that the file was built from, and those of `%environment`."""
+
+LABELS_FILE = ".singularity.d/labels.json"
+
+FILE_LIMIT = 1 << 20
+"""Bytes of one of these files that are read."""
+
+
+def environment(scripts: list[bytes]) -> list[str]:
+    """Return the variables that these shell scripts set to constants, as `NAME=value`."""
+    variables: dict[str, str] = {}
+    for script in scripts:
+        for line in script.decode("utf-8", "replace").splitlines():
+            match = _ASSIGNMENT.fullmatch(line)
+            value = None if match is None else _constant(match[1], match[2])
+            if match is not None and value is not None:
+                variables[match[1]] = value
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def _constant(name: str, text: str) -> str | None:
+    """Return the value of a shell word that is a constant, or None."""
+    # Apptainer writes `export NAME="${NAME:-"value"}"`, so that the caller can set it.
+    default = re.fullmatch(rf'"\$\{{{name}:-(.*)\}}"', text)
+    if default is not None:
+        text = default[1]
+    if _BARE.fullmatch(text):
+        return text
+    if match := _SINGLE.fullmatch(text):
+        return match[1]
+    if match := _DOUBLE.fullmatch(text):
+        return _ESCAPE.sub(r"\1", match[1])
+    return None
+
+
+def labels(document: bytes) -> Mapping[str, str]:
+    """Return the labels of a JSON object whose values are texts; none if it is something else."""
+    try:
+        content = json.loads(document.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, str)}

@@ -1,0 +1,207 @@
+"""Files, directories and pipes as sources: their forms, and what is none."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+import zstandard
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.errors import (
+    GatewayError,
+    ImageNotFound,
+    ImageTooLarge,
+    ManifestInvalid,
+    NoSpace,
+    SourceUnreadable,
+)
+from shiftergw.image import BuildLimits
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+from tests.images import oci_layout, tar_of
+from tests.parts import small_disk
+from tests.sources.conftest import REACTOR
+from tests.sources.local.opening import open_text, resolve, skopeo_copy
+from tests.sources.saved_images import config_bytes, docker_1_10, docker_25
+
+LAYERS = [tar_of({"etc/motd": b"hello"})]
+CONFIG = config_bytes(LAYERS)
+ARCHIVE = tar_of(docker_1_10(LAYERS, CONFIG, ["a:1"]))
+
+
+def zstd(content: bytes) -> bytes:
+    """Pack with zstd."""
+    return zstandard.ZstdCompressor().compress(content)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """Give an OCI layout."""
+    oci_layout(tmp_path / "layout", LAYERS)
+    return tmp_path / "layout"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_is_what_it_holds(layout: Path, tmp_path: Path, threads: Threads) -> None:
+    """Without a prefix the content of a file or directory tells its form."""
+    skopeo_copy(f"oci:{layout}:latest", f"dir:{tmp_path}/dir")
+    skopeo_copy(f"oci:{layout}:latest", f"oci-archive:{tmp_path}/oci.tar:1")
+    (tmp_path / "docker").write_bytes(ARCHIVE)
+    (tmp_path / "docker25").write_bytes(tar_of(docker_25(LAYERS, CONFIG, ["a:1"])))
+    kinds = {}
+    for name in ("layout", "dir", "oci.tar", "docker", "docker25"):
+        image, _ = await resolve(await open_text(f"{tmp_path}/{name}", tmp_path, threads))
+        kinds[name] = (image.source_kind, image.id)
+    assert {name: kind for name, (kind, _) in kinds.items()} == {
+        "layout": "oci",
+        "dir": "dir",
+        "oci.tar": "oci-archive",
+        "docker": "docker-archive",
+        "docker25": "docker-archive",
+    }
+    assert kinds["layout"][1] == kinds["dir"][1] == kinds["oci.tar"][1]
+    assert kinds["docker"][1] == kinds["docker25"][1]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd])
+@pytest_twisted.ensureDeferred
+async def test_standard_input(
+    pack: Callable[[bytes], bytes], tmp_path: Path, threads: Threads
+) -> None:
+    """An archive from a pipe is read, packed or not."""
+    content = pack(ARCHIVE)
+    reading, writing = os.pipe()
+    # In pieces, as a program would write them; larger ones than a pipe holds.
+    writer = threads.begin(_write_and_close, writing, content)
+    try:
+        source = await open_text("-", tmp_path, threads, stdin=reading)
+    finally:
+        os.close(reading)
+    await writer
+    image, _ = await resolve(source)
+    assert image.source_kind == "docker-archive"
+    assert (tmp_path / "standard-input").stat().st_mode & 0o777 == 0o600
+
+
+def _write_and_close(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as pipe:
+        for start in range(0, len(content), 3000):
+            pipe.write(content[start : start + 3000])
+
+
+@pytest_twisted.ensureDeferred
+async def test_standard_input_without_a_byte(tmp_path: Path, threads: Threads) -> None:
+    """If the command in front of the pipe has failed, the error says where to look."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    try:
+        with pytest.raises(ManifestInvalid, match="empty"):
+            await open_text("-", tmp_path, threads, stdin=reading)
+    finally:
+        os.close(reading)
+
+
+@pytest_twisted.ensureDeferred
+async def test_standard_input_that_never_ends(tmp_path: Path, threads: Threads) -> None:
+    """Waiting for a pipe can be canceled, and what comes from it is limited."""
+    reading, writing = os.pipe()
+    try:
+        opening = Deferred.fromCoroutine(open_text("-", tmp_path, threads, stdin=reading))
+        await pause(0.05, REACTOR)
+        opening.cancel()
+        with pytest.raises(CancelledError):
+            await opening
+        (tmp_path / "standard-input").unlink(missing_ok=True)
+        os.write(writing, bytes(5000))
+        limits = BuildLimits(layers_size=4000)
+        with pytest.raises(ImageTooLarge, match="more than 4 kB"):
+            await open_text("-", tmp_path, threads, stdin=reading, limits=limits)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is empty"),
+        (b"hello", "neither a tar archive nor"),
+        (bytes(2048), "neither a tar archive nor"),
+        (lzma.compress(ARCHIVE), "packed with xz"),
+        (bz2.compress(ARCHIVE), "packed with bzip2"),
+        (b"PK\3\4" + bytes(100), "a zip file"),
+        (bytes(1080) + b"\x53\xef" + bytes(1000), "ext3 file system"),
+        (b"#!/usr/bin/env run-singularity\n" + bytes(2000), "ext3 file system"),
+        (tar_of({"etc/motd": b"hello"}), "docker export"),
+        (ARCHIVE[:5000], "not a whole tar archive"),
+        (gzip.compress(gzip.compress(ARCHIVE)), "packed with gzip or zstd twice"),
+        (gzip.compress(ARCHIVE)[:-300], "gzip data ends too early"),
+        (gzip.compress(b"hello"), "neither a tar archive nor"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_files_that_are_no_image(
+    content: bytes, why: str, tmp_path: Path, threads: Threads
+) -> None:
+    """The error says what a file is instead."""
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(GatewayError) as caught:
+        await open_text(f"{tmp_path}/file", tmp_path, threads)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "oci:", "oci-archive:", "docker-archive:", "dir:", "sif:"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_there(prefix: str, tmp_path: Path, threads: Threads) -> None:
+    """A path that does not exist is said not to exist, whatever should be there."""
+    with pytest.raises(ImageNotFound, match="does not exist"):
+        await resolve(await open_text(f"{prefix}{tmp_path}/absent", tmp_path, threads))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "why"),
+    [
+        ("sif:", "archive", "is a tar archive, and not what its prefix sif: says"),
+        ("oci-archive:", "archive", "no index.json"),
+        ("docker-archive:", "oci.tar", "is an OCI archive"),
+        ("oci:", "directory", "has no index.json"),
+        ("dir:", "directory", "has no manifest.json"),
+        ("", "directory", "no image: it is neither"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_wrong_prefixes(
+    prefix: str, name: str, why: str, tmp_path: Path, threads: Threads
+) -> None:
+    """A prefix that does not fit is explained."""
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "archive").write_bytes(ARCHIVE)
+    (tmp_path / "oci.tar").write_bytes(tar_of({"index.json": b"{}"}))
+    with pytest.raises(ManifestInvalid) as caught:
+        await resolve(await open_text(f"{prefix}{tmp_path}/{name}", tmp_path, threads))
+    assert why in str(caught.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_that_cannot_be_read(tmp_path: Path, threads: Threads) -> None:
+    """A named pipe is refused before it blocks, and a directory is not read as a file."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SourceUnreadable, match="cannot be read"):
+        await open_text(f"{tmp_path}/fifo", tmp_path, threads)
+    with pytest.raises(SourceUnreadable, match="Is a directory"):
+        await open_text(f"docker-archive:{tmp_path}", tmp_path, threads)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
+    """A disk that is too small for the unpacked archive is named as the cause."""
+    (tmp_path / "packed").write_bytes(gzip.compress(tar_of({"x": bytes(3_000_000)})))
+    with small_disk(tmp_path / "disk", "size=1m"), pytest.raises(NoSpace, match="temporary files"):
+        await open_text(f"{tmp_path}/packed", tmp_path / "disk", threads)
