@@ -13,7 +13,7 @@ from shiftergw.states import State
 
 _TEXTS = (
     *("status", "status_message", "id", "system", "itype", "type", "image", "user"),
-    *("stage", "cause", "remedy", "request_id"),
+    *("stage", "cause", "remedy", "request_id", "location", "host"),
 )
 _COUNTS = ("done", "total", "uid")
 _TIMES = ("last_pull", "time", "heard")
@@ -57,6 +57,17 @@ def parse_record(answer: Any) -> dict[str, Any]:
 def parse_list(answer: Any) -> list[dict[str, Any]]:
     """Return the rows in a list of images, of pulls, or of machines; raise `InvalidAnswer`."""
     return parse_rows(parse_object(answer).get("list"))
+
+
+def parse_registries(answer: Any) -> list[dict[str, Any]]:
+    """Return the registries of a gateway, each with its `location` and `host`.
+
+    Raises `InvalidAnswer` for a row without them.
+    """
+    registries = parse_list(answer)
+    if not all("location" in registry and "host" in registry for registry in registries):
+        raise InvalidAnswer
+    return registries
 
 
 def parse_rows(answer: Any) -> list[dict[str, Any]]:

@@ -12,10 +12,13 @@ from shiftergw.cli.credentials import seal
 from shiftergw.cli.exits import Misuse, RequestRefused, report_interruption
 from shiftergw.cli.logins import (
     DEFAULT,
+    PASSWORD_LIMIT,
     LoginFile,
     check_key,
+    check_user,
     credentials_of,
     home,
+    login_text,
     replace_credential,
 )
 from shiftergw.cli.options import single_system_option
@@ -24,9 +27,6 @@ from shiftergw.cli.settings import Settings
 from shiftergw.names import registry_name
 from shiftergw.plumbing.signals import InterruptedBySignal
 
-PASSWORD_LIMIT = 64 * 1024
-"""Bytes of the longest password: tokens are long, but a file given by mistake is longer."""
-
 
 @click.command()
 @click.argument("location", default=DEFAULT)
@@ -34,17 +34,35 @@ PASSWORD_LIMIT = 64 * 1024
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, for scripts."
 )
+@click.option(
+    "--from-docker", is_flag=True, help="Take the logins that Docker or podman keeps for you."
+)
 @single_system_option
 @click.pass_obj
-def login(settings: Settings, location: str, username: str | None, password_stdin: bool) -> None:
+def login(
+    settings: Settings,
+    location: str,
+    username: str | None,
+    password_stdin: bool,
+    from_docker: bool,
+) -> None:
     """Keep your login for a registry, for this client and for `shifterimg`.
 
     LOCATION is the registry as the gateway names it, such as `ghcr.io`; without it the login is
     for the gateway's default registry. User and password are asked for on the terminal. Scripts
     give `--username NAME --password-stdin`.
+
+    With `--from-docker` the logins come from the files of Docker and podman, and from their
+    credential helpers: all those for registries of the gateway, or the one for LOCATION.
     """
     system = settings.single_system()
     location = location_of(location)
+    if from_docker:
+        if username is not None or password_stdin:
+            raise Misuse("--from-docker takes user and password from Docker: give no others.")
+        from shiftergw.cli.from_docker import keep_docker_logins  # noqa: PLC0415 - seldom
+
+        sys.exit(keep_docker_logins(settings, None if location == DEFAULT else location))
     check_key(system, location)
     file = LoginFile(home())
     _read(file)  # to report what is wrong with it before the user types a password
@@ -79,7 +97,7 @@ def _login_from_input(username: str | None) -> bytes:
     if sys.stdin.isatty():
         raise Misuse("Standard input is a terminal: leave --password-stdin out to be asked.")
     password = sys.stdin.buffer.read(PASSWORD_LIMIT + 1)
-    return _login(os.fsencode(username), password.removesuffix(b"\n").removesuffix(b"\r"))
+    return login_text(os.fsencode(username), password.removesuffix(b"\n").removesuffix(b"\r"))
 
 
 def _ask_login(location: str, username: str | None) -> bytes:
@@ -88,8 +106,8 @@ def _ask_login(location: str, username: str | None) -> bytes:
         if ask is None:
             raise _no_terminal()
         user = ask.line(f"{location} user: ") if username is None else os.fsencode(username)
-        _check_user(user.strip())
-        return _login(user, ask.secret(f"{location} password: "))
+        check_user(user.strip())
+        return login_text(user, ask.secret(f"{location} password: "))
 
 
 def _no_terminal() -> Misuse:
@@ -97,22 +115,6 @@ def _no_terminal() -> Misuse:
         "There is no terminal to ask on: give --username NAME --password-stdin, and the password"
         " on standard input. Nothing is kept."
     )
-
-
-def _login(user: bytes, password: bytes) -> bytes:
-    """Return `user:password`; raise `Misuse` if user or password is invalid."""
-    user = user.strip()
-    _check_user(user)
-    if not password:
-        raise Misuse("There is no password. Nothing is kept.")
-    if b"\0" in password or b"\n" in password or len(password) > PASSWORD_LIMIT:
-        raise Misuse("This is no password, but several lines, or a file. Nothing is kept.")
-    return user + b":" + password
-
-
-def _check_user(user: bytes) -> None:
-    if not user or b":" in user or b"\0" in user:
-        raise Misuse("A user has a name, without ':'. Nothing is kept.")
 
 
 @click.command()

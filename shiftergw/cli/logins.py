@@ -38,6 +38,9 @@ _DATABASE_LOCK = Lock()
 _DATABASE_WAITS = (0.1, 0.5, 0.0)
 """Seconds to wait after each failed query of the database of users."""
 
+PASSWORD_LIMIT = 64 * 1024
+"""Bytes of the longest password: tokens are long, but a file given by mistake is longer."""
+
 DEFAULT = "default"
 """The location that stands for the gateway's default registry."""
 
@@ -82,6 +85,23 @@ def check_key(system: str, location: str) -> None:
         raise Misuse(f"{system!r} cannot be a system's name: no ':', no '=', no blanks.")
     if not _LOCATION.fullmatch(location):
         raise Misuse(f"{location!r} cannot be a location: no '=', no blanks, ASCII only.")
+
+
+def login_text(user: bytes, password: bytes) -> bytes:
+    """Return `user:password`; raise `Misuse` if user or password is invalid."""
+    user = user.strip()
+    check_user(user)
+    if not password:
+        raise Misuse("There is no password. Nothing is kept.")
+    if b"\0" in password or b"\n" in password or len(password) > PASSWORD_LIMIT:
+        raise Misuse("This is no password, but several lines, or a file. Nothing is kept.")
+    return user + b":" + password
+
+
+def check_user(user: bytes) -> None:
+    """Raise `Misuse` for a text that cannot be a user's name."""
+    if not user or b":" in user or b"\0" in user:
+        raise Misuse("A user has a name, without ':'. Nothing is kept.")
 
 
 def credentials_of(content: bytes, system: str) -> Mapping[str, str]:

@@ -154,6 +154,10 @@ class Remote:
         """Return the worker machines of the system, sorted by name."""
         return await self._first("GET", ["workers"], answers.parse_list)
 
+    async def registries(self) -> list[dict[str, Any]]:
+        """Return the registries of the gateway, each with its `location` and `host`."""
+        return await self._first("GET", ["registries"], answers.parse_registries)
+
     async def _ask(self, method: str, *path: str) -> dict[str, Any]:
         return await self._first(method, path, answers.parse_object)
 

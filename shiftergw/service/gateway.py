@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from shiftergw.config import Config
 from shiftergw.errors import (
     BadRequest,
     NotAllowed,
+    NotAuthenticated,
     NotFound,
     NoWorkers,
     Unavailable,
     printable,
 )
 from shiftergw.model import (
+    ANONYMOUS,
     IMAGE_TYPES,
     ImageRecord,
     ImageReference,
@@ -209,6 +212,21 @@ class Gateway:
         if not self._config.metrics or limit <= 0:
             return []
         return await self._store.lookups(session.system, limit)
+
+    def registries(self, session: Session) -> Mapping[str, str]:
+        """Return the host (and port) of each registry by the name of its location.
+
+        Raises `NotAuthenticated` for callers without a credential: hosts may be internal.
+        """
+        if session.uid == ANONYMOUS:
+            raise NotAuthenticated(
+                "The gateway's registries are shown to known users only.",
+                remedy="Send a fresh munge credential.",
+            )
+        return {
+            name: urlsplit(location.url).netloc.rpartition("@")[2]
+            for name, location in self._config.locations.items()
+        }
 
     async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:
         """Return the worker machines of the session's system, with the images each works on.

@@ -123,6 +123,11 @@ async def _workers(gateway: Gateway, request: RoutedRequest) -> Answer:
     return render.listing(render.machine_row(machine, jobs) for machine, jobs in machines)
 
 
+async def _registries(gateway: Gateway, request: RoutedRequest) -> Answer:
+    registries = gateway.registries(request.session).items()
+    return render.listing({"location": name, "host": host} for name, host in registries)
+
+
 async def _take_down(gateway: Gateway, request: RoutedRequest) -> Answer:
     image_id = parameters.image_id(request.image)
     names = await gateway.take_down(request.session, image_id)
@@ -175,6 +180,7 @@ ROUTES = {
     "queue": Route("GET", _queue),
     "metrics": Route("GET", _metrics),
     "workers": Route("GET", _workers),
+    "registries": Route("GET", _registries),
     "takedown": Route("POST", _take_down, Names.ID, changes=True),
     "allow": Route("POST", _allow, Names.ID, changes=True),
 }

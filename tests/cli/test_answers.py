@@ -88,6 +88,15 @@ def test_answers_without_a_list(answer: Any) -> None:
     assert answers.parse_list({"list": []}) == []
 
 
+@pytest.mark.parametrize(
+    "row", [{}, {"location": "a"}, {"location": "a", "host": None}, {"host": 1}]
+)
+def test_registries_without_a_host(row: dict[str, Any]) -> None:
+    """A registry without location or host is invalid."""
+    with pytest.raises(InvalidAnswer):
+        answers.parse_registries({"list": [row]})
+
+
 def test_a_record_of_the_original() -> None:
     """A missing member is MISSING or null; unknown members are ignored."""
     fresh = {"status": "INIT", "id": "MISSING", "tag": [], "last_pull": "MISSING", "ENV": "MISSING"}

@@ -63,6 +63,7 @@ REQUESTS: Mapping[str, tuple[str, str, str | None, Any]] = {
     "metrics": ("GET", API.format("metrics") + "?limit=1", ADMIN, None),
     "metrics of all": ("GET", API.format("metrics"), ADMIN, None),
     "workers": ("GET", API.format("workers"), ADMIN, None),
+    "registries": ("GET", API.format("registries"), BOB, None),
     "import": ("POST", "doimport app:1", ALICE, {"filepath": "/a", "format": "squashfs"}),
     "take down": ("POST", API.format("takedown") + "f" * 64, ADMIN, None),
     "allow": ("POST", API.format("allow") + "f" * 64, ADMIN, None),

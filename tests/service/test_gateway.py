@@ -328,6 +328,16 @@ async def test_a_repeated_credential_gets_only_the_last_answer(bench: Bench) -> 
 
 
 @pytest_twisted.ensureDeferred
+async def test_registries_without_their_logins(store: SqliteStore) -> None:
+    """Known users see host and port of each location, and nothing else of its URL."""
+    location = {"remotetype": "dockerv2", "url": "https://reg.example:5000/v2"}
+    bench = Bench(store, Locations={"closed": location}, DefaultImageLocation="closed")
+    assert bench.gateway.registries(BOB) == {"closed": "reg.example:5000"}
+    with pytest.raises(NotAuthenticated):
+        bench.gateway.registries(ANONYMOUS_SESSION)
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_anonymous_user_reads_public_images(bench: Bench) -> None:
     """And may pull without an access list; private images do not exist, nor do open ones."""
     assert (await bench.pull(ANONYMOUS_SESSION)).status is State.INIT

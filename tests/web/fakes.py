@@ -54,7 +54,8 @@ class FakeGateway:
     """Has the methods that the HTTP edge uses; each raises `raises` if it is set.
 
     `pulls` are the next answers of `pull`; the last of them is repeated. Every answer waits for
-    `gate`. `calls` are the names and arguments of all calls.
+    `gate`. `hosts` are the registries by location. `calls` are the names and arguments of all
+    calls.
     """
 
     systems: Sequence[str] = ("mycluster",)
@@ -63,6 +64,7 @@ class FakeGateway:
     images: Sequence[ImageRecord] = (READY,)
     pulls: list[ImageRecord] = field(default_factory=lambda: [READY])
     waiting: Sequence[ImageRecord] = ()
+    hosts: Mapping[str, str] = field(default_factory=dict)
     raises: Exception | None = None
     gate: Deferred[None] | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -110,6 +112,11 @@ class FakeGateway:
         """Return the first of `pulls`."""
         self.calls.append(("last_answer", session, itype, text, request_id))
         return replace(self.pulls[0], pulltag=text)
+
+    def registries(self, session: Session) -> Mapping[str, str]:
+        """Return `hosts`."""
+        self.calls.append(("registries", session))
+        return self.hosts
 
     async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
         """Yield the waiting records."""

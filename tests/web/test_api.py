@@ -414,3 +414,13 @@ def test_workers(wire: Wire, gateway: FakeGateway) -> None:
             "heard": 1.5,
         }
     ]
+
+
+def test_registries(wire: Wire, gateway: FakeGateway) -> None:
+    """Each location has a row with its host."""
+    gateway.hosts = {"hub": "registry-1.docker.io", "here": "reg.example:5000"}
+    reply = wire.ask("/api/registries/mycluster/")
+    assert json.loads(reply.body)["list"] == [
+        {"location": "hub", "host": "registry-1.docker.io"},
+        {"location": "here", "host": "reg.example:5000"},
+    ]
