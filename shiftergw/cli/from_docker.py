@@ -24,12 +24,12 @@ from shiftergw.cli.requests import answer_of
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
 
-_ANY = "*"
+_ANY_REGISTRY = "*"
 """The location of a gateway that gets images from any registry."""
 
 
 @dataclass(frozen=True, slots=True)
-class _KeptLogin:
+class _LocatedLogin:
     """A login, and the location of the gateway that it is stored for."""
 
     location: str
@@ -52,13 +52,13 @@ def keep_docker_logins(settings: Settings, location: str | None) -> int:
         hosts = _hosts_of_gateway(settings, configs)
     else:
         hosts = {location: registry_host(location)}
-    logins: list[_KeptLogin] = []
+    logins: list[_LocatedLogin] = []
     is_complete = True
     for name, host in hosts.items():
         login, problems = login_in(configs, host)
         if login is not None:
             try:
-                logins.append(_KeptLogin(name, login, login_text(login.user, login.password)))
+                logins.append(_LocatedLogin(name, login, login_text(login.user, login.password)))
             except Misuse as error:
                 problems = [error.message]
         for problem in problems:
@@ -89,7 +89,7 @@ def _hosts_of_gateway(settings: Settings, configs: Sequence[DockerConfig]) -> di
     hosts = {
         registry["location"]: registry_host(registry["host"])
         for registry in registries
-        if registry["location"] != _ANY
+        if registry["location"] != _ANY_REGISTRY
     }
     if len(hosts) < len(registries):
         for host in (host for config in configs for host in config.hosts()):
@@ -98,19 +98,19 @@ def _hosts_of_gateway(settings: Settings, configs: Sequence[DockerConfig]) -> di
     return hosts
 
 
-def _store(settings: Settings, file: LoginFile, logins: Iterable[_KeptLogin]) -> None:
+def _store(settings: Settings, file: LoginFile, logins: Iterable[_LocatedLogin]) -> None:
     """Add logins to the file by one rename, and print where each comes from."""
     system = settings.single_system()
     socket = settings.munge_socket_of(system)
     changes: list[Callable[[bytes], bytes]] = []
-    for kept in logins:
-        check_key(system, kept.location)
+    for stored_login in logins:
+        check_key(system, stored_login.location)
         changes.append(
             partial(
                 replace_credential,
                 system=system,
-                location=kept.location,
-                credential=seal(kept.text, socket),
+                location=stored_login.location,
+                credential=seal(stored_login.text, socket),
             )
         )
 
@@ -120,11 +120,11 @@ def _store(settings: Settings, file: LoginFile, logins: Iterable[_KeptLogin]) ->
         return content
 
     file.change(change)
-    for kept in logins:
-        user = printable(kept.login.user.decode("utf-8", "replace"), 60)
+    for stored_login in logins:
+        user = printable(stored_login.login.user.decode("utf-8", "replace"), 60)
         click.echo(
-            f"The login for {kept.location} on {system} is kept in {file.path}: {user}, from"
-            f" {kept.login.origin}.",
+            f"The login for {stored_login.location} on {system} is kept in {file.path}: {user},"
+            f" from {stored_login.login.origin}.",
             err=True,
         )
 

@@ -59,8 +59,8 @@ def listing(records: Iterable[Mapping[str, Any]]) -> str:
     """Return one line per tag, sorted by tag, as the existing client prints them."""
     rows = []
     for record in records:
-        pulled = record.get("last_pull")
-        seconds = pulled if isinstance(pulled, float) else 0
+        last_pull = record.get("last_pull")
+        seconds = last_pull if isinstance(last_pull, float) else 0
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
         system, itype, status, image_id = (
             printable(str(record.get(name))) for name in ("system", "itype", "status", "id")
@@ -107,10 +107,10 @@ def queue_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return one line per pull: state, image, and how far it is or why it failed."""
     lines = []
     for row in rows:
-        said = row.get("status_message")
-        if said == row.get("status"):
-            said = None  # nothing that a user could not see
-        note = row.get("cause") or said or row.get("stage") or ""
+        message = row.get("status_message")
+        if message == row.get("status"):
+            message = None  # nothing that a user could not see
+        note = row.get("cause") or message or row.get("stage") or ""
         if row.get("total"):
             note = f"{note} {100 * row.get('done', 0) // row['total']} %"
         status, image = printable(str(row.get("status"))), printable(str(row.get("image")), 1000)

@@ -32,7 +32,7 @@ class Display:
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
-        self._said = ""
+        self._last_line = ""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -71,8 +71,8 @@ class Display:
     def say(self, text: str) -> None:
         """Show one line, unless it is the last one again."""
         line = printable(text)
-        if line != self._said:
-            self._said = line
+        if line != self._last_line:
+            self._last_line = line
             self._print(line)
 
     def _print(self, line: str) -> None:
@@ -123,7 +123,7 @@ class Line:
         self._start = f"{name:{width}}  "
         self._task = TaskID(0) if bars is None else bars.add_task(self._start, total=None)
         self._stage = ""
-        self._said = ""
+        self._last_line = ""
 
     def stage(self, text: str) -> None:
         """Show that a stage begins; the same one twice is one."""
@@ -146,8 +146,8 @@ class Line:
     def say(self, text: str) -> None:
         """Show one line, unless it is the last one again."""
         line = printable(text)
-        if line != self._said:
-            self._said = line
+        if line != self._last_line:
+            self._last_line = line
             _print(self._console, f"{self._name}: {line}")
 
     def end(self, text: str, *, good: bool) -> None:
@@ -165,8 +165,8 @@ class _Bytes(DownloadColumn):
     """How many bytes of how many, where bytes are counted and known."""
 
     def render(self, task: Task) -> Text:
-        known = task.total is not None or task.completed > 0
-        return super().render(task) if known and task.fields.get("counted", True) else Text()
+        is_known = task.total is not None or task.completed > 0
+        return super().render(task) if is_known and task.fields.get("counted", True) else Text()
 
 
 def _bars(console: RichConsole) -> Progress:

@@ -164,5 +164,5 @@ async def test_misuse(user: DockerUser) -> None:
     write_config(user.docker, {"auths": {"quay.io": entry("an\nn", "x\ny")}})
     assert (await user.login(fake))[0] == 4
     assert not user.file.exists()
-    away = {"SHIFTERGW_GATEWAY": "http://127.0.0.1:1"}
-    assert (await user.login(fake, env=away))[0] == 3
+    dead_gateway = {"SHIFTERGW_GATEWAY": "http://127.0.0.1:1"}
+    assert (await user.login(fake, env=dead_gateway))[0] == 3
