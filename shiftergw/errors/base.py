@@ -127,6 +127,13 @@ class ConfigurationError(GatewayError):
     default_remedy = "Correct the configuration and start again."
 
 
+class PolicyInvalid(ConfigurationError):
+    """The policy of a system cannot be read; until it can be, it refuses every image."""
+
+    code = "policy-invalid"
+    default_remedy = "Correct the policy; until then every image of the system is refused."
+
+
 class Superseded(GatewayError):
     """A newer attempt has taken over this work; the old attempt stops silently."""
 

@@ -126,6 +126,14 @@ class ImageBlocked(PullError):
     default_remedy = "Use another version of the image, or ask the site's support why."
 
 
+class ImageRefused(PullError):
+    """The policy of the system does not accept this image, or cannot be asked."""
+
+    http_status = 403
+    code = "image-refused"
+    default_remedy = "Use an image that the policy of this system accepts, or ask its admins."
+
+
 class NoMatchingPlatform(PullError):
     """The image has no variant for the system's architecture."""
 

@@ -130,6 +130,8 @@ class ImageRecord:
     """The name of the user, for the log; present only while work is in flight."""
     sealed: str | None = field(default=None, repr=False)
     report: dict[str, Any] | None = None
+    verdict: dict[str, Any] | None = field(default=None, repr=False)
+    """What the policy of the system decided when the image was last pulled, see `Verdict`."""
     unusable_id: str = ""
     """The invalid image id of a record that the original gateway wrote; not in documents."""
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 SIGNATURES_LIMIT = 64
 """The most signatures of one image that are read."""
 
 SIGNATURE_SIZE_LIMIT = 1 << 20
 """Bytes of one signature, of its payload, and of each document that leads to it."""
+
+SIGNATURE_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
+"""The predicate of a statement that signs an image; others attest something about it."""
 
 SignatureKind = Literal["simple", "cosign", "bundle"]
 
@@ -112,7 +115,8 @@ class Verdict:
 
     `requirement` is the type of the requirement that decided, with its scope; `identity` names the
     signers, if there are any; `reason` is a sentence for the user. `policy` is the digest of the
-    policy and of all keys that it names: the verdict holds for this policy only.
+    policy and of all keys that it names, `image` the image as the policy sees it: the verdict holds
+    for these only.
     """
 
     is_accepted: bool
@@ -120,6 +124,18 @@ class Verdict:
     identity: str
     reason: str
     policy: str
+    image: str
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any] | None) -> Self | None:
+        """Parse a stored verdict; return None for anything else."""
+        if document is None or document.get("is_accepted") not in {True, False}:
+            return None
+        names = ("requirement", "identity", "reason", "policy", "image")
+        texts = {name: document.get(name) for name in names}
+        if not all(isinstance(text, str) for text in texts.values()):
+            return None
+        return cls(document["is_accepted"], **texts)
 
     def to_document(self) -> dict[str, Any]:
         """Return the verdict as a JSON object."""

@@ -28,6 +28,7 @@ from shiftergw.ports.people import (
     UserDirectory,
 )
 from shiftergw.ports.queue import JobEnd, JobQueue, QueueTrouble, runner_name
+from shiftergw.ports.signatures import SignatureSource, SignatureVerifier
 from shiftergw.ports.store import BreakerStore, ImageStore
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
     "ReplayUnchecked",
     "Report",
     "Say",
+    "SignatureSource",
+    "SignatureVerifier",
     "Sweepable",
     "UsedCredentials",
     "UserDirectory",

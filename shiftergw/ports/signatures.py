@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from shiftergw.image import ResolvedImage
     from shiftergw.model import RegistryLogin
+    from shiftergw.model.docker_references import DockerReference
     from shiftergw.model.signatures import (
         SignatureBlob,
         SignatureKind,
@@ -23,13 +24,15 @@ class SignatureSource(Protocol):
     async def signatures(
         self,
         image: ResolvedImage,
+        reference: DockerReference,
         kinds: frozenset[SignatureKind],
         login: RegistryLogin | None,
         say: Say,
     ) -> Sequence[SignatureBlob]:
-        """Return the signatures of these kinds that exist for the manifest `image.digest`.
+        """Return the signatures of these kinds for `image.digest` and `image.source_digest`.
 
-        An image without signatures has an empty list. At most `SIGNATURES_LIMIT` signatures are
+        `reference` is the image as its policy sees it: it selects the section of registries.d. An
+        image without signatures has an empty list. At most `SIGNATURES_LIMIT` signatures are
         read, of at most `SIGNATURE_SIZE_LIMIT` bytes each; what exceeds a limit is left out. Raises
         the errors of an `ImageSource` if the source cannot tell which signatures exist: an
         incomplete list would look like a missing signature.

@@ -189,5 +189,6 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "LABELS": _read_labels,
     "origin": _read_origin,
     "report": _read_object,
+    "verdict": _read_object,
 }  # fmt: skip
 """The reader of each known member: it returns None for a value that it cannot read."""

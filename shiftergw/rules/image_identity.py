@@ -1,0 +1,81 @@
+"""How a policy sees images: the transport, the docker reference and the scopes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from shiftergw.image import ResolvedImage
+from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.model.docker_references import DOCKER_IO, DockerReference, expanded_host
+from shiftergw.rules.policy import ImageIdentity
+
+_REGISTRY_KIND = "dockerv2"
+_TRANSPORTS: Mapping[str, str] = {_REGISTRY_KIND: "docker", "oci-layout": "oci"}
+"""The transports of containers-transports(5) whose names differ from the kind of the source."""
+
+_PORTS = {"https": ":443", "http": ":80"}
+
+
+def registry_host(location: str, url: str) -> str:
+    """Return the host that stands for a location in policies.
+
+    It is the location's name if that is a host, because users name images by it and mirrors have
+    other URLs; otherwise it is the host of its URL. The usual port is left out, except behind a
+    name without a domain: without it, docker references would take that for a part of a repository.
+    """
+    parts = urlsplit(url)
+    host = location if _is_host(location) else parts.netloc.rpartition("@")[2] or location
+    port = _PORTS.get(parts.scheme, _PORTS["https"])
+    plain_host = host.removesuffix(port)
+    return expanded_host(plain_host if _is_host(plain_host) else plain_host + port)
+
+
+def _is_host(name: str) -> bool:
+    return "." in name or ":" in name or name == "localhost"
+
+
+def docker_reference(host: str, repository: str, reference: ImageReference) -> DockerReference:
+    """Return the expanded reference of an image at a registry."""
+    if host == DOCKER_IO and "/" not in repository:
+        repository = f"library/{repository}"
+    digest = str(reference.digest) if reference.digest is not None else ""
+    return DockerReference(f"{host}/{repository}", reference.tag, digest)
+
+
+def identify_image(image: ResolvedImage, reference: ImageReference, url: str) -> ImageIdentity:
+    """Return how a policy sees a resolved image; `url` is that of its location.
+
+    A directory of the site is known by its path. An uploaded archive is known by its transport
+    alone: its path is one of the user's machine, and proves nothing.
+    """
+    digests = frozenset({str(image.digest), str(image.source_digest)})
+    transport = _TRANSPORTS.get(image.source_kind, image.source_kind)
+    if image.source_kind == _REGISTRY_KIND:
+        host = registry_host(image.location, url)
+        name = docker_reference(host, image.repository, reference)
+        return ImageIdentity(transport, digests, name)
+    path = urlsplit(url).path if url.startswith("file:") else ""
+    return ImageIdentity(transport, digests, paths=_path_scopes(path, reference.tag))
+
+
+def identify_record(
+    record: ImageRecord, reference: ImageReference, url: str
+) -> ImageIdentity | None:
+    """Return how a policy sees a delivered image of a registry; None if its record is too old."""
+    if record.origin is None or record.id is None or record.remotetype != _REGISTRY_KIND:
+        return None
+    host = registry_host(record.origin.location, url)
+    name = docker_reference(host, record.origin.repository, reference)
+    digests = frozenset({f"sha256:{record.id}", record.origin.source_digest})
+    return ImageIdentity(_TRANSPORTS[_REGISTRY_KIND], digests, name)
+
+
+def _path_scopes(path: str, tag: str) -> tuple[str, ...]:
+    """Return the scopes of a directory: with its tag, itself, and its parents without the root."""
+    if not path:
+        return ()
+    directory = PurePosixPath(path)
+    parents = [str(parent) for parent in (directory, *directory.parents) if str(parent) != "/"]
+    return (*([f"{directory}:{tag}"] if tag else []), *parents)

@@ -1,0 +1,277 @@
+"""Tests of policies: which requirements an image has, and when they hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.signatures import (
+    GpgKeys,
+    RejectedSignature,
+    SigstoreKeys,
+    Verdict,
+    VerificationResult,
+    VerifiedClaim,
+)
+from shiftergw.rules.policy import ImageIdentity, Policy, judge
+from shiftergw.rules.policy_document import parse_policy
+
+DIGEST = "sha256:" + "a" * 64
+INDEX = "sha256:" + "c" * 64
+FOREIGN_DIGEST = "sha256:" + "b" * 64
+ACCEPT = {"type": "insecureAcceptAnything"}
+REJECT = {"type": "reject"}
+SIGNED = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
+COSIGNED = {"type": "sigstoreSigned", "keyData": "a2V5"}
+
+
+def policy_of(
+    default: Any = (REJECT,), transports: Any = None, files: dict[str, bytes] | None = None
+) -> Policy:
+    """Return a policy with these requirements; `files` are its key files."""
+    document = {"default": list(default), "transports": transports or {}}
+    return parse_policy(json.dumps(document).encode(), lambda path: (files or {})[path])
+
+
+def image_of(text: str = "reg.example.org/n/app:1") -> ImageIdentity:
+    """Return the image of a registry that this reference names."""
+    return ImageIdentity("docker", frozenset({DIGEST, INDEX}), DockerReference.parse(text))
+
+
+def claim_of(
+    reference: str = "reg.example.org/n/app:1", digest: str = DIGEST, identity: str = "key 1"
+) -> VerifiedClaim:
+    """Return the claim of a verified signature."""
+    return VerifiedClaim(identity, reference, digest)
+
+
+SCOPES = {
+    "": [{"type": "insecureAcceptAnything"}],
+    "reg.example.org/n/app:1": [SIGNED],
+    "reg.example.org/n/app": [COSIGNED],
+    "reg.example.org/n": [REJECT],
+    "reg.example.org": [SIGNED, COSIGNED],
+    "reg.example.org:5000": [REJECT, SIGNED],
+    "*.example.org": [ACCEPT, SIGNED],
+    f"pinned.net/app@{DIGEST}": [SIGNED],
+    "docker.io/library": [SIGNED],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("reg.example.org/n/app:1", "docker reg.example.org/n/app:1"),
+        ("reg.example.org/n/app:2", "docker reg.example.org/n/app"),
+        (f"reg.example.org/n/app:1@{DIGEST}", "docker reg.example.org/n/app"),
+        ("reg.example.org/n/apple:1", "docker reg.example.org/n"),
+        ("reg.example.org/nn/app:1", "docker reg.example.org"),
+        ("reg.example.org:5000/n/app:1", "docker reg.example.org:5000"),
+        ("reg.example.org:5001/n/app:1", "docker *.example.org"),
+        ("a.b.example.org/x:1", "docker *.example.org"),
+        ("example.org/x:1", "transport docker"),
+        (f"pinned.net/app@{DIGEST}", f"docker pinned.net/app@{DIGEST}"),
+        ("pinned.net/app:1", "transport docker"),
+        ("ubuntu:24.04", "docker docker.io/library"),
+        ("someone/ubuntu:24.04", "transport docker"),
+    ],
+)
+def test_the_most_specific_scope_decides(text: str, name: str) -> None:
+    """Only the requirements of the most specific scope count."""
+    policy = policy_of(transports={"docker": SCOPES})
+    assert policy.requirements_of("docker", image_of(text).scopes).name == name
+
+
+def test_defaults() -> None:
+    """A transport without a default, and an unknown transport, have the global default."""
+    policy = policy_of([REJECT], {"docker": {"a.b": [ACCEPT]}, "oci-archive": {"": [ACCEPT]}})
+    assert policy.requirements_of("docker", ["x.y"]).name == "default"
+    assert policy.requirements_of("dir", []).name == "default"
+    assert policy.requirements_of("oci-archive", []).name == "transport oci-archive"
+
+
+def test_paths_are_scopes_of_directories() -> None:
+    """Images in directories have paths as scopes, and no reference."""
+    policy = policy_of([REJECT], {"oci": {"/srv/images": [ACCEPT]}})
+    image = ImageIdentity(
+        "oci", frozenset({DIGEST}), paths=("/srv/images/x:1", "/srv/images/x", "/srv/images")
+    )
+    assert judge(policy, image).is_accepted
+    assert not judge(policy, ImageIdentity("oci", frozenset({DIGEST}), paths=("/srv",))).is_accepted
+
+
+def judged(requirements: list[Any], *results: list[VerificationResult], text: str = "") -> Verdict:
+    """Return the verdict of these requirements on an image whose signatures have these results."""
+    policy = policy_of([REJECT], {"docker": {"reg.example.org": requirements}})
+    return judge(policy, image_of(*([text] if text else [])), results)
+
+
+def identity(kind: str, **members: str) -> dict[str, Any]:
+    """Return the requirement of a signature with this identity."""
+    return {**SIGNED, "signedIdentity": {"type": kind, **members}}
+
+
+REFUSED = [
+    ([REJECT], [], "reject", "The policy rejects such images."),
+    ([ACCEPT, REJECT], [], "reject", "rejects"),
+    ([SIGNED], [], "signedBy", "no signature of this kind"),
+    ([SIGNED], [[]], "signedBy", "no signature of this kind"),
+    ([COSIGNED], [[]], "sigstoreSigned", "no signature of this kind"),
+    ([ACCEPT, SIGNED], [[]], "signedBy", "no signature"),
+    ([SIGNED, REJECT], [[claim_of()]], "reject", "rejects"),
+    ([SIGNED, COSIGNED], [[claim_of()]], "sigstoreSigned", "no signature"),
+    ([SIGNED, COSIGNED], [[], [claim_of()]], "signedBy", "no signature"),
+    ([SIGNED], [[claim_of(digest=FOREIGN_DIGEST)]], "signedBy", f"another image, {FOREIGN_DIGEST}"),
+    (
+        [SIGNED],
+        [[claim_of("reg.example.org/n/app:2")]],
+        "signedBy",
+        "one for reg.example.org/n/app:2",
+    ),
+    ([SIGNED], [[claim_of("reg.example.org/n/app")]], "signedBy", "matchRepoDigestOrExact"),
+    ([COSIGNED], [[claim_of("")]], "sigstoreSigned", "one for no repository"),
+    (
+        [SIGNED],
+        [[RejectedSignature("the key has expired", "F1")]],
+        "signedBy",
+        "the key has expired",
+    ),
+    (
+        [SIGNED],
+        [[RejectedSignature("a"), RejectedSignature("b"), RejectedSignature("a")]],
+        "signedBy",
+        "None of its 3 signatures is accepted: a; b.",
+    ),
+    (
+        [SIGNED],
+        [[RejectedSignature(str(n)) for n in range(9)]],
+        "signedBy",
+        "accepted: 0; 1; 2; 3; and 5 more.",
+    ),
+    ([identity("matchRepository")], [[claim_of("reg.example.org/n/bad:1")]], "signedBy", "bad:1"),
+    ([identity("matchExact")], [[claim_of("reg.example.org/n/app")]], "signedBy", "matchExact"),
+    (
+        [identity("exactReference", dockerReference="v.com/a:1")],
+        [[claim_of()]],
+        "signedBy",
+        "exactReference",
+    ),
+    (
+        [identity("exactRepository", dockerRepository="v.com/a")],
+        [[claim_of("v.com/b:1")]],
+        "signedBy",
+        "exactRepository",
+    ),
+    (
+        [identity("remapIdentity", prefix="reg.example.org/n", signedPrefix="v.com")],
+        [[claim_of()]],
+        "signedBy",
+        "remapIdentity",
+    ),
+]
+
+
+@pytest.mark.parametrize(("requirements", "results", "kind", "reason"), REFUSED)
+def test_refusals(requirements: Any, results: Any, kind: str, reason: str) -> None:
+    """An image is refused by the first requirement that does not hold, with a reason."""
+    verdict = judged(requirements, *results)
+    assert not verdict.is_accepted
+    assert verdict.requirement == f"{kind} (docker reg.example.org)"
+    assert reason in verdict.reason
+
+
+ACCEPTED = [
+    ([ACCEPT], [], "insecureAcceptAnything", ""),
+    ([SIGNED], [[claim_of()]], "signedBy", "key 1"),
+    ([SIGNED], [[claim_of(digest=INDEX)]], "signedBy", "key 1"),
+    ([SIGNED], [[RejectedSignature("no"), claim_of()]], "signedBy", "key 1"),
+    ([SIGNED], [[claim_of(), claim_of(identity="key 2")]], "signedBy", "key 1, key 2"),
+    (
+        [SIGNED, COSIGNED],
+        [[claim_of()], [claim_of(identity="key 2")]],
+        "signedBy, sigstoreSigned",
+        "key 1, key 2",
+    ),
+    ([ACCEPT, SIGNED], [[claim_of()]], "insecureAcceptAnything, signedBy", "key 1"),
+    ([identity("matchRepository")], [[claim_of("reg.example.org/n/app:2")]], "signedBy", "key 1"),
+    ([identity("matchRepository")], [[claim_of("reg.example.org/n/app")]], "signedBy", "key 1"),
+    ([identity("matchExact")], [[claim_of()]], "signedBy", "key 1"),
+    (
+        [identity("exactReference", dockerReference="v.com/a:1")],
+        [[claim_of("v.com/a:1")]],
+        "signedBy",
+        "key 1",
+    ),
+    (
+        [identity("exactRepository", dockerRepository="v.com/a")],
+        [[claim_of("v.com/a:7")]],
+        "signedBy",
+        "key 1",
+    ),
+    (
+        [identity("remapIdentity", prefix="reg.example.org/n", signedPrefix="v.com")],
+        [[claim_of("v.com/app:1")]],
+        "signedBy",
+        "key 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("requirements", "results", "kind", "signer"), ACCEPTED)
+def test_acceptance(requirements: Any, results: Any, kind: str, signer: str) -> None:
+    """An image is accepted if all requirements hold, each by one signature at least."""
+    verdict = judged(requirements, *results)
+    assert verdict.is_accepted, verdict.reason
+    assert verdict.requirement == f"{kind} (docker reg.example.org)"
+    assert verdict.identity == signer
+    assert verdict.image == "reg.example.org/n/app:1"
+    assert (signer in verdict.reason) if signer else ("without a signature" in verdict.reason)
+
+
+def test_a_digest_needs_the_repository_only() -> None:
+    """An image that is referenced by its digest may be signed under any tag."""
+    text = f"reg.example.org/n/app@{DIGEST}"
+    assert judged([SIGNED], [claim_of("reg.example.org/n/app:9")], text=text).is_accepted
+    assert not judged([SIGNED], [claim_of("reg.example.org/n/bad:9")], text=text).is_accepted
+    exact = judged([identity("matchExact")], [claim_of("reg.example.org/n/app:9")], text=text)
+    assert not exact.is_accepted
+
+
+@pytest.mark.parametrize(
+    ("requirement", "is_accepted"),
+    [
+        (SIGNED, False),
+        (identity("matchExact"), False),
+        (identity("matchRepository"), False),
+        (identity("remapIdentity", prefix="v.com", signedPrefix="w.com"), False),
+        (identity("exactRepository", dockerRepository="v.com/a"), True),
+        (identity("exactReference", dockerReference="v.com/a:1"), True),
+    ],
+)
+def test_archives_have_no_reference(requirement: Any, is_accepted: bool) -> None:
+    """Only the exact identities accept images that come from no registry."""
+    policy = policy_of([REJECT], {"oci-archive": {"": [requirement]}})
+    image = ImageIdentity("oci-archive", frozenset({DIGEST}))
+    assert judge(policy, image, [[claim_of("v.com/a:1")]]).is_accepted is is_accepted
+
+
+def test_foreign_text_is_printable() -> None:
+    """What a signature claims cannot break a line of the log."""
+    verdict = judged([SIGNED], [claim_of("x\ny"), RejectedSignature("a\nb", "k\ne")])
+    assert verdict.reason.isprintable()
+    assert verdict.identity.isprintable()
+
+
+def test_kinds_of_signatures() -> None:
+    """`signedBy` needs OpenPGP, `sigstoreSigned` needs cosign's signatures or bundles."""
+    policy = policy_of([SIGNED, COSIGNED])
+    signed, cosigned = policy.requirements_of("docker", []).signature_requirements
+    assert (signed.kinds, cosigned.kinds) == ({"simple"}, {"cosign", "bundle"})
+    assert isinstance(signed.keys, GpgKeys)
+    assert isinstance(cosigned.keys, SigstoreKeys)
+    assert policy.needs_gpg
+    assert not policy_of([COSIGNED]).needs_gpg
+    assert policy_of(transports={"docker": {"a.b": [SIGNED]}}).needs_gpg
