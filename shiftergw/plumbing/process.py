@@ -37,6 +37,7 @@ class Command:
     A program name without a slash is looked up in the PATH of `env`. `stdin` and `stdout` are
     descriptors for the child; they stay open in this process, so close the child's end of a pipe
     soon. By default stdin is `/dev/null`, and at most `output_limit` bytes of stdout are collected.
+    `descriptors` are open in the child as 3, 4 and so on, and stay open in this process, too.
     `total` limits the whole run, `idle` the time without output to this process (0: no limit).
     """
 
@@ -45,6 +46,7 @@ class Command:
     cwd: Path | None = None
     stdin: int | None = None
     stdout: int | None = None
+    descriptors: Sequence[int] = ()
     total: float = 0
     idle: float = 0
     output_limit: int = 1 << 20
@@ -211,7 +213,12 @@ async def run_command(
                 list(command.argv),
                 env=dict(command.env),
                 path=None if command.cwd is None else str(command.cwd),
-                childFDs={0: stdin, 1: "r" if command.stdout is None else command.stdout, 2: "r"},
+                childFDs={
+                    0: stdin,
+                    1: "r" if command.stdout is None else command.stdout,
+                    2: "r",
+                    **dict(enumerate(command.descriptors, 3)),
+                },
             )
         except OSError as error:
             raise ChildFailed(

@@ -52,6 +52,18 @@ async def test_the_environment_is_that_of_the_command() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_further_descriptors() -> None:
+    """A child has the descriptors of its command from 3 on, and they stay open here."""
+    files = [os.memfd_create("a"), os.memfd_create("b")]
+    try:
+        await ends("printf one >&3; printf two >&4", descriptors=files)
+        assert [os.pread(file, 10, 0) for file in files] == [b"one", b"two"]
+    finally:
+        for file in files:
+            os.close(file)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_directory_is_that_of_the_command(tmp_path: Path) -> None:
     """A child starts in the directory of its command."""
     output = await ends("pwd", cwd=tmp_path)

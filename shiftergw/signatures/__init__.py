@@ -1,0 +1,1 @@
+"""Verify signatures of images: bytes and keys go in, verified claims come out."""
