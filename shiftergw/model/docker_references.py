@@ -94,24 +94,24 @@ def expanded_prefix(text: str) -> str:
     return f"{expanded_host(host)}{slash}{path}"
 
 
-def is_same_or_repository(intended: DockerReference, signed: DockerReference) -> bool:
-    """Return whether `signed` names the intended image, by the rule `matchRepoDigestOrExact`.
+def is_same_or_repository(image: DockerReference, signature: DockerReference) -> bool:
+    """Return whether `signature` names the image, by the rule `matchRepoDigestOrExact`.
 
     An image that is referenced by its digest matches any tag of its repository. Otherwise the tags
     are the same.
     """
-    if not (signed.tag or signed.digest):
+    if not (signature.tag or signature.digest):
         return False
-    if intended.digest:
-        return signed.repository == intended.repository
-    return bool(intended.tag) and signed == intended
+    if image.digest:
+        return signature.repository == image.repository
+    return bool(image.tag) and signature == image
 
 
-def remapped(intended: DockerReference, prefix: str, signed_prefix: str) -> DockerReference:
+def replace_prefix(image: DockerReference, prefix: str, signed_prefix: str) -> DockerReference:
     """Return a reference with `prefix` replaced; one without the prefix stays as it is."""
-    name = intended.repository
+    name = image.repository
     if name == prefix:
         name = signed_prefix
     elif name.startswith(f"{prefix}/"):
         name = signed_prefix + name.removeprefix(prefix)
-    return DockerReference(name, intended.tag, intended.digest)
+    return DockerReference(name, image.tag, image.digest)

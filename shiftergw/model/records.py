@@ -131,7 +131,7 @@ class ImageRecord:
     sealed: str | None = field(default=None, repr=False)
     report: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = field(default=None, repr=False)
-    """What the policy of the system decided when the image was last pulled, see `Verdict`."""
+    """What the policy of the system decided when the image was last pulled, see `PolicyVerdict`."""
     unusable_id: str = ""
     """The invalid image id of a record that the original gateway wrote; not in documents."""
 

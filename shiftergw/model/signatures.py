@@ -110,7 +110,7 @@ VerificationResult = VerifiedClaim | RejectedSignature
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PolicyVerdict:
     """What the policy of a system decides about an image.
 
     `requirement` is the type of the requirement that decided, with its scope; `identity` names the
@@ -132,8 +132,8 @@ class Verdict:
         if document is None or document.get("is_accepted") not in {True, False}:
             return None
         names = ("requirement", "identity", "reason", "policy", "image")
-        texts = {name: document.get(name) for name in names}
-        if not all(isinstance(text, str) for text in texts.values()):
+        texts = {n: text for n in names if isinstance(text := document.get(n), str)}
+        if len(texts) < len(names):
             return None
         return cls(document["is_accepted"], **texts)
 

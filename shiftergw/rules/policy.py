@@ -15,14 +15,14 @@ from shiftergw.model import ImageRecord
 from shiftergw.model.docker_references import (
     DockerReference,
     is_same_or_repository,
-    remapped,
+    replace_prefix,
 )
 from shiftergw.model.signatures import (
     GpgKeys,
+    PolicyVerdict,
     RejectedSignature,
     SignatureKind,
     TrustedKeys,
-    Verdict,
     VerificationResult,
     VerifiedClaim,
 )
@@ -53,28 +53,28 @@ class SignedIdentity:
     prefix: str = ""
     signed_prefix: str = ""
 
-    def accepts(self, intended: DockerReference | None, signed_text: str) -> bool:
-        """Return whether a signature for `signed_text` is one for the intended image.
+    def accepts(self, image: DockerReference | None, signed_text: str) -> bool:
+        """Return whether a signature for `signed_text` is one for the image.
 
         Images of archives and directories have no reference: only the `exact…` types accept them.
         """
         try:
-            signed = DockerReference.parse(signed_text)
+            signature = DockerReference.parse(signed_text)
         except ValueError:
             return False
-        expected = self.reference or intended
+        expected = self.reference or image
         if expected is None:
             return False
         match self.type:
             case "matchRepository" | "exactRepository":
-                return signed.repository == expected.repository
+                return signature.repository == expected.repository
             case "matchExact" | "exactReference":
-                return bool(signed.tag or signed.digest) and signed == expected
+                return bool(signature.tag or signature.digest) and signature == expected
             case "matchRepoDigestOrExact":
-                return is_same_or_repository(expected, signed)
+                return is_same_or_repository(expected, signature)
             case "remapIdentity":
-                mapped = remapped(expected, self.prefix, self.signed_prefix)
-                return is_same_or_repository(mapped, signed)
+                name = replace_prefix(expected, self.prefix, self.signed_prefix)
+                return is_same_or_repository(name, signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def judge(
     policy: Policy,
     image: ImageIdentity,
     results: Sequence[Sequence[VerificationResult]] = (),
-) -> Verdict:
+) -> PolicyVerdict:
     """Return the verdict of a policy on an image.
 
     `results` are those of the image's signatures, for each of the scope's `signature_requirements`
@@ -210,10 +210,12 @@ def judge(
     remaining = iter(results)
     identities: list[str] = []
 
-    def verdict(kind: str, reason: str, names: Sequence[str], *, is_accepted: bool) -> Verdict:
+    def verdict(
+        kind: str, reason: str, names: Sequence[str], *, is_accepted: bool
+    ) -> PolicyVerdict:
         identity = printable(", ".join(dict.fromkeys(filter(None, names))))
         requirement = f"{kind} ({printable(scope.name)})"
-        return Verdict(is_accepted, requirement, identity, reason, policy.digest, str(image))
+        return PolicyVerdict(is_accepted, requirement, identity, reason, policy.digest, str(image))
 
     if scope.rejects:
         return verdict("reject", "The policy rejects such images.", (), is_accepted=False)
@@ -232,7 +234,9 @@ def judge(
     return verdict(kinds, reason, identities, is_accepted=True)
 
 
-def remembered_verdict(policy: Policy, image: ImageIdentity, record: ImageRecord) -> Verdict | None:
+def remembered_verdict(
+    policy: Policy, image: ImageIdentity, record: ImageRecord
+) -> PolicyVerdict | None:
     """Return the verdict on a delivered image if that needs no signatures, otherwise None.
 
     Without requirements of signatures it is known at once. Otherwise it is the record's, if it is
@@ -241,7 +245,7 @@ def remembered_verdict(policy: Policy, image: ImageIdentity, record: ImageRecord
     scope = policy.requirements_of(image.transport, image.scopes)
     if scope.rejects or not scope.signature_requirements:
         return judge(policy, image)
-    verdict = Verdict.from_document(record.verdict)
+    verdict = PolicyVerdict.from_document(record.verdict)
     is_current = verdict is not None and (verdict.policy, verdict.image) == (
         policy.digest,
         str(image),
@@ -273,6 +277,6 @@ def _reason(rejections: Sequence[RejectedSignature]) -> str:
     if len(reasons) == 1:
         noun = "Its signature" if len(rejections) == 1 else "None of its signatures"
         return f"{noun} is not accepted: {reasons[0]}."
-    more = f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
-    listed = "; ".join(reasons[:MOST_REASONS])
-    return f"None of its {len(rejections)} signatures is accepted: {listed}{more}."
+    rest = f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+    first = "; ".join(reasons[:MOST_REASONS])
+    return f"None of its {len(rejections)} signatures is accepted: {first}{rest}."

@@ -28,6 +28,8 @@ from shiftergw.rules.policy import (
 ReadKey = Callable[[str], bytes]
 """Returns the content of a key file; raises `OSError`, or `ValueError` with a reason."""
 
+_IDENTITY_TYPES: tuple[IdentityType, ...] = get_args(IdentityType)
+
 KEYS_LIMIT = 64
 """The most key files of one requirement."""
 
@@ -85,14 +87,14 @@ class _Reader:
         return value
 
     def members(
-        self, value: object, place: str, required: set[str], optional: set[str]
+        self, value: object, place: str, names: set[str], optional: set[str]
     ) -> dict[str, Any]:
-        """Return an object that has all `required` members, and no other than the `optional`."""
+        """Return an object that has all `names`, and of other members only `optional` ones."""
         members = self.table(value, place)
-        unknown_names = sorted(members.keys() - required - optional)
+        unknown_names = sorted(members.keys() - names - optional)
         if unknown_names:
             _refuse(place, f"the member {printable(unknown_names[0])!r} is unknown")
-        missing_names = sorted(required - members.keys())
+        missing_names = sorted(names - members.keys())
         if missing_names:
             _refuse(place, f"the member {missing_names[0]!r} is missing")
         return members
@@ -210,9 +212,10 @@ class _Reader:
             return SignedIdentity()
         place = f"signedIdentity in {place}"
         value = members["signedIdentity"]
-        kind = self.table(value, place).get("type")
-        if kind not in get_args(IdentityType):
-            _refuse(place, f"the type {printable(repr(kind))} is unknown")
+        word = self.table(value, place).get("type")
+        kind = next((kind for kind in _IDENTITY_TYPES if kind == word), None)
+        if kind is None:
+            _refuse(place, f"the type {printable(repr(word))} is unknown")
         names = {
             "exactReference": ("dockerReference",),
             "exactRepository": ("dockerRepository",),

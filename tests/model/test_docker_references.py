@@ -8,14 +8,14 @@ from shiftergw.model.docker_references import (
     DockerReference,
     expanded_prefix,
     is_same_or_repository,
-    remapped,
+    replace_prefix,
 )
 
 DIGEST = "sha256:" + "a" * 64
 
 
 @pytest.mark.parametrize(
-    ("text", "expanded"),
+    ("text", "expected"),
     [
         ("busybox", "docker.io/library/busybox"),
         ("busybox:1", "docker.io/library/busybox:1"),
@@ -30,9 +30,9 @@ DIGEST = "sha256:" + "a" * 64
         ("[::1]:5000/a", "[::1]:5000/a"),
     ],
 )
-def test_expansion(text: str, expanded: str) -> None:
+def test_expansion(text: str, expected: str) -> None:
     """References without a host belong to Docker Hub, and hosts are in lower case."""
-    assert str(DockerReference.parse(text)) == expanded
+    assert str(DockerReference.parse(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_prefixes_have_neither_tag_nor_digest(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("intended", "signed", "matches"),
+    ("image", "signature", "matches"),
     [
         ("a.b/c:1", "a.b/c:1", True),
         ("a.b/c:1", "a.b/c:2", False),
@@ -86,9 +86,9 @@ def test_prefixes_have_neither_tag_nor_digest(text: str) -> None:
         ("a.b/c", "a.b/c:1", False),
     ],
 )
-def test_match_repo_digest_or_exact(intended: str, signed: str, matches: bool) -> None:
+def test_match_repo_digest_or_exact(image: str, signature: str, matches: bool) -> None:
     """A tag must be the same; with a digest the repository must be."""
-    references = DockerReference.parse(intended), DockerReference.parse(signed)
+    references = DockerReference.parse(image), DockerReference.parse(signature)
     assert is_same_or_repository(*references) is matches
 
 
@@ -104,5 +104,5 @@ def test_match_repo_digest_or_exact(intended: str, signed: str, matches: bool) -
 )
 def test_remapping(prefix: str, signed_prefix: str, expected: str) -> None:
     """Whole components of the name are replaced; the tag stays."""
-    intended = DockerReference.parse("m.org:5000/vendor/p/i:1")
-    assert str(remapped(intended, prefix, signed_prefix)) == expected
+    image = DockerReference.parse("m.org:5000/vendor/p/i:1")
+    assert str(replace_prefix(image, prefix, signed_prefix)) == expected

@@ -10,9 +10,9 @@ import pytest
 from shiftergw.model.docker_references import DockerReference
 from shiftergw.model.signatures import (
     GpgKeys,
+    PolicyVerdict,
     RejectedSignature,
     SigstoreKeys,
-    Verdict,
     VerificationResult,
     VerifiedClaim,
 )
@@ -24,8 +24,8 @@ INDEX = "sha256:" + "c" * 64
 FOREIGN_DIGEST = "sha256:" + "b" * 64
 ACCEPT = {"type": "insecureAcceptAnything"}
 REJECT = {"type": "reject"}
-SIGNED = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
-COSIGNED = {"type": "sigstoreSigned", "keyData": "a2V5"}
+SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
+SIGSTORE_SIGNED = {"type": "sigstoreSigned", "keyData": "a2V5"}
 
 
 def policy_of(
@@ -50,14 +50,14 @@ def claim_of(
 
 SCOPES = {
     "": [{"type": "insecureAcceptAnything"}],
-    "reg.example.org/n/app:1": [SIGNED],
-    "reg.example.org/n/app": [COSIGNED],
+    "reg.example.org/n/app:1": [SIGNED_BY],
+    "reg.example.org/n/app": [SIGSTORE_SIGNED],
     "reg.example.org/n": [REJECT],
-    "reg.example.org": [SIGNED, COSIGNED],
-    "reg.example.org:5000": [REJECT, SIGNED],
-    "*.example.org": [ACCEPT, SIGNED],
-    f"pinned.net/app@{DIGEST}": [SIGNED],
-    "docker.io/library": [SIGNED],
+    "reg.example.org": [SIGNED_BY, SIGSTORE_SIGNED],
+    "reg.example.org:5000": [REJECT, SIGNED_BY],
+    "*.example.org": [ACCEPT, SIGNED_BY],
+    f"pinned.net/app@{DIGEST}": [SIGNED_BY],
+    "docker.io/library": [SIGNED_BY],
 }
 
 
@@ -103,7 +103,9 @@ def test_paths_are_scopes_of_directories() -> None:
     assert not judge(policy, ImageIdentity("oci", frozenset({DIGEST}), paths=("/srv",))).is_accepted
 
 
-def judged(requirements: list[Any], *results: list[VerificationResult], text: str = "") -> Verdict:
+def judge_image(
+    requirements: list[Any], *results: list[VerificationResult], text: str = ""
+) -> PolicyVerdict:
     """Return the verdict of these requirements on an image whose signatures have these results."""
     policy = policy_of([REJECT], {"docker": {"reg.example.org": requirements}})
     return judge(policy, image_of(*([text] if text else [])), results)
@@ -111,42 +113,47 @@ def judged(requirements: list[Any], *results: list[VerificationResult], text: st
 
 def identity(kind: str, **members: str) -> dict[str, Any]:
     """Return the requirement of a signature with this identity."""
-    return {**SIGNED, "signedIdentity": {"type": kind, **members}}
+    return {**SIGNED_BY, "signedIdentity": {"type": kind, **members}}
 
 
-REFUSED = [
+REFUSALS = [
     ([REJECT], [], "reject", "The policy rejects such images."),
     ([ACCEPT, REJECT], [], "reject", "rejects"),
-    ([SIGNED], [], "signedBy", "no signature of this kind"),
-    ([SIGNED], [[]], "signedBy", "no signature of this kind"),
-    ([COSIGNED], [[]], "sigstoreSigned", "no signature of this kind"),
-    ([ACCEPT, SIGNED], [[]], "signedBy", "no signature"),
-    ([SIGNED, REJECT], [[claim_of()]], "reject", "rejects"),
-    ([SIGNED, COSIGNED], [[claim_of()]], "sigstoreSigned", "no signature"),
-    ([SIGNED, COSIGNED], [[], [claim_of()]], "signedBy", "no signature"),
-    ([SIGNED], [[claim_of(digest=FOREIGN_DIGEST)]], "signedBy", f"another image, {FOREIGN_DIGEST}"),
+    ([SIGNED_BY], [], "signedBy", "no signature of this kind"),
+    ([SIGNED_BY], [[]], "signedBy", "no signature of this kind"),
+    ([SIGSTORE_SIGNED], [[]], "sigstoreSigned", "no signature of this kind"),
+    ([ACCEPT, SIGNED_BY], [[]], "signedBy", "no signature"),
+    ([SIGNED_BY, REJECT], [[claim_of()]], "reject", "rejects"),
+    ([SIGNED_BY, SIGSTORE_SIGNED], [[claim_of()]], "sigstoreSigned", "no signature"),
+    ([SIGNED_BY, SIGSTORE_SIGNED], [[], [claim_of()]], "signedBy", "no signature"),
     (
-        [SIGNED],
+        [SIGNED_BY],
+        [[claim_of(digest=FOREIGN_DIGEST)]],
+        "signedBy",
+        f"another image, {FOREIGN_DIGEST}",
+    ),
+    (
+        [SIGNED_BY],
         [[claim_of("reg.example.org/n/app:2")]],
         "signedBy",
         "one for reg.example.org/n/app:2",
     ),
-    ([SIGNED], [[claim_of("reg.example.org/n/app")]], "signedBy", "matchRepoDigestOrExact"),
-    ([COSIGNED], [[claim_of("")]], "sigstoreSigned", "one for no repository"),
+    ([SIGNED_BY], [[claim_of("reg.example.org/n/app")]], "signedBy", "matchRepoDigestOrExact"),
+    ([SIGSTORE_SIGNED], [[claim_of("")]], "sigstoreSigned", "one for no repository"),
     (
-        [SIGNED],
+        [SIGNED_BY],
         [[RejectedSignature("the key has expired", "F1")]],
         "signedBy",
         "the key has expired",
     ),
     (
-        [SIGNED],
+        [SIGNED_BY],
         [[RejectedSignature("a"), RejectedSignature("b"), RejectedSignature("a")]],
         "signedBy",
         "None of its 3 signatures is accepted: a; b.",
     ),
     (
-        [SIGNED],
+        [SIGNED_BY],
         [[RejectedSignature(str(n)) for n in range(9)]],
         "signedBy",
         "accepted: 0; 1; 2; 3; and 5 more.",
@@ -174,28 +181,28 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("requirements", "results", "kind", "reason"), REFUSED)
+@pytest.mark.parametrize(("requirements", "results", "kind", "reason"), REFUSALS)
 def test_refusals(requirements: Any, results: Any, kind: str, reason: str) -> None:
     """An image is refused by the first requirement that does not hold, with a reason."""
-    verdict = judged(requirements, *results)
+    verdict = judge_image(requirements, *results)
     assert not verdict.is_accepted
     assert verdict.requirement == f"{kind} (docker reg.example.org)"
     assert reason in verdict.reason
 
 
-ACCEPTED = [
+ACCEPTANCES = [
     ([ACCEPT], [], "insecureAcceptAnything", ""),
-    ([SIGNED], [[claim_of()]], "signedBy", "key 1"),
-    ([SIGNED], [[claim_of(digest=INDEX)]], "signedBy", "key 1"),
-    ([SIGNED], [[RejectedSignature("no"), claim_of()]], "signedBy", "key 1"),
-    ([SIGNED], [[claim_of(), claim_of(identity="key 2")]], "signedBy", "key 1, key 2"),
+    ([SIGNED_BY], [[claim_of()]], "signedBy", "key 1"),
+    ([SIGNED_BY], [[claim_of(digest=INDEX)]], "signedBy", "key 1"),
+    ([SIGNED_BY], [[RejectedSignature("no"), claim_of()]], "signedBy", "key 1"),
+    ([SIGNED_BY], [[claim_of(), claim_of(identity="key 2")]], "signedBy", "key 1, key 2"),
     (
-        [SIGNED, COSIGNED],
+        [SIGNED_BY, SIGSTORE_SIGNED],
         [[claim_of()], [claim_of(identity="key 2")]],
         "signedBy, sigstoreSigned",
         "key 1, key 2",
     ),
-    ([ACCEPT, SIGNED], [[claim_of()]], "insecureAcceptAnything, signedBy", "key 1"),
+    ([ACCEPT, SIGNED_BY], [[claim_of()]], "insecureAcceptAnything, signedBy", "key 1"),
     ([identity("matchRepository")], [[claim_of("reg.example.org/n/app:2")]], "signedBy", "key 1"),
     ([identity("matchRepository")], [[claim_of("reg.example.org/n/app")]], "signedBy", "key 1"),
     ([identity("matchExact")], [[claim_of()]], "signedBy", "key 1"),
@@ -220,10 +227,10 @@ ACCEPTED = [
 ]
 
 
-@pytest.mark.parametrize(("requirements", "results", "kind", "signer"), ACCEPTED)
+@pytest.mark.parametrize(("requirements", "results", "kind", "signer"), ACCEPTANCES)
 def test_acceptance(requirements: Any, results: Any, kind: str, signer: str) -> None:
     """An image is accepted if all requirements hold, each by one signature at least."""
-    verdict = judged(requirements, *results)
+    verdict = judge_image(requirements, *results)
     assert verdict.is_accepted, verdict.reason
     assert verdict.requirement == f"{kind} (docker reg.example.org)"
     assert verdict.identity == signer
@@ -234,16 +241,18 @@ def test_acceptance(requirements: Any, results: Any, kind: str, signer: str) -> 
 def test_a_digest_needs_the_repository_only() -> None:
     """An image that is referenced by its digest may be signed under any tag."""
     text = f"reg.example.org/n/app@{DIGEST}"
-    assert judged([SIGNED], [claim_of("reg.example.org/n/app:9")], text=text).is_accepted
-    assert not judged([SIGNED], [claim_of("reg.example.org/n/bad:9")], text=text).is_accepted
-    exact = judged([identity("matchExact")], [claim_of("reg.example.org/n/app:9")], text=text)
+    assert judge_image([SIGNED_BY], [claim_of("reg.example.org/n/app:9")], text=text).is_accepted
+    assert not judge_image(
+        [SIGNED_BY], [claim_of("reg.example.org/n/bad:9")], text=text
+    ).is_accepted
+    exact = judge_image([identity("matchExact")], [claim_of("reg.example.org/n/app:9")], text=text)
     assert not exact.is_accepted
 
 
 @pytest.mark.parametrize(
     ("requirement", "is_accepted"),
     [
-        (SIGNED, False),
+        (SIGNED_BY, False),
         (identity("matchExact"), False),
         (identity("matchRepository"), False),
         (identity("remapIdentity", prefix="v.com", signedPrefix="w.com"), False),
@@ -260,18 +269,19 @@ def test_archives_have_no_reference(requirement: Any, is_accepted: bool) -> None
 
 def test_foreign_text_is_printable() -> None:
     """What a signature claims cannot break a line of the log."""
-    verdict = judged([SIGNED], [claim_of("x\ny"), RejectedSignature("a\nb", "k\ne")])
+    verdict = judge_image([SIGNED_BY], [claim_of("x\ny"), RejectedSignature("a\nb", "k\ne")])
     assert verdict.reason.isprintable()
     assert verdict.identity.isprintable()
 
 
 def test_kinds_of_signatures() -> None:
     """`signedBy` needs OpenPGP, `sigstoreSigned` needs cosign's signatures or bundles."""
-    policy = policy_of([SIGNED, COSIGNED])
-    signed, cosigned = policy.requirements_of("docker", []).signature_requirements
-    assert (signed.kinds, cosigned.kinds) == ({"simple"}, {"cosign", "bundle"})
-    assert isinstance(signed.keys, GpgKeys)
-    assert isinstance(cosigned.keys, SigstoreKeys)
+    policy = policy_of([SIGNED_BY, SIGSTORE_SIGNED])
+    by_gpg, by_sigstore = policy.requirements_of("docker", []).signature_requirements
+    assert set(by_gpg.kinds) == {"simple"}
+    assert set(by_sigstore.kinds) == {"cosign", "bundle"}
+    assert isinstance(by_gpg.keys, GpgKeys)
+    assert isinstance(by_sigstore.keys, SigstoreKeys)
     assert policy.needs_gpg
-    assert not policy_of([COSIGNED]).needs_gpg
-    assert policy_of(transports={"docker": {"a.b": [SIGNED]}}).needs_gpg
+    assert not policy_of([SIGSTORE_SIGNED]).needs_gpg
+    assert policy_of(transports={"docker": {"a.b": [SIGNED_BY]}}).needs_gpg

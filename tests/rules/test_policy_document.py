@@ -13,8 +13,8 @@ from shiftergw.rules.policy import Policy, SignatureRequirement
 from shiftergw.rules.policy_document import KEYS_LIMIT, parse_policy
 
 ACCEPT = {"type": "insecureAcceptAnything"}
-SIGNED = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
-COSIGNED = {"type": "sigstoreSigned", "keyData": "a2V5"}
+SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
+SIGSTORE_SIGNED = {"type": "sigstoreSigned", "keyData": "a2V5"}
 FULCIO = {"caData": "Y2E=", "oidcIssuer": "https://issuer", "subjectEmail": "a@example.org"}
 FILES = {"/k1": b"one", "/k2": b"two", "/empty": b""}
 
@@ -34,9 +34,9 @@ def read_key(path: str) -> bytes:
 
 def keys_of(requirement: Any) -> GpgKeys | SigstoreKeys:
     """Return the keys of one requirement."""
-    (parsed,) = parse({"default": [requirement]}).default
-    assert isinstance(parsed, SignatureRequirement)
-    return parsed.keys
+    (rule,) = parse({"default": [requirement]}).default
+    assert isinstance(rule, SignatureRequirement)
+    return rule.keys
 
 
 def without(members: dict[str, Any], *names: str, **changes: Any) -> dict[str, Any]:
@@ -70,63 +70,76 @@ INVALID = [
 ]
 
 INVALID_REQUIREMENTS = [
-    (without(SIGNED, "keyType"), "'keyType' is missing"),
-    (without(SIGNED, keyType="X509Certificates"), "keyType must be GPGKeys"),
-    (without(SIGNED, "keyData"), "exactly one of keyPath"),
-    (without(SIGNED, keyPath="/k1"), "exactly one of keyPath"),
-    (without(SIGNED, keyDatas=["a2V5"]), "'keyDatas' is unknown"),
-    (without(SIGNED, keyData=""), "text that is not empty"),
-    (without(SIGNED, keyData="a2V5!"), "not base64"),
-    (without(SIGNED, keyData=7), "text that is not empty"),
-    (without(SIGNED, "keyData", keyPath="/absent"), "/absent cannot be read: No such file"),
-    (without(SIGNED, "keyData", keyPath="/empty"), "keyPath is empty"),
-    (without(SIGNED, "keyData", keyPath="k1"), "must be absolute"),
-    (without(SIGNED, "keyData", keyPaths=[]), f"list of 1 to {KEYS_LIMIT}"),
-    (without(SIGNED, "keyData", keyPaths=["/k1"] * (KEYS_LIMIT + 1)), f"list of 1 to {KEYS_LIMIT}"),
-    (without(SIGNED, "keyData", keyPaths="/k1"), "list of 1 to"),
-    (without(SIGNED, signedIdentity="matchExact"), "signedIdentity"),
-    (without(SIGNED, signedIdentity={"type": "matchAll"}), "'matchAll' is unknown"),
-    (without(SIGNED, signedIdentity={"type": ["matchExact"]}), "is unknown"),
-    (without(SIGNED, signedIdentity={"type": "matchExact", "x": 1}), "'x' is unknown"),
-    (without(SIGNED, signedIdentity={"type": "exactReference"}), "'dockerReference' is missing"),
+    (without(SIGNED_BY, "keyType"), "'keyType' is missing"),
+    (without(SIGNED_BY, keyType="X509Certificates"), "keyType must be GPGKeys"),
+    (without(SIGNED_BY, "keyData"), "exactly one of keyPath"),
+    (without(SIGNED_BY, keyPath="/k1"), "exactly one of keyPath"),
+    (without(SIGNED_BY, keyDatas=["a2V5"]), "'keyDatas' is unknown"),
+    (without(SIGNED_BY, keyData=""), "text that is not empty"),
+    (without(SIGNED_BY, keyData="a2V5!"), "not base64"),
+    (without(SIGNED_BY, keyData=7), "text that is not empty"),
+    (without(SIGNED_BY, "keyData", keyPath="/absent"), "/absent cannot be read: No such file"),
+    (without(SIGNED_BY, "keyData", keyPath="/empty"), "keyPath is empty"),
+    (without(SIGNED_BY, "keyData", keyPath="k1"), "must be absolute"),
+    (without(SIGNED_BY, "keyData", keyPaths=[]), f"list of 1 to {KEYS_LIMIT}"),
     (
-        without(SIGNED, signedIdentity={"type": "exactReference", "dockerReference": "a.b/c"}),
+        without(SIGNED_BY, "keyData", keyPaths=["/k1"] * (KEYS_LIMIT + 1)),
+        f"list of 1 to {KEYS_LIMIT}",
+    ),
+    (without(SIGNED_BY, "keyData", keyPaths="/k1"), "list of 1 to"),
+    (without(SIGNED_BY, signedIdentity="matchExact"), "signedIdentity"),
+    (without(SIGNED_BY, signedIdentity={"type": "matchAll"}), "'matchAll' is unknown"),
+    (without(SIGNED_BY, signedIdentity={"type": ["matchExact"]}), "is unknown"),
+    (without(SIGNED_BY, signedIdentity={"type": "matchExact", "x": 1}), "'x' is unknown"),
+    (without(SIGNED_BY, signedIdentity={"type": "exactReference"}), "'dockerReference' is missing"),
+    (
+        without(SIGNED_BY, signedIdentity={"type": "exactReference", "dockerReference": "a.b/c"}),
         "needs a tag",
     ),
     (
-        without(SIGNED, signedIdentity={"type": "exactRepository", "dockerRepository": "a.b/c:1"}),
+        without(
+            SIGNED_BY, signedIdentity={"type": "exactRepository", "dockerRepository": "a.b/c:1"}
+        ),
         "must not have a tag",
     ),
     (
         without(
-            SIGNED,
+            SIGNED_BY,
             signedIdentity={"type": "remapIdentity", "prefix": "a.b/c:1", "signedPrefix": "v.com"},
         ),
         "not a host, namespace",
     ),
-    (without(COSIGNED, "keyData"), "exactly one of keyPath"),
-    (without(COSIGNED, keyPath="/k1"), "exactly one of keyPath"),
-    (without(COSIGNED, pki={}), "'pki' is unknown"),
-    (without(COSIGNED, fulcio=FULCIO), "either a key or fulcio"),
-    (without(COSIGNED, "keyData", fulcio=FULCIO), "fulcio needs a rekorPublicKey"),
+    (without(SIGSTORE_SIGNED, "keyData"), "exactly one of keyPath"),
+    (without(SIGSTORE_SIGNED, keyPath="/k1"), "exactly one of keyPath"),
+    (without(SIGSTORE_SIGNED, pki={}), "'pki' is unknown"),
+    (without(SIGSTORE_SIGNED, fulcio=FULCIO), "either a key or fulcio"),
+    (without(SIGSTORE_SIGNED, "keyData", fulcio=FULCIO), "fulcio needs a rekorPublicKey"),
     (
-        without(COSIGNED, "keyData", fulcio=without(FULCIO, "caData"), rekorPublicKeyPath="/k1"),
+        without(
+            SIGSTORE_SIGNED, "keyData", fulcio=without(FULCIO, "caData"), rekorPublicKeyPath="/k1"
+        ),
         "exactly one of caPath",
     ),
     (
         without(
-            COSIGNED, "keyData", fulcio=without(FULCIO, "subjectEmail"), rekorPublicKeyPath="/k1"
+            SIGSTORE_SIGNED,
+            "keyData",
+            fulcio=without(FULCIO, "subjectEmail"),
+            rekorPublicKeyPath="/k1",
         ),
         "'subjectEmail' is missing",
     ),
     (
         without(
-            COSIGNED, "keyData", fulcio=without(FULCIO, oidcIssuer=""), rekorPublicKeyPath="/k1"
+            SIGSTORE_SIGNED,
+            "keyData",
+            fulcio=without(FULCIO, oidcIssuer=""),
+            rekorPublicKeyPath="/k1",
         ),
         "oidcIssuer",
     ),
     (
-        without(COSIGNED, rekorPublicKeyPath="/k1", rekorPublicKeyData="a2V5"),
+        without(SIGSTORE_SIGNED, rekorPublicKeyPath="/k1", rekorPublicKeyData="a2V5"),
         "exactly one of rekorPublicKeyPath",
     ),
 ]
@@ -187,21 +200,23 @@ def test_scopes_are_expanded() -> None:
 
 def test_sources_of_keys() -> None:
     """Keys come from files or from the policy itself."""
-    assert keys_of(SIGNED) == GpgKeys((b"key",))
-    assert keys_of(without(SIGNED, "keyData", keyPath="/k1")) == GpgKeys((b"one",))
-    paths = without(SIGNED, "keyData", keyPaths=["/k1", "/k2"])
+    assert keys_of(SIGNED_BY) == GpgKeys((b"key",))
+    assert keys_of(without(SIGNED_BY, "keyData", keyPath="/k1")) == GpgKeys((b"one",))
+    paths = without(SIGNED_BY, "keyData", keyPaths=["/k1", "/k2"])
     assert keys_of(paths) == GpgKeys((b"one", b"two"))
-    assert keys_of(COSIGNED) == SigstoreKeys((b"key",))
-    datas = without(COSIGNED, "keyData", keyDatas=["YQ==", "Yg=="], rekorPublicKeyPaths=["/k2"])
+    assert keys_of(SIGSTORE_SIGNED) == SigstoreKeys((b"key",))
+    datas = without(
+        SIGSTORE_SIGNED, "keyData", keyDatas=["YQ==", "Yg=="], rekorPublicKeyPaths=["/k2"]
+    )
     assert keys_of(datas) == SigstoreKeys((b"a", b"b"), None, (b"two",))
-    fulcio = without(COSIGNED, "keyData", fulcio=FULCIO, rekorPublicKeyDatas=["cg=="])
+    fulcio = without(SIGSTORE_SIGNED, "keyData", fulcio=FULCIO, rekorPublicKeyDatas=["cg=="])
     authority = FulcioAuthority(b"ca", "https://issuer", "a@example.org")
     assert keys_of(fulcio) == SigstoreKeys((), authority, (b"r",))
 
 
 def test_the_digest_covers_the_keys() -> None:
     """A policy has another digest when its text or one of its keys changes."""
-    document = {"default": [without(SIGNED, "keyData", keyPath="/k1")]}
+    document = {"default": [without(SIGNED_BY, "keyData", keyPath="/k1")]}
     content = json.dumps(document).encode()
     digests = {
         parse_policy(content, read_key).digest,

@@ -36,20 +36,20 @@ def test_several_blocks_with_text(home: GpgHome) -> None:
     assert read_keyring(content) == home.export("first") + home.export("second")
 
 
-def damage_checksum(armored: bytes) -> bytes:
+def damage_checksum(text: bytes) -> bytes:
     """Return an armored keyring with the checksum of other bytes."""
-    start = armored.rindex(b"\n=") + 2
-    return armored[:start] + b"AAAA" + armored[start + 4 :]
+    start = text.rindex(b"\n=") + 2
+    return text[:start] + b"AAAA" + text[start + 4 :]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (damage_checksum, "checksum"),
-        (lambda armored: armored.replace(b"\n\n", b"\n\n!", 1), "not base64"),
-        (lambda armored: armored.replace(b"\n\n", b"\nno header\n\n", 1), "header"),
-        (lambda armored: armored.partition(b"-----END")[0], "neither"),
-        (lambda armored: armored.replace(b"PUBLIC KEY", b"PRIVATE KEY"), "neither"),
+        (lambda text: text.replace(b"\n\n", b"\n\n!", 1), "not base64"),
+        (lambda text: text.replace(b"\n\n", b"\nno header\n\n", 1), "header"),
+        (lambda text: text.partition(b"-----END")[0], "neither"),
+        (lambda text: text.replace(b"PUBLIC KEY", b"PRIVATE KEY"), "neither"),
         (lambda _: b"", "neither"),
         (lambda _: b"some text", "neither"),
         (

@@ -83,8 +83,8 @@ async def test_a_good_signature(signers: Signers) -> None:
 async def test_any_key_of_any_keyring_counts(signers: Signers) -> None:
     """A requirement may have several keyrings, armored ones too, each with several keys."""
     pair = signers.keyrings["expired"] + signers.keyrings["second"]
-    armored = signers.home.export(signers.fingerprints["good"], armor=True)
-    keys = GpgKeys((pair, armored))
+    keyring = signers.home.export(signers.fingerprints["good"], armor=True)
+    keys = GpgKeys((pair, keyring))
     for name in ("good", "second"):
         claim = await verify(signers.messages[name], keys)
         assert claim == VerifiedClaim(signers.fingerprints[name], REFERENCE, DIGEST)
@@ -156,9 +156,9 @@ async def test_a_weak_hash(signers: Signers) -> None:
 
 def swap(message: bytes) -> bytes:
     """Return a message whose payload names another image."""
-    changed = message.replace(b"app:1", b"bad:1")
-    assert changed != message
-    return changed
+    result = message.replace(b"app:1", b"bad:1")
+    assert result != message
+    return result
 
 
 PLAIN = ("--compress-algo", "none")
@@ -242,11 +242,11 @@ async def test_without_gpgv(signers: Signers, tmp_path: Path) -> None:
     absent = GpgVerifier(real, real, str(tmp_path / "gpgv"))
     with pytest.raises(ConfigurationError, match="gpgv cannot be started"):
         await absent.check_program()
-    killed = tmp_path / "killed"
-    killed.write_text("#!/bin/sh\nkill -9 $$\n")
-    killed.chmod(0o755)
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
     blob = SignatureBlob("simple", b"", signers.messages["good"])
-    for verifier in (absent, GpgVerifier(real, real, str(killed))):
+    for verifier in (absent, GpgVerifier(real, real, str(program))):
         with pytest.raises(ImageRefused, match="cannot be verified at the moment"):
             await verifier.verify(blob, signers.keys("good"))
     await GpgVerifier(real, real).check_program()
