@@ -11,11 +11,12 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
 from shiftergw.errors import RegistryUnavailable, amount
 from shiftergw.plumbing.shared_result import SharedResult
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interrupted, UnprovenEnd
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -55,10 +56,11 @@ class Pace:
 class Body(Protocol):
     """Passes the pieces of a body to `take`, and fires `ended` at its end.
 
-    `ended` fails with `Interrupted` if the body breaks off, may be incomplete, or is slower than
-    `pace` (`RegistryUnavailable` for a document), and with the error that `take` raises. Time in
-    which the body is paused counts towards `Pace.total` only. Cancelling `ended` closes the
-    connection. `who` begins the sentence of an error.
+    `ended` fails with `Interrupted` if the body breaks off or is slower than `pace`
+    (`RegistryUnavailable` for a document), with `UnprovenEnd` if the connection was closed and no
+    length was named before, and with the error that `take` raises. Time in which the body is paused
+    counts towards `Pace.total` only. Cancelling `ended` closes the connection. `who` begins the
+    sentence of an error.
     """
 
     def __init__(
@@ -123,6 +125,8 @@ class Body(Protocol):
                 self._finish()
                 self.ended.callback(None)
                 self.proven.set_result(None)
+        elif reason.check(PotentialDataLoss):
+            self._fail(Failure(UnprovenEnd(self._who)))
         else:
             self._fail(Failure(Interrupted(f"{self._who} broke off in the middle of a transfer.")))
 

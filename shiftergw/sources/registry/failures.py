@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from html import unescape
 
 from OpenSSL import SSL
 from twisted.internet import error as network
@@ -26,6 +28,18 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (network.TCPTimedOutError, "cannot be reached: it does not answer."),
     (network.ConnectError, "cannot be reached."),
 )
+
+
+_EXPLANATIONS = ("message", "details", "detail", "error_description", "error", "code")
+"""Members of error objects that explain them, best first.
+
+`message` and `code` are of the distribution-spec, `details` of Docker Hub's token service,
+`error_description` and `error` of OAuth2 (RFC 6749, section 5.2).
+"""
+
+_STORE_CODE = re.compile(rb"<Code>([^<]{1,200})</Code>")
+_STORE_MESSAGE = re.compile(rb"<Message>([^<]{1,1000})</Message>")
+_TITLE = re.compile(rb"<title>([^<]{1,1000})</title>", re.IGNORECASE)
 
 
 def network_failure(who: str, host: str, error: Exception) -> PullError:
@@ -65,12 +79,36 @@ def _causes(error: Exception) -> Iterator[BaseException]:
 
 
 def error_text(body: bytes) -> str:
-    """Return the messages of a registry's error body (distribution-spec, "Error Codes").
+    """Return what the body of an error says, as one printable line; "" if it says nothing.
 
-    What is no such body gives nothing.
+    Understands the JSON of registries (distribution-spec, "Error Codes") and of token services, the
+    XML of object stores, and the titles of HTML pages.
     """
-    with suppress(ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        errors = json.loads(body)["errors"]
-        said = [str(one.get("message") or one.get("code") or "") for one in errors]
-        return printable("; ".join(text for text in said if text))
+    text = _json_text(body) or _xml_text(body)
+    return printable(" ".join(text.split()))
+
+
+def _json_text(body: bytes) -> str:
+    with suppress(ValueError, RecursionError):
+        document = json.loads(body)
+        if isinstance(document, dict):
+            entries = document.get("errors")
+            texts = map(_entry_text, entries if isinstance(entries, list) else [])
+            return "; ".join(filter(None, texts)) or _entry_text(document)
     return ""
+
+
+def _entry_text(entry: object) -> str:
+    """Return the first member of an error object that explains it to people."""
+    if isinstance(entry, str):
+        return entry
+    values = (entry.get(name) for name in _EXPLANATIONS) if isinstance(entry, dict) else ()
+    return next((value for value in values if isinstance(value, str) and value), "")
+
+
+def _xml_text(body: bytes) -> str:
+    """Return the code and the message of an object store, or the title of an HTML page."""
+    patterns = (_TITLE,) if _TITLE.search(body) else (_STORE_CODE, _STORE_MESSAGE)
+    matches = (pattern.search(body) for pattern in patterns)
+    texts = (unescape(match[1].decode("utf-8", "backslashreplace")) for match in matches if match)
+    return ": ".join(texts)

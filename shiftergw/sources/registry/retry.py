@@ -60,6 +60,18 @@ class Interrupted(RegistryUnavailable):
         self.breaker = ""
 
 
+class UnprovenEnd(Interrupted):
+    """A body ended with its connection, and no length was named: it may be incomplete.
+
+    HTTP allows this (RFC 9112, section 6.3, rule 8). Only the content can prove that it is whole:
+    by its digest and size, or as JSON that parses.
+    """
+
+    def __init__(self, who: str) -> None:
+        """Blame `who`, which begins the sentence."""
+        super().__init__(f"{who} closed the connection, perhaps in the middle of a transfer.")
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """The number of quick tries, and how the waits between them grow; times in seconds.

@@ -9,6 +9,7 @@ may be what it is, and no more than that.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from shiftergw.sources.registry.connections import Connections
 from shiftergw.sources.registry.failures import error_text, network_failure
 from shiftergw.sources.registry.location import Location, WebOrigin, target_of
 from shiftergw.sources.registry.proxy import Proxies
-from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interrupted
+from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interrupted, UnprovenEnd
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -68,6 +69,19 @@ class Limits:
     window: float = 60.0
     document_window: float = 3.0
     probe_window: float = 1.5
+
+
+def needs_length(_: bytes) -> bool:
+    """Accept no body whose end HTTP does not vouch for: nothing proves that it is whole."""
+    return False
+
+
+def is_json(content: bytes) -> bool:
+    """Return whether a body parses as a JSON object or array, which no beginning of one does."""
+    try:
+        return isinstance(json.loads(content), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 class _EnoughError(Exception):
@@ -249,19 +263,28 @@ class Transport:
             if not admitted:
                 self.discard(response)
 
-    async def read(self, response: IResponse, limit: int) -> bytes:
+    async def read(
+        self, response: IResponse, limit: int, is_whole: Callable[[bytes], bool] = needs_length
+    ) -> bytes:
         """Return the body of a document, of a longer one the first `limit` + 1 bytes.
 
-        Raises `Interrupted` if the connection breaks or brings too little, `RetryLater`, and
-        `RegistryUnavailable` if the body takes too long.
+        If the body ends with its connection, without a length, `is_whole` decides by the bytes
+        whether anything is missing: see `needs_length` and `is_json`. Raises `Interrupted` if the
+        connection breaks or brings too little, `RetryLater`, and `RegistryUnavailable` if the body
+        takes too long.
         """
         limits = self.limits
         pace = Pace(limits.idle, limits.rate, limits.document_window, limits.document)
         async with self._paced(response, "documents", limits.document_window) as window:
-            return await self._content(response, limit, pace, window)
+            return await self._content(response, limit, pace, is_whole, window)
 
     async def _content(
-        self, response: IResponse, limit: int, pace: Pace, first_window: float | None = None
+        self,
+        response: IResponse,
+        limit: int,
+        pace: Pace,
+        is_whole: Callable[[bytes], bool],
+        first_window: float | None = None,
     ) -> bytes:
         content = io.BytesIO()
 
@@ -273,14 +296,18 @@ class Transport:
         with suppress(_EnoughError):
             body = Body(keep, self.clock, pace, self.who)
             body.first_window = first_window
-            await body.read(response)
+            try:
+                await body.read(response)
+            except UnprovenEnd:
+                if not is_whole(content.getvalue()):
+                    raise
         return content.getvalue()[: limit + 1]
 
     async def explanation(self, response: IResponse) -> str:
         """Return the messages in the body of an error; "" if there are none, or it is slow."""
         try:
             pace = Pace(self.limits.idle, total=self.limits.explanation)
-            body = await self._content(response, ERROR_LIMIT, pace)
+            body = await self._content(response, ERROR_LIMIT, pace, lambda _: True)
         except RegistryUnavailable:  # the status alone has to do
             return ""
         return error_text(body)

@@ -11,10 +11,11 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
 
 from shiftergw.errors import RegistryUnavailable
 from shiftergw.sources.registry.body import FREE_PIECES, LEAST_PIECE, Body, Pace
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interrupted, UnprovenEnd
 
 PACE = Pace(10)
 DONE = Failure(ResponseDone())
@@ -83,6 +84,15 @@ def test_broken_off() -> None:
     body, clock, ends = reading(Response(), len)
     body.connectionLost(Failure(ConnectionLost()))
     assert isinstance(ends[0], Interrupted)
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_end_of_the_connection_alone() -> None:
+    """It may be the end of the body, or not: the error says so, and only the bytes can tell."""
+    body, clock, ends = reading(Response(b"a"), len)
+    body.connectionLost(Failure(PotentialDataLoss()))
+    assert isinstance(ends[0], UnprovenEnd)
+    assert ends[0].what == "It closed the connection, perhaps in the middle of a transfer."
     assert clock.getDelayedCalls() == []
 
 

@@ -306,7 +306,7 @@ async def test_what_is_not_there() -> None:
         with pytest.raises(ImageNotFound) as caught:
             await resolve(client, "team/app:absent")
     assert "has no image team/app:absent (" in caught.value.what
-    assert r"no\x1b[31m such \x0a tag; X" in caught.value.what
+    assert r"no\x1b[31m such tag; X" in caught.value.what
     assert len(registry.asked) == 1
 
 
