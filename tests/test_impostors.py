@@ -24,8 +24,8 @@ from shiftergw.errors import RegistryUntrusted, RetryLater, Unavailable
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.mongo.address import MongoAddress
 from shiftergw.mongo.connector import PrimaryConnector
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience
-from shiftergw.sources.registry.transport import Limits
 from shiftergw.work.celery.app import connect_once, make_app
 from shiftergw.work.celery.broker_errors import translate_error
 from tests.certificates import Authority

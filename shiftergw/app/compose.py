@@ -26,7 +26,7 @@ from shiftergw.ports import Authenticator, UserDirectory
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.sources.registry.location import Location
-from shiftergw.sources.registry.transport import Limits
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.work.pool import PoolOptions, WorkerPool
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 MAX_BYTES = 64 << 10
 """Bytes of a response head, 1xx responses before it included.
 
-Registries redirect to signed URLs of a few kilobytes, and send some dozen fields.
+Registries redirect to signed URLs of a few kilobytes, some of more than 16, and send some dozen
+fields.
 """
 
 MAX_LINES = 512
 
-MAX_LINE = 16_000
-"""Bytes of a line; a little less than Twisted's, which ends the connection without a reason."""
+MAX_LINE = 32 << 10
+"""Bytes of a line."""
 
 
 class HeadTooLong(Exception):

@@ -1,8 +1,9 @@
 """Limit the size of the response heads that Twisted's HTTP client reads.
 
-Twisted limits the length of a line (16 kB), but neither the number of lines nor the 1xx responses
-before the final response, so a server that sends header lines without end exhausts the memory.
-A connection made through `BoundedHeads` is aborted beyond the limits of `head_limits.py`.
+Twisted limits the length of a line, to 16 kB, which some signed URLs exceed, but neither the number
+of lines nor the 1xx responses before the final response: a server that sends header lines without
+end exhausts the memory. A connection made through `BoundedHeads` is aborted beyond the limits of
+`head_limits.py` instead.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ class _Head:
         self._requests += 1
         self._bytes = self._lines = self._line = 0
         response: Deferred[Any] = self._send(request)
+        # Twisted makes a parser for each request; if it exceeds its own limit on lines, it ends the
+        # connection without a reason. Without this attribute that limit holds.
+        parser = getattr(self._connection, "_parser", None)
+        if parser is not None:
+            parser.MAX_LENGTH = MAX_BYTES
         return response.addBoth(self._end_head)
 
     def receive(self, data: bytes) -> None:

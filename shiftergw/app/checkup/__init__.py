@@ -41,7 +41,8 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry import location as registry
 from shiftergw.sources.registry.proxy import Proxies
-from shiftergw.sources.registry.transport import Limits, Transport
+from shiftergw.sources.registry.reader import Limits
+from shiftergw.sources.registry.transport import Transport
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor

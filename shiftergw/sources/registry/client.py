@@ -17,10 +17,11 @@ from shiftergw.sources.registry.documents import Documents
 from shiftergw.sources.registry.download import Download
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience, with_retries
 from shiftergw.sources.registry.tokens import Tokens
-from shiftergw.sources.registry.transport import Limits, Transport
+from shiftergw.sources.registry.transport import Transport
 from shiftergw.sources.selection import choose_image
 
 if TYPE_CHECKING:

@@ -42,6 +42,77 @@ _STORE_MESSAGE = re.compile(rb"<Message>([^<]{1,1000})</Message>")
 _TITLE = re.compile(rb"<title>([^<]{1,1000})</title>", re.IGNORECASE)
 
 
+_TOO_MANY_REQUESTS = 429
+
+_CDN_PROBLEMS = {
+    520: "got an invalid answer from it",
+    521: "was refused a connection to it",
+    522: "cannot connect to it in time",
+    523: "cannot reach it",
+    524: "gets no answer from it in time",
+    525: "cannot agree on TLS with it",
+    526: "does not trust its certificate",
+    527: "lost the connection to it",
+    530: "cannot find it",
+}
+"""Statuses that no registry sends: a content delivery network tells what it met behind it."""
+
+TRANSIENT_STATUSES = frozenset({408, _TOO_MANY_REQUESTS, 500, 502, 503, 504, *_CDN_PROBLEMS})
+"""Statuses after which the same request may succeed a moment later."""
+
+STORE_REFUSALS = frozenset({400, 401, 403})
+"""Statuses with which object stores refuse a signed URL, such as one that has expired."""
+
+_STORE_REMEDY = (
+    "Try again later; if it lasts, tell the operators of the registry: it signs these requests"
+    " itself, and a login does not matter to its store."
+)
+
+
+def status_failure(
+    who: str,
+    host: str,
+    status: int,
+    text: str,
+    retry_after: float | None,
+    *,
+    is_registry: bool,
+) -> Interrupted:
+    """Return the error for one of `TRANSIENT_STATUSES`; `who` begins the sentence.
+
+    `host` has answered, with `text` as its explanation. Unless it `is_registry`, a store or another
+    host to which the registry redirects, its limits are not limits of the login.
+    """
+    why = f"status {status}"
+    is_limit = status == _TOO_MANY_REQUESTS
+    if status in _CDN_PROBLEMS:
+        origin = who[0].lower() + who[1:] if is_registry else host
+        what = f"The CDN in front of {origin} {_CDN_PROBLEMS[status]} (status {status})"
+        why = f"status {status} of its CDN"
+    elif is_limit:
+        what, why = f"{who} asked to slow down", "rate limit"
+    else:
+        what = f"{who} answered with status {status}"
+    return Interrupted(
+        f"{what}: {text}" if text else f"{what}.",
+        detail=host,
+        retry_after=retry_after,
+        why=why,
+        limited=is_limit and is_registry,
+    )
+
+
+def store_refusal(who: str, host: str, status: int, text: str) -> RegistryUnavailable:
+    """Return the error for a store that refuses even a URL that the registry has just signed."""
+    words = f": {text}" if text else "."
+    return RegistryUnavailable(
+        f"{who} sends the gateway to {host} for this content, which refuses it with status"
+        f" {status}{words}",
+        remedy=_STORE_REMEDY,
+        detail=host,
+    )
+
+
 def network_failure(who: str, host: str, error: Exception) -> PullError:
     """Return the reason why a request got no answer; `who` begins the sentence."""
     for cause in _causes(error):

@@ -61,13 +61,14 @@ class WebOrigin:
 def target_of(base: str, reference: str) -> str:
     """Return the URL that a `Location` field means; an absolute one stays as signed.
 
-    Raises `ValueError` as `WebOrigin.of`.
+    Its scheme alone is written in lower case. Raises `ValueError` as `WebOrigin.of`.
     """
     reference = reference.strip()
     url = reference if urlsplit(reference).scheme else urljoin(base, reference)
     url = url.partition("#")[0]
     WebOrigin.of(url)
-    return url
+    scheme, colon, rest = url.partition(":")
+    return f"{scheme.lower()}{colon}{rest}"
 
 
 @dataclass(frozen=True, slots=True)

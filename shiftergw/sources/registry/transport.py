@@ -8,27 +8,29 @@ may be what it is, and no more than that.
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 
 from shiftergw import __version__
-from shiftergw.errors import RegistryUnavailable, RegistryUntrusted, printable
+from shiftergw.errors import RegistryUntrusted, printable
 from shiftergw.oci.challenge import parse_retry_after
 from shiftergw.plumbing.timing import abandonable, within
-from shiftergw.sources.registry.body import Body, Pace
 from shiftergw.sources.registry.connections import Connections
-from shiftergw.sources.registry.failures import error_text, network_failure
+from shiftergw.sources.registry.failures import (
+    STORE_REFUSALS,
+    TRANSIENT_STATUSES,
+    network_failure,
+    status_failure,
+    store_refusal,
+)
 from shiftergw.sources.registry.location import Location, WebOrigin, target_of
 from shiftergw.sources.registry.proxy import Proxies
-from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interrupted, UnprovenEnd
+from shiftergw.sources.registry.reader import BodyReader, Limits
+from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interrupted
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -36,59 +38,21 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.sources.registry.admission import Admission
 
-REDIRECTS = 5
-ERROR_LIMIT = 64 << 10
-"""Bytes that are read of an answer whose body only explains its status."""
+REDIRECTS = 10
+"""Redirects that are followed for one request: as many as Go's clients follow."""
 
-_REDIRECTED = frozenset({301, 302, 303, 307, 308})
-_SLOW_DOWN = 429
-_TRANSIENT = frozenset({408, _SLOW_DOWN, 500, 502, 503, 504})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits on what a registry may take, in seconds; `rate` in bytes per second.
+class _Answer(NamedTuple):
+    """A response, the place that sent it, and whether that is a store which refuses a blob."""
 
-    `connect` for a connection attempt, `header` until a response head, `redirects` until the head
-    at the end of all redirects, `idle` between two bytes of a body, `document` for a body that
-    fits into memory (manifest, configuration, token), `documents` for all manifests and the
-    configuration of one image, `explanation` for a body that explains a status.
-    In each `window` at least `rate` bytes per second of a body must arrive, in each
-    `document_window` of one that fits into memory, and in each `probe_window` where bodies of this
-    kind were too slow a moment ago; a rate of 0 is no limit.
-    """
-
-    connect: float = 30.0
-    header: float = 60.0
-    redirects: float = 120.0
-    idle: float = 60.0
-    document: float = 120.0
-    documents: float = 600.0
-    explanation: float = 10.0
-    rate: float = 10_000.0
-    window: float = 60.0
-    document_window: float = 3.0
-    probe_window: float = 1.5
+    response: IResponse
+    place: WebOrigin
+    is_store_refusal: bool
 
 
-def needs_length(_: bytes) -> bool:
-    """Accept no body whose end HTTP does not vouch for: nothing proves that it is whole."""
-    return False
-
-
-def is_json(content: bytes) -> bool:
-    """Return whether a body parses as a JSON object or array, which no beginning of one does."""
-    try:
-        return isinstance(json.loads(content), dict | list)
-    except (ValueError, RecursionError):
-        return False
-
-
-class _EnoughError(Exception):
-    """The body is longer than we read."""
-
-
-class Transport:
+class Transport(BodyReader):
     """Sends requests to one location and, checked, to where its answers lead."""
 
     def __init__(
@@ -103,11 +67,8 @@ class Transport:
 
         `admission` holds requests back to hosts that could not be reached lately.
         """
-        self._admission = admission
-        self.who = f"The registry {location.name!r}"
+        super().__init__(f"The registry {location.name!r}", reactor, limits, admission)
         self.location = location.name
-        self.clock = reactor
-        self.limits = limits
         self._connections = Connections(reactor, location, proxies, limits.connect)
 
     def close(self) -> Deferred[None]:
@@ -127,19 +88,44 @@ class Transport:
         `authorization` is for the origin of `url` alone. Raises `Interrupted` for what may go
         better the next time (some statuses among it), and `RegistryUntrusted`.
         """
-        origin = WebOrigin.of(url)
         end = self.clock.seconds() + self.limits.redirects
+        answer = await self._follow(method, url, headers, authorization, content, end)
+        if answer.is_store_refusal:
+            # The signed URL may have expired, or a cache may have repeated an old one. The registry
+            # signs a new one; a store that refuses that one refuses all.
+            await self.explanation(answer.response)
+            headers = {**headers, "Cache-Control": "no-cache"}
+            answer = await self._follow(method, url, headers, authorization, content, end)
+        if answer.is_store_refusal:
+            text = await self.explanation(answer.response)
+            raise store_refusal(self.who, answer.place.host, answer.response.code, text)
+        return answer.response
+
+    async def _follow(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        content: bytes | None,
+        end: float,
+    ) -> _Answer:
+        """Return the answer at the end of all redirects, which must arrive until the time `end`."""
+        first_url = url = target_of(url, url)
+        origin = WebOrigin.of(url)
         for _ in range(REDIRECTS + 1):
-            here = WebOrigin.of(url)
-            self._connections.check(here)
-            if here != origin:
+            place = WebOrigin.of(url)
+            self._connections.check(place)
+            if place != origin:
                 authorization = None
             seconds = min(self.limits.header, max(0.0, end - self.clock.seconds()))
             response = await self._send(method, url, headers, authorization, content, seconds)
-            if response.code in _TRANSIENT:
-                raise await self._interrupted(response, is_registry=_is_registry(url, origin))
-            if response.code not in _REDIRECTED:
-                return response
+            is_registry = place == origin or _is_registry_url(url)
+            if response.code in TRANSIENT_STATUSES:
+                raise await self._interrupted(response, place, is_registry=is_registry)
+            if response.code not in _REDIRECTS:
+                is_store = not is_registry and _is_registry_url(first_url)
+                return _Answer(response, place, is_store and response.code in STORE_REFUSALS)
             await self.explanation(response)  # read, so that the connection can serve again
             if content is not None:
                 raise RegistryUntrusted(f"{self.who} redirects a request that holds a login.")
@@ -147,12 +133,12 @@ class Transport:
         raise RegistryUntrusted(f"{self.who} redirects more than {REDIRECTS} times.")
 
     def _target(self, url: str, response: IResponse) -> str:
-        asked = field(response, "Location") or ""
+        reference = field(response, "Location") or ""
         try:
-            target = target_of(url, asked)
+            target = target_of(url, reference)
         except ValueError as error:
             raise RegistryUntrusted(
-                f"{self.who} redirects to something that is no URL.", detail=printable(asked)
+                f"{self.who} redirects to something that is no URL.", detail=printable(reference)
             ) from error
         if url.startswith("https:") and not target.startswith("https:"):
             raise RegistryUntrusted(f"{self.who} redirects from https to http.")
@@ -204,129 +190,26 @@ class Transport:
         has_full_time = seconds >= self.limits.header
         return Interrupted(what, why="no answer", unreachable=has_full_time)
 
-    async def _interrupted(self, response: IResponse, *, is_registry: bool) -> Interrupted:
-        asked = field(response, "Retry-After")
-        said = await self.explanation(response)
-        slow_down = response.code == _SLOW_DOWN
-        what = "asked to slow down" if slow_down else f"answered with status {response.code}"
-        seconds = None if asked is None else parse_retry_after(asked, self.clock.seconds())
-        return Interrupted(
-            f"{self.who} {what}{': ' if said else '.'}{said}",
-            retry_after=None if seconds is None else min(seconds, LONGEST_RETRY_AFTER),
-            why="rate limit" if slow_down else f"status {response.code}",
-            limited=slow_down and is_registry,
-        )
-
-    async def stream(
-        self, response: IResponse, take: Callable[[bytes], object], sink: Any = None
-    ) -> None:
-        """Give a response's body to `take`; `sink` is registered as the one that may pause it.
-
-        Raises `Interrupted` unless the body is known to be whole, `RetryLater`, and what `take`
-        raises.
-        """
-        limits = self.limits
-        pace = Pace(limits.idle, limits.rate, limits.window)
-        body = Body(take, self.clock, pace, self.who)
-        if sink is not None:
-            sink.registerProducer(body, True)
-        try:
-            async with self._paced(response, "layers", limits.window) as body.first_window:
-                body.read(response)
-                await body.proven.wait()
-                if body.ended.called:
-                    await body.ended
-                    return
-            await body.ended
-        finally:
-            if not body.ended.called:
-                body.ended.addErrback(lambda failure: failure.trap(CancelledError))
-                body.ended.cancel()
-            if sink is not None:
-                sink.unregisterProducer()
-
-    @asynccontextmanager
-    async def _paced(self, response: IResponse, kind: str, window: float) -> AsyncIterator[float]:
-        """Admit the reading of a body, as `Admission.pace`; close it if it is not admitted.
-
-        Yields the first window of the body: a probe occupies a worker, so it has little time.
-        """
-        if self._admission is None:
-            yield window
-            return
-        admitted = False
-        try:
-            async with self._admission.pace(kind) as probes:
-                admitted = True
-                yield min(window, self.limits.probe_window) if probes else window
-        finally:
-            if not admitted:
-                self.discard(response)
-
-    async def read(
-        self, response: IResponse, limit: int, is_whole: Callable[[bytes], bool] = needs_length
-    ) -> bytes:
-        """Return the body of a document, of a longer one the first `limit` + 1 bytes.
-
-        If the body ends with its connection, without a length, `is_whole` decides by the bytes
-        whether anything is missing: see `needs_length` and `is_json`. Raises `Interrupted` if the
-        connection breaks or brings too little, `RetryLater`, and `RegistryUnavailable` if the body
-        takes too long.
-        """
-        limits = self.limits
-        pace = Pace(limits.idle, limits.rate, limits.document_window, limits.document)
-        async with self._paced(response, "documents", limits.document_window) as window:
-            return await self._content(response, limit, pace, is_whole, window)
-
-    async def _content(
-        self,
-        response: IResponse,
-        limit: int,
-        pace: Pace,
-        is_whole: Callable[[bytes], bool],
-        first_window: float | None = None,
-    ) -> bytes:
-        content = io.BytesIO()
-
-        def keep(data: bytes) -> None:
-            content.write(data)
-            if content.tell() > limit:
-                raise _EnoughError
-
-        with suppress(_EnoughError):
-            body = Body(keep, self.clock, pace, self.who)
-            body.first_window = first_window
-            try:
-                await body.read(response)
-            except UnprovenEnd:
-                if not is_whole(content.getvalue()):
-                    raise
-        return content.getvalue()[: limit + 1]
-
-    async def explanation(self, response: IResponse) -> str:
-        """Return the messages in the body of an error; "" if there are none, or it is slow."""
-        try:
-            pace = Pace(self.limits.idle, total=self.limits.explanation)
-            body = await self._content(response, ERROR_LIMIT, pace, lambda _: True)
-        except RegistryUnavailable:  # the status alone has to do
-            return ""
-        return error_text(body)
-
-    def discard(self, response: IResponse) -> None:
-        """Close a response whose body nobody wants."""
-        body = Body(len, self.clock, Pace(self.limits.idle), self.who)
-        body.ended.addErrback(lambda failure: failure.trap(CancelledError, Interrupted))
-        body.stopProducing()
-        body.read(response)
+    async def _interrupted(
+        self, response: IResponse, place: WebOrigin, *, is_registry: bool
+    ) -> Interrupted:
+        value = field(response, "Retry-After")
+        text = await self.explanation(response)
+        seconds = None if value is None else parse_retry_after(value, self.clock.seconds())
+        if seconds is not None:
+            seconds = min(seconds, LONGEST_RETRY_AFTER)
+        host = place.host
+        code = response.code
+        return status_failure(self.who, host, code, text, seconds, is_registry=is_registry)
 
 
-def _is_registry(url: str, origin: WebOrigin) -> bool:
-    """Return whether a request that began at `origin` has ended at a registry, or a token service.
+def _is_registry_url(url: str) -> bool:
+    """Return whether a URL is of the API of a registry.
 
     A registry may redirect to another one, whose API lies below `/v2/`, too. Other hosts store
     blobs: they know no logins, and their limits are not the registry's.
     """
-    return WebOrigin.of(url) == origin or urlsplit(url).path.startswith("/v2/")
+    return urlsplit(url).path.startswith("/v2/")
 
 
 def field(response: IResponse, name: str) -> str | None:

@@ -22,8 +22,8 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience
-from shiftergw.sources.registry.transport import Limits
 
 REACTOR: Any = installed_reactor
 PUBLIC = "8.8.4.4"

@@ -20,8 +20,8 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.admission import STORE_PAUSE, Admission, NoBreakers, Shared
 from shiftergw.sources.registry.client import RegistryClient
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Interrupted, Patience, with_retries
-from shiftergw.sources.registry.transport import Limits
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.certificates import Authority
 from tests.images import make_image, tar_of

@@ -18,8 +18,9 @@ from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.documents import Documents
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Interrupted, Patience
-from shiftergw.sources.registry.transport import Limits, Transport
+from shiftergw.sources.registry.transport import Transport
 from tests.raw_servers import Answer, answering, endless
 from tests.sources.registry.network import Network, Sink, a_client
 
@@ -61,8 +62,8 @@ HEADS: dict[str, tuple[Answer, str]] = {
     "long fields": (endless(MANIFEST, b"X: " + b"y" * 9000 + b"\r\n"), "more than 65536 bytes"),
     "a folded field": (endless(MANIFEST, b" y\r\n" * 1000), "more than 65536 bytes"),
     "informational": (endless(b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 99), "more than 65536"),
-    "one line": (endless(MANIFEST, b"y" * 9000), "more than 16000 bytes"),
-    "a status line": (endless(b"HTTP/1.1 200 ", b"y" * 9000), "more than 16000 bytes"),
+    "one line": (endless(MANIFEST, b"y" * 9000), "more than 32768 bytes"),
+    "a status line": (endless(b"HTTP/1.1 200 ", b"y" * 9000), "more than 32768 bytes"),
 }
 
 

@@ -23,8 +23,8 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.proxy import Proxies, Proxy
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience
-from shiftergw.sources.registry.transport import Limits
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry

@@ -32,8 +32,9 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.tokens import Access, Tokens
-from shiftergw.sources.registry.transport import Limits, Transport
+from shiftergw.sources.registry.transport import Transport
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
