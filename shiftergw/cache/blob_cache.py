@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 """Seconds for which a pull occupies a worker while another pull downloads the same layer."""
 
+WRONG_DOWNLOADS = 2
+"""Downloads with wrong bytes after which a pull fails."""
+
 DOWNLOAD_WAIT = 12 * 3600.0
 """Seconds that one pull may wait altogether for downloads of other pulls."""
 
@@ -162,7 +165,7 @@ class BlobFiles:
             await pause(POLL_SECONDS, self._clock)
 
     async def give_up(self, digest: Digest) -> None:
-        """Remove what a broken download left, unless somebody is at it now."""
+        """Remove the bytes of an interrupted download, unless another process is resuming it."""
         await self._threads.run(blobs.give_up, BlobPaths.of(self._directory, digest))
 
     def _make_directory(self, directory: Path) -> None:
@@ -199,15 +202,23 @@ class BlobFiles:
         report: Callable[[int], None],
         on_start: Callable[[Opening], None],
     ) -> None:
-        """Download the blob, whose lock we hold, and mark it as in use until `use` ends."""
-        kept, resumed = await self._fetch(blob, paths, download, report, on_start)
-        if not kept and resumed:
-            # The part that an earlier download left was damaged: start again from nothing.
-            kept, _ = await self._fetch(blob, paths, download, report, on_start)
-        if not kept or not await self._hold(use, paths, blob.size):
-            raise BlobCorrupt(
-                "A layer arrived with other bytes than its digest says.", detail=str(blob.digest)
-            )
+        """Download the blob, whose lock we hold, and mark it as in use until `use` ends.
+
+        Wrong bytes are downloaded once more, since a proxy or one of several servers may have
+        damaged them. If they began with bytes of an earlier download, those may be the wrong ones,
+        and this download does not count.
+        """
+        wrong_downloads = 0
+        while wrong_downloads < WRONG_DOWNLOADS:
+            is_right, is_resumed = await self._fetch(blob, paths, download, report, on_start)
+            if is_right and await self._hold(use, paths, blob.size):
+                return
+            wrong_downloads += not is_resumed
+        raise BlobCorrupt(
+            f"A layer arrived {WRONG_DOWNLOADS} times with other bytes than its digest says: its"
+            " registry, or a proxy on the way, damages it.",
+            detail=str(blob.digest),
+        )
 
     async def _fetch(
         self,
@@ -217,7 +228,11 @@ class BlobFiles:
         report: Callable[[int], None],
         on_start: Callable[[Opening], None],
     ) -> tuple[bool, bool]:
-        """Download what is missing; say whether the digest was right, and whether it resumed."""
+        """Download what is missing.
+
+        Returns whether the digest was right, and whether the download resumed an earlier one. Bytes
+        that prove wrong are removed; those of any other failure stay for the next download.
+        """
         unfinished = PartialBlob(paths.partial, blob, partial(self._make_room, paths))
         try:
             await self._threads.run_until(unfinished.interrupt, unfinished.open)
@@ -237,7 +252,7 @@ class BlobFiles:
         download: Download,
         report: Callable[[int], None],
     ) -> bool:
-        """Run the download into the file; say whether it went on from what was there."""
+        """Run the download into the file; return whether it resumed what was there."""
         call: Any = None
 
         def stop() -> None:
@@ -258,6 +273,8 @@ class BlobFiles:
             if call is not None and call.active():
                 call.cancel()
             await writer.settle()
+            if isinstance(writer.failure, BlobCorrupt):
+                await self._threads.release(unfinished.remove)
         return writer.resumed
 
 

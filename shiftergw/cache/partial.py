@@ -129,16 +129,27 @@ class PartialBlob:
         self.arriving.complete()
         return True
 
+    def remove(self) -> None:
+        """Remove the file: its bytes are wrong, and no download may resume from them."""
+        self.arriving.lose()
+        with disk_errors():
+            self._path.unlink(missing_ok=True)
+
     def interrupt(self) -> None:
         """Make a running `open` end soon; it may be called from another thread."""
         self._closing = True
 
     def close(self) -> None:
-        """Close the file; what it holds stays."""
+        """Close the file; its bytes stay for the next download, and an empty file is removed."""
         self.arriving.lose()
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            try:
+                with disk_errors():
+                    if not os.fstat(descriptor).st_size:
+                        self._path.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
 
 
 class BlobWriter:

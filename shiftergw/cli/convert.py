@@ -20,7 +20,7 @@ from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
 from shiftergw.cli.reactor import run
 from shiftergw.config import Config
-from shiftergw.errors import GatewayError, RetryLater
+from shiftergw.errors import GatewayError
 from shiftergw.image import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOptions
 from shiftergw.model import ImageReference, LocalSourceName, Progress, parse_source
 from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
@@ -216,7 +216,3 @@ class DisplayWatcher:
     def notify(self, message: str) -> None:
         """Show what the conversion waits for."""
         self._display.say(message)
-
-    def may_wait(self, delay: RetryLater) -> bool:  # noqa: ARG002 - for any reason
-        """Return True: blobs stay in the cache, since the conversion may be started again."""
-        return True

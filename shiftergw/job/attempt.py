@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.logger import Logger
 
-from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Superseded, Unavailable
+from shiftergw.errors import DeliveryFailed, RetryLater, Superseded, Unavailable
 from shiftergw.job.summary import Timeline
 from shiftergw.model import ImageRecord, Postponement, Progress, WaitLimits
 from shiftergw.plumbing.retry import retry_while_unavailable
@@ -99,14 +99,6 @@ class Attempt:
     def notify(self, message: str) -> None:
         """Tell the user in one line what the stage waits for; the stage stays the same."""
         self._message = message
-
-    def may_wait(self, delay: RetryLater) -> bool:
-        """Return whether the pull may wait as long as `delay` asks; otherwise it fails."""
-        try:
-            self.decide_postponement(delay)
-        except PullError:
-            return False
-        return True
 
     def decide_postponement(self, delay: RetryLater) -> Postponement:
         """Return the postponement that `delay` asks for; raise a `PullError` if it is too long."""

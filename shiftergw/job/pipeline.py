@@ -19,7 +19,8 @@ from shiftergw.errors import (
     BlobCorrupt,
     ImageTooLarge,
     LayerInvalid,
-    RetryLater,
+    ManifestInvalid,
+    NoSpace,
     stage_timeout,
 )
 from shiftergw.image import (
@@ -45,6 +46,10 @@ _log = Logger()
 
 CacheOf = Callable[[ResolvedImage], BlobCache]
 """Returns the cache for an image's blobs; each private repository has its own."""
+
+
+_REFUSALS = (ImageTooLarge, LayerInvalid, ManifestInvalid, NoSpace)
+"""Errors after which no pull of the image can succeed: its partial blobs are of no use."""
 
 
 class _CacheDamagedError(Exception):
@@ -122,8 +127,9 @@ class Pipeline:
 
         A layer is examined while it arrives, but the file is yielded only after all layers have
         arrived: a user who cannot fetch them must not get a file that another user's pull has made
-        of them. A pull that fails leaves no partial blobs behind. A layer that was damaged in the
-        cache is dropped there and fetched once more.
+        of them. A layer that was damaged in the cache is dropped there and fetched once more.
+        Partial blobs of a failed pull stay in the cache for the next pull of them, unless the image
+        itself was refused.
         """
         forward = ForwardWatcher(watcher)
         async with AsyncExitStack() as stack:
@@ -194,14 +200,11 @@ class Pipeline:
             try:
                 _, squashfs = await gather_or_cancel([fetch(), build()])
             except CancelledError:
-                raise  # partial files stay: the next attempt resumes them
-            except RetryLater as delay:
-                if not watcher.may_wait(delay):
-                    await downloads.remove_partial_files()
                 raise
             except Exception as error:
                 is_damaged = may_be_damaged and await downloads.drop_damaged()
-                await downloads.remove_partial_files()
+                if isinstance(error, _REFUSALS) and not is_damaged:
+                    await downloads.remove_partial_files()
                 if is_damaged:
                     raise _CacheDamagedError from error
                 raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shiftergw.errors import RetryLater
 from shiftergw.model import Progress
 from shiftergw.states import STEPS, State
 
@@ -31,10 +30,6 @@ class Watcher(Protocol):
         """Take note of what the stage waits for; `message` is one line for the user."""
         ...
 
-    def may_wait(self, delay: RetryLater) -> bool:
-        """Return whether the image is tried again at the time that `delay` names."""
-        ...
-
 
 class ForwardWatcher:
     """Passes on the stages of work that may start again, but never a return to an earlier stage."""
@@ -45,7 +40,6 @@ class ForwardWatcher:
         self._furthest = State.PENDING
         self.report = watcher.report
         self.notify = watcher.notify
-        self.may_wait = watcher.may_wait
 
     def enter_stage(self, state: State, message: str) -> None:
         """Report a stage, or only its message if a later stage was reported before."""

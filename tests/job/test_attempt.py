@@ -198,7 +198,7 @@ async def test_the_wait_for_a_lease_has_limits(bench: Bench) -> None:
     with pytest.raises(DeliveryFailed, match="did not end"):
         bench.attempt.decide_postponement(delay)
     bench.attempt.record = replace(bench.record, waited=9999)
-    assert bench.attempt.may_wait(delay)
+    assert bench.attempt.decide_postponement(delay).cause == "pull"
 
 
 @pytest_twisted.ensureDeferred

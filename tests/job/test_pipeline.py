@@ -27,7 +27,10 @@ from shiftergw.errors import (
     ImageTooLarge,
     LayerInvalid,
     ManifestInvalid,
+    NoSpace,
+    PullError,
     RegistryDenied,
+    RegistryUnavailable,
     RetryLater,
     TimedOut,
 )
@@ -85,10 +88,6 @@ class RecordingWatcher:
 
     def notify(self, message: str) -> None:
         """Ignore the message."""
-
-    def may_wait(self, delay: RetryLater) -> bool:
-        """Accept waits until the time 100."""
-        return delay.at < 100
 
 
 class PipelineBench:
@@ -272,18 +271,59 @@ async def test_a_download_that_must_wait_keeps_its_partial_files(bench: Pipeline
     assert offsets == [1000]
 
 
+@pytest.mark.parametrize("error", [RegistryUnavailable, RegistryDenied, ImageNotFound])
 @pytest_twisted.ensureDeferred
-async def test_a_download_that_would_wait_too_long_leaves_nothing(bench: PipelineBench) -> None:
-    """The pull fails, and its partial layers are removed."""
-    image = bench.image(LOWER)
+async def test_the_next_pull_resumes_what_a_failed_one_has_downloaded(
+    bench: PipelineBench, error: type[PullError]
+) -> None:
+    """Partial layers stay in the cache, those of interrupted downloads beside the failed one too.
 
-    async def wait(offset: int, sink: BlobSink) -> None:
+    Clients that threw them away never got a large image over a bad line (podman#7497, #14616).
+    """
+    image = bench.image(LOWER, UPPER)
+    offsets: dict[str, int] = {}
+
+    async def fail(offset: int, sink: BlobSink) -> None:
         sink.begin(offset)
         sink.write(LOWER[:1000])
-        raise RetryLater(200.0, "registry (rate limit)", RegistryDenied("No."))
+        await until((bench.cache_place / f"{image.layers[1].digest.hex}.partial").exists)
+        raise error("The registry is gone.")
 
-    bench.sends[image.layers[0].digest] = wait
-    with pytest.raises(RetryLater):
+    async def hesitate(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        sink.write(UPPER[:100])
+        await SharedResult[None]().wait()
+
+    def resume(name: str, blob: bytes) -> Send:
+        async def send(offset: int, sink: BlobSink) -> None:
+            offsets[name] = offset
+            await sending(blob)(offset, sink)
+
+        return send
+
+    lower, upper = (layer.digest for layer in image.layers)
+    bench.sends = {lower: fail, upper: hesitate}
+    with pytest.raises(error):
+        await bench.convert(image)
+    bench.sends = {lower: resume("lower", LOWER), upper: resume("upper", UPPER)}
+    await bench.convert(image)
+    assert offsets["lower"] == 1000
+    assert offsets["upper"] in {0, 100}  # as much as was written before the cancellation
+    assert bench.cached_files() == sorted([lower.hex, upper.hex])
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_without_room_leaves_nothing(bench: PipelineBench) -> None:
+    """A full disk gets its room back at once."""
+    image = bench.image(LOWER)
+
+    async def fill(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        sink.write(LOWER[:1000])
+        raise NoSpace("The disk is full.")
+
+    bench.sends[image.layers[0].digest] = fill
+    with pytest.raises(NoSpace):
         await bench.convert(image)
     assert bench.cached_files() == []
 
@@ -315,11 +355,15 @@ async def test_a_restarted_download_is_read_again(bench: PipelineBench) -> None:
     assert await bench.convert(image) == 1
 
 
+@pytest.mark.parametrize("is_damaged_again", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_wrong_bytes_are_blamed_on_the_download(bench: PipelineBench) -> None:
-    """A reader finds no archive in them, but the image is not blamed."""
+async def test_wrong_bytes_are_blamed_on_the_download(
+    bench: PipelineBench, is_damaged_again: bool
+) -> None:
+    """A reader finds no archive in them, but the image is not blamed: it is downloaded again."""
     tar = tar_of(TREE)
     image = bench.image(tar)
+    damaged_tar = tar[:512] + b"x" * 512 + tar[1024:]
 
     async def send(_: int, sink: BlobSink) -> None:
         sink.begin(0)
@@ -328,9 +372,13 @@ async def test_wrong_bytes_are_blamed_on_the_download(bench: PipelineBench) -> N
         sink.write(b"x" * 512)
         await until(lambda: bench.read_so_far() == [])
         sink.write(tar[1024:])
+        bench.sends[image.layers[0].digest] = sending(damaged_tar if is_damaged_again else tar)
 
     bench.sends[image.layers[0].digest] = send
-    with pytest.raises(BlobCorrupt, match="arrived with other bytes"):
+    if not is_damaged_again:
+        assert await bench.convert(image) > 1
+        return
+    with pytest.raises(BlobCorrupt, match="arrived 2 times with other bytes"):
         await bench.convert(image)
     assert bench.cached_files() == []
 

@@ -177,7 +177,7 @@ class RegistryClient:
             random=self._random,
             say=say,
             later=later,
-            reached=lambda: download.reached,
+            progress=lambda: download.progress,
         )
 
     def _repository(self, image: ResolvedImage, login: RegistryLogin | None) -> Repository:

@@ -98,31 +98,31 @@ async def with_retries(
     random: Callable[[], float],
     say: Say,
     later: Callable[[Interrupted, float], Awaitable[RetryLater]],
-    reached: Callable[[], int] = int,
+    progress: Callable[[], int] = int,
 ) -> T:
     """Return what `attempt` returns; after `Interrupted`, wait for a moment and try again.
 
-    A `Retry-After` can make a wait longer, never shorter. `reached` returns the furthest byte of a
-    download: the tries are counted anew after each progress of `PROGRESS` bytes. When the tries are
-    spent, or the wait is longer than `patience.quick`, raises the error that `later` makes of the
-    failure and the seconds to wait; a lasting `Interrupted` is raised as it is. Other errors are
-    raised at once.
+    A `Retry-After` can make a wait longer, never shorter: one of 0, or in the past, changes
+    nothing. `progress` returns the furthest byte of a download: the tries are counted anew after
+    each `PROGRESS` bytes. When the tries are spent, or the wait is longer than `patience.quick`,
+    raises the error that `later` makes of the failure and the seconds to wait; a lasting
+    `Interrupted` is raised as it is. Other errors are raised at once.
     """
-    failed, before = 0, reached()
+    failures, start = 0, progress()
     while True:
         began = clock.seconds()
         try:
             return await attempt()
         except Interrupted as error:
-            if reached() - before >= PROGRESS:
-                failed, before = 0, reached()
+            if progress() - start >= PROGRESS:
+                failures, start = 0, progress()
             elif error.slow or (clock.seconds() - began > SLOW_TRY and not error.lasting):
-                failed = patience.tries  # the slot is worth more than another try at once
-            failed += 1
-            seconds = max(patience.backoff(failed, random()), error.retry_after or 0)
-            if failed >= patience.tries and error.lasting:
+                failures = patience.tries  # the slot is worth more than another try at once
+            failures += 1
+            seconds = max(patience.backoff(failures, random()), error.retry_after or 0)
+            if failures >= patience.tries and error.lasting:
                 raise
-            if failed >= patience.tries or seconds > patience.quick:
+            if failures >= patience.tries or seconds > patience.quick:
                 raise await later(error, seconds) from error
             say(f"waiting {max(1, round(seconds))} s: {error.what}")
         await pause(seconds, clock)

@@ -18,7 +18,7 @@ class Tries:
         """Have not been tried."""
         self.failures = list(failures)
         self.count = 0
-        self.reached = 0
+        self.progress = 0
         self.takes = 0
         self.random = 0.5
         self.said: list[str] = []
@@ -46,7 +46,7 @@ class Tries:
                 random=lambda: self.random,
                 say=self.said.append,
                 later=self.later,
-                reached=lambda: self.reached,
+                progress=lambda: self.progress,
             )
         )
         return running.addErrback(lambda failure: failure.value)
@@ -143,7 +143,7 @@ def test_progress_forgives() -> None:
     tries = Tries(*[interrupted() for _ in range(8)])
     running = tries.run()
     for _ in range(8):
-        tries.reached += PROGRESS
+        tries.progress += PROGRESS
         tries.clock.advance(2)
     assert running.result == "good"
 
