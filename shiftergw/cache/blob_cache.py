@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 
 from shiftergw.cache import blobs
+from shiftergw.cache.blob_writer import BlobWriter
 from shiftergw.cache.blobs import BlobPaths
-from shiftergw.cache.partial import BlobWriter, PartialBlob, disk_errors
+from shiftergw.cache.partial import PartialBlob, disk_errors
 from shiftergw.errors import BlobCorrupt, NoSpace, RegistryUnavailable, RetryLater, amount
 from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.files import free_space, nearest_existing, private_directory
@@ -268,6 +269,7 @@ class BlobFiles:
         except Exception as error:
             if writer.failure is not None and writer.failure is not error:
                 raise writer.failure from error
+            await writer.flush()  # the next download resumes behind all that has arrived
             raise
         finally:
             if call is not None and call.active():

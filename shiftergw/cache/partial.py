@@ -1,9 +1,4 @@
-"""A blob on its way to the disk: hashed and written in threads, never on the reactor's.
-
-`PartialBlob` is the file, and blocks. `BlobWriter` is what a download streams into: it takes bytes
-on the reactor's thread, has them written in order, batch after batch, and pauses the producer while
-the disk is slower than the network.
-"""
+"""The file of a blob that is being downloaded, and its hash. All functions block."""
 
 from __future__ import annotations
 
@@ -12,20 +7,12 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
-
-from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.cache.arriving import Arriving
-from shiftergw.errors import BlobCorrupt, PullError
+from shiftergw.errors import PullError
 from shiftergw.image import Descriptor
 from shiftergw.plumbing.disk_errors import DISK_FULL, translated_disk_errors
 from shiftergw.plumbing.files import replace_durably
-from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import shield
-
-MOST_WAITING = 4 << 20
-"""Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
 
 MakeRoom = Callable[[int, bool], bool]
 """Frees so many bytes by removing other blobs; True if the disk has just refused a write.
@@ -150,164 +137,3 @@ class PartialBlob:
                         self._path.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
-
-
-class BlobWriter:
-    """The `BlobSink` over a `PartialBlob`.
-
-    Once it has failed (`failure`), it takes nothing more, and has called `on_failure`.
-    """
-
-    def __init__(
-        self,
-        partial: PartialBlob,
-        blob: Descriptor,
-        threads: Threads,
-        report: Callable[[int], None],
-        on_failure: Callable[[], object],
-    ) -> None:
-        """Write behind what `partial`, which is open, holds."""
-        self._partial = partial
-        self._blob = blob
-        self._threads = threads
-        self._report = report
-        self._on_failure = on_failure
-        self._position = self._written = partial.start
-        self._waiting: list[bytes] = []
-        self._rewind: int | None = None
-        self._writing: Deferred[None] | None = None
-        self._producer: Any = None
-        self._streaming = True
-        self._paused = False
-        self.resumed = partial.start > 0
-        """Whether the blob begins with bytes of an earlier download."""
-        self.failure: Exception | None = None
-
-    # What the source calls.
-
-    def begin(self, offset: int) -> None:
-        """Take the bytes from `offset`: 0, where the download began, or where it is now."""
-        if self.failure is not None:
-            raise self.failure
-        if 0 < self._position < self._blob.size and self._is_proven():
-            raise self._fail(
-                BlobCorrupt(
-                    f"The image's manifest says that a layer has {self._blob.size} bytes; it has"
-                    f" {self._position}.",
-                    remedy="Push the image once more with a current tool.",
-                    detail=str(self._blob.digest),
-                )
-            )
-        if offset == self._position:
-            return
-        if offset not in {0, self._partial.start}:
-            raise self._fail(_corrupt(self._blob, "The source sent a part that was not asked for"))
-        self.resumed = self.resumed and offset > 0
-        self._drop()
-        self._rewind = self._position = offset
-        self._write_on()
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As `IConsumer`; a producer that is to be asked for each piece works too."""
-        self._producer, self._streaming, self._paused = producer, streaming, False
-        if not streaming:
-            producer.resumeProducing()
-        else:
-            self._pause_if_full()
-
-    def unregisterProducer(self) -> None:
-        """As `IConsumer`."""
-        self._producer = None
-
-    def write(self, data: bytes) -> None:
-        """Take the next bytes; raise `BlobCorrupt` on more than the descriptor's size."""
-        if self.failure is not None:
-            raise self.failure
-        if self._position + len(data) > self._blob.size:
-            raise self._fail(_corrupt(self._blob, "The source sent more than the manifest says"))
-        self._waiting.append(data)
-        self._position += len(data)
-        self._pause_if_full()
-        self._write_on()
-
-    # What the cache calls.
-
-    async def finish(self) -> None:
-        """Return when everything is written; raise `BlobCorrupt` if that is not all of it."""
-        while self._writing is not None:
-            await shield(self._writing)
-        if self.failure is not None:
-            raise self.failure
-        if self._position < self._blob.size:
-            raise _corrupt(self._blob, "The download of a layer ended early")
-
-    async def settle(self) -> None:
-        """Drop what waits and return when no thread writes any more, whoever cancels."""
-        self._drop()
-        cancelled: CancelledError | None = None
-        while self._writing is not None:
-            try:
-                await shield(self._writing)
-            except CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-
-    # How it works.
-
-    def _is_proven(self) -> bool:
-        """Return whether all bytes so far are written, and are the blob of this digest."""
-        return self._writing is None and self._partial.has_digest()
-
-    def _write_on(self) -> None:
-        if self._writing is None:
-            self._writing = Deferred.fromCoroutine(self._write_batches())
-            self._writing.addBoth(self._wrote)
-
-    def _wrote(self, _: object) -> None:
-        self._writing = None
-
-    async def _write_batches(self) -> None:
-        """Write until nothing waits; one batch at a time keeps the order."""
-        try:
-            while self._waiting or self._rewind is not None:
-                if self._rewind is not None:
-                    offset, self._rewind = self._rewind, None
-                    await self._threads.run(self._partial.rewind, offset)
-                    self._written = offset
-                else:
-                    batch, self._waiting = self._waiting, []
-                    await self._threads.run(self._partial.append, batch)
-                    self._written += sum(map(len, batch))
-                self._report(self._written)
-                self._resume_if_room()
-        except Exception as error:  # noqa: BLE001 - `finish` raises it
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> Exception:
-        """Take nothing more; return the first failure, which is the one that counts."""
-        if self.failure is None:
-            self.failure = error
-            self._drop()
-            self._on_failure()
-        return self.failure
-
-    def _drop(self) -> None:
-        self._waiting.clear()
-        self._rewind = None
-
-    def _pause_if_full(self) -> None:
-        full = self._position - self._written > MOST_WAITING
-        if full and self._streaming and not self._paused and self._producer is not None:
-            self._paused = True
-            self._producer.pauseProducing()
-
-    def _resume_if_room(self) -> None:
-        room = self._position - self._written < MOST_WAITING // 2
-        if room and self._producer is not None and (self._paused or not self._streaming):
-            self._paused = False
-            self._producer.resumeProducing()
-
-
-def _corrupt(blob: Descriptor, what: str) -> BlobCorrupt:
-    return BlobCorrupt(f"{what}.", detail=str(blob.digest))

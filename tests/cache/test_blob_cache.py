@@ -24,7 +24,8 @@ from twisted.protocols.basic import FileSender
 from shiftergw.cache import blob_cache as cache_module
 from shiftergw.cache import partial as partial_module
 from shiftergw.cache.blob_cache import BlobCaches, BlobFiles
-from shiftergw.cache.partial import MOST_WAITING, BlobWriter, PartialBlob
+from shiftergw.cache.blob_writer import MOST_WAITING, BlobWriter
+from shiftergw.cache.partial import PartialBlob
 from shiftergw.errors import (
     BlobCorrupt,
     NoSpace,
@@ -404,6 +405,22 @@ async def test_failure_of_the_source(tmp_path: Path, cache: BlobFiles) -> None:
     path = await got(cache, BLOB, source, ignore)
     assert path.read_bytes() == CONTENT
     assert source.asked == [5000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_wait_for_the_disk_when_a_source_fails(
+    tmp_path: Path, cache: BlobFiles
+) -> None:
+    """They have arrived, so they are written before the failure is raised."""
+
+    async def breaks(_: int, sink: BlobSink) -> None:
+        for start in range(0, 200_000, 1000):
+            sink.write(CONTENT[start : start + 1000])
+        raise RegistryUnavailable("gone")
+
+    with pytest.raises(RegistryUnavailable):
+        await got(cache, BLOB, breaks, ignore)
+    assert place(tmp_path, ".partial").read_bytes() == CONTENT[:200_000]
 
 
 class Producer:
@@ -977,3 +994,27 @@ async def test_private_repositories_share_no_blobs(tmp_path: Path, threads: Thre
     other = caches.of(resolved("public too", private=False))
     assert await got(other, BLOB, refuse, ignore) == paths[0]
     assert await got(caches.of(images[1]), BLOB, refuse, ignore) == paths[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_partial_blobs_stay_with_their_repository(tmp_path: Path, threads: Threads) -> None:
+    """Any public pull resumes a public one; a private one is resumed by its repository alone."""
+    caches = BlobCaches(tmp_path / "cache", threads, reactor)
+
+    async def break_off(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(CONTENT[:5000])
+        await pause(0.05, reactor)
+        raise RegistryUnavailable("The line broke.")
+
+    async def offset_of(image: ResolvedImage) -> int:
+        source = Source()
+        await got(caches.of(image), BLOB, source, ignore)
+        return source.asked[0]
+
+    for image in (resolved("public", private=False), resolved("mine", private=True)):
+        with pytest.raises(RegistryUnavailable):
+            await got(caches.of(image), BLOB, break_off, ignore)
+    assert await offset_of(resolved("theirs", private=True)) == 0
+    assert await offset_of(resolved("mine", private=True)) == 5000
+    assert await offset_of(resolved("public too", private=False)) == 5000

@@ -1,0 +1,184 @@
+"""Stream a download into a partial blob: hashed and written in threads, with back-pressure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.cache.partial import PartialBlob
+from shiftergw.errors import BlobCorrupt
+from shiftergw.image import Descriptor
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import shield
+
+MOST_WAITING = 4 << 20
+"""Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
+
+
+class BlobWriter:
+    """The `BlobSink` over a `PartialBlob`.
+
+    It takes bytes on the reactor's thread, writes them in order, batch after batch, in threads, and
+    pauses the producer while the disk is slower than the network. Once it has failed (`failure`),
+    it takes nothing more, and has called `on_failure`.
+    """
+
+    def __init__(
+        self,
+        partial: PartialBlob,
+        blob: Descriptor,
+        threads: Threads,
+        report: Callable[[int], None],
+        on_failure: Callable[[], object],
+    ) -> None:
+        """Write behind what `partial`, which is open, holds."""
+        self._partial = partial
+        self._blob = blob
+        self._threads = threads
+        self._report = report
+        self._on_failure = on_failure
+        self._position = self._written = partial.start
+        self._waiting: list[bytes] = []
+        self._rewind: int | None = None
+        self._writing: Deferred[None] | None = None
+        self._producer: Any = None
+        self._streaming = True
+        self._paused = False
+        self.resumed = partial.start > 0
+        """Whether the blob begins with bytes of an earlier download."""
+        self.failure: Exception | None = None
+
+    # What the source calls.
+
+    def begin(self, offset: int) -> None:
+        """Take the bytes from `offset`: 0, where the download began, or where it is now."""
+        if self.failure is not None:
+            raise self.failure
+        if 0 < self._position < self._blob.size and self._is_proven():
+            raise self._fail(
+                BlobCorrupt(
+                    f"The image's manifest says that a layer has {self._blob.size} bytes; it has"
+                    f" {self._position}.",
+                    remedy="Push the image once more with a current tool.",
+                    detail=str(self._blob.digest),
+                )
+            )
+        if offset == self._position:
+            return
+        if offset not in {0, self._partial.start}:
+            raise self._fail(_corrupt(self._blob, "The source sent a part that was not asked for"))
+        self.resumed = self.resumed and offset > 0
+        self._drop()
+        self._rewind = self._position = offset
+        self._write_on()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """As `IConsumer`; a producer that is to be asked for each piece works too."""
+        self._producer, self._streaming, self._paused = producer, streaming, False
+        if not streaming:
+            producer.resumeProducing()
+        else:
+            self._pause_if_full()
+
+    def unregisterProducer(self) -> None:
+        """As `IConsumer`."""
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes; raise `BlobCorrupt` on more than the descriptor's size."""
+        if self.failure is not None:
+            raise self.failure
+        if self._position + len(data) > self._blob.size:
+            raise self._fail(_corrupt(self._blob, "The source sent more than the manifest says"))
+        self._waiting.append(data)
+        self._position += len(data)
+        self._pause_if_full()
+        self._write_on()
+
+    # What the cache calls.
+
+    async def finish(self) -> None:
+        """Return when everything is written; raise `BlobCorrupt` if that is not all of it."""
+        await self.flush()
+        if self.failure is not None:
+            raise self.failure
+        if self._position < self._blob.size:
+            raise _corrupt(self._blob, "The download of a layer ended early")
+
+    async def flush(self) -> None:
+        """Return when all bytes that have arrived are written, or writing has failed."""
+        while self._writing is not None:
+            await shield(self._writing)
+
+    async def settle(self) -> None:
+        """Drop what waits and return when no thread writes any more, whoever cancels."""
+        self._drop()
+        cancelled: CancelledError | None = None
+        while self._writing is not None:
+            try:
+                await shield(self._writing)
+            except CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    # How it works.
+
+    def _is_proven(self) -> bool:
+        """Return whether all bytes so far are written, and are the blob of this digest."""
+        return self._writing is None and self._partial.has_digest()
+
+    def _write_on(self) -> None:
+        if self._writing is None:
+            self._writing = Deferred.fromCoroutine(self._write_batches())
+            self._writing.addBoth(self._wrote)
+
+    def _wrote(self, _: object) -> None:
+        self._writing = None
+
+    async def _write_batches(self) -> None:
+        """Write until nothing waits; one batch at a time keeps the order."""
+        try:
+            while self._waiting or self._rewind is not None:
+                if self._rewind is not None:
+                    offset, self._rewind = self._rewind, None
+                    await self._threads.run(self._partial.rewind, offset)
+                    self._written = offset
+                else:
+                    batch, self._waiting = self._waiting, []
+                    await self._threads.run(self._partial.append, batch)
+                    self._written += sum(map(len, batch))
+                self._report(self._written)
+                self._resume_if_room()
+        except Exception as error:  # noqa: BLE001 - `finish` raises it
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> Exception:
+        """Take nothing more; return the first failure, which is the one that counts."""
+        if self.failure is None:
+            self.failure = error
+            self._drop()
+            self._on_failure()
+        return self.failure
+
+    def _drop(self) -> None:
+        self._waiting.clear()
+        self._rewind = None
+
+    def _pause_if_full(self) -> None:
+        full = self._position - self._written > MOST_WAITING
+        if full and self._streaming and not self._paused and self._producer is not None:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def _resume_if_room(self) -> None:
+        room = self._position - self._written < MOST_WAITING // 2
+        if room and self._producer is not None and (self._paused or not self._streaming):
+            self._paused = False
+            self._producer.resumeProducing()
+
+
+def _corrupt(blob: Descriptor, what: str) -> BlobCorrupt:
+    return BlobCorrupt(f"{what}.", detail=str(blob.digest))
