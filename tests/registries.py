@@ -241,7 +241,10 @@ class FakeRegistry:
 
 
 class _Channel(HTTPChannel):
-    """A connection that is in a set while it is open."""
+    """A connection that is in a set while it is open; requests may have long lines."""
+
+    MAX_LENGTH = 64 << 10
+    totalHeadersSize = 64 << 10  # noqa: N815 - Twisted's name
 
     def __init__(self, connections: set[HTTPChannel]) -> None:
         super().__init__()

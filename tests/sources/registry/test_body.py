@@ -65,7 +65,7 @@ def reading(
     ends: list[object] = []
     body = Body(take, clock, pace, "It")
     body.first_window = first_window
-    body.ended.addCallbacks(ends.append, lambda failure: ends.append(failure.value))
+    body.end.addCallbacks(ends.append, lambda failure: ends.append(failure.value))
     read(body, response)
     return body, clock, ends
 
@@ -252,7 +252,7 @@ def test_stopped_before_the_start() -> None:
     body.stopProducing()
     response = Response(b"a")
     read(body, response)
-    body.ended.addErrback(lambda failure: None)
+    body.end.addErrback(lambda failure: None)
     assert (taken, response.calls, clock.getDelayedCalls()) == ([], ["resume", "stop"], [])
 
 
@@ -261,7 +261,7 @@ def test_cancelling(late: Failure) -> None:
     """A cancelled body closes its connection and does not mind how that ends."""
     response = Response()
     body, clock, ends = reading(response, len)
-    body.ended.cancel()
+    body.end.cancel()
     body.resumeProducing()
     body.connectionLost(late)
     assert isinstance(ends[0], CancelledError)

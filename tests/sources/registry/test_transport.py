@@ -339,6 +339,30 @@ async def test_a_redirect_to_nowhere() -> None:
     assert len(registry.asked) <= 11
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_scheme_in_upper_case(authority: Authority) -> None:
+    """In the configuration, of a token service, and in a redirect: it is https, and no other."""
+    registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
+    names = ["registry.example", "cdn.example"]
+    network = Network({name: [PUBLIC] for name in names})
+    certificates = [authority.options(*names), authority.options(*names)]
+    async with listening(registry, storage, certificates=certificates) as [port, other]:
+
+        def misbehave(ask: Ask) -> object:
+            if ask.path.startswith("/token"):
+                return ask.answer(200, b'{"token":"t0ken"}')
+            realm = f'Bearer realm="HTTPS://Registry.Example:{port}/token"'
+            if ask.header("Authorization") != "Bearer t0ken":
+                return ask.answer(401, WWW_Authenticate=realm)
+            return to(f"HTTPS://CDN.example:{other}/blobs/{LAYER}")(ask)
+
+        registry.misbehave = misbehave
+        url = f"HTTPS://Registry.Example:{port}"
+        async with a_client(url, network, cacert=authority.pem) as client:
+            assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
+    assert [ask.header("Authorization") for ask in storage.asked] == [None]
+
+
 # Names and limits
 
 
