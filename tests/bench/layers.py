@@ -1,0 +1,94 @@
+"""Compare downloads of many layers with `skopeo copy`: `python -m tests.bench.layers`.
+
+An image of 20 layers of 10 MB, which cannot be compressed, is in a real registry behind a link with
+a round trip of 50 ms. `skopeo copy` writes it into a directory (`dir:`). Ours is the part of
+`shiftergw convert` from the tag to the last layer in the cache, without the start of Python; it
+examines the layers meanwhile. The column "whole" has the time to the checked squashfs file. A
+connection gets a sixth of the link, since both programs download six layers at once. Rounds are
+interleaved, and the ratio is that of medians. Only the ratio is valid on another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from shiftergw.image import SquashOptions
+from shiftergw.sources.registry.client import PARALLEL_BLOBS
+from tests.bench.pulls import convert, image_of
+from tests.distance import RATE, ROUND_TRIP, Distance
+from tests.images import entry, tar_of, write_layout
+from tests.parts import need
+from tests.registries import DockerRegistry
+
+BAR = 1.2
+"""The limit on our time as a multiple of skopeo's."""
+
+
+def write_layers(where: Path, count: int, size: int) -> list[tuple[str, str]]:
+    """Write layers of random bytes; return their files with their `diff_id`s."""
+    layers = []
+    for number in range(count):
+        tar = tar_of([entry(f"layer{number}", os.urandom(size))])
+        path = where / f"layer{number}"
+        path.write_bytes(tar)
+        layers.append((str(path), f"sha256:{hashlib.sha256(tar).hexdigest()}"))
+    return layers
+
+
+def skopeo(host: str, where: Path) -> float:
+    """Copy the image into a directory; return the seconds."""
+    argv = [need("skopeo"), "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
+    with tempfile.TemporaryDirectory(dir=where) as output:
+        start = time.monotonic()
+        subprocess.run([*argv, f"docker://{host}/image:1", f"dir:{output}"], check=True)
+        return time.monotonic() - start
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=20, metavar="N")
+    parser.add_argument("--size", type=int, default=10_000_000, metavar="BYTES")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--directory", type=Path, default=None)
+    options = parser.parse_args()
+    table = Table("round", "skopeo s", "resolve + fetch s", "whole s", "load")
+    copies: list[float] = []
+    fetches: list[float] = []
+    with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
+        where = Path(scratch)
+        image = image_of(write_layers(where, options.layers, options.size))
+        write_layout(where / "layout", image.manifest, image.media_type, image.blobs.values(), "1")
+        with DockerRegistry(where / "registry") as registry:
+            registry.push(where / "layout", "image:1", "1")
+            port = int(registry.host.rpartition(":")[2])
+            with Distance(port, ROUND_TRIP, RATE / PARALLEL_BLOBS) as link:
+                host = f"127.0.0.1:{link.port}"
+                for number in range(options.rounds):
+                    copies.append(skopeo(host, where))
+                    seconds = convert(host, SquashOptions("zstd", 1), where)["seconds"]
+                    fetches.append(seconds["resolve"] + seconds["fetch"])
+                    table.add_row(
+                        str(number + 1),
+                        f"{copies[-1]:.2f}",
+                        f"{fetches[-1]:.2f}",
+                        f"{seconds['total']:.2f}",
+                        f"{os.getloadavg()[0]:.1f}",
+                    )
+    ratio = statistics.median(fetches) / statistics.median(copies)
+    Console(width=100).print(table)
+    Console().print(f"Ratio {ratio:.2f}, bar ≤ {BAR}")
+
+
+if __name__ == "__main__":
+    main()
