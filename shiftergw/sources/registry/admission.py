@@ -123,7 +123,7 @@ class Admission:
         """
         account = "anonymous" if login is None else self._fingerprint(login)
         key = f"limit {self._location} {account} {self._machine}"
-        async with self._admitted(key, limits=True) as probes:
+        async with self._probe_or_pass(key, limits=True) as probes:
             try:
                 yield
             except Interrupted as error:
@@ -163,7 +163,7 @@ class Admission:
         Yields whether it is a probe. A probe trips it at once; otherwise `later` does, when the
         quick tries are spent.
         """
-        async with self._admitted(key) as probes:
+        async with self._probe_or_pass(key) as probes:
             try:
                 yield probes
             except Interrupted as error:
@@ -179,27 +179,27 @@ class Admission:
         Trips the breaker of `error`, if any, which holds other requests back for the same time. Its
         wait grows with each probe that fails.
         """
-        requested = error.retry_after or 0
+        retry_after = error.retry_after or 0
         if error.breaker:
             failures = FIRST_FAILURES + self._trips.get(error.breaker, 0)
-            seconds = max(self._patience.backoff(failures, self._random()), requested)
+            seconds = max(self._patience.backoff(failures, self._random()), retry_after)
         now = self._clock.seconds()
         kind = RateLimited if error.limited else RetryLater
-        later = kind(
+        delay = kind(
             now + seconds,
             f"{self._location} ({error.why})",
             error,
-            registry=self._location if requested and requested >= seconds else "",
-            is_fixed=bool(error.breaker or requested),
+            registry=self._location if retry_after and retry_after >= seconds else "",
+            is_fixed=bool(error.breaker or retry_after),
         )
         if error.breaker:
             self._own_until.pop(error.breaker, None)
             with suppress(Unavailable):
-                await self._breakers.trip_breaker(error.breaker, later.at, later.why, now)
-        return later
+                await self._breakers.trip_breaker(error.breaker, delay.at, delay.why, now)
+        return delay
 
     @asynccontextmanager
-    async def _admitted(self, key: str, *, limits: bool = False) -> AsyncIterator[bool]:
+    async def _probe_or_pass(self, key: str, *, limits: bool = False) -> AsyncIterator[bool]:
         """Give whether the request within this context is a probe; its success closes the breaker.
 
         So does an error that waiting would not mend. A probe that is cancelled, or held back by
@@ -245,7 +245,7 @@ class Admission:
     async def _check(self, key: str, *, limits: bool) -> Breaker | None:
         """Return the breaker that a request probes, if any; raise `RetryLater` if it must wait."""
         now = self._clock.seconds()
-        breaker = await self._stored(key, now)
+        breaker = await self._stored_breaker(key, now)
         if breaker is None:
             self._trips.pop(key, None)
             return None
@@ -265,7 +265,7 @@ class Admission:
         kind = RateLimited if limits else RetryLater
         raise kind(at, breaker.why, failure, registry=registry, is_fixed=True)
 
-    async def _stored(self, key: str, now: float) -> Breaker | None:
+    async def _stored_breaker(self, key: str, now: float) -> Breaker | None:
         """Return the breaker of a key; None if it is closed or the store is unavailable."""
         if now < self._next_check:
             return None

@@ -54,47 +54,47 @@ class Pace:
 
 @implementer(IPushProducer)
 class Body(Protocol):
-    """Passes the pieces of a body to `take`, and fires `ended` at its end.
+    """Passes the pieces of a body to `take`, and fires `end` at its end.
 
-    `ended` fails with `Interrupted` if the body breaks off or is slower than `pace`
+    `end` fails with `Interrupted` if the body breaks off or is slower than `pace`
     (`RegistryUnavailable` for a document), with `UnprovenEnd` if the connection was closed and no
     length was named before, and with the error that `take` raises. Time in which the body is paused
-    counts towards `Pace.total` only. Cancelling `ended` closes the connection. `who` begins the
+    counts towards `Pace.total` only. Cancelling `end` closes the connection. `subject` begins the
     sentence of an error.
     """
 
     def __init__(
-        self, take: Callable[[bytes], object], clock: IReactorTime, pace: Pace, who: str
+        self, take: Callable[[bytes], object], clock: IReactorTime, pace: Pace, subject: str
     ) -> None:
-        self.ended: Deferred[None] = Deferred(lambda _: self.stopProducing())
+        self.end: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self.proven: SharedResult[None] = SharedResult()
-        """Kept at the end of the first window; after `ended` has fired if that is earlier."""
+        """Kept at the end of the first window; after `end` has fired if that is earlier."""
         self.first_window: float | None = None
         """Seconds of the first window, if it is not as long as the others."""
         self._take = take
         self._clock = clock
         self._pace = pace
-        self._who = who
+        self._subject = subject
         self._idle_call: Any = None
         self._window_call: Any = None
         self._total_call: Any = None
         self._began = 0.0
-        self._received = 0
+        self._byte_count = 0
         self._pieces = 0
         self._window_start = 0
         """How many bytes had been received when the window began."""
-        self._paused = False
+        self._is_paused = False
         self._done = False
 
     def read(self, response: IResponse) -> Deferred[None]:
-        """Take the body of this response; return `ended`."""
+        """Take the body of this response; return `end`."""
         response.deliverBody(self)
         # The response has just resumed what the taker had stopped or paused at its first bytes.
         if self._done:
             self._to_network("stopProducing")
-        elif self._paused:
+        elif self._is_paused:
             self._to_network("pauseProducing")
-        return self.ended
+        return self.end
 
     def connectionMade(self) -> None:
         self._began = self._clock.seconds()
@@ -106,10 +106,10 @@ class Body(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._done:
             return
-        self._received += len(data)
+        self._byte_count += len(data)
         self._pieces += 1
-        if self._pieces > FREE_PIECES and self._received < self._pieces * LEAST_PIECE:
-            what = f"{self._who} sent {amount(self._received)} in {self._pieces} pieces."
+        if self._pieces > FREE_PIECES and self._byte_count < self._pieces * LEAST_PIECE:
+            what = f"{self._subject} sent {amount(self._byte_count)} in {self._pieces} pieces."
             self._fail(Failure(RegistryUnavailable(what)))
             return
         if self._idle_call is not None:
@@ -123,28 +123,30 @@ class Body(Protocol):
         if reason.check(ResponseDone):
             if not self._done:
                 self._finish()
-                self.ended.callback(None)
+                self.end.callback(None)
                 self.proven.set_result(None)
         elif reason.check(PotentialDataLoss):
-            self._fail(Failure(UnprovenEnd(self._who)))
+            self._fail(Failure(UnprovenEnd(self._subject)))
         else:
-            self._fail(Failure(Interrupted(f"{self._who} broke off in the middle of a transfer.")))
+            self._fail(
+                Failure(Interrupted(f"{self._subject} broke off in the middle of a transfer."))
+            )
 
     def pauseProducing(self) -> None:
         """Read no more from the network until `resumeProducing`."""
-        self._paused = True
+        self._is_paused = True
         self._stop_watch()
         self._to_network("pauseProducing")
 
     def resumeProducing(self) -> None:
         """Read on."""
-        self._paused = False
+        self._is_paused = False
         if not self._done:
             self._start_watch()
             self._to_network("resumeProducing")
 
     def stopProducing(self) -> None:
-        """Close the connection; `ended` fails with `CancelledError` if it had not fired."""
+        """Close the connection; `end` fails with `CancelledError` if it had not fired."""
         self._fail(Failure(CancelledError()))
 
     def _to_network(self, method: str) -> None:
@@ -152,12 +154,12 @@ class Body(Protocol):
             getattr(self.transport, method)()
 
     def _start_watch(self) -> None:
-        if self._idle_call is None and not self._paused:
+        if self._idle_call is None and not self._is_paused:
             self._idle_call = self._clock.callLater(self._pace.idle, self._idle_over)
             self._start_window()
 
     def _start_window(self) -> None:
-        self._window_start = self._received
+        self._window_start = self._byte_count
         if self._pace.rate:
             window = self._pace.window
             if self.first_window is not None and not self.proven.is_set:
@@ -172,14 +174,14 @@ class Body(Protocol):
 
     def _idle_over(self) -> None:
         self._idle_call = None
-        self._fail(Failure(Interrupted(f"{self._who} sent nothing for {self._pace.idle:g} s.")))
+        self._fail(Failure(Interrupted(f"{self._subject} sent nothing for {self._pace.idle:g} s.")))
 
     def _window_over(self, window: float) -> None:
         self._window_call = None
-        received = self._received - self._window_start
-        if received < self._pace.rate * window:
+        byte_count = self._byte_count - self._window_start
+        if byte_count < self._pace.rate * window:
             least = f"{amount(round(self._pace.rate))} a second are the least (`RegistryLeastRate`)"
-            what = f"{self._describe_slowness(received, window)}; {least}."
+            what = f"{self._describe_slowness(byte_count, window)}; {least}."
             self._fail(Failure(Interrupted(what, why="too slow", slow=True)))
         else:
             self.proven.set_result(None)
@@ -189,11 +191,11 @@ class Body(Protocol):
     def _total_over(self) -> None:
         self._total_call = None
         seconds = self._clock.seconds() - self._began
-        what = f"{self._describe_slowness(self._received, seconds)}."
+        what = f"{self._describe_slowness(self._byte_count, seconds)}."
         self._fail(Failure(RegistryUnavailable(what, remedy=_TOO_LONG_REMEDY)))
 
-    def _describe_slowness(self, received: int, seconds: float) -> str:
-        return f"{self._who} is too slow: it sent {amount(received)} in {seconds:.0f} s"
+    def _describe_slowness(self, byte_count: int, seconds: float) -> str:
+        return f"{self._subject} is too slow: it sent {amount(byte_count)} in {seconds:.0f} s"
 
     def _finish(self) -> None:
         self._done = True
@@ -207,5 +209,5 @@ class Body(Protocol):
             self._finish()
             # Of what a response lends us this alone does not wait for the peer's farewell.
             self._to_network("stopProducing")
-            self.ended.errback(reason)
+            self.end.errback(reason)
             self.proven.set_result(None)

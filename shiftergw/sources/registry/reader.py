@@ -101,22 +101,24 @@ class BodyReader:
         if sink is not None:
             sink.registerProducer(body, True)
         try:
-            async with self._paced(response, "layers", limits.window) as body.first_window:
+            async with self._admit_body(response, "layers", limits.window) as body.first_window:
                 body.read(response)
                 await body.proven.wait()
-                if body.ended.called:
-                    await body.ended
+                if body.end.called:
+                    await body.end
                     return
-            await body.ended
+            await body.end
         finally:
-            if not body.ended.called:
-                body.ended.addErrback(lambda failure: failure.trap(CancelledError))
-                body.ended.cancel()
+            if not body.end.called:
+                body.end.addErrback(lambda failure: failure.trap(CancelledError))
+                body.end.cancel()
             if sink is not None:
                 sink.unregisterProducer()
 
     @asynccontextmanager
-    async def _paced(self, response: IResponse, kind: str, window: float) -> AsyncIterator[float]:
+    async def _admit_body(
+        self, response: IResponse, kind: str, window: float
+    ) -> AsyncIterator[float]:
         """Admit the reading of a body, as `Admission.pace`; close it if it is not admitted.
 
         Yields the first window of the body: a probe occupies a worker, so it has little time.
@@ -124,13 +126,13 @@ class BodyReader:
         if self._admission is None:
             yield window
             return
-        admitted = False
+        is_admitted = False
         try:
             async with self._admission.pace(kind) as probes:
-                admitted = True
+                is_admitted = True
                 yield min(window, self.limits.probe_window) if probes else window
         finally:
-            if not admitted:
+            if not is_admitted:
                 self.discard(response)
 
     async def read(
@@ -145,7 +147,7 @@ class BodyReader:
         """
         limits = self.limits
         pace = Pace(limits.idle, limits.rate, limits.document_window, limits.document)
-        async with self._paced(response, "documents", limits.document_window) as window:
+        async with self._admit_body(response, "documents", limits.document_window) as window:
             return await self._content(response, limit, pace, is_whole, window)
 
     async def _content(
@@ -185,6 +187,6 @@ class BodyReader:
     def discard(self, response: IResponse) -> None:
         """Close a response whose body nobody wants."""
         body = Body(len, self.clock, Pace(self.limits.idle), self.who)
-        body.ended.addErrback(lambda failure: failure.trap(CancelledError, Interrupted))
+        body.end.addErrback(lambda failure: failure.trap(CancelledError, Interrupted))
         body.stopProducing()
         body.read(response)

@@ -122,7 +122,7 @@ class Transport(BodyReader):
             response = await self._send(method, url, headers, authorization, content, seconds)
             is_registry = place == origin or _is_registry_url(url)
             if response.code in TRANSIENT_STATUSES:
-                raise await self._interrupted(response, place, is_registry=is_registry)
+                raise await self._status_error(response, place, is_registry=is_registry)
             if response.code not in _REDIRECTS:
                 is_store = not is_registry and _is_registry_url(first_url)
                 return _Answer(response, place, is_store and response.code in STORE_REFUSALS)
@@ -148,28 +148,28 @@ class Transport(BodyReader):
         self,
         method: str,
         url: str,
-        wanted: Mapping[str, str],
+        fields: Mapping[str, str],
         authorization: str | None,
         content: bytes | None,
         seconds: float,
     ) -> IResponse:
-        here = WebOrigin.of(url)
+        place = WebOrigin.of(url)
         headers = Headers()
-        for name, value in wanted.items():
+        for name, value in fields.items():
             headers.setRawHeaders(name, [value])
-        headers.setRawHeaders("Host", [here.host_field])
+        headers.setRawHeaders("Host", [place.host_field])
         headers.setRawHeaders("User-Agent", [f"shiftergw/{__version__}"])
         headers.setRawHeaders("Accept-Encoding", ["identity"])
         if authorization is not None:
             headers.setRawHeaders("Authorization", [authorization])
         if self._admission is None:
-            return await self._answer(here, method, url, headers, content, seconds)
-        async with self._admission.host(here.authority):
-            return await self._answer(here, method, url, headers, content, seconds)
+            return await self._answer(place, method, url, headers, content, seconds)
+        async with self._admission.host(place.authority):
+            return await self._answer(place, method, url, headers, content, seconds)
 
     async def _answer(
         self,
-        here: WebOrigin,
+        place: WebOrigin,
         method: str,
         url: str,
         headers: Headers,
@@ -182,7 +182,7 @@ class Transport(BodyReader):
         except CancelledError:
             raise
         except Exception as error:
-            raise network_failure(self.who, here.authority, error) from error
+            raise network_failure(self.who, place.authority, error) from error
 
     def _no_answer(self, seconds: float) -> Interrupted:
         what = f"{self.who} does not answer within {seconds:.0f} s."
@@ -190,7 +190,7 @@ class Transport(BodyReader):
         has_full_time = seconds >= self.limits.header
         return Interrupted(what, why="no answer", unreachable=has_full_time)
 
-    async def _interrupted(
+    async def _status_error(
         self, response: IResponse, place: WebOrigin, *, is_registry: bool
     ) -> Interrupted:
         value = field(response, "Retry-After")
