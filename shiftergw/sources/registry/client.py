@@ -11,9 +11,11 @@ from twisted.internet.defer import DeferredSemaphore
 from shiftergw.errors import ImageNotFound
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.admission import Admission, Shared
-from shiftergw.sources.registry.documents import Documents
+from shiftergw.sources.registry.attachments import Attachments
+from shiftergw.sources.registry.documents import Documents, Retries
 from shiftergw.sources.registry.download import Download
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
@@ -180,6 +182,23 @@ class RegistryClient:
             progress=lambda: download.progress,
         )
 
+    async def signatures(
+        self,
+        image: ResolvedImage,
+        kinds: frozenset[SignatureKind],
+        login: RegistryLogin | None,
+        say: Say,
+    ) -> list[SignatureBlob]:
+        """Return the signatures that the registry stores beside an image; see `SignatureSource`.
+
+        Those of the index that led to the manifest are among them: it names the manifest's digest.
+        """
+        registry = self._registry(image.location)
+        attachments = Attachments(
+            registry.transport, self._repository(image, login), self._retries(registry, say)
+        )
+        return await attachments.fetch(dict.fromkeys((image.digest, image.source_digest)), kinds)
+
     def _repository(self, image: ResolvedImage, login: RegistryLogin | None) -> Repository:
         """Return where the blobs of an image are.
 
@@ -209,17 +228,16 @@ class RegistryClient:
 
     def _documents(self, location: str, repository: Repository, say: Say) -> Documents:
         registry = self._registry(location)
-        return Documents(
-            registry.transport,
-            repository,
-            lambda attempt: with_retries(
-                attempt,
-                patience=self._patience,
-                clock=self._clock,
-                random=self._random,
-                say=say,
-                later=registry.admission.later,
-            ),
+        return Documents(registry.transport, repository, self._retries(registry, say))
+
+    def _retries(self, registry: _Registry, say: Say) -> Retries:
+        return lambda attempt: with_retries(
+            attempt,
+            patience=self._patience,
+            clock=self._clock,
+            random=self._random,
+            say=say,
+            later=registry.admission.later,
         )
 
 
