@@ -1,8 +1,7 @@
-"""A blob that is read while it is being written: its layer is indexed on the way.
+"""Read a blob while it is being written, so that its layer is indexed during the download.
 
-The bytes are not proven before the last one is there. Whoever reads them early gets no end until
-then, and `BlobCorrupt` where it comes to nothing; what they have made of them is worth nothing
-without that end.
+The bytes are verified only after the last one has arrived. A reader gets the end of the file then,
+or `BlobCorrupt` if the download fails; without that end it must not use what it has read.
 """
 
 from __future__ import annotations
@@ -16,72 +15,72 @@ from shiftergw.errors import BlobCorrupt
 from shiftergw.oci.compression import StopRequested
 
 _LOOK_SECONDS = 0.1
-"""Seconds after which a reader that waits for bytes looks whether it is to stop."""
+"""Seconds after which a reader that waits for bytes checks whether it should stop."""
 
 
 class Arriving:
-    """How much of a file is there. One thread writes it, others may `open` and read it."""
+    """The size of a growing file. One thread writes it, others may `open` and read it."""
 
     def __init__(self, path: Path) -> None:
-        """Begin with nothing of the file at `path`."""
+        """Begin with an empty file at `path`."""
         self._path = path
-        self._changed = Condition()
+        self._condition = Condition()
         self._size = 0
         self._is_whole = False
-        self._is_lost = False
+        self._is_aborted = False
 
-    def grown(self, size: int) -> None:
-        """Let readers have what is there up to `size` bytes."""
-        with self._changed:
+    def grow(self, size: int) -> None:
+        """Let readers read up to `size` bytes."""
+        with self._condition:
             self._size = size
-            self._changed.notify_all()
+            self._condition.notify_all()
 
     def complete(self) -> None:
-        """Let readers have the end, unless they are lost: all is there and is what it should be."""
-        with self._changed:
-            self._is_whole = not self._is_lost
-            self._changed.notify_all()
+        """Let readers read to the end: the file is verified. No effect after `abort`."""
+        with self._condition:
+            self._is_whole = not self._is_aborted
+            self._condition.notify_all()
 
-    def lose(self) -> None:
-        """Have readers fail for good, unless all is there: what they have read is void."""
-        with self._changed:
-            self._is_lost = not self._is_whole
-            self._changed.notify_all()
+    def abort(self) -> None:
+        """Fail all readers unless the download is complete."""
+        with self._condition:
+            self._is_aborted = not self._is_whole
+            self._condition.notify_all()
 
     def open(self, stop: Event) -> io.FileIO:
         """Return a reader; see `Opening`."""
-        late = BlobCorrupt("A layer is no longer on its way.")
+        late = BlobCorrupt("A layer is no longer being downloaded.")
         try:
             reader = _Reader(self._path, self, stop)
         except FileNotFoundError:
             raise late from None
-        if self._is_whole:  # and has its final name: what has this one now may be another's
+        if self._is_whole:  # the file has its final name, and its old name may be reused
             reader.close()
             raise late
         return reader
 
     def readable(self, position: int, stop: Event) -> int:
         """Return how many bytes may be read there once there are some; 0 at the end."""
-        with self._changed:
+        with self._condition:
             while self._size <= position and not self._is_whole:
-                if self._is_lost:
+                if self._is_aborted:
                     break
                 if stop.is_set():
                     raise StopRequested
-                self._changed.wait(_LOOK_SECONDS)
-            if self._is_lost:
-                raise _lost()
+                self._condition.wait(_LOOK_SECONDS)
+            if self._is_aborted:
+                raise _aborted_download()
             return max(0, self._size - position)
 
 
-def _lost() -> BlobCorrupt:
+def _aborted_download() -> BlobCorrupt:
     return BlobCorrupt("The download of a layer began anew or came to nothing.")
 
 
 class _Reader(io.FileIO):
-    """The file, as far as it is there.
+    """Reads the file as far as it has grown.
 
-    Its writer may cut it short just before a read: that is not its end.
+    Its writer may truncate it just before a read: that is not its end.
     """
 
     def __init__(self, path: Path, arriving: Arriving, stop: Event) -> None:
@@ -94,14 +93,14 @@ class _Reader(io.FileIO):
         size = min(len(view), self._arriving.readable(self.tell(), self._stop))
         read = super().readinto(view[:size])
         if size and not read:
-            raise _lost()
+            raise _aborted_download()
         return read
 
     def read(self, size: int | None = -1) -> bytes:
         assert size is not None
-        assert size >= 0, "the whole of it is not there"
+        assert size >= 0, "a growing file has no end to read to"
         size = min(size, self._arriving.readable(self.tell(), self._stop))
         data = super().read(size)
         if size and not data:
-            raise _lost()
+            raise _aborted_download()
         return data

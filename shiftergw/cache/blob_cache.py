@@ -1,9 +1,9 @@
 """The compressed layers of this machine, as files named by their digests (`cache.blobs`).
 
-A blob that lies there is trusted by its size: its digest was checked before it got its name, and
-hashing all blobs again would cost every pull as much as the index of the layers does. That index
-checks each layer's `diff_id` anyway; who finds a layer wrong there calls `discard`, which looks
-whether the blob is damaged: an image may be wrong by itself, and its layers may be others', too.
+A blob in the cache is only checked for its size: its digest was verified before it got its name,
+and hashing all blobs again would cost every pull as much as the index of the layers. The index
+verifies each layer's `diff_id` anyway. If that fails, `discard` finds out whether the blob is
+damaged or the image itself is wrong, whose layers may belong to other images too.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ DOWNLOAD_WAIT = 12 * 3600.0
 
 
 class BlobCaches:
-    """All caches of this machine: that of what everybody may read, and of each private repository.
+    """All caches of this machine: one for public content, and one for each private repository.
 
-    Blobs of a private repository lie apart: naming a digest in a manifest of one's own must not be
-    a way to somebody else's content.
+    Blobs of private repositories are kept apart, so that a user who names a digest in a manifest of
+    their own does not get another user's content.
     """
 
     def __init__(self, directory: Path, threads: Threads, clock: IReactorTime) -> None:
@@ -98,12 +98,12 @@ class BlobFiles:
         report: Callable[[int], None],
         on_start: Callable[[Opening], None],
     ) -> AsyncIterator[Path]:
-        """Give the file of a blob, downloading what of it is missing."""
+        """Yield the file of a blob after downloading the bytes that are missing."""
         paths = BlobPaths.of(self._directory, blob.digest)
         async with AsyncExitStack() as use:
             if not await self._hold(use, paths, blob.size):
                 await self._threads.run(self._make_directory, paths.whole.parent)
-                async with self._locked(blob, paths, report):
+                async with self._lock(blob, paths, report):
                     if not await self._hold(use, paths, blob.size):
                         await self._download(use, blob, paths, download, report, on_start)
             report(blob.size)
@@ -111,14 +111,14 @@ class BlobFiles:
 
     async def _hold(self, use: AsyncExitStack, paths: BlobPaths, size: int) -> bool:
         """Mark a blob as in use until `use` ends; return whether it is there."""
-        held = await self._threads.acquire(partial(blobs.hold, paths.whole, size), _close)
-        if held is not None:
-            use.push_async_callback(self._threads.release, _close, held)
-            inode = (await self._threads.run(os.fstat, held)).st_ino
+        descriptor = await self._threads.acquire(partial(blobs.hold, paths.whole, size), _close)
+        if descriptor is not None:
+            use.push_async_callback(self._threads.release, _close, descriptor)
+            inode = (await self._threads.run(os.fstat, descriptor)).st_ino
             inodes = self._inodes.setdefault(paths.whole, [])
             inodes.append(inode)
             use.callback(self._forget_inode, paths.whole, inode)
-        return held is not None
+        return descriptor is not None
 
     def _forget_inode(self, path: Path, inode: int) -> None:
         self._inodes[path].remove(inode)
@@ -175,7 +175,7 @@ class BlobFiles:
             private_directory(directory)
 
     @asynccontextmanager
-    async def _locked(
+    async def _lock(
         self, blob: Descriptor, paths: BlobPaths, report: Callable[[int], None]
     ) -> AsyncIterator[None]:
         """Hold the blob's lock; report how much another process has downloaded until then.
@@ -184,7 +184,7 @@ class BlobFiles:
         """
         lock, unlock_blob = partial(blobs.lock, paths), partial(unlock, paths.lock)
         end = self._clock.seconds() + PATIENCE
-        while (locked := await self._threads.acquire(lock, unlock_blob)) is None:
+        while (lock_descriptor := await self._threads.acquire(lock, unlock_blob)) is None:
             if self._clock.seconds() >= end:
                 raise _downloaded_elsewhere(self._clock.seconds() + PATIENCE)
             report(min(await self._threads.run(blobs.size_of, paths.partial), blob.size))
@@ -192,7 +192,7 @@ class BlobFiles:
         try:
             yield
         finally:
-            await self._threads.release(unlock_blob, locked)
+            await self._threads.release(unlock_blob, lock_descriptor)
 
     async def _download(
         self,
@@ -234,21 +234,21 @@ class BlobFiles:
         Returns whether the digest was right, and whether the download resumed an earlier one. Bytes
         that prove wrong are removed; those of any other failure stay for the next download.
         """
-        unfinished = PartialBlob(paths.partial, blob, partial(self._make_room, paths))
+        partial_blob = PartialBlob(paths.partial, blob, partial(self._make_room, paths))
         try:
-            await self._threads.run_until(unfinished.interrupt, unfinished.open)
-            report(unfinished.start)
-            on_start(unfinished.arriving.open)
-            resumed = unfinished.start > 0
-            if unfinished.start < blob.size:
-                resumed = await self._stream(unfinished, blob, download, report)
-            return await self._threads.run(unfinished.keep, paths.whole), resumed
+            await self._threads.run_until(partial_blob.interrupt, partial_blob.open)
+            report(partial_blob.start)
+            on_start(partial_blob.arriving.open)
+            is_resumed = partial_blob.start > 0
+            if partial_blob.start < blob.size:
+                is_resumed = await self._stream(partial_blob, blob, download, report)
+            return await self._threads.run(partial_blob.keep, paths.whole), is_resumed
         finally:
-            await self._threads.release(unfinished.close)
+            await self._threads.release(partial_blob.close)
 
     async def _stream(
         self,
-        unfinished: PartialBlob,
+        partial_blob: PartialBlob,
         blob: Descriptor,
         download: Download,
         report: Callable[[int], None],
@@ -261,8 +261,8 @@ class BlobFiles:
             nonlocal call
             call = self._clock.callLater(0, lambda: running.cancel())  # noqa: PLW0108 - not yet made
 
-        writer = BlobWriter(unfinished, blob, self._threads, report, stop)
-        running = Deferred.fromCoroutine(_run(download(unfinished.start, writer)))
+        writer = BlobWriter(partial_blob, blob, self._threads, report, stop)
+        running = Deferred.fromCoroutine(_run(download(partial_blob.start, writer)))
         try:
             await running
             await writer.finish()
@@ -276,8 +276,8 @@ class BlobFiles:
                 call.cancel()
             await writer.settle()
             if isinstance(writer.failure, BlobCorrupt):
-                await self._threads.release(unfinished.remove)
-        return writer.resumed
+                await self._threads.release(partial_blob.remove)
+        return writer.is_resumed
 
 
 def _close(descriptor: int | None) -> None:

@@ -39,21 +39,21 @@ class BlobWriter:
         self._threads = threads
         self._report = report
         self._on_failure = on_failure
-        self._position = self._written = partial.start
+        self._position = self._written_size = partial.start
         self._waiting: list[bytes] = []
         self._rewind: int | None = None
         self._writing: Deferred[None] | None = None
         self._producer: Any = None
         self._streaming = True
-        self._paused = False
-        self.resumed = partial.start > 0
+        self._is_paused = False
+        self.is_resumed = partial.start > 0
         """Whether the blob begins with bytes of an earlier download."""
         self.failure: Exception | None = None
 
     # What the source calls.
 
     def begin(self, offset: int) -> None:
-        """Take the bytes from `offset`: 0, where the download began, or where it is now."""
+        """Take the bytes from `offset`: 0, the start of the download, or the current position."""
         if self.failure is not None:
             raise self.failure
         if 0 < self._position < self._blob.size and self._is_proven():
@@ -69,14 +69,14 @@ class BlobWriter:
             return
         if offset not in {0, self._partial.start}:
             raise self._fail(_corrupt(self._blob, "The source sent a part that was not asked for"))
-        self.resumed = self.resumed and offset > 0
+        self.is_resumed = self.is_resumed and offset > 0
         self._drop()
         self._rewind = self._position = offset
         self._write_on()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """As `IConsumer`; a producer that is to be asked for each piece works too."""
-        self._producer, self._streaming, self._paused = producer, streaming, False
+        self._producer, self._streaming, self._is_paused = producer, streaming, False
         if not streaming:
             producer.resumeProducing()
         else:
@@ -113,16 +113,16 @@ class BlobWriter:
             await shield(self._writing)
 
     async def settle(self) -> None:
-        """Drop what waits and return when no thread writes any more, whoever cancels."""
+        """Drop the bytes that wait; return when no thread writes any more, even if cancelled."""
         self._drop()
-        cancelled: CancelledError | None = None
+        cancellation: CancelledError | None = None
         while self._writing is not None:
             try:
                 await shield(self._writing)
             except CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
+                cancellation = error
+        if cancellation is not None:
+            raise cancellation
 
     # How it works.
 
@@ -145,18 +145,18 @@ class BlobWriter:
                 if self._rewind is not None:
                     offset, self._rewind = self._rewind, None
                     await self._threads.run(self._partial.rewind, offset)
-                    self._written = offset
+                    self._written_size = offset
                 else:
                     batch, self._waiting = self._waiting, []
                     await self._threads.run(self._partial.append, batch)
-                    self._written += sum(map(len, batch))
-                self._report(self._written)
+                    self._written_size += sum(map(len, batch))
+                self._report(self._written_size)
                 self._resume_if_room()
         except Exception as error:  # noqa: BLE001 - `finish` raises it
             self._fail(error)
 
     def _fail(self, error: Exception) -> Exception:
-        """Take nothing more; return the first failure, which is the one that counts."""
+        """Take nothing more; return the first failure, since later ones are its consequences."""
         if self.failure is None:
             self.failure = error
             self._drop()
@@ -168,15 +168,15 @@ class BlobWriter:
         self._rewind = None
 
     def _pause_if_full(self) -> None:
-        full = self._position - self._written > MOST_WAITING
-        if full and self._streaming and not self._paused and self._producer is not None:
-            self._paused = True
+        full = self._position - self._written_size > MOST_WAITING
+        if full and self._streaming and not self._is_paused and self._producer is not None:
+            self._is_paused = True
             self._producer.pauseProducing()
 
     def _resume_if_room(self) -> None:
-        room = self._position - self._written < MOST_WAITING // 2
-        if room and self._producer is not None and (self._paused or not self._streaming):
-            self._paused = False
+        room = self._position - self._written_size < MOST_WAITING // 2
+        if room and self._producer is not None and (self._is_paused or not self._streaming):
+            self._is_paused = False
             self._producer.resumeProducing()
 
 

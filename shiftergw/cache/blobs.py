@@ -1,12 +1,12 @@
-"""The files of the layer cache: where they lie, when they may be used, when they may go.
+"""The files of the layer cache: their names, locks, use and removal.
 
-`<directory>/<algorithm>/<hex>` is a whole blob, `<hex>.partial` what a download got so far, and
-`<hex>.lock` is locked by whoever downloads or removes it, in this process or in another.
+`<directory>/<algorithm>/<hex>` is a whole blob and `<hex>.partial` the bytes of an unfinished
+download. `<hex>.lock` is locked by the process that downloads or removes the blob.
 
-Whoever uses a blob holds a shared `flock` on its file, which is touched then. A blob is removed
-only under its lock *and* with an exclusive `flock` on the file: what is in use stays, and when a
-process dies the kernel gives back both. Only one whose bytes prove damaged goes from under those
-who use it: they would fail by it. All functions block; `lock` and `hold` only for a moment.
+A process that uses a blob holds a shared `flock` on its file and has set its time. A blob is
+removed only under its lock *and* with an exclusive `flock` on the file, so blobs in use stay; if a
+process dies, the kernel releases both. Only a blob with wrong bytes is removed while it is in use,
+since its users would fail anyway. All functions block; `lock` and `hold` only for a moment.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ _FILE = re.compile(r"([0-9a-f]{64,128})(\.partial|\.lock)?")
 
 @dataclass(frozen=True, slots=True)
 class BlobPaths:
-    """The names of what belongs to one blob; `whole` is where it lies once it is whole."""
+    """The paths of the files of one blob; `whole` is the path of the complete blob."""
 
     whole: Path
 
     @property
     def partial(self) -> Path:
-        """Return where it lies until then."""
+        """Return the path of the bytes of an unfinished download."""
         return self.whole.with_name(f"{self.whole.name}.partial")
 
     @property
     def lock(self) -> Path:
-        """Return what is locked by whoever downloads or removes it."""
+        """Return the path of the lock for downloads and removals."""
         return self.whole.with_name(f"{self.whole.name}.lock")
 
     @classmethod
@@ -68,18 +68,18 @@ class BlobPaths:
 
 
 def lock(blob: BlobPaths) -> int | None:
-    """Lock a blob and return the descriptor, or None if another holds the lock."""
+    """Lock a blob and return the descriptor, or None if another process holds the lock."""
     with disk_errors():
         return try_lock(blob.lock)
 
 
 def is_whole(path: Path, size: int) -> bool:
-    """Say whether a blob of this size lies there."""
+    """Return whether a path is a file of this size."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
+    return stat.S_ISREG(status.st_mode) and status.st_size == size
 
 
 def size_of(path: Path) -> int:
@@ -93,7 +93,7 @@ def size_of(path: Path) -> int:
 def hold(path: Path, size: int) -> int | None:
     """Mark a blob as used now, and in use for as long as the returned descriptor is open.
 
-    None if no blob of this size is there, or it is being removed.
+    Returns None if there is no blob of this size, or it is being removed.
     """
     if not is_whole(path, size):
         return None
@@ -106,7 +106,7 @@ def hold(path: Path, size: int) -> int | None:
 
 
 def give_up(blob: BlobPaths) -> None:
-    """Remove what a broken download left, unless somebody is at it now."""
+    """Remove the bytes of an interrupted download, unless another process is resuming it."""
     if not blob.partial.exists():
         return
     with disk_errors(), tried_lock(blob.lock) as alone:
@@ -154,47 +154,47 @@ def _is_damaged(path: Path, digest: Digest, stop: Event) -> bool:
 
 
 def sweep(root: Path, before: float) -> int:
-    """Remove the blobs that were last used before this time; return how many.
+    """Remove the blobs that were last used before this time (seconds since 1970); return how many.
 
-    Time is compared with the files' own (seconds since 1970).
+    The time of the last use is that of the file's last write.
     """
     with disk_errors():
         return sum(
-            _removed(BlobPaths(whole), before)
+            _remove(BlobPaths(whole), before)
             for whole, used in _last_used(root).items()
             if used < before
         )
 
 
-def make_room(root: Path, needed: int, but: AbstractSet[Path], *, is_full: bool = False) -> bool:
-    """Remove blobs, those unused for longest first, until `needed` bytes are free.
+def make_room(root: Path, size: int, but: AbstractSet[Path], *, is_full: bool = False) -> bool:
+    """Remove blobs, the least recently used first, until `size` bytes are free.
 
-    These (`but`) stay, and what is in use; where even all others would not do, none goes. With
-    `is_full` nothing counts as free but what is removed now: a write has failed, perhaps by a quota
-    that `statvfs` does not show. Returns whether any blob was removed.
+    The blobs `but` stay, and blobs in use. If all others together would not suffice, none is
+    removed. With `is_full` only the size of removed blobs counts as free: a write has failed,
+    perhaps by a quota that `statvfs` does not show. Returns whether any blob was removed.
     """
     with disk_errors():
-        disk, freed, used = nearest_existing(root), 0, _last_used(root)
+        disk, freed_size, used = nearest_existing(root), 0, _last_used(root)
 
         def free() -> int:
-            return freed if is_full else free_space(disk)
+            return freed_size if is_full else free_space(disk)
 
-        others = sorted(used.keys() - but, key=used.__getitem__)
-        sizes = {whole: _stored(whole) for whole in others}
-        if free() + sum(sizes.values()) < needed:
+        candidates = sorted(used.keys() - but, key=used.__getitem__)
+        sizes = {whole: _size_on_disk(whole) for whole in candidates}
+        if free() + sum(sizes.values()) < size:
             return False
-        for whole in others:
-            if free() >= needed:
+        for whole in candidates:
+            if free() >= size:
                 break
-            if _removed(BlobPaths(whole), math.inf):
-                freed += sizes[whole]
-        return freed > 0
+            if _remove(BlobPaths(whole), math.inf):
+                freed_size += sizes[whole]
+        return freed_size > 0
 
 
 def make_room_for_growth(root: Path, size: int, but: AbstractSet[Path], *, is_full: bool) -> bool:
     """Remove unused blobs before `size` bytes are added to one; see `make_room`.
 
-    Beside them a fiftieth of the disk stays free if it can: others write there, too.
+    A fiftieth of the disk stays free as well if possible: other programs write there, too.
     """
     with disk_errors():
         disk = nearest_existing(root)
@@ -209,32 +209,32 @@ def make_room_for_growth(root: Path, size: int, but: AbstractSet[Path], *, is_fu
 def removable(root: Path, but: AbstractSet[Path]) -> int:
     """Return the bytes of all blobs except `but`: those that can be removed unless in use."""
     with disk_errors():
-        return sum(_stored(whole) for whole in _last_used(root).keys() - but)
+        return sum(_size_on_disk(whole) for whole in _last_used(root).keys() - but)
 
 
-def _stored(whole: Path) -> int:
+def _size_on_disk(whole: Path) -> int:
     return size_of(whole) + size_of(BlobPaths(whole).partial)
 
 
 def _last_used(root: Path) -> dict[Path, float]:
-    """Return when each blob, or the part of it that is there, was last used."""
+    """Return when each blob, or its partial file, was last used."""
     used: dict[Path, float] = {}
     for path in chain(root.glob("sha*/*"), root.glob(f"{PRIVATE}/*/sha*/*")):
         match = _FILE.fullmatch(path.name)
         with suppress(FileNotFoundError):
-            found = path.lstat()
-            if match is not None and stat.S_ISREG(found.st_mode):
+            status = path.lstat()
+            if match is not None and stat.S_ISREG(status.st_mode):
                 whole = path.with_name(match[1])
-                used[whole] = max(found.st_mtime, used.get(whole, 0.0))
+                used[whole] = max(status.st_mtime, used.get(whole, 0.0))
     return used
 
 
-def _removed(blob: BlobPaths, before: float) -> bool:
-    """Remove a blob unless somebody is at it, or was since `before`; say whether it was done."""
+def _remove(blob: BlobPaths, before: float) -> bool:
+    """Remove a blob unless it is in use, or was since `before`; return whether it was removed."""
     with tried_lock(blob.lock) as alone:
-        there = [path for path in (blob.whole, blob.partial) if alone and path.exists()]
-        # Looked at again: it may have been made or used between the first look and the lock.
-        if not there or any(path.stat().st_mtime >= before for path in there):
+        files = [path for path in (blob.whole, blob.partial) if alone and path.exists()]
+        # Checked again, since it may have been made or used before the lock was taken.
+        if not files or any(path.stat().st_mtime >= before for path in files):
             return False
         if not remove_unshared(blob.whole):
             return False

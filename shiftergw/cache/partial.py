@@ -32,15 +32,15 @@ def disk_errors() -> AbstractContextManager[None]:
 
 
 class PartialBlob:
-    """The bytes of a blob that are there so far, and their hash. All methods block."""
+    """The bytes of a blob that have arrived so far, and their hash. All methods block."""
 
     def __init__(
         self, path: Path, blob: Descriptor, make_room: MakeRoom = lambda _, __: False
     ) -> None:
         """Prepare for the file at `path`; nothing is opened.
 
-        `make_room` is called before bytes are written that have arrived: what a manifest claims
-        costs nobody any room.
+        `make_room` is called before bytes that have arrived are written, so that a size which a
+        manifest merely claims removes no blobs.
         """
         self._path = path
         self._blob = blob
@@ -50,12 +50,12 @@ class PartialBlob:
         self._closing = False
         self._size = 0
         self.arriving = Arriving(path)
-        """For those who read it on its way; lost, and for good, where the download starts anew."""
+        """For readers during the download; they fail for good if it starts anew."""
         self.start = 0
-        """Bytes that were there when the file was opened."""
+        """Bytes that the file had when it was opened."""
 
     def open(self) -> None:
-        """Open or make the file and hash what it holds; more than the blob's size is dropped."""
+        """Open or make the file and hash its bytes; truncate it if it is larger than the blob."""
         with disk_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self._path, flags, 0o600)
@@ -69,7 +69,7 @@ class PartialBlob:
 
     def rewind(self, offset: int) -> None:
         """Go back to the beginning, or to where the file was when it was opened."""
-        self.arriving.lose()
+        self.arriving.abort()
         with disk_errors():
             os.ftruncate(self._descriptor, offset)
             os.lseek(self._descriptor, offset, os.SEEK_SET)
@@ -85,10 +85,10 @@ class PartialBlob:
         self._make_room(size, False)
         with disk_errors():
             while data:
-                data = data[self._written(data) :]
+                data = data[self._write_some(data) :]
         self._grow(size)
 
-    def _written(self, data: memoryview) -> int:
+    def _write_some(self, data: memoryview) -> int:
         """Write some bytes; retry on a full disk as long as other blobs can be removed."""
         while True:
             try:
@@ -99,14 +99,14 @@ class PartialBlob:
 
     def _grow(self, size: int) -> None:
         self._size += size
-        self.arriving.grown(self._size)
+        self.arriving.grow(self._size)
 
     def has_digest(self) -> bool:
         """Return whether the bytes so far are the whole blob, whatever size a manifest claims."""
         return self._hash.hexdigest() == self._blob.digest.hex
 
     def keep(self, final: Path) -> bool:
-        """Put the whole blob in place under its own name; False if its digest is another."""
+        """Give the whole blob its final name; return False and remove it if its digest is wrong."""
         with disk_errors():
             if self._hash.hexdigest() != self._blob.digest.hex:
                 self._path.unlink()
@@ -118,7 +118,7 @@ class PartialBlob:
 
     def remove(self) -> None:
         """Remove the file: its bytes are wrong, and no download may resume from them."""
-        self.arriving.lose()
+        self.arriving.abort()
         with disk_errors():
             self._path.unlink(missing_ok=True)
 
@@ -128,7 +128,7 @@ class PartialBlob:
 
     def close(self) -> None:
         """Close the file; its bytes stay for the next download, and an empty file is removed."""
-        self.arriving.lose()
+        self.arriving.abort()
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             try:

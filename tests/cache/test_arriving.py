@@ -41,20 +41,20 @@ def beside() -> Iterator[Beside]:
 def test_no_more_is_read_than_is_there(path: Path) -> None:
     """Whatever the file has beyond it, which may be of an earlier try."""
     arriving = Arriving(path)
-    arriving.grown(10)
+    arriving.grow(10)
     with arriving.open(STOP) as reader:
         assert reader.read(4) == CONTENT[:4]
         buffer = bytearray(100)
         assert reader.readinto(buffer) == 6
         assert buffer == CONTENT[4:10] + bytes(94)
-        arriving.grown(12)
+        arriving.grow(12)
         assert reader.read(100) == CONTENT[10:12]
 
 
 def test_the_end_comes_with_the_whole(path: Path, beside: Beside) -> None:
     """Who has read all bytes waits until they are proven."""
     arriving = Arriving(path)
-    arriving.grown(len(CONTENT))
+    arriving.grow(len(CONTENT))
     with arriving.open(STOP) as reader:
         assert reader.read(len(CONTENT)) == CONTENT
         end = beside(lambda: reader.read(1))
@@ -72,23 +72,23 @@ def test_a_reader_waits_for_bytes(path: Path, beside: Beside) -> None:
     with arriving.open(STOP) as reader:
         first = beside(lambda: reader.read(100))
         assert not first.done()
-        arriving.grown(3)
+        arriving.grow(3)
         assert first.result(5) == CONTENT[:3]
 
 
 def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
     """Who reads, or comes later, is told so, however much comes then."""
     arriving = Arriving(path)
-    arriving.grown(5)
+    arriving.grow(5)
     with arriving.open(STOP) as reader:
         assert reader.read(5) == CONTENT[:5]
         waiting = beside(lambda: reader.read(1))
-        arriving.lose()
+        arriving.abort()
         with pytest.raises(BlobCorrupt):
             waiting.result(5)
-        arriving.grown(len(CONTENT))
+        arriving.grow(len(CONTENT))
         arriving.complete()
-        arriving.lose()  # its writer closes the file
+        arriving.abort()  # its writer closes the file
         with pytest.raises(BlobCorrupt):
             reader.read(1)
     with arriving.open(STOP) as later, pytest.raises(BlobCorrupt):
@@ -98,10 +98,10 @@ def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
 def test_what_is_whole_is_not_lost(path: Path) -> None:
     """Its writer may close the file."""
     arriving = Arriving(path)
-    arriving.grown(len(CONTENT))
+    arriving.grow(len(CONTENT))
     with arriving.open(STOP) as reader:
         arriving.complete()
-        arriving.lose()
+        arriving.abort()
         assert reader.read(len(CONTENT)) == CONTENT
         assert reader.read(1) == b""
 
@@ -109,7 +109,7 @@ def test_what_is_whole_is_not_lost(path: Path) -> None:
 def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
     """The writer may begin anew between the reader's look and his reading."""
     arriving = Arriving(path)
-    arriving.grown(10)
+    arriving.grow(10)
     with arriving.open(STOP) as reader:
         path.write_bytes(b"")
         with pytest.raises(BlobCorrupt, match="began anew"):
@@ -121,12 +121,12 @@ def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
 def test_who_comes_too_late_is_told(path: Path) -> None:
     """The file has another name by then, and another file perhaps this one."""
     arriving = Arriving(path)
-    arriving.grown(len(CONTENT))
+    arriving.grow(len(CONTENT))
     arriving.complete()
-    with pytest.raises(BlobCorrupt, match="no longer on its way"):
+    with pytest.raises(BlobCorrupt, match="no longer being downloaded"):
         arriving.open(STOP)
     path.rename(path.with_name("whole"))
-    with pytest.raises(BlobCorrupt, match="no longer on its way"):
+    with pytest.raises(BlobCorrupt, match="no longer being downloaded"):
         arriving.open(STOP)
 
 
@@ -154,7 +154,7 @@ def test_any_compression_is_unpacked_on_its_way(
     told: list[int] = []
     unpacking = beside(lambda: b"".join(decompress(lambda _: reader, STOP, told.append)))
     for size in (*range(step, min(len(blob), 20 * step), step), len(blob)):
-        arriving.grown(size)
+        arriving.grow(size)
         while reader.tell() < size:
             time.sleep(0.001)
     assert not unpacking.done()
