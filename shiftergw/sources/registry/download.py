@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.image import Descriptor
 from shiftergw.oci.challenge import parse_content_range
+from shiftergw.sources.registry.failures import error_text
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Interrupted
 from shiftergw.sources.registry.transport import Transport, field
@@ -23,6 +24,13 @@ WRONG_PARTS = 2
 
 Behind one name there may be several servers, of which one is wrong; the bytes on disk are good.
 """
+
+
+_PAGE_STARTS = (b"<!doctype html", b"<html")
+_PAGE_REMEDY = (
+    "Tell the site's support: a proxy, a log-in page of the network or a CDN answers in the"
+    " registry's place."
+)
 
 
 class Download:
@@ -44,16 +52,17 @@ class Download:
         self._blob = blob
         self._position = offset
         self._sink = sink
+        self._start = offset
         self._wrong_parts = 0
+        self._may_be_page = False
+        self._has_begun = False
 
     async def attempt(self) -> None:
         """Stream the rest of the blob; raise `Interrupted` if bytes are missing afterwards."""
-        response = await self._open()
-        try:
-            self._sink.begin(self._position)
-        except BaseException:
-            self._transport.discard(response)
-            raise
+        response, self._start = await self._open()
+        media_type = field(response, "Content-Type") or ""
+        self._may_be_page = media_type.lower().startswith("text/html")
+        self._has_begun = False
         try:
             await self._transport.stream(response, self._take, self._sink)
         except Interrupted:
@@ -68,20 +77,19 @@ class Download:
                 lasting=True,
             )
 
-    async def _open(self) -> IResponse:
-        """Return the response to a request from the position, which becomes 0 without ranges."""
+    async def _open(self) -> tuple[IResponse, int]:
+        """Return a response and where its bytes start: at the position, or at 0 without ranges."""
         if self._position:
             response = await self._request({"Range": f"bytes={self._position}-"})
             if response.code == HTTPStatus.PARTIAL_CONTENT:
                 self._check_range(response)
-                return response
-            self._position = 0
+                return response, self._position
             if response.code == HTTPStatus.OK:
-                return response
+                return response, 0
             self._transport.discard(response)
         response = await self._request({})
         if response.code == HTTPStatus.OK:
-            return response
+            return response, 0
         raise self._refuse_part(response)
 
     async def _request(self, headers: dict[str, str]) -> IResponse:
@@ -105,6 +113,26 @@ class Download:
         )
 
     def _take(self, data: bytes) -> None:
+        if not self._has_begun:
+            if self._may_be_page and data.lstrip()[:14].lower().startswith(_PAGE_STARTS):
+                raise self._page_error(data)  # before the sink drops good bytes
+            self._has_begun = True
+            self._position = self._start
+            self._sink.begin(self._start)
         self._sink.write(data)
         self._position += len(data)
         self.progress = max(self.progress, self._position)
+
+    def _page_error(self, page: bytes) -> Interrupted:
+        """Return the error for a web page, which captive portals and proxies send with status 200.
+
+        The media type alone proves nothing: some servers name any file `text/html`.
+        """
+        title = error_text(page)
+        return Interrupted(
+            f"{self._transport.who} sent a web page instead of a layer"
+            f"{f': {title}' if title else '.'}",
+            remedy=_PAGE_REMEDY,
+            why="a web page",
+            lasting=True,
+        )

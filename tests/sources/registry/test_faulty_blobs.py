@@ -45,6 +45,7 @@ DAMAGED_CONTENT = CONTENT[:-1] + b"?"
 ONE_DOWNLOAD = ("registry 0", "store 0")
 TWO_DOWNLOADS = ("registry 0", "store 0") * 2
 THREE_DOWNLOADS = ("registry 0", "store 0") * 3
+PAGE = status(200, b"<html><title>Guest network</title>", Content_Type="text/html; charset=utf-8")
 SIGNED_URL = "https://store.example:{port}{path}?signature="
 
 
@@ -253,6 +254,21 @@ ROWS = [
         disk=CONTENT[:3000],
         requests=("registry 3000", "store 3000", *ONE_DOWNLOAD),
         repeated_bytes=3000,
+    ),
+    Row(
+        "a log-in page, once",
+        store=(PAGE,),
+        disk=CONTENT[:3000],
+        requests=("registry 3000", "store 3000") * 2,
+    ),
+    Row(
+        "a log-in page each time",
+        store=(PAGE,) * 3,
+        disk=CONTENT[:3000],
+        requests=("registry 3000", "store 3000") * 3,
+        error=RegistryUnavailable,
+        words="'test' sent a web page instead of a layer: Guest network .*log-in page",
+        rest=3000,
     ),
     # Wrong bytes
     Row(
