@@ -99,6 +99,9 @@ def _image(source: str) -> ImageReference | LocalSourceName:
     """Return what SOURCE names; raise `Misuse` or `BadRequest`."""
     local = parse_source(source)
     if local is None:
+        if Path(source).is_file():
+            line = f"{source} is taken for a name in a registry; for the file write ./{source}"
+            click.echo(line, err=True)
         _, name = image_of(source)
         return ImageReference.parse(name)
     if local.kind == "stdin" and sys.stdin.isatty():

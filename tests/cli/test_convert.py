@@ -166,6 +166,21 @@ def test_a_file_without_an_image(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["rootfs.tar"]
 
 
+def test_a_file_that_is_taken_for_a_name(tmp_path: Path) -> None:
+    """If a name in a registry is that of a file here, the command says how to mean the file."""
+    (tmp_path / "image").write_bytes(ARCHIVE)
+    result = subprocess.run(
+        [*PROGRAM, "convert", "--plain-http", "image", "o"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "for the file write ./image" in result.stderr
+
+
 def test_a_pipe_that_is_interrupted(tmp_path: Path) -> None:
     """A signal ends the wait for standard input, and no file is left."""
     with subprocess.Popen(

@@ -28,7 +28,7 @@ from shiftergw.oci.manifest import MAX_CONFIG, MAX_MANIFEST, parse_config
 from shiftergw.oci.members import member, read_object, words
 from shiftergw.oci.v1_images import image_config
 from shiftergw.sources.local.extents import Extent, ExtentFile, file_errors, read_extent
-from shiftergw.sources.local.images import SingleImage
+from shiftergw.sources.local.image_files import SingleImage
 from shiftergw.sources.local.selectors import list_images, number_of
 from shiftergw.sources.local.trees import FileTree
 

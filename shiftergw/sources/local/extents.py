@@ -10,11 +10,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 from shiftergw.errors import BlobCorrupt, ImageNotFound, ManifestInvalid, SourceUnreadable
-from shiftergw.oci.compression import decompress
+from shiftergw.oci.compression import StopRequested, decompress
 from shiftergw.plumbing.files import closed_on_error
 
 PIECE_BYTES = 1 << 20
@@ -117,6 +117,7 @@ class BlobReader:
     def __init__(self, extent: Extent, offset: int) -> None:
         """Open the file; raise `ImageNotFound` or `SourceUnreadable`."""
         self._stop = Event()
+        self._lock = Lock()
         with file_errors("file of a layer"):
             self._file = ExtentFile(extent)
         self._pieces: Generator[bytes, None, None] | None = None
@@ -128,22 +129,27 @@ class BlobReader:
 
     def read(self) -> bytes:
         """Return the next bytes; none at the end. Raises `StopRequested` soon after `stop`."""
-        if self._pieces is None:
-            with file_errors("file of a layer"):
-                return self._file.read(PIECE_BYTES)
-        for piece in self._pieces:
-            if len(piece) > self._skip:
-                data, self._skip = piece[self._skip :], 0
-                return data
-            self._skip -= len(piece)
-        return b""
+        with self._lock:
+            if self._stop.is_set():
+                raise StopRequested
+            if self._pieces is None:
+                with file_errors("file of a layer"):
+                    return self._file.read(PIECE_BYTES)
+            for piece in self._pieces:
+                if len(piece) > self._skip:
+                    data, self._skip = piece[self._skip :], 0
+                    return data
+                self._skip -= len(piece)
+            return b""
 
     def stop(self) -> None:
         """Make a running `read` end soon; it may be called from another thread."""
         self._stop.set()
 
     def close(self) -> None:
-        """Close the file."""
-        if self._pieces is not None:
-            self._pieces.close()
-        self._file.close()
+        """Close the file, after the end of a `read` in another thread."""
+        self._stop.set()
+        with self._lock:
+            if self._pieces is not None:
+                self._pieces.close()
+            self._file.close()

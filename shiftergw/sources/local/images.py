@@ -2,89 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from shiftergw.errors import BlobCorrupt, ImageNotFound, ManifestInvalid, NoMatchingPlatform
+from shiftergw.errors import BlobCorrupt, ManifestInvalid, NoMatchingPlatform
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.oci.manifest import MAX_CONFIG, MAX_MANIFEST
 from shiftergw.oci.schema1 import payload_of
 from shiftergw.sources.local.extents import BlobReader, Extent
+from shiftergw.sources.local.image_files import (
+    FileCalls,
+    ImageFiles,
+    NamedDocument,
+    verify_document,
+)
 from shiftergw.sources.selection import choose_image
 
 if TYPE_CHECKING:
     from shiftergw.model import ImageReference, RegistryLogin
-    from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import BlobSink, Say
+
+PARALLEL_BLOBS = 4
+"""Blobs of one source that are read at once."""
 
 MOST_MANIFESTS = 32
 """Manifests that are read for one reference."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamedDocument:
-    """The manifest or index that a name means; `media_type` is empty if it is not known."""
-
-    content: bytes
-    media_type: str = ""
-
-
-class ImageFiles(Protocol):
-    """The documents and blobs of images on a disk. All methods block.
-
-    They raise `ImageNotFound`, `ManifestInvalid`, `BlobCorrupt` and `SourceUnreadable`.
-    """
-
-    def root(self, digest: Digest | None) -> NamedDocument:
-        """Return the document of this digest, or else the one that the source's name means."""
-        ...
-
-    def extent(self, digest: Digest) -> Extent:
-        """Return where the blob of a digest is."""
-        ...
-
-    def document(self, digest: Digest, limit: int) -> bytes:
-        """Return a manifest or configuration of at most `limit` bytes, not verified."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SingleImage:
-    """An image whose manifest the gateway has made; it implements `ImageFiles`."""
-
-    manifest: bytes
-    config: bytes
-    layers: Mapping[Digest, Extent]
-
-    def root(self, digest: Digest | None) -> NamedDocument:
-        """Return the manifest."""
-        if digest not in {None, Digest.of(self.manifest)}:
-            raise ImageNotFound(
-                f"The file has no image {digest}.",
-                remedy="Leave the digest out to take the image that is there.",
-            )
-        return NamedDocument(self.manifest)
-
-    def extent(self, digest: Digest) -> Extent:
-        """Return where a layer is."""
-        try:
-            return self.layers[digest]
-        except KeyError:
-            raise ImageNotFound(f"The file has no layer {digest}.") from None
-
-    def document(self, digest: Digest, limit: int) -> bytes:
-        """Return the configuration or the manifest."""
-        for content in (self.config, self.manifest):
-            if Digest.of(content) == digest and len(content) <= limit:
-                return content
-        raise ImageNotFound(f"The file has no document {digest}.")
 
 
 class LocalImageSource:
@@ -96,19 +42,22 @@ class LocalImageSource:
     def __init__(
         self,
         files: ImageFiles,
-        threads: Threads,
+        calls: FileCalls,
         kind: str,
         location: str = "",
         repository: str = "",
         *,
+        parallel_blobs: DeferredSemaphore | None = None,
         is_saved_by_user: bool = True,
     ) -> None:
-        """Read `files` in `threads`; images are recorded under the other names.
+        """Read `files` by `calls`; images are recorded under the other names.
 
-        `is_saved_by_user` is whether a user has saved the image from a machine of their own.
+        Sources of one file system may share `parallel_blobs`. `is_saved_by_user` is whether a user
+        has saved the image from a machine of their own.
         """
         self._files = files
-        self._threads = threads
+        self._calls = calls
+        self._blobs = parallel_blobs or DeferredSemaphore(PARALLEL_BLOBS)
         self._kind = kind
         self._location = location
         self._repository = repository
@@ -132,7 +81,7 @@ class LocalImageSource:
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return the image that the source has for this platform, and its configuration."""
         root = await self._root(reference)
-        documents = _Documents(self._files, self._threads)
+        documents = _Documents(self._files, self._calls)
         try:
             image = await choose_image(documents, root.content, root.media_type, platform)
         except NoMatchingPlatform as error:
@@ -163,7 +112,7 @@ class LocalImageSource:
     ) -> None:
         """Return if every layer is there, with its size."""
         for layer in dict.fromkeys(image.layers):
-            await self._threads.run(self._extent, layer)
+            await self._calls.run(self._extent, layer)
 
     async def blob(
         self,
@@ -175,28 +124,33 @@ class LocalImageSource:
         sink: BlobSink,
     ) -> None:
         """Stream a blob into `sink`; its digest is the sink's to check."""
-        reader = await self._threads.acquire(partial(self._open, blob, offset), BlobReader.close)
-        flow = _Flow()
-        position = offset
-        try:
-            sink.begin(offset)
-            sink.registerProducer(flow, True)
+        async with self._blobs:
+            reader = await self._calls.run(self._open, blob, offset)
             try:
-                while data := await self._threads.run_until(reader.stop, reader.read):
-                    sink.write(data)
-                    position += len(data)
-                    await flow.wait()
+                position = await self._stream(reader, offset, sink)
             finally:
-                sink.unregisterProducer()
-        finally:
-            await self._threads.release(reader.close)
+                await self._calls.run(reader.close)
         if position < blob.size:
             raise BlobCorrupt(
                 f"A layer of the image has {position} bytes; its manifest says {blob.size}."
             )
 
+    async def _stream(self, reader: BlobReader, offset: int, sink: BlobSink) -> int:
+        """Write the blob from an offset to its end into `sink`; return the position there."""
+        flow = _Flow()
+        sink.begin(offset)
+        sink.registerProducer(flow, True)
+        try:
+            while data := await self._calls.run_until(reader.stop, reader.read):
+                sink.write(data)
+                offset += len(data)
+                await flow.wait()
+        finally:
+            sink.unregisterProducer()
+        return offset
+
     async def _root(self, reference: ImageReference) -> NamedDocument:
-        root = await self._threads.run(self._files.root, reference.digest)
+        root = await self._calls.run(self._files.root, reference.digest)
         return replace(root, content=payload_of(root.content))
 
     def _open(self, blob: Descriptor, offset: int) -> BlobReader:
@@ -217,9 +171,9 @@ class LocalImageSource:
 class _Documents:
     """The `ImageDocuments` of a source, each verified."""
 
-    def __init__(self, files: ImageFiles, threads: Threads) -> None:
+    def __init__(self, files: ImageFiles, calls: FileCalls) -> None:
         self._files = files
-        self._threads = threads
+        self._calls = calls
         self._manifests = 0
 
     async def manifest(self, reference: str, digest: Digest | None) -> tuple[bytes, str]:
@@ -229,29 +183,18 @@ class _Documents:
                 f"The image's indexes lead to more than {MOST_MANIFESTS} manifests."
             )
         digest = digest or Digest.parse(reference)
-        content = await self._threads.run(self._files.document, digest, MAX_MANIFEST)
+        content = await self._calls.run(self._files.document, digest, MAX_MANIFEST)
         content = payload_of(content)
         verify_document(content, digest, "manifest")
         return content, ""
 
     async def config(self, blob: Descriptor) -> bytes:
-        content = await self._threads.run(self._files.document, blob.digest, MAX_CONFIG)
+        content = await self._calls.run(self._files.document, blob.digest, MAX_CONFIG)
         verify_document(content, blob, "configuration")
         return content
 
     async def blob_size(self, digest: Digest) -> int:
-        return (await self._threads.run(self._files.extent, digest)).size
-
-
-def verify_document(content: bytes, expected: Digest | Descriptor, kind: str) -> None:
-    """Raise `BlobCorrupt` unless a document has the expected digest, and size."""
-    digest = expected.digest if isinstance(expected, Descriptor) else expected
-    has_size = not isinstance(expected, Descriptor) or len(content) == expected.size
-    if not has_size or hashlib.new(digest.algorithm, content).hexdigest() != digest.hex:
-        raise BlobCorrupt(
-            f"The {kind} of the image is not {digest}.",
-            remedy="Copy or save the image once more: the file is damaged or incomplete.",
-        )
+        return (await self._calls.run(self._files.extent, digest)).size
 
 
 @implementer(IPushProducer)

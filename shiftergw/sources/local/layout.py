@@ -10,12 +10,14 @@ from shiftergw.oci.canonical import canonical_json
 from shiftergw.oci.manifest import INDEX_TYPE, MAX_MANIFEST
 from shiftergw.oci.members import member, members, read_object
 from shiftergw.sources.local.extents import Extent, read_extent
-from shiftergw.sources.local.images import NamedDocument, verify_document
+from shiftergw.sources.local.image_files import NamedDocument, verify_document
 from shiftergw.sources.local.selectors import list_images, number_of
 from shiftergw.sources.local.trees import FileTree
 
 INDEX = "index.json"
 _REF_NAME = "org.opencontainers.image.ref.name"
+_CONTAINERD_NAME = "io.containerd.image.name"
+"""Where Docker and containerd put the whole name; `_REF_NAME` then has its tag alone."""
 
 
 class LayoutFiles:
@@ -99,16 +101,19 @@ class LayoutFiles:
 
     def _choose(self, entries: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
         """Return the entries that the selector means: at least one."""
-        names = [member(member(e, "annotations", dict), _REF_NAME, str) for e in entries]
+        annotations = [member(entry, "annotations", dict) for entry in entries]
+        names = [member(values, _REF_NAME, str) for values in annotations]
         selector = self._selector
         if selector.startswith("@"):
             number = number_of(selector, len(entries))
             if number is not None:
                 return [entries[number]]
         elif selector:
-            matches = [e for e, name in zip(entries, names, strict=True) if name == selector]
-            if matches:
-                return matches
+            for key in (_REF_NAME, _CONTAINERD_NAME):
+                pairs = zip(entries, annotations, strict=True)
+                matches = [entry for entry, values in pairs if values.get(key) == selector]
+                if matches:
+                    return matches
         elif entries and len(set(names)) == 1:
             return list(entries)
         images = [name or f"@{number}" for number, name in enumerate(names)]

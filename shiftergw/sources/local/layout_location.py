@@ -7,12 +7,16 @@ references leaves no way out of the directory. What is there is public.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from shiftergw.errors import ImageNotFound
+from twisted.internet.defer import CancelledError, DeferredSemaphore
+
+from shiftergw.errors import ImageNotFound, RegistryUnavailable
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
-from shiftergw.sources.local.images import LocalImageSource
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
+from shiftergw.sources.local.images import PARALLEL_BLOBS, LocalImageSource
 from shiftergw.sources.local.layout import INDEX, LayoutFiles
 from shiftergw.sources.local.trees import DirectoryTree
 
@@ -22,6 +26,15 @@ if TYPE_CHECKING:
     from shiftergw.ports import BlobSink, Say
 
 SOURCE_KIND = "oci-layout"
+
+ANSWER_SECONDS = 30.0
+"""Seconds that one read or look may take: the directory may be on NFS, whose server may be away."""
+
+SLOTS = 2 * PARALLEL_BLOBS
+"""Threads that the calls in one directory occupy, at most."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class LayoutLocation:
@@ -34,7 +47,10 @@ class LayoutLocation:
         """Read below `directory`, whose location has this name, in `threads`."""
         self._name = name
         self._directory = directory
-        self._threads = threads
+        self._calls = _SiteCalls(
+            BoundedThreadCalls(threads, SLOTS, ANSWER_SECONDS, threads.clock, self._no_answer)
+        )
+        self._blobs = DeferredSemaphore(PARALLEL_BLOBS)
 
     async def head(
         self, reference: ImageReference, login: RegistryLogin | None, say: Say
@@ -68,14 +84,22 @@ class LayoutLocation:
         await source.blob(image, blob, login, say, offset, sink)
 
     async def _source(self, repository: str, tag: str = "") -> LocalImageSource:
-        files = await self._threads.run(self._layout, repository, tag)
+        files = await self._calls.run(self._layout, repository, tag)
         return LocalImageSource(
             files,
-            self._threads,
+            self._calls,
             SOURCE_KIND,
             self._name,
             repository,
+            parallel_blobs=self._blobs,
             is_saved_by_user=False,
+        )
+
+    def _no_answer(self) -> RegistryUnavailable:
+        return RegistryUnavailable(
+            f"The directory of {self._name} has not answered for {ANSWER_SECONDS:.0f} s.",
+            remedy="Try again later; if it lasts, tell the site's support: the file system of the"
+            " directory may have lost its server.",
         )
 
     def _layout(self, repository: str, tag: str) -> LayoutFiles:
@@ -91,3 +115,26 @@ class LayoutLocation:
         if not is_layout:
             raise ImageNotFound(f"{self._name} has no repository {repository}.")
         return LayoutFiles(tree, tag)
+
+
+class _SiteCalls:
+    """The `FileCalls` on a file system that may hang: callers do not wait for its threads."""
+
+    def __init__(self, calls: BoundedThreadCalls) -> None:
+        self._calls = calls
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._calls.run(function, *args, **kwargs)
+
+    async def run_until(
+        self,
+        on_cancel: Callable[[], object],
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        try:
+            return await self._calls.run(function, *args, **kwargs)
+        except CancelledError:
+            on_cancel()
+            raise

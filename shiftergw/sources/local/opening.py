@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,15 @@ from shiftergw.image import BuildLimits
 from shiftergw.model import LocalSourceName, Progress, SourceKind
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.local.docker_archive import DockerArchive
-from shiftergw.sources.local.extents import Extent
+from shiftergw.sources.local.extents import Extent, file_errors
 from shiftergw.sources.local.forms import (
     FileForm,
     form_of_archive,
     form_of_directory,
     form_of_file,
 )
-from shiftergw.sources.local.images import ImageFiles, LocalImageSource
+from shiftergw.sources.local.image_files import ImageFiles
+from shiftergw.sources.local.images import LocalImageSource
 from shiftergw.sources.local.layout import LayoutFiles
 from shiftergw.sources.local.scratch_files import ReportBytes, byte_counter, spool, unpack
 from shiftergw.sources.local.sif import read_sif
@@ -49,7 +51,6 @@ _FORM_NAMES: dict[FileForm, str] = {
     "sif": "a SIF file",
     "squashfs": "a squashfs file",
     "tar": "a tar archive",
-    "packed": "packed with gzip or zstd twice",
 }
 
 
@@ -96,13 +97,11 @@ class _Opening:
     async def source(self, name: LocalSourceName) -> LocalImageSource:
         if name.kind == "stdin":
             name = LocalSourceName("path", await self._spool(), name.selector)
-        # A relative path could look like an option to a program.
-        name = replace(name, path=await self.threads.run(name.path.absolute))
+        path, is_directory = await self.threads.run(_look_at, name.path)
+        name = replace(name, path=path)
         kind: SourceKind
         files: ImageFiles
-        if name.kind in {"oci", "dir"} or (
-            name.kind == "path" and await self.threads.run(name.path.is_dir)
-        ):
+        if name.kind in {"oci", "dir"} or (name.kind == "path" and is_directory):
             kind, files = await self.threads.run(_directory, name)
         else:
             kind, files = await self._file(name)
@@ -119,6 +118,10 @@ class _Opening:
                 stop.set, unpack, extent, target, self.limits, stop, report
             )
             form, extent = await self.threads.run(form_of_file, target)
+        if form == "packed":
+            raise ManifestInvalid(
+                "The file is packed twice with gzip or zstd.", remedy="Unpack it once."
+            )
         if form not in _FORMS[name.kind]:
             raise ManifestInvalid(
                 f"The file is {_FORM_NAMES[form]}, and not what its prefix {name.kind}: says.",
@@ -183,6 +186,14 @@ class _Opening:
                 self.threads.call_reactor(self.report, Progress("fetch", done, total))
 
         return report
+
+
+def _look_at(path: Path) -> tuple[Path, bool]:
+    """Return the absolute path, and whether it is a directory. Blocks."""
+    with file_errors("file or directory"):
+        # A relative path could look like an option to a program.
+        absolute = path.absolute()
+        return absolute, stat.S_ISDIR(absolute.stat().st_mode)
 
 
 def _directory(name: LocalSourceName) -> tuple[SourceKind, ImageFiles]:

@@ -7,7 +7,7 @@ from shiftergw.image import Digest
 from shiftergw.oci.manifest import MAX_MANIFEST
 from shiftergw.oci.schema1 import payload_of
 from shiftergw.sources.local.extents import Extent, read_extent
-from shiftergw.sources.local.images import NamedDocument, verify_document
+from shiftergw.sources.local.image_files import NamedDocument, verify_document
 from shiftergw.sources.local.trees import FileTree
 
 MANIFEST = "manifest.json"

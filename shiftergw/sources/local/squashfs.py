@@ -39,7 +39,7 @@ from shiftergw.sources.local.extents import (
     read_extent,
     whole_file,
 )
-from shiftergw.sources.local.images import SingleImage
+from shiftergw.sources.local.image_files import SingleImage
 from shiftergw.sources.local.scratch_files import ReportBytes, byte_counter, copy_extent, spool
 from shiftergw.sources.local.singularity_metadata import (
     ENVIRONMENT_FILES,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import (
     BlobCorrupt,
@@ -16,11 +17,13 @@ from shiftergw.errors import (
     ImageNotFound,
     ManifestInvalid,
     NoMatchingPlatform,
+    RegistryUnavailable,
     SourceUnreadable,
 )
 from shiftergw.image import Digest, Platform
 from shiftergw.model import ImageReference
 from shiftergw.plumbing.threads import Threads
+from shiftergw.sources.local import layout_location
 from shiftergw.sources.local.layout_location import LayoutLocation
 from tests.images import (
     INDEX,
@@ -34,6 +37,7 @@ from tests.images import (
     write_layout,
 )
 from tests.oci.schema1_manifests import layer_history, schema_1_manifest, sign
+from tests.parts import HungDisk
 from tests.sources.local.opening import content_of, open_text, quiet, resolve, skopeo_copy
 
 LAYERS = [tar_of({"etc/motd": b"hello"}), tar_of({"b": b"b" * 10_000})]
@@ -71,6 +75,24 @@ async def test_the_choice_of_an_image(selector: str, tmp_path: Path, threads: Th
     assert image.digest == FIRST.digest
     name += ":registry.example/a/b:2"
     assert (await resolve(await open_text(name, tmp_path, threads)))[0].digest == SECOND.digest
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_whole_name_of_docker(tmp_path: Path, threads: Threads) -> None:
+    """Docker and containerd annotate the tag and the whole name; both choose an image."""
+    annotations = {
+        "org.opencontainers.image.ref.name": "1",
+        "io.containerd.image.name": "docker.io/team/app:1",
+    }
+    whole_name = {"io.containerd.image.name": "docker.io/team/other:1"}
+    name = layout(
+        tmp_path / "l",
+        entry_of(FIRST, annotations=annotations),
+        entry_of(SECOND, annotations=whole_name),
+    )
+    for selector in ("1", "docker.io/team/app:1"):
+        image, _ = await resolve(await open_text(f"{name}:{selector}", tmp_path, threads))
+        assert image.digest == FIRST.digest
 
 
 @pytest.mark.parametrize("selector", ["", ":3", ":@2"])
@@ -244,6 +266,26 @@ async def test_a_location_that_is_one_layout(tmp_path: Path, threads: Threads) -
     assert digest == SECOND.digest
     with pytest.raises(ImageNotFound):
         await location.head(ImageReference.parse("team/other:2"), None, quiet)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_location_that_hangs(
+    site: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory whose file system hangs is an error after a while, and can be canceled."""
+    monkeypatch.setattr(layout_location, "ANSWER_SECONDS", 0.2)
+    location = LayoutLocation("site", site, threads)
+    reference = ImageReference.parse("base")
+    disk = HungDisk(site)
+    try:
+        with pytest.raises(RegistryUnavailable, match="directory of site has not answered"):
+            await location.head(reference, None, quiet)
+        looking = Deferred.fromCoroutine(location.head(reference, None, quiet))
+        looking.cancel()
+        with pytest.raises((CancelledError, RegistryUnavailable)):
+            await looking
+    finally:
+        disk.end()
 
 
 @pytest_twisted.ensureDeferred

@@ -7,11 +7,16 @@ import gzip
 import lzma
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import pytest_twisted
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import (
@@ -25,11 +30,24 @@ from shiftergw.errors import (
 from shiftergw.image import BuildLimits
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
+from shiftergw.sources.local.docker_archive import DockerArchive
+from shiftergw.sources.local.forms import form_of_archive, form_of_file
+from shiftergw.sources.local.layout import LayoutFiles
+from shiftergw.sources.local.sif import read_sif
+from shiftergw.sources.local.trees import ArchiveTree
 from tests.images import oci_layout, tar_of
 from tests.parts import small_disk
 from tests.sources.conftest import REACTOR
 from tests.sources.local.opening import open_text, resolve, skopeo_copy
-from tests.sources.saved_images import config_bytes, docker_1_10, docker_25
+from tests.sources.saved_images import (
+    config_bytes,
+    docker_1_9,
+    docker_1_10,
+    docker_25,
+    sif,
+    sif_object,
+    sif_partition,
+)
 
 LAYERS = [tar_of({"etc/motd": b"hello"})]
 CONFIG = config_bytes(LAYERS)
@@ -141,7 +159,7 @@ async def test_standard_input_that_never_ends(tmp_path: Path, threads: Threads) 
         (b"#!/usr/bin/env run-singularity\n" + bytes(2000), "ext3 file system"),
         (tar_of({"etc/motd": b"hello"}), "docker export"),
         (ARCHIVE[:5000], "not a whole tar archive"),
-        (gzip.compress(gzip.compress(ARCHIVE)), "packed with gzip or zstd twice"),
+        (gzip.compress(gzip.compress(ARCHIVE)), "packed twice"),
         (gzip.compress(ARCHIVE)[:-300], "gzip data ends too early"),
         (gzip.compress(b"hello"), "neither a tar archive nor"),
     ],
@@ -197,6 +215,39 @@ async def test_files_that_cannot_be_read(tmp_path: Path, threads: Threads) -> No
         await open_text(f"{tmp_path}/fifo", tmp_path, threads)
     with pytest.raises(SourceUnreadable, match="Is a directory"):
         await open_text(f"docker-archive:{tmp_path}", tmp_path, threads)
+    with pytest.raises(SourceUnreadable, match="File name too long"):
+        await open_text(f"{tmp_path}/{'x' * 300}", tmp_path, threads)
+
+
+FORMS = {
+    "archive": ARCHIVE,
+    "docker25": tar_of(docker_25(LAYERS, CONFIG, ["a:1"])),
+    "docker 1.9": tar_of(docker_1_9(LAYERS, ["a:1"])),
+    "SIF": sif(sif_object(0x4003, b"{}"), sif_partition(b"hsqs" + bytes(200))),
+}
+
+
+@settings(max_examples=2000 if os.environ.get("SHIFTERGW_LONG") else 200)
+@given(form=st.sampled_from(sorted(FORMS)), data=st.data())
+def test_damaged_bytes(form: str, data: st.DataObject, tmp_path_factory: Any) -> None:
+    """Whatever bytes of a file are damaged, the error is one of ours."""
+    content = bytearray(FORMS[form])
+    # The first bytes and the headers of members have the structure.
+    position = st.one_of(st.integers(0, 700), st.integers(0, len(content) - 1))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(position)] = data.draw(st.integers(0, 255))
+    directory = tmp_path_factory.mktemp("damaged")
+    (directory / "file").write_bytes(content)
+    with suppress(GatewayError):
+        kind, extent = form_of_file(directory / "file")
+        if kind == "sif":
+            read_sif(extent)
+        elif kind == "tar":
+            tree = ArchiveTree(extent.path, Event())
+            if form_of_archive(tree) == "docker-archive":
+                DockerArchive(tree, extent.size, BuildLimits(), Event()).image("")
+            else:
+                LayoutFiles(tree).root(None)
 
 
 @pytest_twisted.ensureDeferred
