@@ -22,6 +22,7 @@ from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience, with_retries
+from shiftergw.sources.registry.simple_signatures import SignatureExtension
 from shiftergw.sources.registry.tokens import Tokens
 from shiftergw.sources.registry.transport import Transport
 from shiftergw.sources.selection import choose_image
@@ -56,12 +57,12 @@ class _Registry:
         self._tokens = Tokens(self.transport, reactor)
 
     def repository(
-        self, name: str, login: RegistryLogin | None, *, private: bool = False
+        self, name: str, login: RegistryLogin | None, *, private: bool = False, below: str = ""
     ) -> Repository:
         return Repository(
             self.transport,
             self._tokens,
-            self.location.base,
+            self.location.base + below,
             name,
             login,
             self.admission,
@@ -198,6 +199,20 @@ class RegistryClient:
             registry.transport, self._repository(image, login), self._retries(registry, say)
         )
         return await attachments.fetch(dict.fromkeys((image.digest, image.source_digest)), kinds)
+
+    def signature_extension(
+        self, image: ResolvedImage, login: RegistryLogin | None, say: Say
+    ) -> SignatureExtension:
+        """Return the registry's extension for simple signatures of an image."""
+        registry = self._registry(image.location)
+        repository = registry.repository(
+            image.repository,
+            login if image.private else None,
+            private=image.private,
+            below="/extensions",
+        )
+        retries = self._retries(registry, say)
+        return SignatureExtension(registry.transport, registry.location.base, repository, retries)
 
     def _repository(self, image: ResolvedImage, login: RegistryLogin | None) -> Repository:
         """Return where the blobs of an image are.

@@ -1,0 +1,164 @@
+"""Collect the signatures of a registry's image from all places where they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from random import random
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from shiftergw.config.registries_directory import read_registries_directory
+from shiftergw.image import Digest, ResolvedImage
+from shiftergw.model import RegistryLogin
+from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.signatures import (
+    SIGNATURE_SIZE_LIMIT,
+    SIGNATURES_LIMIT,
+    SignatureBlob,
+    SignatureKind,
+)
+from shiftergw.sources.registry.admission import Admission, Shared
+from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.reader import Limits
+from shiftergw.sources.registry.retry import Patience, with_retries
+from shiftergw.sources.registry.simple_signatures import (
+    LookasideStorage,
+    SignatureExtension,
+    read_lookaside_files,
+)
+from shiftergw.sources.registry.transport import Transport
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+    from shiftergw.plumbing.threads import Threads
+    from shiftergw.ports import Say
+
+_ATTACHED_KINDS: frozenset[SignatureKind] = frozenset({"cosign", "bundle"})
+
+_LIMITS, _PATIENCE, _NOT_SHARED = Limits(), Patience(), Shared()
+
+
+class RegistryStorage(Protocol):
+    """The signatures that a registry stores itself: what the client of registries offers."""
+
+    async def signatures(
+        self,
+        image: ResolvedImage,
+        kinds: frozenset[SignatureKind],
+        login: RegistryLogin | None,
+        say: Say,
+    ) -> Sequence[SignatureBlob]:
+        """Return the signatures beside an image."""
+        ...
+
+    def signature_extension(
+        self, image: ResolvedImage, login: RegistryLogin | None, say: Say
+    ) -> SignatureExtension:
+        """Return the extension of the registry's interface for simple signatures."""
+        ...
+
+
+class Lookasides:
+    """The storages of signatures that are reached over HTTP, with their connections."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        environment: Mapping[str, str],
+        *,
+        shared_state: Shared = _NOT_SHARED,
+        limits: Limits = _LIMITS,
+        patience: Patience = _PATIENCE,
+        proxied_hosts: tuple[str, ...] | None = None,
+    ) -> None:
+        """Open nothing; the arguments are those of `RegistryClient`."""
+        self._reactor = reactor
+        self._proxies = Proxies(environment, proxied_hosts)
+        self._shared_state = shared_state
+        self._limits = limits
+        self._patience = patience
+        self._transports: dict[str, tuple[Transport, Admission]] = {}
+
+    def open(self, url: str, say: Say) -> LookasideStorage:
+        """Return the storage at a URL of registries.d; raise `ConfigurationError` for a bad one."""
+        host = urlsplit(url).netloc
+        if url not in self._transports:
+            admission = Admission(host, self._shared_state, self._patience, self._reactor, random)
+            location = Location(host, url)
+            transport = Transport(self._reactor, location, self._proxies, self._limits, admission)
+            self._transports[url] = transport, admission
+        transport, admission = self._transports[url]
+        retries = partial(
+            with_retries,
+            patience=self._patience,
+            clock=self._reactor,
+            random=random,
+            say=say,
+            later=admission.later,
+        )
+        return LookasideStorage(url, transport, retries)
+
+    async def close(self) -> None:
+        """Close all idle connections."""
+        for transport, _ in self._transports.values():
+            await transport.close()
+
+
+class RegistrySignatures:
+    """The `SignatureSource` of the images of registries."""
+
+    def __init__(
+        self,
+        registry: RegistryStorage,
+        lookasides: Lookasides,
+        directory: Path | None,
+        threads: Threads,
+    ) -> None:
+        """Read `RegistriesDirectory` for each image, in `threads`: a change applies at once."""
+        self._registry = registry
+        self._lookasides = lookasides
+        self._directory = directory
+        self._threads = threads
+
+    async def signatures(
+        self,
+        image: ResolvedImage,
+        reference: DockerReference,
+        kinds: frozenset[SignatureKind],
+        login: RegistryLogin | None,
+        say: Say,
+    ) -> Sequence[SignatureBlob]:
+        """Return the signatures of the manifest and of the index that led to it, see the port."""
+        directory = await self._threads.run(read_registries_directory, self._directory)
+        storage = directory.storage_of(reference)
+        signatures: list[SignatureBlob] = []
+        if "simple" in kinds:
+            signatures += await self._simple(image, storage.lookaside, reference, login, say)
+        if kinds & _ATTACHED_KINDS and storage.uses_attachments is not False:
+            attached_kinds = kinds & _ATTACHED_KINDS
+            signatures += await self._registry.signatures(image, attached_kinds, login, say)
+        small = [s for s in signatures if len(s.signature) <= SIGNATURE_SIZE_LIMIT]
+        return small[:SIGNATURES_LIMIT]
+
+    async def _simple(
+        self,
+        image: ResolvedImage,
+        lookaside: str,
+        reference: DockerReference,
+        login: RegistryLogin | None,
+        say: Say,
+    ) -> list[SignatureBlob]:
+        """Return simple signatures: of the registry itself if it can store them."""
+        digests: Sequence[Digest] = tuple(dict.fromkeys((image.digest, image.source_digest)))
+        extension = self._registry.signature_extension(image, login, say)
+        if await extension.is_supported():
+            return await extension.fetch(digests)
+        if not lookaside:
+            return []
+        path = reference.repository.partition("/")[2]
+        if lookaside.startswith("file:"):
+            return await read_lookaside_files(lookaside, path, digests, self._threads)
+        return await self._lookasides.open(lookaside, say).fetch(path, digests)

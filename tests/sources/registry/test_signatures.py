@@ -1,0 +1,103 @@
+"""Which signatures of an image are fetched, by registries.d and by what a policy needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from shiftergw.errors import ConfigurationError
+from shiftergw.image import Descriptor, Digest, ResolvedImage
+from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.signatures import SignatureBlob, SignatureKind
+from shiftergw.plumbing.threads import Threads
+from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
+from tests.sources.registry.network import REACTOR
+
+BLOB = Descriptor(Digest.of(b"blob"), 4)
+IMAGE = ResolvedImage(
+    Digest.of(b"manifest"), Digest.of(b"index"), BLOB, (BLOB,), "reg.example.org", "team/app"
+)
+REFERENCE = DockerReference.parse("reg.example.org/team/app:1")
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+class Registry:
+    """A `RegistryStorage` that records which kinds it was asked for."""
+
+    def __init__(self) -> None:
+        """Start without requests."""
+        self.kinds: list[set[SignatureKind]] = []
+
+    async def signatures(
+        self, image: ResolvedImage, kinds: frozenset[SignatureKind], *_: Any
+    ) -> Sequence[SignatureBlob]:
+        """Return one signature of each kind."""
+        self.kinds.append(set(kinds))
+        return [SignatureBlob(kind) for kind in sorted(kinds)]
+
+    def signature_extension(self, *_: Any) -> Any:
+        """Return an extension that is not supported."""
+        return self
+
+    async def is_supported(self) -> bool:
+        """Return that it is not."""
+        return False
+
+
+async def fetch(directory: Path, *kinds: SignatureKind) -> tuple[Registry, list[str]]:
+    """Fetch signatures; return the registry, and the kinds that were found."""
+    threads = Threads(REACTOR, 1, "test")
+    threads.startService()
+    registry = Registry()
+    try:
+        source = RegistrySignatures(registry, Lookasides(REACTOR, {}), directory, threads)
+        blobs = await source.signatures(IMAGE, REFERENCE, frozenset(kinds), None, quiet)
+    finally:
+        await threads.stopService()
+    return registry, [blob.kind for blob in blobs]
+
+
+@pytest.mark.parametrize(
+    ("section", "is_read"),
+    [
+        ("", True),
+        ("docker:\n  reg.example.org:\n    use-sigstore-attachments: true\n", True),
+        ("docker:\n  reg.example.org:\n    use-sigstore-attachments: false\n", False),
+        ("default-docker:\n  use-sigstore-attachments: false\n", False),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_attachments(tmp_path: Path, section: str, *, is_read: bool) -> None:
+    """They are read for a policy that needs them, unless registries.d forbids it."""
+    (tmp_path / "a.yaml").write_text(section)
+    registry, found_kinds = await fetch(tmp_path, "simple", "cosign", "bundle")
+    assert registry.kinds == ([{"cosign", "bundle"}] if is_read else [])
+    assert found_kinds == (["bundle", "cosign"] if is_read else [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_no_policy_needs_is_not_fetched(tmp_path: Path) -> None:
+    """Attachments are not read for `signedBy`, nor lookasides for `sigstoreSigned`."""
+    folder = tmp_path / f"team/app@sha256={IMAGE.digest.hex}"
+    folder.mkdir(parents=True)
+    (folder / "signature-1").write_bytes(b"1")
+    (tmp_path / "a.yaml").write_text(f"default-docker:\n  lookaside: file://{tmp_path}\n")
+    registry, found_kinds = await fetch(tmp_path, "simple")
+    assert (registry.kinds, found_kinds) == ([], ["simple"])
+    registry, found_kinds = await fetch(tmp_path, "cosign")
+    assert (registry.kinds, found_kinds) == ([{"cosign"}], ["cosign"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_invalid_directory(tmp_path: Path) -> None:
+    """A file that cannot be read could hide signatures, so it is an error."""
+    (tmp_path / "a.yaml").write_text("docker: [")
+    with pytest.raises(ConfigurationError, match=r"a\.yaml: line 1"):
+        await fetch(tmp_path, "simple")
