@@ -45,6 +45,7 @@ EVERY_KEY: dict[str, Any] = {
     "DefaultImageRemote": "dockerv2",
     "StateDirectory": "state",
     "SecretKeyFile": "keys/secret",
+    "RegistriesDirectory": "registries.d",
     "Listen": ["tcp:5000", "unix:/run/shiftergw.socket"],
     "HeartbeatLimit": 30,
     "WorkerWait": 300,

@@ -21,12 +21,16 @@ from shiftergw.build.whole import SquashBuilder
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.config import Config, LocalDelivery, SshDelivery, System
 from shiftergw.delivery.factory import SystemDelivery, local_delivery, ssh_delivery
+from shiftergw.job.policy import ImagePolicies, Verifiers
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Authenticator, UserDirectory
+from shiftergw.signatures.gpg import GpgVerifier
+from shiftergw.signatures.sigstore import SigstoreVerifier
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.reader import Limits
+from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.work.pool import PoolOptions, WorkerPool
 
@@ -128,6 +132,35 @@ def registry(
         proxied_hosts=config.proxied_hosts,
         shared=shared_state or Shared(),
     )
+
+
+def lookasides(reactor: Reactor, config: Config, shared_state: Shared | None = None) -> Lookasides:
+    """Return the storages of simple signatures; arguments and errors are those of `registry`."""
+    return Lookasides(
+        reactor,
+        os.environ,
+        limits=Limits(rate=config.registry_least_rate, document=config.registry_document_time),
+        proxied_hosts=config.proxied_hosts,
+        shared_state=shared_state or Shared(),
+    )
+
+
+def policies(
+    reactor: Reactor,
+    config: Config,
+    registry: RegistryClient,
+    lookasides: Lookasides,
+    threads: Threads,
+) -> ImagePolicies:
+    """Return the policies of all systems, with what fetches and verifies signatures."""
+    source = RegistrySignatures(registry, lookasides, config.registries_directory, threads)
+    sigstore = SigstoreVerifier(threads)
+    verifiers: Verifiers = {
+        "simple": GpgVerifier(reactor, reactor),
+        "cosign": sigstore,
+        "bundle": sigstore,
+    }
+    return ImagePolicies(config, source, verifiers, threads, reactor)
 
 
 def delivery_to(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.application.service import Service
 
 from shiftergw.app import compose
+from shiftergw.app.policies import PolicyPreparation
 from shiftergw.app.preparation import Preparation
 from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import CONCURRENT_QUERIES
@@ -85,6 +86,8 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
         [
             threads,
             preparation,
+            # With a broker, other machines pull the images.
+            *([] if config.broker_url else [PolicyPreparation(config, threads, reactor)]),
             store,
             recovery,
             queue,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from twisted.application.service import Service
 
 from shiftergw.app import compose
+from shiftergw.app.policies import PolicyPreparation
 from shiftergw.app.preparation import Preparation
 from shiftergw.config import Config
 from shiftergw.delivery.disk_calls import MOST_HANGING
@@ -42,7 +43,10 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         # Keyed, so that nobody without the site's key can test a guess of the password.
         return preparation.seal().fingerprint(f"{login.user}:{login.password}", "registry login")
 
-    registry = compose.registry(reactor, config, Shared(store, machine, fingerprint))
+    shared_state = Shared(store, machine, fingerprint)
+    registry = compose.registry(reactor, config, shared_state)
+    lookasides = compose.lookasides(reactor, config, shared_state)
+    policies = compose.policies(reactor, config, registry, lookasides, parts.threads)
     pipeline = Pipeline(registry, parts.caches.of, parts.builder, config.build_limits(), reactor)
     directories = {
         name: compose.delivery_to(system, reactor, disks, config.ost_count_of(name)).with_breaker(
@@ -53,7 +57,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
     targets = _targets(config, directories)
 
     def make_worker() -> Worker:
-        pull = Pull(config, store, pipeline, targets, preparation.seal(), reactor)
+        pull = Pull(config, store, pipeline, policies, targets, preparation.seal(), reactor)
         removal = Removal(store, targets)
         runner = runner_name(machine, os.getpid())
         limits = config.heartbeat_limit, config.wait_limits()
@@ -71,8 +75,10 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         parts.threads,
         parts.readers,
         preparation,
+        PolicyPreparation(config, disks, reactor),
         store,
         ClosedAtStop(registry.close),
+        ClosedAtStop(lookasides.close),
         Scratch(places, reactor),
         # Stopped before Scratch, whose sweep may be waiting for a system that is down.
         *(ClosedAtStop(directory.close) for directory in directories.values()),

@@ -161,6 +161,7 @@ class Config(Section):
     proxied_hosts: ProxiedHosts | None = Field(None, alias="ProxiedHosts")
     registry_least_rate: int = Field(10_000, alias="RegistryLeastRate", ge=0)
     registry_document_time: PositiveSeconds = Field(120, alias="RegistryDocumentTime")
+    registries_directory: LocalPath | None = Field(None, alias="RegistriesDirectory")
     mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
     broker_away: Literal["wait", "refuse"] = Field("wait", alias="BrokerAway")

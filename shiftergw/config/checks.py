@@ -126,6 +126,7 @@ def _config_warnings(config: Config) -> Iterator[str]:
                 f'{where}.scpCmdOptions: has no meaning with "transport": "openssh", which runs'
                 " `ssh` and never `scp`; write options for `ssh` in sshCmdOptions"
             )
+    yield from _policy_warnings(config)
     if config.disable_acl_metadata:
         yield (
             "DISABLE_ACL_METADATA: the metadata of private images names no readers, so every user"
@@ -174,6 +175,18 @@ def _shared_directory_warnings(document: Mapping[str, Any]) -> Iterator[str]:
                     " directory, put the same host first in both"
                 )
         directories.append((name, path, hosts))
+
+
+def _policy_warnings(config: Config) -> Iterator[str]:
+    """Yield a warning for each system whose images another policy may have put in place."""
+    policies: dict[str, tuple[str, object]] = {}
+    for name, system in config.systems.items():
+        earlier = policies.setdefault(system.directory_name, (name, system.policy_file))
+        if earlier[1] != system.policy_file:
+            yield (
+                f"{place('Platforms', name, 'policy_file')}: {earlier[0]} has the same image"
+                " directory and another policy, so jobs can run what only one of them accepts"
+            )
 
 
 def _endpoint(text: str) -> tuple[list[str], dict[str, str]]:
@@ -243,13 +256,6 @@ _UNSUPPORTED_VALUES: tuple[tuple[Callable[[Config], bool], str], ...] = (
         (
             'passphraseFile: with "transport": "openssh" the gateway cannot enter the passphrase:'
             " remove passphraseFile, and add the private key to an agent of the gateway's user."
-        ),
-    ),
-    (
-        lambda config: any(system.policy_file is not None for system in config.systems.values()),
-        (
-            "policy_file: it requires that signatures are checked, and this version does not check"
-            " them: remove the key if you can do without the check."
         ),
     ),
     (

@@ -163,7 +163,7 @@ class System(Section):
     squashfs: Squash = Field(default_factory=Squash.model_construct, alias="squashfs")
     ost_count: OstCount | None = Field(None, alias="ostCount")
     groups_command: Texts = Field((), alias="groupsCommand")
-    policy_file: str | None = Field(None, alias="policy_file")
+    policy_file: LocalPath | None = Field(None, alias="policy_file")
 
     @property
     def delivery(self) -> Delivery:

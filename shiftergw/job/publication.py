@@ -12,6 +12,7 @@ from shiftergw.image import ImageConfig, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.targets import FILE_FACTS, Target
 from shiftergw.model import ImageRecord, Origin, Ready
+from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.ports import ImageStore
 from shiftergw.rules import access
@@ -33,11 +34,15 @@ _IMAGE_FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The image that a reference means; `omissions` names settings that its record cannot store."""
+    """The image that a reference means, and the verdict of the system's policy on it.
+
+    `omissions` names settings that its record cannot store. Without a policy there is no verdict.
+    """
 
     image: ResolvedImage
     config: ImageConfig
     omissions: tuple[str, ...]
+    verdict: PolicyVerdict | None = None
 
     def facts(self, target: Target) -> dict[str, Any]:
         """Return the members of a record that describe the image itself."""
@@ -156,10 +161,12 @@ class Publisher:
         readers: Access,
         puller: int | None,
         resolution: Resolution | None,
+        verdict: PolicyVerdict | None = None,
     ) -> Ready:
         """Return the outcome of a successful pull: the content of the READY record.
 
-        The labels come from `resolution`, if the pull has read it and the site stores labels.
+        `verdict` is that of the system's policy, if it has one. The labels come from `resolution`,
+        if the pull has read it and the site stores labels.
         """
         now, timeout = self._clock.seconds(), self._config.image_expiration_timeout
         changes = {
@@ -168,6 +175,8 @@ class Publisher:
             "requested_by": puller,
             "expiration": None if timeout is None else now + timeout,
         }
+        if verdict is not None:
+            changes["verdict"] = verdict.to_document()
         if resolution is not None and self._config.enable_labels:
             changes["labels"] = resolution.config.labels
         return Ready(image_id, changes, now + self._config.keep_untagged, target.name)

@@ -20,10 +20,12 @@ from shiftergw.errors import ImageBlocked, NoSpace, amount, stage_timeout
 from shiftergw.image import BuiltImage, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.policy import ImagePolicies
 from shiftergw.job.publication import Publisher, Resolution, facts_of
 from shiftergw.job.recordable import recordable
 from shiftergw.job.targets import Target
 from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
+from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
@@ -46,12 +48,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One pull: its attempt, the image directory it delivers to, and what the user asks for."""
+    """One pull: its attempt, the image directory it delivers to, and what the user asks for.
+
+    `verdict` is that of the system's policy, if it is known without the registry.
+    """
 
     attempt: Attempt
     target: Target
     reference: ImageReference
     login: RegistryLogin | None
+    verdict: PolicyVerdict | None = None
 
 
 class _Obstacle(Enum):
@@ -75,6 +81,7 @@ class Pull:
         config: Config,
         store: ImageStore,
         pipeline: Pipeline,
+        policies: ImagePolicies,
         targets: Mapping[str, Target],
         seal: Seal,
         clock: IReactorTime,
@@ -84,6 +91,7 @@ class Pull:
         self._store = store
         self._publisher = Publisher(config, store, clock)
         self._pipeline = pipeline
+        self._policies = policies
         self._targets = targets
         self._seal = seal
         self._clock = clock
@@ -105,6 +113,11 @@ class Pull:
         )
         missing_id = None
         decision = decide_from_tag(request, tag_record, await self._digest_of_tag(job, tag_record))
+        if isinstance(decision, Reuse) and self._policies.is_required(request.system):
+            verdict = await self._policies.recall(request, reference, decision.ready)
+            job = replace(job, verdict=verdict)
+            decision = None if verdict is None else decision
+        # A change of readers alone asks no policy: an owner may always exclude somebody.
         if isinstance(decision, Readers | Reuse):
             result = await self._reuse(job, decision.ready)
             if isinstance(result, Ready):
@@ -141,9 +154,10 @@ class Pull:
         return await self._pipeline.head(job.reference, job.login, job.attempt)
 
     async def _resolve(self, job: _Job) -> Resolution:
-        """Read the manifest and the configuration of the image.
+        """Read the manifest and the configuration of the image, and ask the system's policy.
 
-        Raises `ImageBlocked` if the system's admins have taken the image, or its index, down.
+        Raises `ImageBlocked` if the system's admins have taken the image, or its index, down, and
+        `ImageRefused` if the policy does not accept it.
         """
         target = job.target
         image, config = await self._pipeline.resolve(
@@ -155,7 +169,8 @@ class Pull:
         ids = {image.id, image.source_digest.hex}
         if await self._publisher.query(lambda: self._store.is_blocked(target.name, ids)):
             raise ImageBlocked("The admins of this system have taken this image down.")
-        return Resolution(image, config, omissions)
+        verdict = await self._policies.check(job.attempt, job.reference, image, job.login)
+        return Resolution(image, config, omissions, verdict)
 
     async def _reuse(
         self,
@@ -212,7 +227,10 @@ class Pull:
                 return _Obstacle.SETTINGS
             await self._publisher.write_metadata(attempt, target, complete, readers, complete)
         facts = facts_of(verified_record)
-        return self._publisher.ready(target, image_id, facts, readers, puller, resolution)
+        verdict = job.verdict if resolution is None else resolution.verdict
+        if verdict is None and ready.system == request.system:
+            verdict = PolicyVerdict.from_document(ready.verdict)
+        return self._publisher.ready(target, image_id, facts, readers, puller, resolution, verdict)
 
     async def _build(
         self, job: _Job, resolution: Resolution, tag_record: ImageRecord | None
@@ -293,4 +311,6 @@ class Pull:
             "metadata": list(resolution.omissions),
             "verification": asdict(verification),
         }
-        return self._publisher.ready(target, image.id, facts, readers, puller, resolution)
+        return self._publisher.ready(
+            target, image.id, facts, readers, puller, resolution, resolution.verdict
+        )

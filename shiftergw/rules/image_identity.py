@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from shiftergw.image import ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference
@@ -56,8 +56,9 @@ def identify_image(image: ResolvedImage, reference: ImageReference, url: str) ->
         host = registry_host(image.location, url)
         name = docker_reference(host, image.repository, reference)
         return ImageIdentity(transport, digests, name)
-    path = urlsplit(url).path if url.startswith("file:") else ""
-    return ImageIdentity(transport, digests, paths=_path_scopes(path, reference.tag))
+    path = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+    paths = _path_scopes(path, image.repository, reference.tag) if path else ()
+    return ImageIdentity(transport, digests, paths=paths)
 
 
 def identify_record(
@@ -72,10 +73,14 @@ def identify_record(
     return ImageIdentity(_TRANSPORTS[_REGISTRY_KIND], digests, name)
 
 
-def _path_scopes(path: str, tag: str) -> tuple[str, ...]:
-    """Return the scopes of a directory: with its tag, itself, and its parents without the root."""
-    if not path:
-        return ()
+def _path_scopes(path: str, repository: str, tag: str) -> tuple[str, ...]:
+    """Return the scopes of an image in a directory of layouts, the most specific first.
+
+    `repository` is a subdirectory, or the first part of the tag in a directory that is a layout.
+    """
     directory = PurePosixPath(path)
-    parents = [str(parent) for parent in (directory, *directory.parents) if str(parent) != "/"]
-    return (*([f"{directory}:{tag}"] if tag else []), *parents)
+    layout = directory / repository
+    parents = [str(parent) for parent in directory.parents if str(parent) != "/"]
+    suffix = f":{tag}" if tag else ""
+    tags = [f"{layout}{suffix}", str(layout), f"{directory}:{repository}{suffix}", str(directory)]
+    return tuple(dict.fromkeys([*tags, *parents]))

@@ -6,7 +6,7 @@ For an operator who wants to use the gateway on a database that another program 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -85,15 +85,21 @@ class Tally:
 
 @dataclass(slots=True)
 class Survey:
-    """Count documents as they come; `systems` are the configured ones, `now` is the time."""
+    """Count documents as they come; `systems` are the configured ones, `now` is the time.
+
+    `classify` returns a further class of an image that users run, or "" if it has none.
+    """
 
     systems: Collection[str]
     now: float
+    classify: Callable[[Mapping[str, Any]], str] = lambda _: ""
     records: int = 0
     foreign_records: int = 0
     """How many of the records another program wrote."""
     categories: dict[Category, Tally] = field(default_factory=dict)
     oddities: dict[Oddity, Tally] = field(default_factory=dict)
+    classes: dict[str, Tally] = field(default_factory=dict)
+    """Images by the classes that `classify` returns."""
     states: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Records by the system and the state that they have in their documents."""
     unknown_members: Counter[str] = field(default_factory=Counter)
@@ -121,6 +127,8 @@ class Survey:
         if not has_object_id and category in _RUNNABLE:
             category = Category.KEYLESS
         self.categories.setdefault(category, Tally()).add(name)
+        if category in _RUNNABLE and (further_class := self.classify(members)):
+            self.classes.setdefault(further_class, Tally()).add(name)
         state = _text_of(members.get("system")), _text_of(document.get("status"))
         _count(self.states, state, (REST_NAME, REST_NAME))
         if category not in {Category.NOT_A_RECORD, Category.FOREIGN_SYSTEM} and "id" in members:

@@ -15,6 +15,7 @@ from typing import Any
 
 from shiftergw.errors import GatewayError
 from shiftergw.model import ImageRecord, WorkerMachine
+from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.names import MISSING
 from shiftergw.web.spool import Spool
 
@@ -91,8 +92,13 @@ def retry_after(error: GatewayError) -> str | None:
 
 
 def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
-    """Return the 13 members of a record; without `labels` as if the image had nmachine."""
-    return _without_null(
+    """Return the 13 members of a record; without `labels` as if the image had none.
+
+    An image that was accepted by its system's policy has one more, `policy`.
+    """
+    verdict = PolicyVerdict.from_document(image.verdict)
+    policy = {} if verdict is None else {"policy": _verdict(verdict)}
+    members = _without_null(
         {
             "id": image.id,
             "system": image.system,
@@ -109,6 +115,16 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
             "status_message": image.notice or image.status_message,
         }
     )
+    return members | policy
+
+
+def _verdict(verdict: PolicyVerdict) -> dict[str, str]:
+    return {
+        "requirement": verdict.requirement,
+        "identity": verdict.identity,
+        "reason": verdict.reason,
+        "policy": verdict.policy,
+    }
 
 
 def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:

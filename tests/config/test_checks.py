@@ -145,7 +145,6 @@ def test_the_smallest_configuration_is_supported() -> None:
             {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "passphraseFile": "p"}}},
             "passphraseFile: with",
         ),
-        ({"Platforms/mycluster/policy_file": "p.json"}, "policy_file: it requires"),
         ({"examiner": "/usr/bin/examiner"}, "examiner: it requires"),
         ({"Listen": "tcp:5000"}, "Listen: with"),
         ({"Listen": ["tcp:5000:interface=127.0.0.1", "tcp:5001"]}, "Listen: with"),
@@ -215,15 +214,29 @@ def test_two_systems_with_one_munge_daemon() -> None:
 
 def test_refusals_come_together() -> None:
     """The error at the start has all reasons, not only the first."""
-    config = load_config(
-        {"examiner": "/usr/bin/examiner", "Platforms/mycluster/policy_file": "p.json"}
-    ).config
+    config = load_config({"examiner": "/usr/bin/examiner", "Listen": "tcp:5000"}).config
     with pytest.raises(ConfigurationError) as caught:
         config.check_supported()
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
-        "policy_file",
         "examiner",
+        "Listen",
     ]
+
+
+def test_two_policies_for_one_directory() -> None:
+    """Systems that share a directory cause a warning if their policies differ."""
+    system = {"accesstype": "local", "local": {"imageDir": "/images"}}
+    result = load_config({"Platforms/two": system, "Platforms/mycluster/policy_file": "p.json"})
+    (warning,) = result.warnings
+    assert warning.startswith("Platforms.two.policy_file: mycluster has the same image directory")
+    result = load_config(
+        {
+            "Platforms/two": {**system, "policy_file": "p.json"},
+            "Platforms/mycluster/policy_file": "p.json",
+        }
+    )
+    assert result.warnings == ()
+    result.config.check_supported()
 
 
 MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}

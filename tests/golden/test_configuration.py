@@ -52,7 +52,6 @@ OLD: dict[str, dict[str, Any]] = {
 """Changes of the smallest configuration that the original or an earlier gateway accepts."""
 
 INVALID_CHANGES: dict[str, dict[str, Any]] = {
-    "policy_file": {"Platforms/mycluster/policy_file": "policy.json"},
     "examiner": {"examiner": "/usr/bin/examiner"},
     "a proxy of ssh": {"Platforms/mycluster": remote_system(sshCmdOptions=["-J", "bastion"])},
     "a passphrase with openssh": {
@@ -85,7 +84,6 @@ def test_values() -> None:
     smallest, _ = options.read_configuration(SMALLEST)
     unkept = (
         "examiner",
-        "Platforms/mycluster/policy_file",
         "Platforms/mycluster/ssh/passphraseFile",
     )
     document = change_document(dict.fromkeys(unkept, ...), EVERY_KEY)

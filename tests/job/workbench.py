@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.errors import NoSpace, RegistryDenied
+from shiftergw.errors import ConfigurationError, NoSpace, RegistryDenied
 from shiftergw.image import (
     BuildLimits,
     BuiltImage,
@@ -27,11 +28,22 @@ from shiftergw.image import (
     SquashOptions,
 )
 from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.policy import ImagePolicies, Verifiers
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.targets import Target
 from shiftergw.job.worker import Worker
 from shiftergw.model import ImageRecord, ImageReference, PullRequest, RegistryLogin
+from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.signatures import (
+    GpgKeys,
+    RejectedSignature,
+    SignatureBlob,
+    SignatureKind,
+    TrustedKeys,
+    VerificationResult,
+    VerifiedClaim,
+)
 from shiftergw.oci.meta import read_meta
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
@@ -110,6 +122,48 @@ class Source:
     async def blob(self, *_: Any) -> None:
         """Fail: the cache already has all blobs."""
         raise AssertionError
+
+
+class SignatureList:
+    """A `SignatureSource` with signatures that tests put into it; it records its requests."""
+
+    def __init__(self) -> None:
+        """Start without signatures."""
+        self.blobs: list[SignatureBlob] = []
+        self.requests: list[tuple[str, frozenset[str]]] = []
+        self.refuses: Exception | None = None
+
+    def add(self, reference: str, digest: Digest = MANIFEST, signer: str = "key 1") -> None:
+        """Add a signature for which `Believer` returns this claim."""
+        claim = json.dumps([signer, reference, str(digest)]).encode()
+        self.blobs.append(SignatureBlob("simple", payload=claim))
+
+    async def signatures(
+        self,
+        image: ResolvedImage,
+        reference: DockerReference,
+        kinds: frozenset[SignatureKind],
+        login: RegistryLogin | None,
+        notify: Any,
+    ) -> Sequence[SignatureBlob]:
+        """Return the signatures, or raise `refuses`."""
+        self.requests.append((str(reference), kinds))
+        if self.refuses is not None:
+            raise self.refuses
+        return self.blobs
+
+
+class Believer:
+    """A `SignatureVerifier` that returns what the payload of a signature claims."""
+
+    async def verify(self, signature: SignatureBlob, keys: TrustedKeys) -> VerificationResult:
+        """Return the claim, or reject a signature by `unknown`; raise for the key `broken`."""
+        if isinstance(keys, GpgKeys) and keys.keyrings == (b"broken",):
+            raise ConfigurationError("A keyring of the policy is unusable: it is broken.")
+        claim = VerifiedClaim(*json.loads(signature.payload))
+        if claim.identity == "unknown":
+            return RejectedSignature("it is signed by an unknown key", "unknown")
+        return claim
 
 
 class Cache:
@@ -214,6 +268,8 @@ class Bench:
         """
         self.store, self.threads = store, threads
         self.source: Source = previous.source if previous else Source()
+        self.signatures = SignatureList()
+        self.verifiers: Verifiers = dict.fromkeys(("simple", "cosign", "bundle"), Believer())
         self.cache, self.builder = Cache(), Builder(root / "expand")
         self.builder.directory.mkdir()
         self.images: Path = previous.images if previous else root / "images"
@@ -225,7 +281,9 @@ class Bench:
             return self.cache
 
         systems = SYSTEM, SISTER
-        config = load_config({"ImageExpirationTimeout": "1:00:00:00", **changes}).config
+        sister = {"accesstype": "local", "local": {"imageDir": "/images"}}
+        document = {f"Platforms/{SISTER}": sister, "ImageExpirationTimeout": "1:00:00:00"}
+        config = load_config(document | changes).config
         target = Target(
             "images",
             directory,
@@ -236,7 +294,8 @@ class Bench:
         )
         self.targets = targets = dict.fromkeys(systems, target)
         pipeline = Pipeline(self.source, cache_of, self.builder, BuildLimits(), reactor)
-        pull = Pull(config, store, pipeline, targets, self.seal, reactor)
+        policies = ImagePolicies(config, self.signatures, self.verifiers, threads, reactor)
+        pull = Pull(config, store, pipeline, policies, targets, self.seal, reactor)
         self.worker = Worker(store, pull, Removal(store, targets), reactor, "here:1", 60)
 
     async def claim(

@@ -69,10 +69,16 @@ def test_official_images() -> None:
 
 def test_directories_of_the_site() -> None:
     """An OCI layout of the site is known by its path, with and without the tag."""
-    image = image_at("local", "", "oci-layout")
-    identity = identify_image(image, ImageReference.parse("x:1"), "file:///srv/oci")
+    image = image_at("local", "n/app", "oci-layout")
+    identity = identify_image(image, ImageReference.parse("local/n/app:1"), "file:///srv/oci")
     assert (identity.transport, identity.reference) == ("oci", None)
-    assert identity.scopes == ("/srv/oci:1", "/srv/oci", "/srv")
+    assert identity.scopes == (
+        "/srv/oci/n/app:1",
+        "/srv/oci/n/app",
+        "/srv/oci:n/app:1",
+        "/srv/oci",
+        "/srv",
+    )
 
 
 def test_archives() -> None:

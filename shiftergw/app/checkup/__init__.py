@@ -28,6 +28,7 @@ from shiftergw.app.checkup.database import state
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
 from shiftergw.app.checkup.hosts import remote_directory
 from shiftergw.app.checkup.machines import broker
+from shiftergw.app.checkup.policies import policies
 from shiftergw.app.checkup.secrets import secrets
 from shiftergw.app.checkup.users import users
 from shiftergw.app.preparation import check_one_name, identity
@@ -62,6 +63,7 @@ async def checkup(
     findings += await state(config, reactor)
     findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
+    findings += [finding async for finding in policies(config, reactor)]
     findings += [finding async for finding in users(config, reactor)]
     for host_findings in await gather_or_cancel(
         remote_directory(system, section, reactor)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.app.checkup.database import expiry, mongodb_failure
 from shiftergw.app.checkup.finding import Finding, Level, failure
+from shiftergw.app.checkup.policies import PolicyRecords
 from shiftergw.app.compose import delivery_to
 from shiftergw.config import Config, System
 from shiftergw.errors import GatewayError, TimedOut, amount
@@ -59,7 +60,8 @@ _REMEDIES: Mapping[Category | Oddity, str] = {
 
 async def contents(reactor: Reactor, config: Config) -> list[Finding]:
     """Return the findings about the records, and about the files that belong to them."""
-    survey = Survey(config.systems.keys(), reactor.seconds())
+    records = PolicyRecords(config)
+    survey = Survey(config.systems.keys(), reactor.seconds(), records.judge)
     try:
         findings = await _database(reactor, config, survey)
     except GatewayError as error:
@@ -67,6 +69,7 @@ async def contents(reactor: Reactor, config: Config) -> list[Finding]:
         return [mongodb_failure("database", error) if mongodb else failure("database", error)]
     findings += _systems(survey)
     findings += _records(survey)
+    findings += _policy_classes(survey)
     findings += await _files(reactor, config, survey)
     return findings
 
@@ -151,6 +154,16 @@ def _records(survey: Survey) -> Iterator[Finding]:
             yield Finding("odd", level, text, _REMEDIES.get(oddity, ""))
     if survey.unknown_members:
         yield Finding("unknown members", Level.OK, f"kept: {_numbers(survey.unknown_members)}")
+
+
+def _policy_classes(survey: Survey) -> Iterator[Finding]:
+    """Yield the images that policies do not accept; nothing is done to them."""
+    remedy = (
+        "They stay, and jobs can run them. Pull them again to have them judged, or remove them:"
+        " `shiftergw expire IMAGE`."
+    )
+    for name, tally in sorted(survey.classes.items()):
+        yield Finding("policy", Level.WARNING, f"{tally.count} {name}{_examples(tally)}", remedy)
 
 
 def _examples(tally: Tally) -> str:

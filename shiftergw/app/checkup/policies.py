@@ -1,0 +1,114 @@
+"""Check the policies of the systems, and which delivered images they have not accepted."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shiftergw.app.checkup.finding import Finding, Level, failure
+from shiftergw.config import Config, System
+from shiftergw.config.registries_directory import read_registries_directory
+from shiftergw.errors import BadRequest, GatewayError, PolicyInvalid
+from shiftergw.job.policy import read_policy
+from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.rules.image_identity import identify_record
+from shiftergw.rules.policy import Policy, remembered_verdict
+from shiftergw.signatures.gpg import GpgVerifier
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
+REFUSED_IMAGES = "images that the policy of their system refuses"
+UNJUDGED_IMAGES = "images whose signatures the present policy of their system has not judged"
+
+
+async def policies(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
+    """Yield the findings about all policies, and about what the check of signatures needs."""
+    needs_gpg = needs_signatures = False
+    for system in config.systems.values():
+        if system.policy_file is None:
+            continue
+        name = f"policy_file of {system.name}"
+        try:
+            policy = read_policy(system.policy_file)
+        except PolicyInvalid as error:
+            yield failure(name, error)
+            continue
+        needs_gpg = needs_gpg or policy.needs_gpg
+        needs_signatures = needs_signatures or policy.needs_signatures
+        yield _policy(name, system.policy_file, policy)
+    if needs_gpg:
+        yield await _gpgv(reactor)
+    if needs_signatures:
+        yield _registries_directory(config)
+
+
+def _policy(name: str, path: Path, policy: Policy) -> Finding:
+    scopes = sum(map(len, policy.transports.values()))
+    text = f"{path}: {scopes} scopes beside the default; digest {policy.digest[:19]}"
+    if path.stat().st_mode & stat.S_IWOTH:
+        remedy = f"Take the permission to write from everybody else: chmod o-w {path}."
+        return Finding(name, Level.WARNING, f"everybody may write to {path}", remedy)
+    return Finding(name, Level.OK, text)
+
+
+async def _gpgv(reactor: Reactor) -> Finding:
+    try:
+        await GpgVerifier(reactor, reactor).check_program()
+    except GatewayError as error:
+        return failure("gpgv", error)
+    return Finding("gpgv", Level.OK, "can be started")
+
+
+def _registries_directory(config: Config) -> Finding:
+    name = "RegistriesDirectory"
+    try:
+        directory = read_registries_directory(config.registries_directory)
+    except GatewayError as error:
+        return failure(name, error)
+    default = " and a default" if directory.default.lookaside else ""
+    return Finding(name, Level.OK, f"{len(directory.sections)} sections{default}")
+
+
+class PolicyRecords:
+    """Judges delivered images by the present policies of their systems, without any request."""
+
+    def __init__(self, config: Config) -> None:
+        """Read the policies; an invalid one refuses every image. Blocks."""
+        self._config = config
+        self._policies = dict(_policies_of(config.systems.values()))
+
+    def judge(self, document: Mapping[str, Any]) -> str:
+        """Return what is wrong with a READY record: the name of a class of images, or nothing."""
+        record = ImageRecord.from_document(document)
+        if record.system not in self._policies:
+            return ""
+        policy = self._policies[record.system]
+        if policy is None:
+            return REFUSED_IMAGES
+        classes = {self._judge_tag(policy, record, tag) for tag in record.tags}
+        return next((name for name in (REFUSED_IMAGES, UNJUDGED_IMAGES) if name in classes), "")
+
+    def _judge_tag(self, policy: Policy, record: ImageRecord, tag: str) -> str:
+        location = record.origin.location if record.origin is not None else ""
+        section = self._config.locations.get(location)
+        try:
+            reference = ImageReference.parse(tag)
+        except BadRequest:
+            return UNJUDGED_IMAGES
+        identity = identify_record(record, reference, section.url if section is not None else "")
+        verdict = None if identity is None else remembered_verdict(policy, identity, record)
+        if verdict is None:
+            return UNJUDGED_IMAGES
+        return "" if verdict.is_accepted else REFUSED_IMAGES
+
+
+def _policies_of(systems: Iterable[System]) -> Iterator[tuple[str, Policy | None]]:
+    for system in systems:
+        if system.policy_file is not None:
+            try:
+                yield system.name, read_policy(system.policy_file)
+            except PolicyInvalid:
+                yield system.name, None

@@ -1,0 +1,214 @@
+"""Ask the policy of a system about images: before a download, and at each reuse.
+
+The policy and its keys are read anew for each image, so that a change applies at once. A policy
+that cannot be read refuses every image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError, ImageRefused, PolicyInvalid
+from shiftergw.image import ResolvedImage
+from shiftergw.job.attempt import Attempt
+from shiftergw.model import ImageRecord, ImageReference, RegistryLogin
+from shiftergw.model.signatures import (
+    SIGNATURE_SIZE_LIMIT,
+    PolicyVerdict,
+    SignatureBlob,
+    SignatureKind,
+    VerificationResult,
+)
+from shiftergw.plumbing.files import read_whole
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import within
+from shiftergw.ports import SignatureSource, SignatureVerifier
+from shiftergw.rules.attempts import describe_attempt, describe_work
+from shiftergw.rules.image_identity import identify_image, identify_record
+from shiftergw.rules.policy import (
+    ImageIdentity,
+    Policy,
+    SignatureRequirement,
+    judge,
+    remembered_verdict,
+)
+from shiftergw.rules.policy_document import parse_policy
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+POLICY_LIMIT = 4 << 20
+"""Bytes of a policy."""
+
+VERIFICATION_SECONDS = 300.0
+"""The time limit for the verification of all signatures of one image."""
+
+Verifiers = Mapping[SignatureKind, SignatureVerifier]
+
+
+def read_policy(path: Path) -> Policy:
+    """Return the policy in a file; raise `PolicyInvalid` if it cannot be used. Blocks."""
+    try:
+        content, _ = read_whole(path, POLICY_LIMIT)
+    except OSError as error:
+        raise PolicyInvalid(f"The policy {path} cannot be read: {error.strerror}.") from error
+    try:
+        return parse_policy(content, _read_key)
+    except PolicyInvalid as error:
+        raise PolicyInvalid(f"{path}: {error.what}") from error
+
+
+def _read_key(path: str) -> bytes:
+    return read_whole(Path(path), SIGNATURE_SIZE_LIMIT)[0]
+
+
+class ImagePolicies:
+    """The policies of all systems; a system without `policy_file` accepts every image."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        source: SignatureSource,
+        verifiers: Verifiers,
+        threads: Threads,
+        clock: IReactorTime,
+    ) -> None:
+        """Read files in `threads`; `verifiers` has one for each kind of signature."""
+        self._config = config
+        self._source = source
+        self._verifiers = verifiers
+        self._threads = threads
+        self._clock = clock
+
+    async def recall(
+        self, request: ImageRecord, reference: ImageReference, record: ImageRecord
+    ) -> PolicyVerdict | None:
+        """Return the verdict on a delivered image if no signature must be read for it.
+
+        `request` is the record of the pull, `record` that of the image. The verdict is the stored
+        one if the same policy has given it for the same reference. Returns None if the image must
+        be judged anew, or if the system has no policy. Raises `ImageRefused` if the policy refuses
+        the image whatever its signatures are.
+        """
+        policy = await self._policy(request.system)
+        if policy is None:
+            return None
+        url = self._url(record.origin.location) if record.origin is not None else ""
+        identity = identify_record(record, reference, url)
+        if identity is None:
+            return None
+        verdict = remembered_verdict(policy, identity, record)
+        if verdict is not None and not verdict.is_accepted:
+            raise self._refusal(request.system, identity, verdict)
+        return verdict
+
+    def is_required(self, system: str) -> bool:
+        """Return whether the system has a policy."""
+        return self._policy_file(system) is not None
+
+    def _policy_file(self, system: str) -> Path | None:
+        return self._config.systems[system].policy_file
+
+    async def check(
+        self,
+        attempt: Attempt,
+        reference: ImageReference,
+        image: ResolvedImage,
+        login: RegistryLogin | None,
+    ) -> PolicyVerdict | None:
+        """Return the verdict that accepts an image, or None if the system has no policy.
+
+        Raises `ImageRefused` if the policy does not accept it, and the errors of the source of the
+        signatures if it is unknown which there are.
+        """
+        system = attempt.record.system
+        policy = await self._policy(system)
+        if policy is None:
+            return None
+        identity = identify_image(image, reference, self._url(image.location))
+        scope = policy.requirements_of(identity.transport, identity.scopes)
+        requirements = () if scope.rejects else scope.signature_requirements
+        signatures: Sequence[SignatureBlob] = ()
+        if requirements and identity.reference is not None:
+            attempt.enter_stage(State.PULLING, "Checking signatures")
+            kinds = frozenset[SignatureKind]().union(*(r.kinds for r in requirements))
+            signatures = await self._source.signatures(
+                image, identity.reference, kinds, login, attempt.notify
+            )
+        verification = self._verify(requirements, signatures)
+        results = await within(VERIFICATION_SECONDS, self._clock, verification, _too_slow)
+        verdict = judge(policy, identity, results)
+        if not verdict.is_accepted:
+            raise self._refusal(system, identity, verdict)
+        self._log.info(
+            "{work}: the policy accepts {image} by {requirement}, signed by {signers}; {trace}",
+            image=verdict.image,
+            requirement=verdict.requirement,
+            signers=verdict.identity or "nobody",
+            work=describe_work(attempt.record),
+            trace=describe_attempt(attempt.record),
+        )
+        return verdict
+
+    async def _verify(
+        self, requirements: Sequence[SignatureRequirement], signatures: Sequence[SignatureBlob]
+    ) -> list[list[VerificationResult]]:
+        """Return the results of all signatures that can fulfill each requirement."""
+        results = []
+        for requirement in requirements:
+            candidates = [s for s in signatures if s.kind in requirement.kinds]
+            try:
+                results.append(
+                    [
+                        await self._verifiers[candidate.kind].verify(candidate, requirement.keys)
+                        for candidate in candidates
+                    ]
+                )
+            except ConfigurationError as error:
+                raise _unusable(error) from error
+        return results
+
+    async def _policy(self, system: str) -> Policy | None:
+        path = self._policy_file(system)
+        if path is None:
+            return None
+        try:
+            return await self._threads.run(read_policy, path)
+        except PolicyInvalid as error:
+            raise _unusable(error) from error
+
+    def _url(self, location: str) -> str:
+        section = self._config.locations.get(location)
+        return section.url if section is not None else ""
+
+    def _refusal(
+        self, system: str, identity: ImageIdentity, verdict: PolicyVerdict
+    ) -> ImageRefused:
+        return ImageRefused(
+            f"The policy of {system} does not accept {identity}, by {verdict.requirement}:"
+            f" {verdict.reason}",
+            detail=f"policy_file {self._policy_file(system)}",
+        )
+
+
+def _unusable(error: ConfigurationError) -> ImageRefused:
+    return ImageRefused(
+        "The policy of this system cannot be used, so every image is refused.",
+        remedy="Tell the site's support; `shiftergw check` and the gateway's log say more.",
+        detail=error.what,
+    )
+
+
+def _too_slow() -> ImageRefused:
+    return ImageRefused(
+        f"The signatures of the image were not verified within {VERIFICATION_SECONDS:.0f} s.",
+        remedy="Tell the site's support.",
+    )

@@ -1,0 +1,136 @@
+"""What `shiftergw check` says of policies, and of images that they have not accepted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from shiftergw.app.checkup import Level
+from shiftergw.app.checkup.policies import (
+    REFUSED_IMAGES,
+    UNJUDGED_IMAGES,
+    PolicyRecords,
+    policies,
+)
+from shiftergw.config import Config
+from shiftergw.job.policy import read_policy
+from shiftergw.model.signatures import PolicyVerdict
+from tests.configurations import load_config
+from tests.parts import need
+
+SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
+ACCEPT = {"type": "insecureAcceptAnything"}
+REJECT = {"type": "reject"}
+
+
+def config_of(root: Path, document: Any, **changes: Any) -> Config:
+    """Return a configuration whose system has this policy."""
+    policy = root / "policy.json"
+    policy.write_text(document if isinstance(document, str) else json.dumps(document))
+    changes["Platforms/mycluster/policy_file"] = str(policy)
+    return load_config(changes).config
+
+
+async def findings_of(config: Config) -> dict[str, tuple[Level, str]]:
+    """Return level and text of the findings by their names."""
+    return {f.name: (f.level, f.text) async for f in policies(config, reactor)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_systems_without_a_policy() -> None:
+    """There is nothing to say of them."""
+    assert await findings_of(load_config().config) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_valid_policy(tmp_path: Path) -> None:
+    """The policy, gpgv and the directory of registries are looked at."""
+    need("gpgv")
+    document = {"default": [REJECT], "transports": {"docker": {"a.b": [SIGNED_BY]}}}
+    (tmp_path / "a.yaml").write_text("docker:\n  a.b:\n    lookaside: https://c.d\n")
+    config = config_of(tmp_path, document, RegistriesDirectory=str(tmp_path))
+    findings = await findings_of(config)
+    assert {name: level for name, (level, _) in findings.items()} == dict.fromkeys(
+        ("policy_file of mycluster", "gpgv", "RegistriesDirectory"), Level.OK
+    )
+    assert "1 scopes beside the default; digest sha256:" in findings["policy_file of mycluster"][1]
+    assert findings["RegistriesDirectory"][1] == "1 sections"
+
+
+@pytest_twisted.ensureDeferred
+async def test_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid policy, a missing gpgv and an invalid directory are failures."""
+    (level, text) = (await findings_of(config_of(tmp_path, "{")))["policy_file of mycluster"]
+    assert (level, "not valid JSON" in text) == (Level.FAILURE, True)
+    (tmp_path / "a.yaml").write_text("docker: [")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = config_of(tmp_path, {"default": [SIGNED_BY]}, RegistriesDirectory=str(tmp_path))
+    findings = await findings_of(config)
+    assert findings["gpgv"][0] is findings["RegistriesDirectory"][0] is Level.FAILURE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_policy_that_everybody_may_change(tmp_path: Path) -> None:
+    """It protects nothing."""
+    config = config_of(tmp_path, {"default": [ACCEPT]})
+    (tmp_path / "policy.json").chmod(0o666)
+    (level, text) = (await findings_of(config))["policy_file of mycluster"]
+    assert (level, text.startswith("everybody may write")) == (Level.WARNING, True)
+
+
+def document_of(verdict: PolicyVerdict | None = None, **members: Any) -> dict[str, Any]:
+    """Return the document of a READY record of `registry.example.com/app:1`."""
+    return {
+        "_id": "k",
+        "system": "mycluster",
+        "status": "READY",
+        "id": "a" * 64,
+        "tag": ["app:1"],
+        "remotetype": "dockerv2",
+        "origin": {
+            "location": "registry.example.com",
+            "repository": "app",
+            "source_digest": "sha256:" + "b" * 64,
+        },
+        **({} if verdict is None else {"verdict": verdict.to_document()}),
+        **members,
+    }
+
+
+@pytest.mark.parametrize(
+    ("requirement", "members", "name"),
+    [
+        (ACCEPT, {}, ""),
+        (REJECT, {}, REFUSED_IMAGES),
+        (SIGNED_BY, {}, UNJUDGED_IMAGES),
+        (ACCEPT, {"origin": None}, UNJUDGED_IMAGES),
+        (ACCEPT, {"tag": ["no reference"]}, UNJUDGED_IMAGES),
+        (REJECT, {"tag": ["no reference", "app:1"]}, REFUSED_IMAGES),
+        (REJECT, {"tag": []}, ""),
+        (REJECT, {"system": "other"}, ""),
+        ({"type": "unknown"}, {}, REFUSED_IMAGES),
+    ],
+)
+def test_delivered_images(tmp_path: Path, requirement: Any, members: Any, name: str) -> None:
+    """Images that the policy refuses, or has not judged, are told apart without any request."""
+    records = PolicyRecords(config_of(tmp_path, {"default": [requirement]}))
+    assert records.judge(document_of(**members)) == name
+
+
+def test_an_earlier_verdict(tmp_path: Path) -> None:
+    """It counts if the same policy has given it on the same name."""
+    config = config_of(tmp_path, {"default": [SIGNED_BY]})
+    records = PolicyRecords(config)
+    digest = read_policy(tmp_path / "policy.json").digest
+    name = "registry.example.com/app:1"
+    verdict = PolicyVerdict(True, "signedBy (default)", "key", "It is signed.", digest, name)
+    assert records.judge(document_of(verdict)) == ""
+    foreign = PolicyVerdict(True, "signedBy (default)", "key", "It is signed.", digest, f"{name}0")
+    assert records.judge(document_of(foreign)) == UNJUDGED_IMAGES
+    old = PolicyVerdict(True, "signedBy (default)", "key", "It is signed.", "sha256:0", name)
+    assert records.judge(document_of(old)) == UNJUDGED_IMAGES

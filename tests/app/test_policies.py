@@ -1,0 +1,72 @@
+"""What keeps a process from starting if it could not verify signatures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.logger import capturedLogs
+
+from shiftergw.app.policies import PolicyPreparation
+from shiftergw.errors import ConfigurationError
+from shiftergw.plumbing.threads import Threads
+from tests.configurations import load_config
+from tests.parts import need
+
+SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
+
+
+async def prepare(root: Path, content: str, **changes: Any) -> list[str]:
+    """Start with a policy of this content; return the errors in the log."""
+    policy = root / "policy.json"
+    policy.write_text(content)
+    changes["Platforms/mycluster/policy_file"] = str(policy)
+    threads = Threads(reactor, 1, "test")
+    threads.startService()
+    try:
+        with capturedLogs() as events:
+            service = PolicyPreparation(load_config(changes).config, threads, reactor)
+            await service.startService()
+    finally:
+        await threads.stopService()
+    return [str(event.get("error")) for event in events if "error" in event]
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_gpgv_the_start_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only if a policy needs it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await prepare(tmp_path, '{"default": [{"type": "reject"}]}') == []
+    with pytest.raises(ConfigurationError, match="gpgv cannot be started") as caught:
+        await prepare(tmp_path, json.dumps({"default": [SIGNED_BY]}))
+    assert "package gpgv" in caught.value.remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_with_gpgv(tmp_path: Path) -> None:
+    """A valid policy needs no word in the log."""
+    need("gpgv")
+    assert await prepare(tmp_path, json.dumps({"default": [SIGNED_BY]})) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_invalid_policy_refuses_images_and_not_the_start(tmp_path: Path) -> None:
+    """Other systems go on; the log says what is wrong."""
+    (error,) = await prepare(tmp_path, "{")
+    assert "is not valid JSON" in error
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_invalid_directory_of_registries(tmp_path: Path) -> None:
+    """The log says which file is wrong."""
+    need("gpgv")
+    (tmp_path / "a.yaml").write_text("docker: [")
+    content = json.dumps({"default": [SIGNED_BY]})
+    (error,) = await prepare(tmp_path, content, RegistriesDirectory=str(tmp_path))
+    assert "a.yaml: line 1" in error
