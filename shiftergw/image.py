@@ -128,7 +128,8 @@ class ResolvedImage:
     `digest` is that of the manifest chosen for the platform; its hex is the image id.
     `source_digest` is the digest of the document that the tag names: an index, or the manifest
     itself. `private` means that the registry required the user's own login. `source_kind` is the
-    `remotetype` of the source, as its record has it.
+    `remotetype` of the source, as its record has it. `mirror` is the host of the mirror that served
+    the manifest, if it was not the location itself.
     """
 
     digest: Digest
@@ -139,6 +140,7 @@ class ResolvedImage:
     repository: str
     private: bool = False
     source_kind: str = "dockerv2"
+    mirror: str = ""
 
     @property
     def id(self) -> str:

@@ -40,15 +40,28 @@ _HTPASSWD = (
 
 
 class DockerRegistry:
-    """The program `docker-registry` on a free port of the loopback, over plain HTTP.
+    """The program `docker-registry` on a free port of the loopback.
 
     `host` is `127.0.0.1:PORT`. With `private` it requires `USER` or `SECOND_USER`, by HTTP Basic.
+    `certificate` is a file with its certificate and key, without which it speaks plain HTTP; it
+    requires client certificates of `client_authority`, if that is given. With `mirrored_url` it is
+    a pull-through cache of another registry.
     """
 
     def __init__(
-        self, directory: Path, *, private: bool = False, accepts_schema_1: bool = False
+        self,
+        directory: Path,
+        *,
+        private: bool = False,
+        certificate: Path | None = None,
+        client_authority: Path | None = None,
+        mirrored_url: str = "",
+        accepts_schema_1: bool = False,
     ) -> None:
         """Prepare a registry that stores images and its configuration in `directory`."""
+        self._certificate = certificate
+        self._client_authority = client_authority
+        self._mirrored_url = mirrored_url
         self._program = need("docker-registry")
         self._skopeo = need("skopeo")
         self._directory = directory
@@ -75,6 +88,13 @@ class DockerRegistry:
             htpasswd = self._directory / "htpasswd"
             htpasswd.write_text(_HTPASSWD)
             configuration["auth"] = {"htpasswd": {"realm": "tests", "path": str(htpasswd)}}
+        if self._certificate is not None:
+            tls = {"certificate": str(self._certificate), "key": str(self._certificate)}
+            configuration["http"]["tls"] = tls
+            if self._client_authority is not None:
+                configuration["http"]["tls"] |= {"clientcas": [str(self._client_authority)]}
+        if self._mirrored_url:
+            configuration["proxy"] = {"remoteurl": self._mirrored_url}
         file = self._directory / "config.yml"
         file.write_text(json.dumps(configuration))  # JSON is YAML
         with self._access_log.open("wb") as log:

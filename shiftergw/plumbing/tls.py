@@ -67,6 +67,8 @@ _REMEDIES: dict[Fault, str] = {
 
 _SHOWN_NAMES = 3
 
+_TLS_VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+
 
 class CertificateRefused(Exception):
     """A server's certificate does not prove that the server is the expected host.
@@ -88,7 +90,7 @@ class ClientTls:
 
     `authorities` are trusted instead of the system's authorities. `key` and `chain` are our own
     certificate, the leaf first. `any_name` accepts every host name, `any_certificate` every
-    certificate.
+    certificate. Servers must speak at least TLS `least_version`.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class ClientTls:
         *,
         any_name: bool = False,
         any_certificate: bool = False,
+        least_version: Literal["1.2", "1.3"] = "1.2",
     ) -> None:
         """Read the system's authorities if they are used, which blocks for a short time."""
         options: dict[str, Any] = {}
@@ -116,6 +119,7 @@ class ClientTls:
             options["certificate"] = leaf
             options["extraCertChain"] = between or None
         self._context = CertificateOptions(**options).getContext()
+        self._context.set_min_proto_version(_TLS_VERSIONS[least_version])
         self._any_name = any_name
         self._any_certificate = any_certificate
 

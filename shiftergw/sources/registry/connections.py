@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptography.x509 import load_pem_x509_certificates
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
@@ -13,11 +12,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from shiftergw.errors import ConfigurationError, RegistryUntrusted
-from shiftergw.plumbing.files import read_whole
+from shiftergw.errors import RegistryUntrusted
 from shiftergw.plumbing.http_heads import BoundedHeads
-from shiftergw.plumbing.tls import ClientTls
 from shiftergw.sources.registry.guard import GuardedEndpoint, Kind, kind_of, kind_of_name
+from shiftergw.sources.registry.local_files import LocationTls
 from shiftergw.sources.registry.location import Location, WebOrigin
 from shiftergw.sources.registry.proxy import ConnectEndpoint, Proxies, Proxy
 from shiftergw.sources.registry.resolver import Resolver
@@ -28,23 +26,6 @@ if TYPE_CHECKING:
 
 KEPT_CONNECTIONS = 6
 """Idle connections kept for further requests, for each host."""
-
-
-def client_tls(location: Location) -> ClientTls:
-    """Return the TLS of a location: it trusts its `cacert`, or the system's authorities.
-
-    The file also judges the hosts that the location sends us to: one that needs both holds both.
-    Raises `ConfigurationError` if it cannot be read. Blocks, shortly.
-    """
-    if location.cacert is None:
-        return ClientTls()
-    try:
-        return ClientTls(load_pem_x509_certificates(read_whole(location.cacert)[0]))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"The sslcacert of the location {location.name!r} cannot be read as certificates in"
-            f" PEM: {location.cacert}."
-        ) from error
 
 
 @implementer(IBodyProducer)
@@ -74,17 +55,22 @@ class Connections:
     """Sends single requests, and judges where they go; see `guard`."""
 
     def __init__(
-        self, reactor: Reactor, location: Location, proxies: Proxies, connect_limit: float
+        self,
+        reactor: Reactor,
+        location: Location,
+        proxies: Proxies,
+        connect_limit: float,
+        tls: LocationTls,
     ) -> None:
         """Open nothing; `connect_limit` in seconds."""
-        self._who = f"The registry {location.name!r}"
+        self._who = location.title
         self._reactor = reactor
         self._location = location
         self._origin = location.origin
         self._proxies = proxies
         self._limit = connect_limit
         self._resolver = Resolver(reactor)
-        self._tls = client_tls(location)
+        self._tls = tls
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = KEPT_CONNECTIONS
         self._agent: IAgent = Agent.usingEndpointFactory(reactor, self, self._pool)
@@ -109,11 +95,18 @@ class Connections:
             raise self._not_public(here)
 
     def _may_reach(self, here: WebOrigin, kind: Kind) -> bool:
-        if here.host == self._origin.host:
+        if here.host == self._origin.host and not self._location.must_be_public:
             self._reachable.add(kind)
         return kind in self._reachable or self._location.trusts(here)
 
     def _not_public(self, here: WebOrigin) -> RegistryUntrusted:
+        if here.host == self._origin.host:
+            return RegistryUntrusted(
+                f"{self._who} has an address that is not public.",
+                remedy="Tell the site's support: a registry of the site's own network needs a"
+                " location of its own, or a place in `trustedHosts` of the location `*`.",
+                detail=here.authority,
+            )
         return RegistryUntrusted(
             f"{self._who} sends the gateway to an address that is not public.",
             remedy="Tell the site's support; where that is meant to be, the location's"
@@ -160,7 +153,9 @@ class Connections:
                 lambda: self._not_public(here),
             )
         if here.scheme == "https":
-            endpoint = wrapClientTLS(self._tls.to(here.host), endpoint)
+            # The client certificate identifies the gateway to the registry itself alone.
+            tls = self._tls.to_location if here == self._origin else self._tls.to_redirects
+            endpoint = wrapClientTLS(tls.to(here.host), endpoint)
         return BoundedHeads(endpoint)
 
     async def _judge_proxied(self, here: WebOrigin) -> None:
@@ -169,18 +164,15 @@ class Connections:
         Where the registry's own name has none here either, only the proxy resolves names, and
         `ProxiedHosts` alone decides.
         """
-        if (
-            here.host == self._origin.host
-            or self._location.trusts(here)
-            or self._proxies.lists(here)
-        ):
+        is_named = here.host == self._origin.host and not self._location.must_be_public
+        if is_named or self._location.trusts(here) or self._proxies.lists(here):
             return
         addresses = await self._resolver.addresses(here.host)
         if not all(self._may_reach(here, kind_of(address)) for address in addresses):
             raise self._not_public(here)
         if addresses:
             return
-        if self._proxies.has_list:
+        if self._proxies.has_list or self._location.must_be_public:
             raise RegistryUntrusted(
                 f"{self._who} sends the gateway to a host that the site's proxy may not be asked"
                 " for.",

@@ -11,7 +11,13 @@ from html import unescape
 from OpenSSL import SSL
 from twisted.internet import error as network
 
-from shiftergw.errors import PullError, RegistryUnavailable, RegistryUntrusted, printable
+from shiftergw.errors import (
+    PullError,
+    RegistryDenied,
+    RegistryUnavailable,
+    RegistryUntrusted,
+    printable,
+)
 from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
 from shiftergw.sources.registry.retry import Interrupted
@@ -20,6 +26,12 @@ _AUTHORITY_REMEDY = (
     "Tell the site's support; for a registry with an authority of its own the location's"
     " `sslcacert` names it."
 )
+
+_ALERT = re.compile(
+    r"alert (?:certificate required|bad certificate|certificate unknown|certificate expired"
+    r"|unknown ca)"
+)
+"""Alerts by which a server refuses a client certificate, or its absence (RFC 8446, 6.2)."""
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (network.DNSLookupError, "cannot be found: its name is not known."),
@@ -127,11 +139,7 @@ def network_failure(who: str, host: str, error: Exception) -> PullError:
         if isinstance(cause, HeadTooLong):
             return RegistryUnavailable(f"{who} sent {cause}.", detail=host)
         if isinstance(cause, SSL.Error):
-            return Interrupted(
-                f"{who} does not speak TLS as the gateway does.",
-                detail=f"{host}: {printable(str(cause))}",
-                lasting=True,
-            )
+            return _tls_failure(who, host, printable(str(cause)))
         for kind, what in _REASONS:
             if isinstance(cause, kind):
                 detail = f"{host}: {cause}"
@@ -139,6 +147,21 @@ def network_failure(who: str, host: str, error: Exception) -> PullError:
                     f"{who} {what}", detail=detail, why="unreachable", unreachable=True
                 )
     return Interrupted(f"{who} broke the connection.", detail=f"{host}: {error!r}")
+
+
+def _tls_failure(who: str, host: str, words: str) -> PullError:
+    """Return the reason why a handshake failed; `words` are those of OpenSSL."""
+    if _ALERT.search(words):
+        return RegistryDenied(
+            f"{who} does not accept the gateway without a client certificate that it trusts.",
+            remedy="Tell the site's support: `clientCertificate` of the location names it.",
+            detail=f"{host}: {words}",
+        )
+    return Interrupted(
+        f"{who} does not speak TLS as the gateway does.",
+        detail=f"{host}: {words}",
+        lasting=True,
+    )
 
 
 def _causes(error: Exception) -> Iterator[BaseException]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 from shiftergw.errors import ConfigurationError
@@ -71,19 +72,43 @@ def target_of(base: str, reference: str) -> str:
     return f"{scheme.lower()}{colon}{rest}"
 
 
+TlsVersion = Literal["1.2", "1.3"]
+MirrorUse = Literal["all", "digest-only", "tag-only"]
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A registry of the configuration.
+    """A registry of the configuration, or one of its mirrors, and how it is reached.
 
     `url` is its base; a path in it is ignored. `cacert` is a PEM file of the authorities that are
     trusted instead of the system's. To `trusted_hosts` (`host` or `host:port`) the registry may
-    send us although their addresses are not public.
+    send us although their addresses are not public; with `must_be_public` this also holds for the
+    registry itself. `client_certificate` and `client_key` are PEM files; the certificate's file may
+    have the key too. A repository loses the leading path `cut_path` and gets `path` in front.
     """
 
     name: str
     url: str
     cacert: Path | None = None
     trusted_hosts: tuple[str, ...] = ()
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    least_tls: TlsVersion = "1.2"
+    must_be_public: bool = False
+    cut_path: str = ""
+    path: str = ""
+    is_mirror: bool = False
+    mirrors: tuple[Mirror, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Return the beginning of sentences about it."""
+        return f"The {'mirror' if self.is_mirror else 'registry'} {self.name!r}"
+
+    def path_of(self, repository: str) -> str:
+        """Return the path of a repository here; its name in references may be another one."""
+        rest = f"{repository}/".removeprefix(f"{self.cut_path}/" if self.cut_path else "")
+        return "/".join(filter(None, (self.path, rest.removesuffix("/"))))
 
     @property
     def origin(self) -> WebOrigin:
@@ -118,3 +143,22 @@ class Location:
     def trusts(self, origin: WebOrigin) -> bool:
         """Say whether the configuration lists this host."""
         return origin.host in self.trusted_hosts or origin.authority in self.trusted_hosts
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A registry that has images of a location, and which of them are looked for there.
+
+    `login_file` has the gateway's own login, `user:password`. A `standalone` mirror is asked what a
+    tag means, and all its images count as public; others get requests by digest alone, after the
+    location itself has named the digest.
+    """
+
+    location: Location
+    login_file: Path | None = None
+    standalone: bool = False
+    use: MirrorUse = "all"
+
+    def has(self, *, by_digest: bool) -> bool:
+        """Return whether references with, or without, a digest are looked for here."""
+        return self.use == "all" or (self.use == "digest-only") is by_digest

@@ -27,6 +27,7 @@ from shiftergw.sources.registry.failures import (
     status_failure,
     store_refusal,
 )
+from shiftergw.sources.registry.local_files import LocationTls
 from shiftergw.sources.registry.location import Location, WebOrigin, target_of
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import BodyReader, Limits
@@ -62,14 +63,18 @@ class Transport(BodyReader):
         proxies: Proxies,
         limits: Limits,
         admission: Admission | None = None,
+        tls: LocationTls | None = None,
     ) -> None:
         """Open nothing; raise `ConfigurationError` for a location that cannot be used.
 
-        `admission` holds requests back to hosts that could not be reached lately.
+        `admission` holds requests back to hosts that could not be reached lately. Without `tls` the
+        files of the location are read, which blocks for a short time.
         """
-        super().__init__(f"The registry {location.name!r}", reactor, limits, admission)
+        super().__init__(location.title, reactor, limits, admission)
         self.location = location.name
-        self._connections = Connections(reactor, location, proxies, limits.connect)
+        self._connections = Connections(
+            reactor, location, proxies, limits.connect, tls or LocationTls.of(location)
+        )
 
     def close(self) -> Deferred[None]:
         """Close the connections that wait for further requests."""

@@ -1,0 +1,433 @@
+"""Images come from mirrors, verified, and from the location itself where no mirror helps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from shiftergw.errors import (
+    BlobCorrupt,
+    ConfigurationError,
+    ImageNotFound,
+    NoSpace,
+    RegistryDenied,
+    RetryLater,
+)
+from shiftergw.image import Digest, Platform, ResolvedImage
+from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.plumbing.timing import pause
+from shiftergw.sources.registry.admission import Shared
+from shiftergw.sources.registry.client import RegistryClient
+from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.tokens import basic
+from tests.images import MadeImage, make_image, tar_of
+from tests.registries import Ask, FakeRegistry, Misbehave
+from tests.sources.registry.network import HASTY, REACTOR, SHORT, Sink
+from tests.store.places import running
+
+ALICE, MIRROR_LOGIN = RegistryLogin("alice", "one"), RegistryLogin("gateway", "m:rror")
+NEW = make_image([tar_of({"big": bytes(range(256)) * 4000})], compression="plain")
+OLD = make_image([tar_of({"old": b"old"})])
+
+
+class Site:
+    """A location with mirrors, a client of it, and what the client tells its user."""
+
+    def __init__(self, origin: FakeRegistry, mirrors: list[FakeRegistry]) -> None:
+        """Keep the servers."""
+        self.origin = origin
+        self.mirrors = mirrors
+        self.words: list[str] = []
+        self.client: Any = None
+
+    async def resolve(
+        self, name: str = "team/app", login: RegistryLogin | None = None
+    ) -> ResolvedImage:
+        """Return what a name means."""
+        reference = ImageReference.parse(name)
+        image, _ = await self.client.resolve(reference, Platform(), login, self.words.append)
+        result: ResolvedImage = image
+        return result
+
+    async def fetch(
+        self, image: ResolvedImage, sink: Sink, login: RegistryLogin | None = None, offset: int = 0
+    ) -> None:
+        """Download the first layer of an image."""
+        await self.client.blob(image, image.layers[0], login, self.words.append, offset, sink)
+
+
+@asynccontextmanager
+async def site(
+    origin: FakeRegistry,
+    *mirrors: FakeRegistry,
+    name: str = "test",
+    shared_state: Shared | None = None,
+    **options: Any,
+) -> AsyncIterator[Site]:
+    """Run servers, and a client of a location that has all of `mirrors` in this order.
+
+    `options` are those of each `Mirror`; `path` is in front of its repositories.
+    """
+    path = options.pop("path", "")
+    async with AsyncExitStack() as servers:
+        for registry in (origin, *mirrors):
+            await registry.start()
+            servers.push_async_callback(registry.stop)
+        mirror_places = tuple(
+            Mirror(
+                Location(mirror.host, f"http://{mirror.host}", path=path, is_mirror=True),
+                **options,
+            )
+            for mirror in mirrors
+        )
+        location = Location(name, f"http://{origin.host}", mirrors=mirror_places)
+        place = Site(origin, list(mirrors))
+        place.client = RegistryClient(
+            REACTOR,
+            {name: location},
+            lambda reference: (name, reference.name),
+            {},
+            shared=shared_state or Shared(),
+            limits=SHORT,
+            patience=HASTY,
+            random=lambda: 0.5,
+        )
+        try:
+            yield place
+        finally:
+            await place.client.close()
+            await pause(0.02, REACTOR)
+
+
+def asks(registry: FakeRegistry) -> list[str]:
+    """Return the methods and last parts of the requests that a registry has got."""
+    return [f"{ask.method} {'/'.join(ask.path.split('/')[-2:])}" for ask in registry.asked]
+
+
+def requires(login: RegistryLogin) -> Misbehave:
+    """Return the behavior of a registry that refuses requests without this login."""
+
+    def misbehave(ask: Ask) -> object:
+        if ask.header("Authorization") == basic(login):
+            return None
+        return ask.answer(401, WWW_Authenticate='Basic realm="test"')
+
+    return misbehave
+
+
+def fails(status: int, part: str = "") -> Misbehave:
+    """Return the behavior of a registry that answers requests whose path has `part` so."""
+    return lambda ask: ask.answer(status, Retry_After="600") if part in ask.path else None
+
+
+def layer_path(image: MadeImage) -> str:
+    """Return the end of the path of the first layer."""
+    return f"blobs/{image.document['layers'][0]['digest']}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mirror_serves_the_image() -> None:
+    """The location answers one HEAD request; all documents and layers are the mirror's."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
+    sink = Sink()
+    async with site(origin, mirror) as place:
+        image = await place.resolve()
+        await place.fetch(image, sink)
+    assert (image.digest, image.location, image.repository) == (NEW.digest, "test", "team/app")
+    assert (image.private, image.mirror) == (False, mirror.host)
+    assert Digest.of(bytes(sink.content)) == image.layers[0].digest
+    assert asks(origin) == ["HEAD manifests/latest"]
+    assert asks(mirror) == [
+        f"GET manifests/{NEW.digest}",
+        f"GET blobs/{image.config_blob.digest}",
+        f"GET {layer_path(NEW)}",
+    ]
+    assert place.words == [f"Getting the image from the mirror {mirror.host}"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stale_mirror() -> None:
+    """A tag means what it means at the location, also where a mirror still has the old image."""
+    origin, stale, fresh = FakeRegistry(NEW), FakeRegistry(OLD), FakeRegistry(NEW)
+    async with site(origin, stale, fresh) as place:
+        image = await place.resolve()
+        assert (image.digest, image.mirror) == (NEW.digest, fresh.host)
+        assert await place.client.head(ImageReference.parse("team/app"), None, print) == NEW.digest
+    assert asks(stale) == [f"GET manifests/{NEW.digest}"]
+    assert asks(origin) == ["HEAD manifests/latest"] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_standalone_mirror() -> None:
+    """A standalone mirror is believed about tags, and the location is not asked."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(OLD)
+    async with site(origin, mirror, standalone=True) as place:
+        image = await place.resolve()
+        assert await place.client.head(ImageReference.parse("team/app"), None, print) == OLD.digest
+        await place.client.prove(image, None, print)
+        await place.fetch(image, Sink())
+        assert (image.digest, image.private) == (OLD.digest, False)
+        assert origin.asked == []
+        # What it does not have comes from the location.
+        assert (await place.resolve(f"team/app@{NEW.digest}")).mirror == ""
+    assert asks(mirror)[-1] == f"GET manifests/{NEW.digest}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_paths_of_mirrors() -> None:
+    """A mirror of several registries has the repositories of each below a path of its own."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
+    async with site(origin, mirror, name="docker.io", path="hub-proxy/cache") as place:
+        image = await place.resolve("ubuntu")
+    assert image.repository == "library/ubuntu"
+    assert {ask.path.rpartition("/v2/")[2].partition("/man")[0] for ask in mirror.asked[:1]} == {
+        "hub-proxy/cache/library/ubuntu"
+    }
+    assert origin.asked[0].path.startswith("/v2/library/ubuntu/")
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [
+        fails(404),
+        fails(403),
+        fails(500),
+        fails(429),
+        fails(404, "blobs/"),
+        lambda ask: ask.hang_up(reset=True),
+        lambda ask: ask.answer(200, b"{}", Content_Type="application/json"),
+        lambda ask: ask.answer(302, Location="http://169.254.169.254/latest"),
+    ],
+    ids=["404", "403", "500", "429", "no configuration", "reset", "other bytes", "redirect"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_failing_mirror_is_passed_over(misbehave: Misbehave) -> None:
+    """Whatever a mirror answers, the next place is asked, and the user is told."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=misbehave)
+    second = FakeRegistry(NEW)
+    async with site(origin, mirror, second) as place:
+        image = await place.resolve()
+    assert (image.digest, image.mirror) == (NEW.digest, second.host)
+    assert f"Passing over the mirror {mirror.host}" in place.words
+    assert asks(origin) == ["HEAD manifests/latest"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_location_is_the_last_place() -> None:
+    """Where no mirror has the image, it comes from the location, and so do its layers."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(OLD)
+    async with site(origin, mirror) as place:
+        image = await place.resolve()
+        await place.fetch(image, Sink())
+    assert (image.digest, image.mirror) == (NEW.digest, "")
+    assert asks(mirror) == [f"GET manifests/{NEW.digest}"]
+    assert asks(origin)[-1] == f"GET {layer_path(NEW)}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_location_refuses_is_refused() -> None:
+    """An image that the location does not show is not taken from a mirror that has it."""
+    for status, error in ((404, ImageNotFound), (403, RegistryDenied), (429, RetryLater)):
+        mirror = FakeRegistry(NEW)
+        async with site(FakeRegistry(NEW, misbehave=fails(status)), mirror) as place:
+            with pytest.raises(error):
+                await place.resolve()
+        assert mirror.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_private_image() -> None:
+    """A private image is for users whose own login the location accepts, and no mirror sees it."""
+    origin = FakeRegistry(NEW, misbehave=requires(ALICE))
+    mirror = FakeRegistry(NEW)
+    sink = Sink()
+    async with site(origin, mirror) as place:
+        for login in (None, RegistryLogin("mallory", "x")):
+            with pytest.raises(RegistryDenied):
+                await place.resolve(login=login)
+        assert mirror.asked == []
+        image = await place.resolve(login=ALICE)
+        await place.fetch(image, sink, ALICE)
+    assert (image.private, image.mirror) == (True, mirror.host)
+    assert Digest.of(bytes(sink.content)) == image.layers[0].digest
+    # The location has shown each layer, too.
+    assert asks(origin)[-1] == f"HEAD {layer_path(NEW)}"
+    assert {ask.header("Authorization") for ask in mirror.asked} == {None}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_of_another_repository() -> None:
+    """A private image whose layer the location hides from its reader is refused."""
+    hides_layer = requires(ALICE)
+
+    def misbehave(ask: Ask) -> object:
+        if ask.path.endswith(layer_path(NEW)):
+            return ask.answer(404)
+        return hides_layer(ask)
+
+    async with site(FakeRegistry(NEW, misbehave=misbehave), FakeRegistry(NEW)) as place:
+        with pytest.raises(ImageNotFound):
+            await place.resolve(login=ALICE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_login_of_the_gateway_at_a_mirror(tmp_path: Path) -> None:
+    """The gateway logs in to a mirror with a login of its own, which nobody else gets."""
+    file = tmp_path / "login"
+    file.write_text(f"{MIRROR_LOGIN.user}:{MIRROR_LOGIN.password}\n")
+    file.chmod(0o640)
+    origin = FakeRegistry(NEW, misbehave=requires(ALICE))
+    mirror = FakeRegistry(NEW, misbehave=requires(MIRROR_LOGIN))
+    async with site(origin, mirror, login_file=file) as place:
+        with pytest.raises(RegistryDenied):
+            await place.resolve()
+        image = await place.resolve(login=ALICE)
+        await place.fetch(image, Sink(), ALICE)
+    assert image.mirror == mirror.host
+    assert {ask.header("Authorization") for ask in origin.asked} == {None, basic(ALICE)}
+    assert {ask.header("Authorization") for ask in mirror.asked} == {None, basic(MIRROR_LOGIN)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_that_everybody_can_read(tmp_path: Path) -> None:
+    """The start is refused while other users can read the gateway's login."""
+    file = tmp_path / "login"
+    file.write_text("gateway:secret")
+    file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="open to every user") as caught:
+        async with site(FakeRegistry(NEW), FakeRegistry(NEW), login_file=file):
+            pass
+    assert "secret" not in f"{caught.value}{caught.value.remedy}".replace("the secret in it", "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_goes_on_at_the_next_place() -> None:
+    """What a mirror has sent before it failed is not sent again by the next one."""
+    layer = NEW.blobs[Digest.parse(NEW.document["layers"][0]["digest"])]
+
+    def breaks(ask: Ask) -> object:
+        if "/blobs/" not in ask.path or ask.path.endswith(str(NEW.document["config"]["digest"])):
+            return None
+        if ask.header("Range") is not None:
+            return ask.answer(503)
+        ask.begin(layer[:400_000], len(layer))
+        return REACTOR.callLater(0.1, ask.hang_up) or True
+
+    origin, second = FakeRegistry(NEW), FakeRegistry(NEW)
+    mirror = FakeRegistry(NEW, misbehave=breaks)
+    sink = Sink()
+    async with site(origin, mirror, second) as place:
+        await place.fetch(await place.resolve(), sink)
+    assert bytes(sink.content) == layer
+    (ask,) = second.asked
+    position = int((ask.header("Range") or "").removeprefix("bytes=").removesuffix("-"))
+    assert 0 < position <= 400_000
+    assert sink.begun == [0, position]
+    assert f"Passing over the mirror {mirror.host}" in place.words
+
+
+@pytest.mark.parametrize("length", [0, 1], ids=["as long", "longer"])
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_layer(length: int) -> None:
+    """A layer with other bytes than its digest says comes whole from the next place."""
+    layer = NEW.blobs[Digest.parse(NEW.document["layers"][0]["digest"])]
+    wrong = b"x" * (len(layer) + length)
+
+    def lies(ask: Ask) -> object:
+        return ask.answer(200, wrong) if ask.path.endswith(layer_path(NEW)) else None
+
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=lies)
+    sink = BoundedSink(len(layer))
+    async with site(origin, mirror) as place:
+        await place.fetch(await place.resolve(), sink)
+    assert bytes(sink.content) == layer
+    assert sink.begun == [0, 0]
+    assert asks(origin)[-1] == f"GET {layer_path(NEW)}"
+
+
+class BoundedSink(Sink):
+    """A sink for a blob of a known size, as that of the cache."""
+
+    def __init__(self, size: int) -> None:
+        """Accept `size` bytes."""
+        super().__init__()
+        self._size = size
+
+    def write(self, data: bytes) -> None:
+        """Keep the bytes; raise `BlobCorrupt` for too many."""
+        if len(self.content) + len(data) > self._size:
+            raise BlobCorrupt("too long")
+        super().write(data)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_is_not_the_fault_of_a_mirror() -> None:
+    """An error of this machine ends the download; no other place is asked."""
+
+    def no_space(_: bytes) -> None:
+        raise NoSpace("full")
+
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
+    sink = Sink()
+    sink.on_write = no_space
+    async with site(origin, mirror) as place:
+        image = await place.resolve()
+        with pytest.raises(NoSpace):
+            await place.fetch(image, sink)
+    assert asks(origin) == ["HEAD manifests/latest"]
+
+
+@pytest.mark.parametrize(
+    ("use", "name", "is_asked"),
+    [
+        ("digest-only", "team/app", False),
+        ("digest-only", f"team/app@{NEW.digest}", True),
+        ("tag-only", "team/app", True),
+        ("tag-only", f"team/app@{NEW.digest}", False),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_mirrors_for_some_references(use: Any, name: str, *, is_asked: bool) -> None:
+    """A mirror may be for references with, or without, a digest alone."""
+    mirror = FakeRegistry(NEW)
+    async with site(FakeRegistry(NEW), mirror, use=use) as place:
+        image = await place.resolve(name)
+    assert image.digest == NEW.digest
+    assert bool(mirror.asked) is is_asked
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mirror_that_asks_to_wait_is_skipped_for_a_while(tmp_path: Path) -> None:
+    """After a mirror has limited the gateway, no pull asks it until that time is over."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=fails(429))
+    async with (
+        running(tmp_path / "store.sqlite") as store,
+        site(origin, mirror, shared_state=Shared(store, "node1")) as place,
+    ):
+        for _ in range(3):
+            assert (await place.resolve()).mirror == ""
+        key = f"limit {mirror.host} anonymous node1"
+        breaker = await store.check_breaker(key, REACTOR.seconds(), 0)
+    assert asks(mirror) == [f"GET manifests/{NEW.digest}"]
+    assert breaker is not None
+    assert place.words.count(f"Passing over the mirror {mirror.host}") == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_location_that_does_not_tell_digests() -> None:
+    """Without a digest from the location its own answer counts, not that of a mirror."""
+
+    def hides_digest(ask: Ask) -> object:
+        if ask.method != "HEAD":
+            return None
+        return ask.answer(200, Content_Type="application/json")
+
+    origin, mirror = FakeRegistry(NEW, misbehave=hides_digest), FakeRegistry(NEW)
+    async with site(origin, mirror) as place:
+        assert (await place.resolve()).mirror == ""
+    assert mirror.asked == []
