@@ -18,7 +18,7 @@ DOCKER_HUB = "registry-1.docker.io"
 """The host that serves Docker Hub's registry."""
 
 DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io"})
-"""The hosts that users write for Docker Hub; neither of them serves a registry."""
+"""The hosts that users write for Docker Hub, whose registry is another host."""
 
 HIGHEST_ID = 2**32 - 2
 """The highest uid or gid: to the kernel, 2**32 - 1 means "no user" or "no group"."""
@@ -64,6 +64,20 @@ def registry_name(text: str) -> str:
         return name.removesuffix("/") if match[0].lower().startswith("http") else name
     match = _DOCKER.match(text)
     return text if match is None else text[match.end() :]
+
+
+def is_host(component: str) -> bool:
+    """Return whether the first component of a name, before its first slash, is a registry's host.
+
+    Docker's rule: a host has a dot, a port, an upper-case letter or brackets, or is `localhost`.
+    Everything else is a part of the repository.
+    """
+    return (
+        "." in component
+        or ":" in component
+        or component == "localhost"
+        or component != component.lower()
+    )
 
 
 def check_registry_name(name: str) -> None:

@@ -73,8 +73,22 @@ EVERY_KEY: dict[str, Any] = {
             "authMethod": "basic",
             "authentication": "http",
             "trustedHosts": ["Tokens.Example.com", "[fd00::1]:8443"],
-        }
+            "clientCertificate": "client.pem",
+            "clientKey": "client.key",
+            "leastTls": "1.3",
+            "mirrors": [
+                "https://mirror.example.com/proxy",
+                {
+                    "url": "https://mirror.example.com:5000",
+                    "prefix": "hub",
+                    "login": "mirror.login",
+                    "standalone": True,
+                },
+            ],
+        },
+        "*": {"remotetype": "dockerv2", "allow": ["*.example.org"], "deny": ["bad.example.org"]},
     },
+    "RegistriesConf": "registries.conf",
     "Platforms": {
         "mycluster": {
             "mungeSocketPath": "munge.socket",

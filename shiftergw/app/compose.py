@@ -10,9 +10,11 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shiftergw.app.locations import configured_locations, find_unnamed, unnamed_locations
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
@@ -28,7 +30,6 @@ from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.signatures.sigstore import SigstoreVerifier
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
-from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from shiftergw.store.sqlite.store import SqliteStore
@@ -116,18 +117,16 @@ def registry(
     """Return the client of all configured registries.
 
     `shared_state` is what several processes share about registries that ask to wait. Raises
-    `ConfigurationError` if a location or a proxy is unusable.
+    `ConfigurationError` if a location, a mirror or a proxy is unusable.
     """
-    locations = {
-        name: Location(name, location.url, location.ca_certificate, location.trusted_hosts)
-        for name, location in config.locations.items()
-    }
     limits = Limits(rate=config.registry_least_rate, document=config.registry_document_time)
     return RegistryClient(
         reactor,
-        locations,
+        configured_locations(config),
         config.locate,
         os.environ,
+        find=partial(find_unnamed, config),
+        examples=unnamed_locations(config),
         limits=limits,
         proxied_hosts=config.proxied_hosts,
         shared=shared_state or Shared(),

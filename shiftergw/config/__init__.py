@@ -2,7 +2,7 @@
 
 The keys are the aliases of the fields: those of the original gateway, and further ones. All
 defaults are here. An unknown key is a warning, every other problem is an error, and all errors are
-reported at once. Loading opens no other file.
+reported at once. Loading opens no other file but `RegistriesConf`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from shiftergw.config.document import (
     unreadable,
 )
 from shiftergw.config.leniency import convert_section
+from shiftergw.config.location_names import find_location, locate
+from shiftergw.config.locations import Locations, LocationSection, expand_mirrors
+from shiftergw.config.registries_conf import RegistryRules, read_rules
 from shiftergw.config.sections import (
     LocalDelivery,
-    Locations,
-    LocationSection,
     SshDelivery,
     Stages,
     System,
@@ -53,10 +54,9 @@ from shiftergw.config.values import (
     Size,
     Surroundings,
 )
-from shiftergw.errors import BadRequest, ConfigurationError
+from shiftergw.errors import ConfigurationError
 from shiftergw.image import BuildLimits
 from shiftergw.model import ImageReference, PostponeLimits, WaitLimits
-from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 
 __all__ = [
     "Config",
@@ -100,6 +100,16 @@ def _defaults(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[s
         # The original reads both from the environment only, and ignores their values.
         **{name: True for name in ("ENABLE_LABELS", "DISABLE_ACL_METADATA") if name in environ},
     }
+
+
+def _with_rules(loaded_config: LoadedConfig) -> LoadedConfig:
+    """Add the content of `RegistriesConf`; raise `ConfigurationError`."""
+    config = loaded_config.config
+    if config.registries_conf is None:
+        return loaded_config
+    rules, warnings = read_rules(config.registries_conf)
+    config = config.model_copy(update={"registry_rules": rules})
+    return replace(loaded_config, config=config, warnings=(*loaded_config.warnings, *warnings))
 
 
 class Config(Section):
@@ -158,6 +168,7 @@ class Config(Section):
     max_record_size: Size = Field(64 << 10, alias="MaxRecordSize")
     max_list_size: Size = Field(64 * 10**6, alias="MaxListSize")
     stage_limits: Stages = Field(default_factory=Stages.model_construct, alias="StageLimits")
+    registries_conf: LocalPath | None = Field(None, alias="RegistriesConf")
     proxied_hosts: ProxiedHosts | None = Field(None, alias="ProxiedHosts")
     registry_least_rate: int = Field(10_000, alias="RegistryLeastRate", ge=0)
     registry_document_time: PositiveSeconds = Field(120, alias="RegistryDocumentTime")
@@ -175,13 +186,16 @@ class Config(Section):
     log_level: Literal["debug", "info", "warn", "error", "critical"] = Field(
         "info", alias="LogLevel"
     )
+    registry_rules: RegistryRules = RegistryRules()
+    """The content of `RegistriesConf`; it is not a key of the document."""
 
     @classmethod
     def load(cls, path: Path, environ: Mapping[str, str]) -> LoadedConfig:
-        """Read the file; raise `ConfigurationError` with all its problems."""
+        """Read the file, and its `RegistriesConf`; raise `ConfigurationError` with all problems."""
         try:
             document = parse(read_text(path))
             result = cls.from_document(document, base=path.absolute().parent, environ=environ)
+            result = _with_rules(result)
         except OSError as error:
             raise ConfigurationError(
                 f"The configuration {path} cannot be read: {error.strerror}.",
@@ -202,7 +216,7 @@ class Config(Section):
         if problems := [*unreadable(document)]:
             raise refusal(problems)
         problems += duplicate_keys(document)
-        document, conversions = convert_section(cls, document)
+        document, conversions = convert_section(cls, expand_mirrors(document))
         problems += checks.relation_problems(document)
         try:
             config = cls.validate_document(_defaults(document, environ) | document, surroundings)
@@ -217,22 +231,13 @@ class Config(Section):
         return LoadedConfig(config, warnings)
 
     def locate(self, reference: ImageReference) -> tuple[str, str]:
-        """Return the name of the location, and the repository in it, of a reference.
+        """Return the location of a reference and the repository in it; see `location_names`."""
+        default = self.default_image_location
+        return locate(self.locations, default, self.registry_rules, reference)
 
-        A host without a port may also be the first part of a repository in the default location.
-        Raises `BadRequest` for a host with a port that is not a location.
-        """
-        first, slash, rest = reference.name.partition("/")
-        if slash and first in self.locations:
-            return first, rest
-        if slash and first in DOCKER_HUB_ALIASES and DOCKER_HUB in self.locations:
-            return DOCKER_HUB, rest
-        if slash and ":" in first:  # a port: repository names have none
-            raise BadRequest(
-                f"This gateway has no registry {first}.",
-                remedy=f"It has {', '.join(self.locations)}; ask its admins for another.",
-            )
-        return self.default_image_location, reference.name
+    def location_named(self, host: str) -> str:
+        """Return the location that a host in front of an image name means, or the host itself."""
+        return find_location(self.locations, host) or host.lower().removesuffix(":443")
 
     def directory_of(self, system_name: str) -> tuple[str, tuple[str, ...]]:
         """Return the name of a system's image directory, and all systems that share it."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from shiftergw.config.broker import problems_of_url
 from shiftergw.config.document import place
-from shiftergw.config.values import HOST
-from shiftergw.errors import ConfigurationError, printable
+from shiftergw.config.locations import location_advice, location_problems
+from shiftergw.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shiftergw.config import Config
@@ -60,16 +60,10 @@ def relation_problems(document: Mapping[str, Any]) -> Iterator[str]:
                 yield f'{place("Platforms", name, key)}: is required with accesstype "{access}"'
         if munge and platform.get("mungeSocketPath") is None:
             yield f"{place('Platforms', name, 'mungeSocketPath')}: is required with munge"
-    for name, location in _objects(document, "Locations"):
-        if location.get("url") is None and not HOST.fullmatch(name.lower()):
-            yield f"{place('Locations', name, 'url')}: is required because the name is not a host"
+    yield from location_problems(document)
     if document.get("MongoDBURI") is not None and document.get("MongoDB") is None:
         yield "MongoDB: is required with MongoDBURI: the name of the database"
     yield from _broker_problems(document)
-    default, locations = document.get("DefaultImageLocation"), document.get("Locations")
-    if isinstance(default, str) and isinstance(locations, dict) and default not in locations:
-        names = printable(", ".join(locations))
-        yield f"DefaultImageLocation: must be one of the Locations: {names}"
 
 
 def _broker_problems(document: Mapping[str, Any]) -> Iterator[str]:
@@ -117,6 +111,7 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
 
 def _config_warnings(config: Config) -> Iterator[str]:
     """Yield the warnings that do not depend on how the values are written in the document."""
+    yield from location_advice(config.locations)
     for name, ssh in _ssh_deliveries(config):
         where = place("Platforms", name, "ssh")
         if ssh.transport == "conch":

@@ -114,6 +114,9 @@ def unknown(model: type[Section], value: Any, *path: object) -> Iterator[str]:
                 if get_origin(annotation) is dict and isinstance(inner, dict):
                     for name, part in inner.items():
                         yield from unknown(section, part, *path, key, name)
+                elif isinstance(inner, list):
+                    for number, part in enumerate(inner):
+                        yield from unknown(section, part, *path, key, number)
                 else:
                     yield from unknown(section, inner, *path, key)
         elif key not in model.never_read:
@@ -147,6 +150,7 @@ _WRONG = {
     "string_type": "must be text",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
+    "tuple_type": "must be a list",
     "value_error": "{error}",
 }
 """The words for pydantic's types of errors."""

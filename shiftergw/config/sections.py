@@ -1,4 +1,4 @@
-"""The sections of imagemanager.json: systems, registries, limits.
+"""The sections of imagemanager.json: systems, limits. Those of registries are in `locations`.
 
 As in `config`, the keys are the aliases of the fields, and the defaults are in the fields.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -17,13 +17,11 @@ from shiftergw.config.ssh_options import SshOptions, translate_options
 from shiftergw.config.values import (
     Architecture,
     BlockSize,
-    Hosts,
     LocalPath,
     Memory,
     Networks,
     OstCount,
     PositiveSeconds,
-    RegistryUrl,
     RemotePath,
     Texts,
     Users,
@@ -209,23 +207,6 @@ class System(Section):
         )
 
 
-class LocationSection(Section):
-    """`Locations.L`: one registry. `name` is its key L in the document, used in references.
-
-    `trusted_hosts` (`host` or `host:port`) may have addresses that are otherwise forbidden; the
-    registry may redirect the gateway to them for tokens and blobs.
-    """
-
-    never_read: ClassVar[frozenset[str]] = frozenset({"authentication"})
-
-    name: str = ""
-    remote_type: Literal["dockerv2"] = Field(alias="remotetype")
-    url: RegistryUrl = Field("", alias="url")
-    ca_certificate: LocalPath | None = Field(None, alias="sslcacert")
-    auth_method: Literal["token", "basic"] = Field("token", alias="authMethod")
-    trusted_hosts: Hosts = Field((), alias="trustedHosts")
-
-
 class UserLimits(Section):
     """`UserLimits`: how many new pulls of one user may wait and run."""
 
@@ -256,23 +237,9 @@ class Stages(Section):
         return StageLimits(self.fetch, self.examination, self.conversion, self.transfer)
 
 
-S = TypeVar("S", System, LocationSection)
-
-
-def _set_names(sections: dict[str, S]) -> dict[str, S]:
-    """Set the name of each section to its key in the document."""
-    return {name: section.model_copy(update={"name": name}) for name, section in sections.items()}
-
-
-def _set_default_urls(locations: dict[str, LocationSection]) -> dict[str, LocationSection]:
-    """Set the URL of each location without one to HTTPS on the host that is its name."""
-    return {
-        name: location.model_copy(update={"url": location.url or f"https://{name}"})
-        for name, location in locations.items()
-    }
+def _set_names(systems: dict[str, System]) -> dict[str, System]:
+    """Set the name of each system to its key in the document."""
+    return {name: system.model_copy(update={"name": name}) for name, system in systems.items()}
 
 
 Systems = Annotated[dict[str, System], AfterValidator(_set_names)]
-Locations = Annotated[
-    dict[str, LocationSection], AfterValidator(_set_names), AfterValidator(_set_default_urls)
-]

@@ -189,7 +189,8 @@ Architecture = Annotated[Platform, BeforeValidator(_platform)]
 """The architecture of a system's nodes, such as `amd64` or `arm64/v8`."""
 
 
-def _registry_url(value: str, info: ValidationInfo) -> str:
+def registry_url(value: str) -> str:
+    """Return `scheme://host[:port]` of a registry's URL; raise `ValueError` if it is not one."""
     try:
         url = urlsplit(value)
         port = url.port
@@ -200,11 +201,17 @@ def _registry_url(value: str, info: ValidationInfo) -> str:
             "must be https:// and the host of the registry, with :PORT if necessary, and no user"
             " (http:// for a registry without TLS)"
         )
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return f"{url.scheme}://{host}" + (f":{port}" if port else "")
+
+
+def _registry_url(value: str, info: ValidationInfo) -> str:
+    base = registry_url(value)
+    url = urlsplit(value)
     if url.path.strip("/") or url.query or url.fragment:
         warning = f"the path of the registry's URL {printable(value)} is not used"
         _surroundings(info).warnings.append(warning)
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return f"{url.scheme}://{host}" + (f":{port}" if port else "")
+    return base
 
 
 RegistryUrl = Annotated[str, AfterValidator(_registry_url)]

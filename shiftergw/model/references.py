@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from shiftergw.errors import BadRequest, printable
 from shiftergw.image import Digest
-from shiftergw.names import check_registry_name, registry_name
+from shiftergw.names import check_registry_name, is_host, registry_name
 
 REFERENCE_LIMIT = 512
 """Characters of a reference: 255 of the repository, 128 of the tag, digest and punctuation."""
@@ -25,7 +25,7 @@ _REFERENCE = re.compile(rf"({_NAME})(?::({_TAG}))?(?:@([a-z0-9]+:[0-9a-f]+))?")
 class ImageReference:
     """A reference to an image: `[location/]repository[:tag][@digest]`.
 
-    `name` includes the location's name if the user wrote one.
+    `name` includes the location's name if the user wrote one, in lower case.
     """
 
     name: str
@@ -37,8 +37,17 @@ class ImageReference:
         """Parse and normalize a reference; raise `BadRequest` with the grammar if it is invalid.
 
         Without tag and digest the tag is `latest`. A port of a registry is not a tag. A prefix that
-        stands for a registry, such as `docker://`, is removed.
+        stands for a registry, such as `docker://`, is removed. Host names have no case (RFC 4343).
         """
+        reference = cls._parse(text)
+        host, slash, rest = reference.name.partition("/")
+        if slash and is_host(host.lower()):
+            reference = replace(reference, name=f"{host.lower()}/{rest}")
+        return reference
+
+    @classmethod
+    def _parse(cls, text: str) -> Self:
+        """Parse a reference, and keep the case of its host."""
         text = registry_name(text)
         check_registry_name(text)
         match = _REFERENCE.fullmatch(text) if len(text) <= REFERENCE_LIMIT else None
@@ -50,6 +59,15 @@ class ImageReference:
             )
         digest = Digest.parse(match[3]) if match[3] else None
         return cls(match[1], match[2] or ("" if digest else "latest"), digest)
+
+    @classmethod
+    def stored_tags(cls, text: str) -> list[str]:
+        """Return the tags under which the store may have an image: the normalized one first.
+
+        The original gateway stored names as they were written, and added `:latest`. Raises
+        `BadRequest` as `parse`.
+        """
+        return list(dict.fromkeys([str(cls.parse(text)), text, str(cls._parse(text))]))
 
     def __str__(self) -> str:
         """Return the normalized text, which records store as their tag."""

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, NotAuthenticated, TooMany, Unavailable
-from shiftergw.model import ANONYMOUS, ImageRecord, PullRequest, QueueLimits, Session
+from shiftergw.model import (
+    ANONYMOUS,
+    ImageRecord,
+    ImageReference,
+    PullRequest,
+    QueueLimits,
+    Session,
+)
 from shiftergw.names import ACL_LIMIT
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
@@ -153,7 +160,7 @@ class Claims:
         Called after `_work`: if a pull ends between the two queries, this one finds it READY.
         """
         now = self._clock.seconds()
-        record = await self._store.find(request.system, request.itype, [request.tag, text])
+        record = await self._find_ready(request, text)
         if record is None or not record.may_be_read_by(session):
             return None
         fresh = max(self._config.pull_update_timeout, LEAST_FRESH)
@@ -164,6 +171,11 @@ class Claims:
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         return record
 
+    async def _find_ready(self, request: PullRequest, text: str) -> ImageRecord | None:
+        """Return the READY image with this name, however an earlier gateway has stored it."""
+        tags = [request.tag, *ImageReference.stored_tags(text)]
+        return await self._store.find(request.system, request.itype, list(dict.fromkeys(tags)))
+
     async def _changes_readers_only(
         self, session: Session, request: PullRequest, text: str
     ) -> bool:
@@ -173,7 +185,7 @@ class Claims:
         """
         if not (request.user_acl or request.group_acl):
             return False
-        record = await self._store.find(request.system, request.itype, [request.tag, text])
+        record = await self._find_ready(request, text)
         return (
             record is not None
             and (session.admin or record.requested_by == session.uid)
@@ -181,8 +193,18 @@ class Claims:
         )
 
     def _login(self, session: Session, location: str) -> str | None:
-        """Return the login for a location as text; `default` is that for the default location."""
-        login = session.logins.get(location)
+        """Return the login for a location as text; `default` is that for the default location.
+
+        Users may have stored it under another spelling of the location's name.
+        """
+        login = session.logins.get(location) or next(
+            (
+                login
+                for name, login in session.logins.items()
+                if name != "default" and self._config.location_named(name) == location
+            ),
+            None,
+        )
         if login is None and location == self._config.default_image_location:
             login = session.logins.get("default")
         return None if login is None else f"{login.user}:{login.password}"

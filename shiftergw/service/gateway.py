@@ -300,7 +300,6 @@ def _check_type(itype: str) -> None:
 def _names(text: str) -> list[str]:
     """Return the tags under which an image may be stored: the canonical one, then `text` itself."""
     try:
-        canonical = str(ImageReference.parse(text))
+        return ImageReference.stored_tags(text)
     except BadRequest:
         return [text]
-    return list(dict.fromkeys([canonical, text]))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from shiftergw.config import Config, LoadedConfig
-from shiftergw.errors import BadRequest, ConfigurationError
+from shiftergw.errors import ConfigurationError
 from shiftergw.image import BuildLimits, Platform, SquashOptions
-from shiftergw.model import ImageReference, PostponeLimits
+from shiftergw.model import PostponeLimits
 from tests.configurations import BASE, EVERY_KEY, SMALLEST, change_document, load_config
 
 
@@ -146,28 +146,6 @@ def test_listen_follows_authentication() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("alpine:3", ("registry.example.com", "alpine")),
-        ("group/app:1", ("registry.example.com", "group/app")),
-        ("quay.io/x/y:1", ("quay.io", "x/y")),
-        ("unknown.example/x/y:1", ("registry.example.com", "unknown.example/x/y")),
-        ("host:5000/x:1", ("host:5000", "x")),
-        ("quay.io:1", ("registry.example.com", "quay.io")),
-    ],
-)
-def test_locate(name: str, expected: tuple[str, str]) -> None:
-    """A name that begins with a location is in it; any other name is in the default location."""
-    config = load_config(
-        {
-            "Locations/quay.io": {"remotetype": "dockerv2"},
-            "Locations/host:5000": {"remotetype": "dockerv2"},
-        }
-    ).config
-    assert config.locate(ImageReference.parse(name)) == expected
-
-
-@pytest.mark.parametrize(
     ("value", "expected"),
     [
         ("all", None),
@@ -289,25 +267,6 @@ def test_frozen() -> None:
     """A loaded configuration cannot be changed."""
     with pytest.raises(ValueError, match="frozen"):
         load_config().config.metrics = True
-
-
-def test_docker_hub_has_two_names() -> None:
-    """References to docker.io use the location of Docker's registry, if there is one."""
-    config = load_config({"Locations/registry-1.docker.io": {"remotetype": "dockerv2"}}).config
-    location = config.locate(ImageReference.parse("docker.io/library/alpine:3"))
-    assert location == ("registry-1.docker.io", "library/alpine")
-    assert load_config().config.locate(ImageReference.parse("docker.io/library/alpine:3")) == (
-        "registry.example.com",
-        "docker.io/library/alpine",
-    )
-
-
-def test_a_port_without_a_location_is_refused() -> None:
-    """A host with a port is not a repository: the error names the locations that exist."""
-    with pytest.raises(BadRequest) as caught:
-        load_config().config.locate(ImageReference.parse("other.example.com:5000/app:1"))
-    assert "other.example.com:5000" in str(caught.value)
-    assert "registry.example.com" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from shiftergw.model import RegistryLogin
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.service.test_gateway import ALICE, BROKEN_PULL, DENIED_PULL, PRIVATE, Bench
+from tests.service.test_gateway import ALICE, BROKEN_PULL, DENIED_PULL, PRIVATE, READY, Bench
 
 LOGGED_IN = replace(ALICE, logins={"default": RegistryLogin("ann", "hush")})
 LOGGED_IN_ELSEWHERE = replace(ALICE, logins={"other": RegistryLogin("ann", "hush")})
@@ -58,3 +58,31 @@ async def test_a_login_does_not_override_every_failure(bench: Bench) -> None:
     await bench.pull(ALICE)
     await bench.end(BROKEN_PULL)
     assert (await bench.pull(LOGGED_IN)).status is State.FAILURE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_under_another_spelling(bench: Bench) -> None:
+    """A login belongs to the location that its name means, in any case and with any port."""
+    for number, name in enumerate(("Registry.Example.COM", "registry.example.com:443")):
+        session = replace(ALICE, logins={name: RegistryLogin("ann", "hush")})
+        record = await bench.pull(session, f"app:{number}")
+        stored_record = await bench.store.get(record.key)
+        assert stored_record is not None
+        assert stored_record.sealed is not None
+    for number, name in enumerate(("registry.example.com:5000", "docker.io", "example.com")):
+        session = replace(ALICE, logins={name: RegistryLogin("ann", "hush")})
+        record = await bench.pull(session, f"other:{number}")
+        stored_record = await bench.store.get(record.key)
+        assert stored_record is not None
+        assert stored_record.sealed is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_is_found_under_any_spelling_of_its_registry(bench: Bench) -> None:
+    """A pull and a look-up may write the host in another case, and a pull of both is one."""
+    await bench.pull(ALICE, "Registry.Example.com/app:1")
+    assert (await bench.pull(ALICE, "registry.example.com/app:1")).status is State.PENDING
+    await bench.end(READY)
+    for name in ("REGISTRY.example.com/app:1", "registry.example.com/app:1"):
+        assert (await bench.gateway.lookup(ALICE, "docker", name)).id == READY.id
+        assert (await bench.pull(ALICE, name)).status is State.READY

@@ -12,7 +12,6 @@ import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,21 +28,18 @@ from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure
 from shiftergw.app.checkup.hosts import remote_directory
 from shiftergw.app.checkup.machines import broker
 from shiftergw.app.checkup.policies import policies
+from shiftergw.app.checkup.registries import registries
 from shiftergw.app.checkup.secrets import secrets
 from shiftergw.app.checkup.users import users
 from shiftergw.app.preparation import check_one_name, identity
 from shiftergw.build import mksquashfs
 from shiftergw.build.check import unsquashfs_of
-from shiftergw.config import Config, LoadedConfig, LocationSection, System
-from shiftergw.errors import GatewayError, RegistryUntrusted, TimedOut, amount, printable
+from shiftergw.config import Config, LoadedConfig, System
+from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import broken_link, is_read_only, nearest_existing
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
-from shiftergw.sources.registry import location as registry
-from shiftergw.sources.registry.proxy import Proxies
-from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.transport import Transport
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -71,9 +67,7 @@ async def checkup(
         if (section := system.ssh_delivery) is not None
     ):
         findings += host_findings
-    findings += await gather_or_cancel(
-        _registry(location, environ, reactor) for location in config.locations.values()
-    )
+    findings += await registries(config, environ, reactor)
     return findings + await _listeners(config, reactor)
 
 
@@ -177,43 +171,6 @@ async def _programs(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
         yield Finding("unsquashfs", Level.FAILURE, f"{unsquashfs} is not there", remedy)
     else:
         yield Finding("unsquashfs", Level.OK, path)
-
-
-async def _registry(
-    location: LocationSection, environ: Mapping[str, str], reactor: Reactor
-) -> Finding:
-    """Check that a registry answers `GET /v2/` (distribution-spec, "Determining Support")."""
-    name = f"registry {location.name}"
-    remedy = "Check the url, the network, the proxy (https_proxy) and sslcacert."
-    try:
-        place = registry.Location(
-            location.name, location.url, location.ca_certificate, location.trusted_hosts
-        )
-        transport = Transport(reactor, place, Proxies(environ), Limits(connect=NETWORK_LIMIT))
-        try:
-            status = await within(
-                NETWORK_LIMIT,
-                reactor,
-                _status(transport, f"{place.base}/v2/"),
-                lambda: TimedOut(f"It did not answer within {NETWORK_LIMIT:.0f} s."),
-            )
-        finally:
-            await transport.close()
-    except RegistryUntrusted as error:  # its own remedy is better
-        return failure(name, error)
-    except GatewayError as error:
-        return replace(failure(name, error), remedy=remedy)
-    text = f"{place.base} answers with HTTP status {status}"
-    if status in {200, 401}:
-        return Finding(name, Level.OK, text)
-    return Finding(name, Level.FAILURE, text, remedy)
-
-
-async def _status(transport: Transport, url: str) -> int:
-    response = await transport.request("GET", url, {})
-    transport.discard(response)
-    status: int = response.code
-    return status
 
 
 async def _listeners(config: Config, reactor: Reactor) -> list[Finding]:

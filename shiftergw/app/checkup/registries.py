@@ -1,0 +1,124 @@
+"""Check the registries, their mirrors, and the certificates that the gateway shows them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure
+from shiftergw.app.locations import configured_locations
+from shiftergw.config import Config
+from shiftergw.config.locations import ANY_REGISTRY
+from shiftergw.errors import ConfigurationError, GatewayError, RegistryUntrusted, TimedOut
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.timing import within
+from shiftergw.sources.registry.local_files import client_certificate_dates, mirror_login
+from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.reader import Limits
+from shiftergw.sources.registry.transport import Transport
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
+_REMEDY = "Check the url, the network, the proxy (https_proxy) and sslcacert."
+_WARNING_TIME = dt.timedelta(days=14)
+"""The time before the end of a certificate at which a warning begins."""
+
+
+async def registries(config: Config, environ: Mapping[str, str], reactor: Reactor) -> list[Finding]:
+    """Return the findings about every location, each followed by its mirrors."""
+    findings: list[Finding] = []
+    places: list[tuple[str, Location]] = []
+    for name, location in configured_locations(config).items():
+        places.append((f"registry {name}", location))
+        for mirror in location.mirrors:
+            label = f"mirror {mirror.location.name} of {name}"
+            places.append((label, mirror.location))
+            try:
+                mirror_login(mirror)
+            except ConfigurationError as error:
+                findings.append(failure(label, error))
+    findings += filter(None, (_client_certificate(*place) for place in places))
+    findings += await gather_or_cancel(_answer(*place, environ, reactor) for place in places)
+    return [*findings, *_without_location(config)]
+
+
+def _without_location(config: Config) -> list[Finding]:
+    """Return what holds for registries without a location, which are not asked."""
+    findings = []
+    if config.registries_conf is not None:
+        prefixes = ", ".join(rule.prefix for rule in config.registry_rules.rules)
+        text = f"{config.registries_conf}: {prefixes or 'no [[registry]]'}"
+        findings.append(Finding("RegistriesConf", Level.OK, text))
+    if ANY_REGISTRY in config.locations:
+        section = config.locations[ANY_REGISTRY]
+        allow = "any" if section.allow is None else ", ".join(section.allow) or "none"
+        text = f"{allow}, except {', '.join(section.deny)}" if section.deny else allow
+        findings.append(Finding("registries without a location", Level.OK, text))
+    return findings
+
+
+def _client_certificate(name: str, location: Location) -> Finding | None:
+    """Check the dates of a client certificate; None if there is none, or it cannot be read.
+
+    `_answer` reports files that cannot be read, and a key of another certificate.
+    """
+    if location.client_certificate is None:
+        return None
+    try:
+        dates = client_certificate_dates(location)
+    except ConfigurationError:
+        return None
+    problem = _problem_of_dates(*dates, dt.datetime.now(dt.UTC))
+    text = f"clientCertificate {location.client_certificate}"
+    if problem is None:
+        return Finding(name, Level.OK, f"{text} is valid")
+    level, what = problem
+    return Finding(name, level, f"{text} {what}", "Have its authority renew it.")
+
+
+def _problem_of_dates(
+    start: dt.datetime, end: dt.datetime, now: dt.datetime
+) -> tuple[Level, str] | None:
+    if end < now:
+        return Level.FAILURE, f"expired on {end:%Y-%m-%d}"
+    if start > now:
+        return Level.FAILURE, f"is not valid before {start:%Y-%m-%d}"
+    if end < now + _WARNING_TIME:
+        return Level.WARNING, f"expires on {end:%Y-%m-%d}"
+    return None
+
+
+async def _answer(
+    name: str, location: Location, environ: Mapping[str, str], reactor: Reactor
+) -> Finding:
+    """Check that a registry answers `GET /v2/` (distribution-spec, "Determining Support")."""
+    try:
+        transport = Transport(reactor, location, Proxies(environ), Limits(connect=NETWORK_LIMIT))
+        try:
+            status = await within(
+                NETWORK_LIMIT,
+                reactor,
+                _status(transport, f"{location.base}/v2/"),
+                lambda: TimedOut(f"It did not answer within {NETWORK_LIMIT:.0f} s."),
+            )
+        finally:
+            await transport.close()
+    except (ConfigurationError, RegistryUntrusted) as error:  # their own remedies are better
+        return failure(name, error)
+    except GatewayError as error:
+        return replace(failure(name, error), remedy=_REMEDY)
+    text = f"{location.base} answers with HTTP status {status}"
+    if status in {200, 401}:
+        return Finding(name, Level.OK, text)
+    return Finding(name, Level.FAILURE, text, _REMEDY)
+
+
+async def _status(transport: Transport, url: str) -> int:
+    response = await transport.request("GET", url, {})
+    transport.discard(response)
+    status: int = response.code
+    return status

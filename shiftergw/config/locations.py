@@ -1,0 +1,241 @@
+"""The section `Locations` of imagemanager.json: registries and their mirrors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from shiftergw.config.document import Section, place
+from shiftergw.config.values import HOST, Hosts, LocalPath, RegistryUrl, registry_url
+from shiftergw.errors import printable
+
+ANY_REGISTRY = "*"
+"""The name of the location that stands for every registry which has no location of its own."""
+
+_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
+_PATH = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
+
+_KEYS_OF_ONE_REGISTRY = frozenset({"url", "mirrors", "clientCertificate", "clientKey"})
+_KEYS_OF_ANY = frozenset({"allow", "deny"})
+
+TlsVersion = Literal["1.2", "1.3"]
+"""The least version of TLS."""
+
+
+def _host_patterns(value: Any) -> tuple[str, ...]:
+    message = 'must be a list of "host", "host:port" or "*.domain"'
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(message)
+    patterns = tuple(pattern.lower() for pattern in value)
+    if not all(HOST.fullmatch(pattern.removeprefix("*.")) for pattern in patterns):
+        raise ValueError(message)
+    return patterns
+
+
+HostPatterns = Annotated[tuple[str, ...], BeforeValidator(_host_patterns)]
+"""`host` or `host:port`, or `*.domain` for all hosts below a domain, in lower case."""
+
+
+def _repository_path(value: str) -> str:
+    path = value.strip("/")
+    if path and not _PATH.fullmatch(path):
+        raise ValueError("must be a path in lower case, such as dockerhub-proxy")
+    return path
+
+
+RepositoryPath = Annotated[str, AfterValidator(_repository_path)]
+"""Components of a repository's name, without a slash at the ends."""
+
+
+def _mirror_url(value: str) -> str:
+    base, path = registry_url(value), urlsplit(value).path.strip("/")
+    return f"{base}/{_repository_path(path)}" if path else base
+
+
+MirrorUrl = Annotated[str, AfterValidator(_mirror_url)]
+"""`https://HOST[:PORT][/PATH]`; the path is in front of the repositories."""
+
+
+class RegistryHost(Section):
+    """How one host is reached: the keys that a location and a mirror have in common.
+
+    `trusted_hosts` (`host` or `host:port`) may have addresses that are otherwise forbidden; the
+    registry may redirect the gateway to them for tokens and blobs.
+    """
+
+    ca_certificate: LocalPath | None = Field(None, alias="sslcacert")
+    client_certificate: LocalPath | None = Field(None, alias="clientCertificate")
+    client_key: LocalPath | None = Field(None, alias="clientKey")
+    least_tls: TlsVersion = Field("1.2", alias="leastTls")
+    trusted_hosts: Hosts = Field((), alias="trustedHosts")
+
+
+class MirrorSection(RegistryHost):
+    """`Locations.L.mirrors`: a registry that has images of the location L.
+
+    `prefix`, or the path of `url`, is in front of the repositories there. A `standalone` mirror is
+    asked what a tag means, and everything that it has counts as public.
+    """
+
+    url: MirrorUrl = Field(alias="url")
+    prefix: RepositoryPath = Field("", alias="prefix")
+    login: LocalPath | None = Field(None, alias="login")
+    standalone: bool = Field(default=False, alias="standalone")
+
+    @property
+    def host(self) -> str:
+        """Return `host` or `host:port`."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def base(self) -> str:
+        """Return the URL without its path."""
+        return f"{urlsplit(self.url).scheme}://{self.host}"
+
+    @property
+    def path(self) -> str:
+        """Return the path in front of the repositories."""
+        return "/".join(filter(None, (urlsplit(self.url).path.strip("/"), self.prefix)))
+
+
+class LocationSection(RegistryHost):
+    """`Locations.L`: one registry. `name` is its key L in the document, used in references.
+
+    The location `*` stands for every other registry; `allow` and `deny` are patterns of hosts.
+    """
+
+    never_read: ClassVar[frozenset[str]] = frozenset({"authentication"})
+
+    name: str = ""
+    remote_type: Literal["dockerv2"] = Field(alias="remotetype")
+    url: RegistryUrl = Field("", alias="url")
+    auth_method: Literal["token", "basic"] = Field("token", alias="authMethod")
+    mirrors: tuple[MirrorSection, ...] = Field((), alias="mirrors")
+    allow: HostPatterns | None = Field(None, alias="allow")
+    deny: HostPatterns = Field((), alias="deny")
+
+    def may_have(self, host: str) -> bool:
+        """Return whether the lists of the location `*` let users pull from a host."""
+        if any(_matches(pattern, host) for pattern in self.deny):
+            return False
+        return self.allow is None or any(_matches(pattern, host) for pattern in self.allow)
+
+
+def _matches(pattern: str, host: str) -> bool:
+    """Return whether a pattern covers `host` or `host:port`; without a port, it covers all ports.
+
+    The default port of https is written in neither.
+    """
+    name, _, port = _split_port(host)
+    pattern_name, colon, pattern_port = _split_port(pattern)
+    if colon and (pattern_port or "443") != (port or "443"):
+        return False
+    if pattern_name.startswith("*."):
+        return name.endswith(pattern_name[1:])
+    return name == pattern_name
+
+
+def _split_port(host: str) -> tuple[str, str, str]:
+    """Split `host:port`, whose host may be an IPv6 address in brackets."""
+    name, colon, port = host.rpartition(":")
+    return (name, colon, port) if colon and port.isdigit() else (host, "", "")
+
+
+def _complete(locations: dict[str, LocationSection]) -> dict[str, LocationSection]:
+    """Set the name of each location to its key, and its URL, by default, to HTTPS on that host."""
+    return {
+        name: location.model_copy(
+            update={
+                "name": name,
+                "url": location.url or ("" if name == ANY_REGISTRY else f"https://{name}"),
+            }
+        )
+        for name, location in locations.items()
+    }
+
+
+Locations = Annotated[dict[str, LocationSection], AfterValidator(_complete)]
+
+
+def expand_mirrors(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document whose mirrors are objects; a text is the URL of one."""
+    locations = document.get("Locations")
+    if not isinstance(locations, dict):
+        return dict(document)
+    result = {
+        name: {
+            **location,
+            "mirrors": [
+                {"url": mirror} if isinstance(mirror, str) else mirror
+                for mirror in location["mirrors"]
+            ],
+        }
+        if isinstance(location, dict) and isinstance(location.get("mirrors"), list)
+        else location
+        for name, location in locations.items()
+    }
+    return {**document, "Locations": result}
+
+
+def location_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem for each key of `Locations` that is wrong because of another key."""
+    locations = document.get("Locations")
+    if not isinstance(locations, dict):
+        return
+    for name, location in locations.items():
+        if isinstance(location, dict):
+            yield from _key_problems(name, location)
+            yield from _client_problems(place("Locations", name), location)
+            mirrors = location.get("mirrors")
+            for number, mirror in enumerate(mirrors if isinstance(mirrors, list) else ()):
+                if isinstance(mirror, dict):
+                    yield from _client_problems(place("Locations", name, "mirrors", number), mirror)
+    default = document.get("DefaultImageLocation")
+    if isinstance(default, str) and (default not in locations or default == ANY_REGISTRY):
+        names = printable(", ".join(name for name in locations if name != ANY_REGISTRY))
+        yield f"DefaultImageLocation: must be one of the Locations: {names}"
+
+
+def _key_problems(name: str, location: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem for each key that a location of this name must, or cannot, have."""
+    where = place("Locations", name)
+    if name == ANY_REGISTRY:
+        for key in sorted(_KEYS_OF_ONE_REGISTRY & location.keys()):
+            yield f"{where}.{key}: cannot be the same for every registry: remove it"
+        return
+    if location.get("url") is None and not HOST.fullmatch(name.lower()):
+        yield f"{where}.url: is required because the name is not a host"
+    for key in sorted(_KEYS_OF_ANY & location.keys()):
+        yield f'{where}.{key}: is a list of the location "{ANY_REGISTRY}" only'
+
+
+def _client_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
+    if section.get("clientKey") is not None and section.get("clientCertificate") is None:
+        yield f"{where}.clientKey: needs clientCertificate"
+
+
+def location_advice(locations: Mapping[str, LocationSection]) -> Iterator[str]:
+    """Yield a warning for each location whose effect differs from what its author may expect."""
+    spellings: dict[str, str] = {}
+    for name, location in locations.items():
+        first_name = spellings.setdefault(without_default_port(name.lower(), location.url), name)
+        if first_name != name:
+            yield (
+                f"{place('Locations', name)}: {first_name} is the same name to users, who write"
+                " it in any case and with or without the default port"
+            )
+        for number, mirror in enumerate(location.mirrors):
+            if mirror.login is not None and mirror.url.startswith("http:"):
+                yield (
+                    f"{place('Locations', name, 'mirrors', number, 'login')}: is sent without"
+                    " TLS, and everybody on the network can read it"
+                )
+
+
+def without_default_port(host: str, url: str) -> str:
+    """Return a host without the default port of the URL's scheme."""
+    return host.removesuffix(_DEFAULT_PORTS[urlsplit(url).scheme or "https"])
