@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -74,7 +75,7 @@ async def world(
     def find(host: str, _repository: str) -> Location | None:
         return None if host.startswith("denied") else place(host)
 
-    network = Network(NAMES)
+    network: Any = Network(NAMES)
     client = RegistryClient(
         network,
         {},

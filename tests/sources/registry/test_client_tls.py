@@ -31,7 +31,7 @@ def quiet(_: str) -> None:
 def server_options(authority: Authority, host: str, **options: Any) -> CertificateOptions:
     """Return the TLS of a server that asks for a client certificate but does not require one."""
     own = PrivateCertificate.loadPEM(authority.file(host).read_text())
-    authority_certificate = Certificate.loadPEM(authority.pem.read_text()).original
+    authority_certificate = Certificate.loadPEM(authority.pem.read_bytes()).original
     return CertificateOptions(
         privateKey=own.privateKey.original,
         certificate=own.original,
@@ -63,7 +63,7 @@ async def test_a_redirect_gets_no_client_certificate(tmp_path: Path) -> None:
             return None
         return ask.answer(307, Location=f"https://store.example:{port}{ask.path}")
 
-    def at_store(ask: Ask) -> object:
+    def at_store(ask: Ask) -> None:
         clients.append(("store", name_of_client(ask)))
 
     registry = FakeRegistry(IMAGE, misbehave=at_registry)
@@ -75,7 +75,7 @@ async def test_a_redirect_gets_no_client_certificate(tmp_path: Path) -> None:
     own.chmod(0o600)
     url = f"https://registry.example:{registry.host.rpartition(':')[2]}"
     location = Location("test", url, authority.pem, client_certificate=own)
-    network = Network({"registry.example": [PUBLIC], "store.example": [PUBLIC]})
+    network: Any = Network({"registry.example": [PUBLIC], "store.example": [PUBLIC]})
     client = RegistryClient(
         network, {"test": location}, lambda reference: ("test", reference.name), {}, limits=SHORT
     )

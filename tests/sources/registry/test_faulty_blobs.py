@@ -361,7 +361,7 @@ async def test_the_least_wait_is_our_own(value: str, authority: Authority, tmp_p
     """A registry that names no wait, or one that is over, is not asked again at once."""
     servers = BlobServers((status(503, Retry_After=value),) * 3, ())
     async with servers.running(authority, tmp_path):
-        begin = servers.client._clock.seconds()
+        begin = REACTOR.seconds()
         with pytest.raises(RetryLater) as caught:
             await servers.fetch()
     quick_waits = PATIENCE.backoff(1, 0.5) + PATIENCE.backoff(2, 0.5)
