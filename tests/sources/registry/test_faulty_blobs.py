@@ -39,6 +39,7 @@ from tests.sources.registry.blob_servers import (
     status,
     without_length,
 )
+from tests.sources.registry.network import REACTOR
 
 SIZE = BLOB.size
 DAMAGED_CONTENT = CONTENT[:-1] + b"?"
