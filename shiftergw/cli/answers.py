@@ -6,6 +6,8 @@ prints one passes it through `printable`.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from shiftergw.names import MISSING, is_image_id
@@ -18,6 +20,9 @@ _TEXTS = (
 _COUNTS = ("done", "total", "uid")
 _TIMES = ("last_pull", "time", "heard")
 _LARGEST = 2**63 - 1
+_CHUNK = 16 << 20
+"""Bytes of the longest chunk of an upload, if the gateway does not say."""
+
 _LATEST = 253_402_214_400
 """The last day of the year 9999, in seconds since 1970."""
 
@@ -68,6 +73,26 @@ def parse_registries(answer: Any) -> list[dict[str, Any]]:
     if not all("location" in registry and "host" in registry for registry in registries):
         raise InvalidAnswer
     return registries
+
+
+@dataclass(frozen=True, slots=True)
+class UploadState:
+    """What a gateway says of an upload: its id, the bytes it has, and the longest chunk."""
+
+    key: str
+    offset: int
+    chunk: int
+
+
+def parse_upload(answer: Any) -> UploadState:
+    """Return the state of an upload; raise `InvalidAnswer` if a member is missing or wrong."""
+    members = parse_object(answer)
+    key, offset, chunk = members.get("upload"), members.get("offset"), members.get("chunk", _CHUNK)
+    if not (isinstance(key, str) and re.fullmatch("[A-Za-z0-9_-]{1,100}", key)):
+        raise InvalidAnswer
+    if type(offset) is not int or offset < 0 or type(chunk) is not int or chunk < 1:
+        raise InvalidAnswer
+    return UploadState(key, offset, chunk)
 
 
 def parse_rows(answer: Any) -> list[dict[str, Any]]:

@@ -38,13 +38,14 @@ class Exchange(Protocol):
         tail: str,
         *,
         credential: str,
-        body: str,
+        body: str | bytes,
         limit: float,
         head_limit: float | None = None,
     ) -> Any:
         """Return the JSON of the answer of the gateway at `base`, None if it is not JSON.
 
-        `tail` is the path below `base`, with its query. Raises `NoGateway` if no answer is complete
+        `tail` is the path below `base`, with its query. A body of bytes is sent as it is, a text as
+        JSON. Raises `NoGateway` if no answer is complete
         within `limit` seconds, or no head has arrived within `head_limit` (None: no such limit);
         `GatewayBusy` if the gateway says that it cannot do this now; `RequestRefused` or `Misuse`
         if it refuses.
@@ -60,9 +61,12 @@ class Exchange(Protocol):
         ...
 
 
-def headers_of(credential: str, proxy: GatewayProxy | None) -> dict[str, str]:
+def headers_of(
+    credential: str, proxy: GatewayProxy | None, body: str | bytes = ""
+) -> dict[str, str]:
     """Return the headers of a request, besides those of HTTP itself."""
-    headers = {"authentication": credential, "Content-Type": "application/json"}
+    kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+    headers = {"authentication": credential, "Content-Type": kind}
     if proxy is not None and proxy.authorization:
         headers["Proxy-Authorization"] = proxy.authorization
     return headers

@@ -71,7 +71,7 @@ class BlockingExchange:
         tail: str,
         *,
         credential: str,
-        body: str,
+        body: str | bytes,
         limit: float,
         head_limit: float | None = None,
     ) -> Any:
@@ -80,9 +80,8 @@ class BlockingExchange:
         Raises `TlsUnproven` if the standard library does not trust the gateway's certificate.
         """
         proxy = proxy_for(base, os.environ)
-        request = _Request(
-            method, uri_of(base, tail).decode("ascii"), headers_of(credential, proxy), body, proxy
-        )
+        headers = headers_of(credential, proxy, body)
+        request = _Request(method, uri_of(base, tail).decode("ascii"), headers, body, proxy)
         if request.is_https and self._tls is None:
             from shiftergw.plumbing.tls_context import blocking_context  # noqa: PLC0415 - seldom
 
@@ -126,7 +125,7 @@ class _Request:
         method: str,
         uri: str,
         headers: dict[str, str],
-        body: str,
+        body: str | bytes,
         proxy: GatewayProxy | None,
     ) -> None:
         parts = urlsplit(uri)
@@ -147,7 +146,7 @@ class _Request:
             # A line break in a value would begin another header.
             **{name: " ".join(value.splitlines()).encode() for name, value in headers.items()},
         }
-        self._body = body.encode() if body else None
+        self._body = (body.encode() if isinstance(body, str) else body) or None
         self._socket: socket.socket | None = None
         self._is_aborted = False
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
-from twisted.web._newclient import ParseError
+from twisted.web._newclient import ParseError, RequestTransmissionFailed
 from twisted.web.client import (
     URI,
     Agent,
@@ -74,7 +74,7 @@ class TwistedExchange:
         tail: str,
         *,
         credential: str,
-        body: str,
+        body: str | bytes,
         limit: float,
         head_limit: float | None = None,
     ) -> Any:
@@ -82,9 +82,10 @@ class TwistedExchange:
         proxy = proxy_for(base, os.environ)
         timeout = AnswerTimeout(self._reactor, limit, head_limit or limit)
         headers = Headers()
-        for name, value in headers_of(credential, proxy).items():
+        for name, value in headers_of(credential, proxy, body).items():
             headers.addRawHeader(name, value)
-        content = FileBodyProducer(BytesIO(body.encode())) if body else None
+        body_content = body.encode() if isinstance(body, str) else body
+        content = FileBodyProducer(BytesIO(body_content)) if body_content else None
 
         async def answer() -> Any:
             agent = self._agent(proxy)
@@ -196,7 +197,7 @@ class _AnswerTooLong(Exception):
 
 def _reason(error: Exception) -> str:
     """Return why a request has failed, in words for the user."""
-    if isinstance(error, ResponseFailed):
+    if isinstance(error, ResponseFailed | RequestTransmissionFailed):
         return _reason_of_broken(error)
     if isinstance(error, internet_error.ConnectionRefusedError):
         return NOTHING_LISTENS
@@ -209,7 +210,7 @@ def _reason(error: Exception) -> str:
     return printable(str(error) or type(error).__name__)
 
 
-def _reason_of_broken(error: ResponseFailed) -> str:
+def _reason_of_broken(error: ResponseFailed | RequestTransmissionFailed) -> str:
     """Return why the connection of a request has ended early."""
     for reason in error.reasons:
         if isinstance(reason.value, CertificateRefused):

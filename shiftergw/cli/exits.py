@@ -68,6 +68,17 @@ class RequestRefused(Stop):
     exit_code = REFUSAL
 
 
+class WrongOffset(Stop):
+    """The gateway has another part of an upload than this command believed: `offset` bytes."""
+
+    exit_code = FAILURE
+
+    def __init__(self, message: str, offset: int) -> None:
+        """Note how many bytes the gateway has."""
+        super().__init__(message)
+        self.offset = offset
+
+
 def code_of(error: GatewayError) -> int:
     """Return the exit code for an error of the program's own."""
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILURE)

@@ -10,7 +10,14 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from shiftergw.cli.exits import GatewayBusy, Misuse, NoGateway, RequestRefused, Stop
+from shiftergw.cli.exits import (
+    GatewayBusy,
+    Misuse,
+    NoGateway,
+    RequestRefused,
+    Stop,
+    WrongOffset,
+)
 from shiftergw.cli.proxy import GatewayProxy
 from shiftergw.errors import amount, printable
 from shiftergw.plumbing.head_limits import HeadTooLong
@@ -66,6 +73,9 @@ def refusal(base: str, proxy: GatewayProxy | None, status: int, location: str, a
     if not isinstance(text, str) or not text:
         return _of_another_server(base, proxy, status, location)
     message = printable(text, ERROR_TEXT_LIMIT)
+    offset = answer.get("offset")
+    if status == HTTPStatus.CONFLICT and type(offset) is int and offset >= 0:
+        return WrongOffset(message, offset)
     if status in {401, 403, 404}:
         return RequestRefused(message)
     if 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:  # noqa: PLR2004 - its range

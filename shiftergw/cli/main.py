@@ -14,10 +14,14 @@ from shiftergw.cli.settings import UDIROOT, Settings, check_text, sockets_of, sy
 
 
 class CommandEntry(NamedTuple):
-    """The module of this package that has a command, and the line of `--help` about it."""
+    """The module of this package that has a command, and the line of `--help` about it.
+
+    `function` is the command's name in the module, unless it is that of the command.
+    """
 
     module: str
     summary: str
+    function: str = ""
 
 
 COMMANDS = {
@@ -28,12 +32,13 @@ COMMANDS = {
         "admin", "Take the tag IMAGE away; an image without any tag is removed."
     ),
     "images": CommandEntry("images", "List the images of the system."),
+    "import": CommandEntry("import_file", "Upload a squashfs file of your own.", "import_file"),
     "login": CommandEntry("login", "Keep your login for a registry."),
     "logout": CommandEntry("login", "Forget your login for a registry."),
     "lookup": CommandEntry("images", "Print the id of IMAGE."),
     "metrics": CommandEntry("admin", "Show the last look-ups (admins)."),
     "migrate": CommandEntry("migrate", "Copy the gateway's state from SQLite to MongoDB."),
-    "pull": CommandEntry("pull", "Have the gateway get IMAGE, and wait until it is there."),
+    "pull": CommandEntry("pull_command", "Have the gateway get IMAGE, or upload one of your own."),
     "queue": CommandEntry("images", "Show the pulls that wait, work or have failed."),
     "rm": CommandEntry("admin", "Take an image down at once: all its tags and files (admins)."),
     "ssh-trust": CommandEntry("ssh_trust", "Make a system's SSH host keys known."),
@@ -59,7 +64,7 @@ class Commands(click.Group):
                 self.commands.setdefault(name, click.Command(name))
             return None
         module = import_module(f"shiftergw.cli.{entry.module}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        command: click.Command = getattr(module, entry.function or cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -57,6 +57,12 @@ systems_option = click.option(
 )
 """The option of a command for one system or several."""
 
+public_option = click.option(
+    "--public", is_flag=True, help="Let everybody use an image that you upload."
+)
+nowait_option = click.option("--nowait", is_flag=True, help="Ask once and do not wait.")
+"""Options of the commands that pull."""
+
 config_option = click.option(
     "--config",
     "config_file",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import grp
-import pwd
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,20 +18,16 @@ from shiftergw.cli.exits import (
     MISUSE,
     NO_GATEWAY,
     REFUSAL,
-    Misuse,
     NoGateway,
     Stop,
     code_of,
     text_of,
 )
-from shiftergw.cli.images import image_of
-from shiftergw.cli.options import systems_option
 from shiftergw.cli.progress import Display, Line, Lines
-from shiftergw.cli.reactor import run
 from shiftergw.cli.remote import Remote, shuffle
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
-from shiftergw.names import HIGHEST_ID, MISSING, is_image_id
+from shiftergw.names import MISSING, is_image_id
 from shiftergw.plumbing.gather import cancel_all
 from shiftergw.states import POLLING_STATES, State
 
@@ -46,12 +39,6 @@ INTERVAL = 0.5
 
 SILENCE_LIMIT = 60.0
 """Seconds for which all gateways may be silent during a pull, since they may be restarting."""
-
-_ID_LENGTH = 100
-"""Characters of an id, with leading zeros; a longer number is refused."""
-
-_QUOTE_LIMIT = 60
-"""Characters of an invalid name or number that a message quotes."""
 
 BEST_TO_WORST = (DONE, NO_GATEWAY, FAILURE, REFUSAL, MISUSE)
 """Exit codes, ordered by how much it helps to try again: the last one least."""
@@ -71,87 +58,30 @@ class PullEnd:
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """What is requested for each system: an image as type and name, readers, whether to wait."""
+    """What is requested for each system: an image as type and name, and whether to wait for it.
+
+    `members` are those of the request, such as readers. `upload` sends an image of the user's own
+    to the gateway first, and returns the id of the upload.
+    """
 
     image: tuple[str, str]
-    acl: Mapping[str, str]
+    members: Mapping[str, Any]
     wait: bool
+    upload: Callable[[Remote, Display | Line], Coroutine[Any, Any, str]] | None = None
 
 
-def ids_of(texts: Iterable[str], kind: str, id_of: Callable[[str], int]) -> list[str]:
-    """Return the ids of comma-separated names and numbers; `kind` is "user" or "group".
-
-    Raises `Misuse` for a name that this machine does not know, and for an id that cannot be in an
-    access list. That of root is refused, too: root may read every image, and `shifterimg` silently
-    drops it.
-    """
-    ids = []
-    for item in (item.strip() for text in texts for item in text.split(",")):
-        if re.fullmatch("-?[0-9]+", item):
-            # Python converts no more than 4,300 digits.
-            number = int(item) if len(item) <= _ID_LENGTH else HIGHEST_ID + 1
-        else:
-            try:
-                number = id_of(item)
-            except (KeyError, ValueError):
-                name = printable(item, _QUOTE_LIMIT)
-                raise Misuse(f"There is no {kind} {name!r} on this machine.") from None
-        if number == 0:
-            raise Misuse(f"The {kind} {item} cannot be given access: root has it anyway.")
-        if not 0 < number <= HIGHEST_ID:
-            raise Misuse(
-                f"{printable(item, _QUOTE_LIMIT)} is not the number of a {kind}: 1 to {HIGHEST_ID}."
-            )
-        ids.append(str(number))
-    return list(dict.fromkeys(ids))
+async def pull_for_all(
+    reactor: Reactor, exchange: TwistedExchange, settings: Settings, options: PullOptions
+) -> int:
+    """Pull an image for the system or the systems of the command line; return the exit code."""
+    if len(settings.system_names()) == 1:
+        return await pull_image(Remote(exchange, settings), reactor, options)
+    return await pull_for_each(remotes(exchange, settings), reactor, options)
 
 
-def _acl(users: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
-    lists = {
-        "allowed_uids": ids_of(users, "user", lambda name: pwd.getpwnam(name).pw_uid),
-        "allowed_gids": ids_of(groups, "group", lambda name: grp.getgrnam(name).gr_gid),
-    }
-    return {member: ",".join(ids) for member, ids in lists.items() if ids}
-
-
-@click.command()
-@click.argument("image")
-@click.option(
-    "--user",
-    "users",
-    metavar="LIST",
-    multiple=True,
-    help="Who may use the image if it is private: names or numbers, with commas; repeatable.",
-)
-@click.option(
-    "--group", "groups", metavar="LIST", multiple=True, help="Which groups may; as with --user."
-)
-@click.option("--nowait", is_flag=True, help="Ask once and do not wait.")
-@systems_option
-@click.pass_obj
-def pull(
-    settings: Settings, image: str, users: tuple[str, ...], groups: tuple[str, ...], nowait: bool
-) -> None:
-    """Have the gateway get IMAGE from its registry, and wait until it is there.
-
-    For several systems at once the ids are printed as `SYSTEM: ID`, and what went wrong is told for
-    each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the
-    image.
-    """
-    options = PullOptions(image_of(image, settings.default_type()), _acl(users, groups), not nowait)
-
-    async def command(reactor: Reactor) -> int:
-        if len(settings.system_names()) == 1:
-            return await pull_image(Remote(TwistedExchange(reactor), settings), reactor, options)
-        return await pull_for_each(remotes(reactor, settings), reactor, options)
-
-    run(command, "Interrupted. If the pull has begun it goes on; the same command shows it again.")
-
-
-def remotes(reactor: Reactor, settings: Settings) -> dict[str, Remote]:
+def remotes(exchange: TwistedExchange, settings: Settings) -> dict[str, Remote]:
     """Return the gateways by system, all in the same order: one gateway can share work."""
     urls = shuffle(settings.gateway_urls())
-    exchange = TwistedExchange(reactor)
     return {
         system: Remote(
             exchange, replace(settings, systems=[system]), partial(_warn_about, system), urls
@@ -217,24 +147,32 @@ async def _last_answer(
     remote: Remote, clock: Any, options: PullOptions, display: Display | Line
 ) -> Mapping[str, Any]:
     """Poll until the pull has ended, or ask once; show the progress, return the last answer."""
-    record = await remote.pull(*options.image, options.acl)
+    if options.upload is None:
+        record = await remote.pull(*options.image, options.members)
+    else:
+        members = {**options.members, "upload": await options.upload(remote, display)}
+        options = replace(options, members=members)
+        # The gateway that has the upload may be restarting.
+        call = partial(remote.pull, *options.image, members, to_last=True)
+        record = await _retry_while_silent(call, clock, display)
     while options.wait and record.get("status") in _WAITING:
         _show(display, record)
         await deferLater(clock, INTERVAL, int)
-        record = await _poll(remote, clock, options, display)
+        call = partial(remote.poll, *options.image, options.members, display.say)
+        record = await _retry_while_silent(call, clock, display)
     if record.get("status") in _WAITING:
         _show(display, record)
     return record
 
 
-async def _poll(
-    remote: Remote, clock: Any, options: PullOptions, display: Display | Line
+async def _retry_while_silent(
+    call: Callable[[], Coroutine[Any, Any, dict[str, Any]]], clock: Any, display: Display | Line
 ) -> dict[str, Any]:
-    """Return the answer to a poll; try for `SILENCE_LIMIT` seconds while no gateway answers."""
+    """Return the result of a request; try for `SILENCE_LIMIT` seconds while no gateway answers."""
     deadline = clock.seconds() + SILENCE_LIMIT
     while True:
         try:
-            return await remote.poll(*options.image, options.acl, display.say)
+            return await call()
         except CancelledError:
             raise
         except NoGateway as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -73,13 +74,22 @@ class Remote:
         """Return the id of a READY image."""
         return await self._first("GET", ["lookup", itype, image], answers.parse_image_id)
 
-    async def pull(self, itype: str, image: str, acl: Mapping[str, str]) -> dict[str, Any]:
-        """Request an image; return the record of its pull."""
-        body = json.dumps(acl) if acl else ""
+    async def pull(
+        self, itype: str, image: str, members: Mapping[str, Any], *, to_last: bool = False
+    ) -> dict[str, Any]:
+        """Request an image; return the record of its pull.
+
+        `members` are those of the request's body: readers, or an upload. `to_last` asks the gateway
+        that answered last, which has the upload, and no other.
+        """
+        body = json.dumps(members) if members else ""
+        if to_last:
+            path = ["pull", itype, image]
+            return await self.ask_last("POST", path, answers.parse_record, body=body)
         return await self._first("POST", ["pull", itype, image], answers.parse_record, body=body)
 
     async def poll(
-        self, itype: str, image: str, acl: Mapping[str, str], notify: Callable[[str], None]
+        self, itype: str, image: str, members: Mapping[str, Any], notify: Callable[[str], None]
     ) -> dict[str, Any]:
         """Return the record of a pull that has begun, first from the gateway that answered last.
 
@@ -89,7 +99,7 @@ class Remote:
         the first gateway's refusal; a refusal by another gateway counts as silence, since that
         gateway may not serve the system.
         """
-        body = json.dumps(acl) if acl else ""
+        body = json.dumps(members) if members else ""
         tail = self._tail(["pull", itype, image])
         failure: NoGateway | None = None
         last = self._urls[-1]
@@ -153,6 +163,50 @@ class Remote:
     async def workers(self) -> list[dict[str, Any]]:
         """Return the worker machines of the system, sorted by name."""
         return await self._first("GET", ["workers"], answers.parse_list)
+
+    def prefer_by(self, text: str) -> None:
+        """Order the gateways by a text: the same gateways and text have the same order.
+
+        The parts of an interrupted upload are at one gateway, which is to be asked again.
+        """
+        self._urls = sorted(self._urls, key=lambda url: sha256(f"{url} {text}".encode()).digest())
+
+    async def declare(
+        self, members: Mapping[str, Any], *, to_last: bool = False
+    ) -> answers.UploadState:
+        """Declare an upload, or find it again; the gateway that answers keeps its bytes.
+
+        `to_last` asks the gateway that answered last, and no other.
+        """
+        body = json.dumps(members)
+        if to_last:
+            return await self.ask_last("POST", ["upload"], answers.parse_upload, body=body)
+        return await self._first("POST", ["upload"], answers.parse_upload, body=body)
+
+    async def ask_last(
+        self,
+        method: str,
+        path: Sequence[str],
+        parse: Callable[[Any], T],
+        *,
+        body: str | bytes = "",
+        query: str = "",
+        limit: float | None = None,
+    ) -> T:
+        """Return the answer of the gateway that answered last, and of no other.
+
+        `limit` is in seconds; None stands for the limit of all requests. Raises `Stop`.
+        """
+        base = self._urls[0]
+        answer = await self._exchange.ask(
+            method,
+            base,
+            self._tail(path, query),
+            credential=await self._credentials.fresh(),
+            body=body,
+            limit=limit or self._limit,
+        )
+        return self._accept(base, parse, answer)
 
     async def registries(self) -> list[dict[str, Any]]:
         """Return the registries of the gateway, each with its `location` and `host`."""

@@ -236,7 +236,7 @@ async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.Monke
         server.start()
     by_url = {server.url: server for server in servers}
     monkeypatch.setattr(commands, "shuffle", lambda urls: urls)
-    remotes = commands.remotes(reactor, Settings(list(by_url), names, "good:ann"))
+    remotes = commands.remotes(TwistedExchange(reactor), Settings(list(by_url), names, "good:ann"))
     pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
     first, second, third = servers
     await until(lambda: {request[1].system for request in first.fake.calls} == set(names))

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from shiftergw.cli import access_lists
 from shiftergw.cli import pull as commands
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import Misuse, NoGateway
@@ -134,7 +135,7 @@ def _uid(name: str) -> int:
 
 def test_names_become_numbers() -> None:
     """Users and groups are names or numbers, in comma-separated lists; each id is sent once."""
-    ids = commands.ids_of(["nobody,5", f"007, {NOBODY_UID}"], "user", _uid)
+    ids = access_lists.ids_of(["nobody,5", f"007, {NOBODY_UID}"], "user", _uid)
     assert ids == [str(NOBODY_UID), "5", "7"]
 
 
@@ -157,7 +158,7 @@ def test_names_become_numbers() -> None:
 def test_ids_that_cannot_be_given_access(item: str, why: str) -> None:
     """No id is dropped silently: the whole command is refused, with the reason."""
     with pytest.raises(Misuse, match=f"^{why}"):
-        commands.ids_of([f"1,{item}"], "user", _uid)
+        access_lists.ids_of([f"1,{item}"], "user", _uid)
 
 
 # In this process.

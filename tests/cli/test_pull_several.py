@@ -21,6 +21,7 @@ from twisted.internet.threads import deferToThread
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
 from shiftergw.cli import pull as commands
+from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.main import main
 from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.settings import Settings
@@ -194,7 +195,7 @@ async def pulling(
         listening(site_of(second, reactor)) as other_port,
     ):
         gateways = [f"http://127.0.0.1:{first}" for first in (port, other_port)][:urls]
-        remotes = commands.remotes(reactor, Settings(gateways, names, "good:ann"))
+        remotes = commands.remotes(TwistedExchange(reactor), Settings(gateways, names, "good:ann"))
         running = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
         try:
             yield running, second

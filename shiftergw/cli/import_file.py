@@ -1,0 +1,40 @@
+"""import: upload a squashfs file, as `pull squashfs:FILE NAME` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shiftergw.cli.access_lists import groups_option, users_option
+from shiftergw.cli.options import nowait_option, public_option, systems_option
+from shiftergw.cli.pull_command import UploadOptions, pull_upload
+from shiftergw.cli.settings import Settings
+from shiftergw.model.source_names import LocalSourceName
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("name")
+@users_option
+@groups_option
+@public_option
+@nowait_option
+@systems_option
+@click.pass_obj
+def import_file(
+    settings: Settings,
+    file: Path,
+    name: str,
+    users: tuple[str, ...],
+    groups: tuple[str, ...],
+    public: bool,
+    nowait: bool,
+) -> None:
+    """Upload FILE, a squashfs file of your own, as the image custom:NAME[:TAG].
+
+    The gateway builds the image anew from the content of FILE. Only you may use it, and whom the
+    options name.
+    """
+    source = LocalSourceName("squashfs", file)
+    pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait))

@@ -1,0 +1,122 @@
+"""The command `pull`: an image of a registry, or one of the user's own that is uploaded first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from shiftergw.cli.access_lists import access_list, groups_option, users_option
+from shiftergw.cli.exchange_twisted import TwistedExchange
+from shiftergw.cli.exits import Misuse
+from shiftergw.cli.images import image_of
+from shiftergw.cli.options import nowait_option, public_option, systems_option
+from shiftergw.cli.progress import Display
+from shiftergw.cli.pull import PullOptions, pull_for_all
+from shiftergw.cli.reactor import run
+from shiftergw.cli.settings import Settings
+from shiftergw.cli.upload import prepared_source, upload
+from shiftergw.cli.upload_source import check_registry_image, local_source_of
+from shiftergw.model.source_names import LocalSourceName
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """Who may use an uploaded image, and whether to wait until it is there."""
+
+    users: Sequence[str]
+    groups: Sequence[str]
+    public: bool
+    nowait: bool
+
+
+@click.command()
+@click.argument("image")
+@click.argument("name", required=False)
+@users_option
+@groups_option
+@public_option
+@nowait_option
+@systems_option
+@click.pass_obj
+def pull(
+    settings: Settings,
+    image: str,
+    name: str | None,
+    users: tuple[str, ...],
+    groups: tuple[str, ...],
+    public: bool,
+    nowait: bool,
+) -> None:
+    """Have the gateway get IMAGE from its registry, and wait until it is there.
+
+    With NAME, IMAGE is of your own and is uploaded: oci:DIR[:TAG], oci-archive:FILE[:TAG],
+    docker-archive:FILE[:NAME], dir:DIR, sif:FILE, squashfs:FILE, a path, or - for standard input.
+    The image gets the name custom:NAME[:TAG]. Only you may use it, and whom the options name.
+
+    For several systems at once the ids are printed as `SYSTEM: ID`, and what went wrong is told for
+    each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the
+    image.
+    """
+    if name is not None:
+        source = local_source_of(image)
+        pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait))
+    if public:
+        raise Misuse("--public is for images of your own: write their source, and a NAME.")
+    check_registry_image(image)
+    itype_and_name = image_of(image, settings.default_type())
+    options = PullOptions(itype_and_name, access_list(users, groups), not nowait)
+    run(
+        lambda reactor: pull_for_all(reactor, TwistedExchange(reactor), settings, options),
+        "Interrupted. If the pull has begun it goes on; the same command shows it again.",
+    )
+
+
+def pull_upload(
+    settings: Settings, source: LocalSourceName, name: str, options: UploadOptions
+) -> NoReturn:
+    """Upload an image, pull it under a name of the type `custom`, and exit.
+
+    Raises `Misuse` for a name of another type, and for readers of a public image.
+    """
+    itype, image = image_of(name, "custom")
+    if itype != "custom":
+        raise Misuse(f"An image that is uploaded has the type custom, not {itype}.")
+    members: dict[str, Any] = {**access_list(options.users, options.groups)}
+    if options.public:
+        if members:
+            raise Misuse("Everybody may use a public image: leave --user and --group out.")
+        members["public"] = True
+
+    async def command(reactor: Reactor) -> int:
+        exchange = TwistedExchange(reactor)
+        async with AsyncExitStack() as stack:
+            with Display() as display:
+                content = await stack.enter_async_context(
+                    prepared_source(source, exchange.in_thread, display)
+                )
+            call = partial(upload, clock=reactor, in_thread=exchange.in_thread, source=content)
+            return await pull_for_all(
+                reactor,
+                exchange,
+                settings,
+                PullOptions(
+                    (itype, image),
+                    {**members, "selector": content.selector},
+                    not options.nowait,
+                    call,
+                ),
+            )
+
+    run(
+        command,
+        "Interrupted. The same command goes on from here: what the gateway has received is not"
+        " sent again, and a pull that has begun goes on.",
+    )

@@ -1,0 +1,175 @@
+"""A gateway that takes uploads, in this process: the HTTP interface with faults on demand."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.web.fakes import IMAGE_ID
+
+READY = {"status": "READY", "id": IMAGE_ID}
+
+
+@dataclass
+class Fault:
+    """What happens instead of an answer: the connection breaks, or a status is sent.
+
+    A connection breaks after the first `keep` bytes of the body are stored.
+    """
+
+    keep: int = 0
+    status: int = 0
+
+
+@dataclass
+class DeclaredUpload:
+    """An upload: what was declared, and the bytes that have arrived."""
+
+    key: str
+    declaration: dict[str, Any]
+    content: bytearray = field(default_factory=bytearray)
+
+
+@dataclass
+class UploadGateway:
+    """Keeps uploads; `faults` are used up by the next chunks, `pulls` by the next pulls.
+
+    `chunks` are offset and length of the chunks that were asked for; `requests` are method and path
+    of all requests, `bodies` the bodies of pulls. `bytes_received` counts the stored bytes of all
+    chunks.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    declare_faults: list[Fault] = field(default_factory=list)
+    pull_faults: list[Fault] = field(default_factory=list)
+    pulls: list[dict[str, Any]] = field(default_factory=lambda: [READY])
+    chunk: int = 16 << 20
+    uploads: list[DeclaredUpload] = field(default_factory=list)
+    chunks: list[tuple[int, int]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    bytes_received: int = 0
+    url: str = ""
+
+    @contextmanager
+    def running(self) -> Iterator[UploadGateway]:
+        """Serve until the block ends."""
+        handler = type("Handler", (_Handler,), {"gateway": self})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            self.url = f"http://127.0.0.1:{server.server_port}"
+            try:
+                yield self
+            finally:
+                server.shutdown()
+                thread.join()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the environment in which the commands find it."""
+        return {
+            "SHIFTERGW_GATEWAY": self.url,
+            "SHIFTERGW_SYSTEM": "mycluster",
+            "SHIFTERGW_CREDENTIAL": "good:ann",
+        }
+
+    def find(self, key: str) -> DeclaredUpload | None:
+        """Return the upload with an id."""
+        return next((upload for upload in self.uploads if upload.key == key), None)
+
+    def declare(self, declaration: dict[str, Any]) -> DeclaredUpload:
+        """Return the upload of a declaration."""
+        for upload in self.uploads:
+            if upload.declaration == declaration:
+                return upload
+        upload = DeclaredUpload(f"{len(self.uploads):032x}", declaration)
+        self.uploads.append(upload)
+        return upload
+
+
+class _Handler(BaseHTTPRequestHandler):
+    gateway: UploadGateway
+
+    def _segments(self) -> Sequence[str]:
+        path = urlsplit(self.path).path
+        return [unquote(segment) for segment in path.split("/") if segment][1:]
+
+    def _answer(self, status: int, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _state(self, upload: DeclaredUpload) -> dict[str, Any]:
+        return {
+            "upload": upload.key,
+            "offset": len(upload.content),
+            "size": upload.declaration["size"],
+            "chunk": self.gateway.chunk,
+            "expires": 1.5,
+        }
+
+    def _happens(self, faults: list[Fault]) -> bool:
+        """Answer by the next fault of a list, if it has one."""
+        if not faults:
+            return False
+        fault = faults.pop(0)
+        if fault.status:
+            self._answer(fault.status, {"error": "It is not possible now."})
+        else:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def do_POST(self) -> None:
+        """Declare an upload, or pull."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        route = self._segments()[0]
+        self.gateway.requests.append(("POST", self.path))
+        if route == "pull":
+            if self._happens(self.gateway.pull_faults):
+                return
+            self.gateway.bodies.append(body)
+            pulls = self.gateway.pulls
+            self._answer(200, pulls.pop(0) if len(pulls) > 1 else pulls[0])
+        elif not self._happens(self.gateway.declare_faults):
+            self._answer(200, self._state(self.gateway.declare(body)))
+
+    def do_PUT(self) -> None:
+        """Take a chunk."""
+        self.gateway.requests.append(("PUT", self.path))
+        assert self.headers["Content-Type"] == "application/octet-stream"
+        offset = int(parse_qs(urlsplit(self.path).query)["offset"][0])
+        length = int(self.headers["Content-Length"])
+        self.gateway.chunks.append((offset, length))
+        upload = self.gateway.find(self._segments()[2])
+        fault = self.gateway.faults[0] if self.gateway.faults else None
+        body = self.rfile.read(length if fault is None else fault.keep)
+        if upload is None:
+            self._answer(404, {"error": "There is no such upload."})
+        elif offset != len(upload.content):
+            self._answer(409, {"error": "Wrong offset.", "offset": len(upload.content)})
+        else:
+            upload.content += body
+            self.gateway.bytes_received += len(body)
+            if not self._happens(self.gateway.faults):
+                self._answer(200, self._state(upload))
+
+    def do_DELETE(self) -> None:
+        """Remove an upload."""
+        self.gateway.requests.append(("DELETE", self.path))
+        key = self._segments()[2]
+        self.gateway.uploads = [upload for upload in self.gateway.uploads if upload.key != key]
+        self._answer(200, {"status": True})
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
