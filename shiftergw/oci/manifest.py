@@ -92,19 +92,19 @@ class Index:
 def parse_manifest(content: bytes, media_type: str) -> Index | Manifest | Schema1Manifest:
     """Parse a document of a registry that has this `Content-Type`.
 
-    The header and the document's `mediaType` must agree on the kind of the document. If both are
-    general types, the members decide. Raises `ManifestInvalid` for a document that can be read as
-    an index and as a manifest (CVE-2021-41190), for layers that are not file systems, and for any
-    other violation of the specification. Of a signed manifest, `content` is the payload
+    A document whose `mediaType` and members agree on its kind is of that kind, even if the header
+    names another one, as some proxies and static servers do. Otherwise the header, `mediaType` and
+    members must agree as far as they are there. Raises `ManifestInvalid` for a document that can be
+    read as an index and as a manifest (CVE-2021-41190), for layers that are not file systems, and
+    for any other violation of the specification. Of a signed manifest, `content` is the payload
     (`schema1.payload_of`).
     """
     document = read_object(content, MAX_MANIFEST, "manifest")
     kinds = {"index": document.get("manifests"), "manifest": document.get("layers")}
     present = {kind for kind, value in kinds.items() if value is not None}
-    declared_kinds = {
-        _kind(media_type.partition(";")[0].strip()),
-        _kind(member(document, "mediaType", str)),
-    }
+    header_kind = _kind(media_type.partition(";")[0].strip())
+    document_kind = _kind(member(document, "mediaType", str))
+    declared_kinds = {document_kind, None if {document_kind} == present else header_kind}
     if document.get("fsLayers") is not None or document.get("schemaVersion") == 1:
         declared_kinds.add("schema 1")
     declared_kinds.discard(None)
@@ -115,6 +115,12 @@ def parse_manifest(content: bytes, media_type: str) -> Index | Manifest | Schema
     if member(document, "schemaVersion", int, 2) != 2:  # noqa: PLR2004
         invalid("its `schemaVersion` is not 2")
     if len(present | declared_kinds) != 1:
+        if len(present) == 1 and document_kind is None and header_kind is not None:
+            raise ManifestInvalid(
+                f"The registry sends the image's {present.pop()} under the media type of another"
+                f" kind of document, {printable(media_type, 100)!r}.",
+                remedy="Tell the operators of the registry, or of the proxy in front of it.",
+            )
         invalid("it is not clearly either an index or a manifest")
     return _index(document) if "index" in present | declared_kinds else _manifest(document)
 
@@ -159,7 +165,7 @@ def parse_config(content: bytes) -> ImageConfig:
         architecture=go_architecture(member(document, "architecture", str)),
         os=member(document, "os", str).lower(),
         created=_epoch(document.get("created")),
-        env=words(runtime, "Env"),
+        env=tuple(filter(None, words(runtime, "Env"))),
         entrypoint=words(runtime, "Entrypoint"),
         cmd=words(runtime, "Cmd"),
         workdir=member(runtime, "WorkingDir", str),

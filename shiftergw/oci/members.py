@@ -47,20 +47,33 @@ def members(holder: dict[str, Any], name: str, kind: type[T]) -> tuple[T, ...]:
 
 
 def words(holder: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return a member that is a list of strings; a single string counts as a list."""
+    """Return a member that is a list of strings; a single string counts as a list.
+
+    Null counts as an empty string in a list, as for Go.
+    """
     if isinstance(holder.get(name), str):
         word = member(holder, name, str)
         return (word,) if word else ()
-    return members(holder, name, str)
+    values = member(holder, name, list)
+    if not set(map(type, values)) <= {str, type(None)}:
+        invalid(f"`{name}` holds a value of the wrong type")
+    return tuple(clean(value or "") for value in values)
 
 
 def texts(holder: dict[str, Any], name: str) -> dict[str, str]:
-    """Return a member that is an object of strings; a null value counts as an empty string."""
+    """Return a member that is an object of strings.
+
+    Null counts as an empty string. Some builders write numbers and booleans, which count as their
+    JSON text.
+    """
     values = member(holder, name, dict)
-    for key, value in values.items():
-        if not isinstance(value, str | None):
-            invalid(f"`{printable(key, 60)}` has the wrong type")
-    return {clean(key): clean(value or "") for key, value in values.items()}
+    return {clean(key): _text(key, value) for key, value in values.items()}
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str | int | float | None):  # a boolean is an integer, too
+        invalid(f"`{printable(key, 60)}` has the wrong type")
+    return json.dumps(value) if isinstance(value, int | float) else clean(value or "")
 
 
 def clean(value: T) -> T:

@@ -166,11 +166,8 @@ def test_kind_of_an_index(header: str, document: dict[str, Any]) -> None:
         ("", {**manifest(), **index()}),
         (OCI_MANIFEST, {**manifest(), "manifests": []}),
         (OCI_INDEX, {**index(), "layers": []}),
-        (OCI_INDEX, manifest(mediaType=None)),
         (OCI_MANIFEST, index(mediaType=OCI_MANIFEST)),
-        (OCI_INDEX, manifest()),
-        (DOCKER_MANIFEST, index()),
-        (SCHEMA_1, manifest(mediaType=None)),
+        (OCI_INDEX, index(mediaType=OCI_MANIFEST)),
         ("", {"schemaVersion": 2}),
         ("", {**manifest(), "fsLayers": []}),
     ],
@@ -179,6 +176,31 @@ def test_ambiguous_documents_are_rejected(header: str, document: dict[str, Any])
     """A document that two readers could understand differently is an error (CVE-2021-41190)."""
     with pytest.raises(ManifestInvalid, match="either an index or a manifest"):
         parse(document, header)
+
+
+@pytest.mark.parametrize(
+    ("header", "document"),
+    [
+        (OCI_INDEX, manifest(mediaType=None)),
+        (DOCKER_LIST, manifest(mediaType=None)),
+        (SCHEMA_1, manifest(mediaType=None)),
+        (OCI_MANIFEST, index(mediaType=None)),
+    ],
+)
+def test_the_header_of_another_kind(header: str, document: dict[str, Any]) -> None:
+    """A document that does not declare its kind needs a header of its kind; the error quotes it."""
+    with pytest.raises(ManifestInvalid, match="under the media type of another kind") as caught:
+        parse(document, header)
+    assert header in caught.value.what
+    assert "operators of the registry" in caught.value.remedy
+
+
+def test_the_document_declares_its_kind() -> None:
+    """A document whose `mediaType` and members agree is of that kind, whatever its header."""
+    for header in (OCI_INDEX, SCHEMA_1, "application/vnd.example.thing"):
+        assert isinstance(parse(manifest(), header), Manifest)
+    for header in (OCI_MANIFEST, SCHEMA_1, "application/vnd.example.thing"):
+        assert isinstance(parse(index(), header), Index)
 
 
 @pytest.mark.parametrize("version", [1, 3, 0, -2])
@@ -580,6 +602,19 @@ def test_dates(created: object, seconds: int) -> None:
     assert parse_config(config(created=created)).created == seconds
 
 
+def test_values_of_other_builders() -> None:
+    """Labels may be numbers, and lists may hold null, which counts as an empty string."""
+    runtime = {
+        "Env": [None, "A=1", ""],
+        "Cmd": ["a", None],
+        "Labels": {"one": 1, "half": 0.5, "yes": True, "null": None},
+    }
+    config = parse_config(json.dumps({"config": runtime}).encode())
+    assert config.env == ("A=1",)
+    assert config.cmd == ("a", "")
+    assert config.labels == {"one": "1", "half": "0.5", "yes": "true", "null": ""}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -588,12 +623,13 @@ def test_dates(created: object, seconds: int) -> None:
         {"config": []},
         {"config": {"Env": "A=1", "Cmd": 7}},
         {"config": {"Env": [1]}},
+        {"config": {"Env": [None, True]}},
         {"config": {"Env": {"A": "1"}}},
         {"config": {"Entrypoint": {"a": 1}}},
         {"config": {"Cmd": [["a"]]}},
         {"config": {"WorkingDir": ["/"]}},
         {"config": {"Labels": ["a"]}},
-        {"config": {"Labels": {"a": 1}}},
+        {"config": {"Labels": {"a": {}}}},
         {"rootfs": "layers"},
         {"rootfs": {"type": "tarball"}},
         {"rootfs": {"diff_ids": "sha256:" + 64 * "0"}},
