@@ -11,12 +11,12 @@ from tests import house
 
 OWED = {
     "build": 58,
-    "sources": 59,
-    "tests": 381,
+    "sources": 26,
+    "tests": 360,
 }
 """The number of vague identifiers that each room still has; a room without an entry has none."""
 
-OWED_CLASSES = {"Access"}
+OWED_CLASSES: set[str] = set()
 """Names of public classes that still exist more than once."""
 
 

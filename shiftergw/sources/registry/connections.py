@@ -87,9 +87,18 @@ class Connections:
     def check(self, here: WebOrigin) -> None:
         """Raise `RegistryUntrusted` for a place that we must not even try to reach."""
         if here.scheme != "https" and here != self._origin:
-            raise RegistryUntrusted(
-                f"{self._who} sends the gateway to a place without TLS.", detail=here.authority
-            )
+            # Only a registry without TLS may have a token service or a store without TLS.
+            if self._origin.scheme == "https":
+                raise RegistryUntrusted(
+                    f"{self._who} sends the gateway to a place without TLS.", detail=here.authority
+                )
+            if not self._location.trusts(here):
+                raise RegistryUntrusted(
+                    f"{self._who} sends the gateway to another place without TLS.",
+                    remedy="Tell the site's support; if that is its token service or its store,"
+                    " the location's `trustedHosts` can list it as `host:port`.",
+                    detail=here.authority,
+                )
         kind = kind_of_name(here.host)
         if kind is not None and not self._may_reach(here, kind):
             raise self._not_public(here)

@@ -1,8 +1,8 @@
-"""Keeps a registry from sending the gateway to addresses of the site's own network.
+"""Keep registries from sending the gateway to addresses of the site's own network.
 
-A redirect or a token service is named by a stranger. Its name is checked as text, and its addresses
-as they are resolved for the very connection that is made: a second answer of the name service
-cannot slip another address in.
+Registries are not trusted, and name the targets of redirects and their token services. The host of
+such a URL is checked as text. Its addresses are checked while they are resolved for the connection
+itself, so that a second answer of the name service cannot add an address.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ Kind = Literal["global", "private", "loopback", "link-local"]
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _UNICAST = IPv6Network("2000::/3")
-"""All that the Internet has of IPv6; site-local addresses (fec0::/10), which Python's `ipaddress`
-counts as global, and whatever else is added to the others, are outside of it."""
+"""The addresses of IPv6 that IANA assigns to hosts of the Internet.
+
+Site-local ones (fec0::/10), which Python's `ipaddress` counts as global, are not among them.
+"""
 
 _NOT_PUBLIC = tuple(
     map(
@@ -50,7 +52,7 @@ _NOT_PUBLIC = tuple(
         ),
     )
 )
-"""What versions of Python's `ipaddress` do not agree on, or count as global."""
+"""Networks that are not public, although some versions of Python's `ipaddress` say so."""
 
 _LOCAL_NAMES: dict[str, Kind] = {
     "localhost": "loopback",
@@ -61,29 +63,29 @@ _LOCAL_NAMES: dict[str, Kind] = {
 
 
 def kind_of(address: str) -> Kind:
-    """Return what kind of address this is; multicast, reserved and the like count as private.
+    """Return the kind of an address; multicast and reserved addresses count as private.
 
-    An IPv4 address inside an IPv6 one (mapped, 6to4, NAT64) counts as what it is.
+    The IPv4 address inside an IPv6 address (mapped, 6to4, NAT64) decides.
     """
-    parsed = ip_address(address)
-    if isinstance(parsed, IPv6Address):
-        inner = parsed.ipv4_mapped or parsed.sixtofour
-        if inner is None and parsed in _NAT64:
-            inner = IPv4Address(parsed.packed[-4:])
-        parsed = inner or parsed
-    if parsed.is_loopback or parsed.is_unspecified:
+    ip = ip_address(address)
+    if isinstance(ip, IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and ip in _NAT64:
+            inner = IPv4Address(ip.packed[-4:])
+        ip = inner or ip
+    if ip.is_loopback or ip.is_unspecified:
         return "loopback"
-    if parsed.is_link_local:
+    if ip.is_link_local:
         return "link-local"
-    public = parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
-    if isinstance(parsed, IPv6Address):
-        public = public and parsed in _UNICAST
-    special = any(parsed in network for network in _NOT_PUBLIC if network.version == parsed.version)
+    public = ip.is_global and not ip.is_multicast and not ip.is_reserved
+    if isinstance(ip, IPv6Address):
+        public = public and ip in _UNICAST
+    special = any(ip in network for network in _NOT_PUBLIC if network.version == ip.version)
     return "global" if public and not special else "private"
 
 
 def kind_of_name(host: str) -> Kind | None:
-    """Return what a host's text alone says: an address in any notation, a local name; or None."""
+    """Return the kind of a host that is an address in any notation or a local name, else None."""
     with suppress(ValueError):
         return kind_of(host)
     with suppress(OSError):  # 127.1, 0x7f000001 and 2130706433 are addresses too
@@ -93,7 +95,7 @@ def kind_of_name(host: str) -> Kind | None:
 
 @implementer(IHostnameResolver)
 class _Filter:
-    """A resolver that passes on the addresses that `allows`."""
+    """A resolver that passes on the addresses that `allows` accepts."""
 
     def __init__(self, resolver: Any, allows: Callable[[str], bool]) -> None:
         self._resolver = resolver
@@ -137,7 +139,7 @@ class _GuardedReactor:
 class GuardedEndpoint:
     """A connection to a host, over IPv4 or IPv6, at an address that `allows` accepts.
 
-    `refused` makes the error for a host that has other addresses only.
+    `make_refusal` returns the error for a host all of whose addresses are refused.
     """
 
     def __init__(
@@ -147,26 +149,26 @@ class GuardedEndpoint:
         port: int,
         limit: float,
         allows: Callable[[str], bool],
-        refused: Callable[[], Exception],
+        make_refusal: Callable[[], Exception],
     ) -> None:
         """Keep what `connect` needs; `limit` is that of one attempt, in seconds."""
         self._allows = allows
-        self._refused = refused
-        self._met_other = False
+        self._make_refusal = make_refusal
+        self._has_refused = False
         self._endpoint = HostnameEndpoint(
             _GuardedReactor(reactor, self._judge), host, port, timeout=limit
         )
 
     def _judge(self, address: str) -> bool:
-        allowed = self._allows(address)
-        self._met_other = self._met_other or not allowed
-        return allowed
+        is_allowed = self._allows(address)
+        self._has_refused = self._has_refused or not is_allowed
+        return is_allowed
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803
-        """Return the connected protocol; fail as `HostnameEndpoint` does, or refused."""
+        """Return the connected protocol; fail as `HostnameEndpoint` does, or with the refusal."""
         return self._endpoint.connect(protocolFactory).addErrback(self._explain)
 
     def _explain(self, failure: Failure) -> Failure:
-        if self._met_other and failure.check(DNSLookupError):
-            raise self._refused()
+        if self._has_refused and failure.check(DNSLookupError):
+            raise self._make_refusal()
         return failure

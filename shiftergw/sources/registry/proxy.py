@@ -1,4 +1,4 @@
-"""Proxies of the environment, and the way through one to an https host (RFC 9110, CONNECT)."""
+"""Read the proxies of an environment, and connect through one (RFC 9110, CONNECT)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.retry import Interrupted
 
 _HEAD_LIMIT = 16384
-"""Bytes of a proxy's answer to CONNECT."""
+"""Most bytes of the head of a proxy's response to CONNECT."""
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r\n|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy; `authorization` is the value of `Proxy-Authorization`, if it wants one."""
+    """An HTTP proxy; `authorization` is the value of `Proxy-Authorization`, if it needs a login."""
 
     host: str
     port: int
@@ -37,12 +37,12 @@ class Proxy:
 
 
 class Proxies:
-    """What `https_proxy`, `http_proxy` and `no_proxy` of an environment say."""
+    """The proxies that `https_proxy`, `http_proxy` and `no_proxy` of an environment name."""
 
     def __init__(
         self, environment: Mapping[str, str], hosts: tuple[str, ...] | None = None
     ) -> None:
-        """Read the variables; raise `ConfigurationError` for a proxy that is none.
+        """Read the variables; raise `ConfigurationError` for an invalid one.
 
         Upper case counts too, but for `HTTP_PROXY`, which a CGI's client can set. `hosts` are those
         that a proxy may be asked for although their names cannot be resolved here; None: any.
@@ -56,7 +56,7 @@ class Proxies:
         self._direct = tuple(no_proxy.replace(",", " ").lower().split())
 
     def proxy_for(self, origin: WebOrigin) -> Proxy | None:
-        """Return the proxy that leads there, None for a direct connection."""
+        """Return the proxy for an origin, None for a direct connection."""
         proxy = self._proxies[origin.scheme]
         if proxy is None or any(_covers(rule, origin) for rule in self._direct):
             return None
@@ -87,7 +87,7 @@ def _proxy(variable: str, url: str) -> Proxy | None:
 
 
 def _covers(rule: str, origin: WebOrigin) -> bool:
-    """Say whether one entry of `no_proxy` covers a host: itself, a domain above it, a network."""
+    """Return whether an entry of `no_proxy` covers a host: by name, domain or network."""
     if rule == "*":
         return True
     with suppress(ValueError):
@@ -103,15 +103,16 @@ def _covers(rule: str, origin: WebOrigin) -> bool:
 
 
 class _Tunnel(Protocol):
-    """Asks the proxy for the way, then lets the wanted protocol speak through it.
+    """Requests a tunnel of the proxy, then connects the protocol of `factory` through it.
 
-    `opened` fires with that protocol, or fails with `RegistryUnavailable` if the proxy refuses.
+    `inner_protocol` fires with that protocol, or fails with `RegistryUnavailable` if the proxy
+    refuses.
     """
 
     transport: Any
 
     def __init__(self, request: bytes, factory: IProtocolFactory) -> None:
-        self.opened: Deferred[Any] = Deferred(lambda _: self.transport.abortConnection())
+        self.inner_protocol: Deferred[Any] = Deferred(lambda _: self.transport.abortConnection())
         self._request = request
         self._factory = factory
         self._head = bytearray()
@@ -127,33 +128,33 @@ class _Tunnel(Protocol):
         self._head += data
         head, end, rest = bytes(self._head).partition(b"\r\n\r\n")
         if end:
-            self._answered(head, rest)
+            self._read_answer(head, rest)
         elif len(head) > _HEAD_LIMIT:
-            self._refused("with too long a header")
+            self._refuse("with too long a header")
 
-    def _answered(self, head: bytes, rest: bytes) -> None:
+    def _read_answer(self, head: bytes, rest: bytes) -> None:
         status = _STATUS.match(head)
         if status is None:
-            self._refused("with something that is not HTTP")
+            self._refuse("with something that is not HTTP")
         elif status[1].startswith(b"2"):
             self._inner = self._factory.buildProtocol(self.transport.getPeer())
             self._inner.makeConnection(self.transport)
-            self.opened.callback(self._inner)
+            self.inner_protocol.callback(self._inner)
             if rest:
                 self._inner.dataReceived(rest)
         else:
-            self._refused(f"with status {int(status[1])}", transient=status[1].startswith(b"5"))
+            self._refuse(f"with status {int(status[1])}", transient=status[1].startswith(b"5"))
 
-    def _refused(self, how: str, *, transient: bool = False) -> None:
+    def _refuse(self, how: str, *, transient: bool = False) -> None:
         kind = Interrupted if transient else RegistryUnavailable
-        self.opened.errback(kind(f"The site's proxy answered {how}."))
+        self.inner_protocol.errback(kind(f"The site's proxy answered {how}."))
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._inner is not None:
             self._inner.connectionLost(reason)
-        elif not self.opened.called:
-            self.opened.errback(reason)
+        elif not self.inner_protocol.called:
+            self.inner_protocol.errback(reason)
 
 
 @implementer(IStreamClientEndpoint)
@@ -182,7 +183,7 @@ class ConnectEndpoint:
         self._request = b"\r\n".join([*lines, b"", b""])
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803
-        """Return the protocol, connected to the host; fail as the endpoint does, or refused."""
+        """Return the protocol, connected to the host; fail as the endpoint and `judge` do."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
@@ -190,4 +191,4 @@ class ConnectEndpoint:
         tunnels = Factory.forProtocol(lambda: _Tunnel(self._request, factory))
         tunnels.noisy = False
         tunnel: Any = await self._endpoint.connect(tunnels)
-        return await tunnel.opened
+        return await tunnel.inner_protocol

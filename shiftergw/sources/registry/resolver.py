@@ -64,8 +64,8 @@ class Resolver:
             self._look_up(host)
         if host in self._running:
             with suppress(_TooLateError):
-                ended = shield(self._running[host])
-                await within(LOOKUP_SECONDS, self._reactor, ended, _TooLateError)
+                lookup = shield(self._running[host])
+                await within(LOOKUP_SECONDS, self._reactor, lookup, _TooLateError)
         return self._answers[host][1] if host in self._answers else frozenset()
 
     def _look_up(self, host: str) -> None:

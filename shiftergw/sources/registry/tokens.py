@@ -1,8 +1,8 @@
-"""What a registry wants to see of us: nothing, a login (Basic), or a token (Bearer).
+"""Answer the challenges of a registry: with a login (Basic) or a token (Bearer).
 
-Tokens come from a token service that the registry names, by GET or, where that is not there, by
-OAuth2's POST (the token specifications of the distribution project). Nothing here is ever shown:
-a header's value lives in this cache and in the request that carries it.
+The registry names the token service. It is asked by GET or, if it does not know that, by the POST
+of OAuth2 (token specifications of the distribution project). Secrets are in this cache and in the
+requests that carry them, and are never shown.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ from urllib.parse import urlencode
 
 from twisted.internet.defer import DeferredLock
 
-from shiftergw.errors import RegistryUnavailable, RegistryUntrusted
+from shiftergw.errors import PullError, RegistryUnavailable, RegistryUntrusted
 from shiftergw.model import RegistryLogin
 from shiftergw.oci.challenge import Challenge
+from shiftergw.sources.registry.admission import RateLimited
+from shiftergw.sources.registry.content import read_document
 from shiftergw.sources.registry.location import WebOrigin
+from shiftergw.sources.registry.retry import Interrupted
 from shiftergw.sources.registry.transport import Transport
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+    from twisted.web.iweb import IResponse
 
 TOKEN_LIFE = 60.0
-"""Seconds that a token lives if its service does not say."""
+"""Lifetime of a token in seconds if its service does not name one."""
 
 LONGEST_LIFE = 3600.0
-"""Seconds after which we ask anew, whatever the service says."""
+"""Seconds after which a grant is renewed, whatever its service says."""
 
 MARGIN = 10.0
-"""Seconds before its end from which a token is not used any more; at most half of its life."""
+"""Seconds before its end from which a token is no longer used; at most half of its lifetime."""
 
 TOKEN_LIMIT = 256 << 10
-"""Bytes of a token service's answer."""
+"""Most bytes of the answer of a token service."""
 
-_Answer = tuple[int, bytes]
 _NO_GET = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 _CLIENT_ID = "shiftergw"
 _TOKEN = re.compile(r"[!-~]{1,65536}")
@@ -47,136 +50,180 @@ _TOKEN = re.compile(r"[!-~]{1,65536}")
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    """The value of an `Authorization` field, and until when it may be used."""
+    """The value of an `Authorization` field, and the time until which it may be used."""
 
     authorization: str = field(repr=False)
     until: float
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """What a grant is for: reading one repository, as nobody or with a login."""
+class RepositoryAccess:
+    """The purpose of a grant: reading one repository, anonymously or with a login."""
 
     repository: str
     login: RegistryLogin | None = None
+
+
+class TokenDenialError(Exception):
+    """The token service grants nothing; `text` has its words.
+
+    `failure` is set if it cannot grant anything at the moment. Only a user without a login needs to
+    know, because the registry takes a login by Basic, too.
+    """
+
+    def __init__(self, text: str, failure: PullError | None = None) -> None:
+        """Keep the words, which are printable."""
+        super().__init__(text)
+        self.text = text
+        self.failure = failure
 
 
 class Tokens:
     """The grants of one registry."""
 
     def __init__(self, transport: Transport, clock: IReactorTime) -> None:
-        """Start with none."""
-        self._transport = transport
+        """Start without grants."""
+        self._registry = transport.who
+        self._service = f"The token service of the registry {transport.location!r}"
+        self._transport = transport.with_subject(self._service)
         self._clock = clock
-        self._grants: dict[Access, _Grant] = {}
+        self._grants: dict[RepositoryAccess, _Grant] = {}
         self._lock = DeferredLock()
 
-    def held(self, access: Access) -> str | None:
-        """Return the `Authorization` that is known to be wanted and still good, if any."""
+    def authorization_for(self, access: RepositoryAccess) -> str | None:
+        """Return an `Authorization` from the cache that is still good, if there is one."""
         grant = self._grants.get(access)
         return (
             None if grant is None or grant.until <= self._clock.seconds() else grant.authorization
         )
 
     async def obtain(
-        self, challenges: Sequence[Challenge], access: Access, refused: str | None
+        self, challenges: Sequence[Challenge], access: RepositoryAccess, bad: str | None
     ) -> str | None:
-        """Return an `Authorization` that answers the challenges, None if we have no answer.
+        """Return an `Authorization` that answers the challenges; None if none of them can be.
 
-        `refused` is the one that has just been refused; another, got meanwhile by somebody else,
-        is used. Raises `Interrupted`, `RegistryUnavailable`, `RegistryUntrusted`.
+        `bad` is the value that the registry has just refused. A different one, which a parallel
+        request has obtained meanwhile, is used. Raises `TokenDenialError`, `Interrupted`,
+        `RegistryUnavailable`, `RegistryUntrusted`.
         """
         async with self._lock:
-            held = self.held(access)
-            if held is not None and held != refused:
-                return held
+            authorization = self.authorization_for(access)
+            if authorization is not None and authorization != bad:
+                return authorization
             self._grants.pop(access, None)
             grant = await self._grant(challenges, access)
             now = self._clock.seconds()
             self._grants = {a: g for a, g in self._grants.items() if g.until > now}
-            if grant is None or grant.authorization == refused:
+            if grant is None or grant.authorization == bad:
                 return None
             self._grants[access] = grant
             return grant.authorization
 
-    async def _grant(self, challenges: Sequence[Challenge], access: Access) -> _Grant | None:
-        offered = {challenge.scheme: challenge for challenge in reversed(challenges)}
-        if "bearer" in offered:
-            return await self._bearer(offered["bearer"], access)
-        if "basic" in offered and access.login is not None:
+    async def _grant(
+        self, challenges: Sequence[Challenge], access: RepositoryAccess
+    ) -> _Grant | None:
+        offers = {challenge.scheme: challenge for challenge in reversed(challenges)}
+        if "bearer" in offers:
+            try:
+                return await self._bearer(offers["bearer"], access)
+            except PullError as error:
+                if "basic" not in offers or _is_limit(error):
+                    raise
+                if access.login is None:
+                    raise TokenDenialError(error.what, error) from error
+        if "basic" in offers and access.login is not None:
             return _Grant(basic(access.login), self._clock.seconds() + LONGEST_LIFE)
         return None
 
-    async def _bearer(self, challenge: Challenge, access: Access) -> _Grant | None:
+    async def _bearer(self, challenge: Challenge, access: RepositoryAccess) -> _Grant:
         realm = challenge.parameters.get("realm", "")
         try:
             WebOrigin.of(realm)
         except ValueError as error:
             raise RegistryUntrusted(
-                f"{self._transport.who} names a token service that is no URL."
+                f"{self._registry} names a token service that is not a URL."
             ) from error
         scope = challenge.parameters.get("scope") or f"repository:{access.repository}:pull"
-        asked = {"client_id": _CLIENT_ID, "scope": scope}
+        parameters = {"client_id": _CLIENT_ID, "scope": scope}
         if service := challenge.parameters.get("service"):
-            asked["service"] = service
-        status, body = await self._get(realm, asked, access.login)
-        if status in _NO_GET and access.login is not None:
-            status, body = await self._post(realm, asked, access.login)
-        if status == HTTPStatus.OK:
-            return self._read(body)
-        if 400 <= status < 500:  # noqa: PLR2004 - a refusal
-            return None
-        raise self._not_understood(f"answered with status {status}")
+            parameters["service"] = service
+        response = await self._get(realm, parameters, access.login)
+        if response.code in _NO_GET and access.login is not None:
+            await self._transport.explanation(response)
+            response = await self._post(realm, parameters, access.login)
+        if response.code == HTTPStatus.OK:
+            return self._read(
+                await read_document(self._transport, response, TOKEN_LIMIT, self._service, "token")
+            )
+        text = conceal(await self._transport.explanation(response), access.login)
+        is_refusal = 400 <= response.code < 500  # noqa: PLR2004 - the class of client errors
+        if is_refusal and (access.login is None or response.code not in _NO_GET):
+            raise TokenDenialError(text)
+        words = f": {text}" if text else "."
+        raise RegistryUnavailable(f"{self._service} answered with status {response.code}{words}")
 
     async def _get(
-        self, realm: str, asked: Mapping[str, str], login: RegistryLogin | None
-    ) -> _Answer:
-        """Ask as the distribution project specifies ("Token Authentication")."""
+        self, realm: str, parameters: Mapping[str, str], login: RegistryLogin | None
+    ) -> IResponse:
+        """Send the request that the distribution project specifies ("Token Authentication")."""
         account = {} if login is None else {"account": login.user}
-        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({**asked, **account})}"
-        response = await self._transport.request(
+        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({**parameters, **account})}"
+        return await self._transport.request(
             "GET", url, {"Accept": "application/json"}, None if login is None else basic(login)
         )
-        return response.code, await self._transport.read(response, TOKEN_LIMIT)
 
-    async def _post(self, realm: str, asked: Mapping[str, str], login: RegistryLogin) -> _Answer:
-        """Ask as OAuth2 specifies (RFC 6749, section 4.3)."""
+    async def _post(
+        self, realm: str, parameters: Mapping[str, str], login: RegistryLogin
+    ) -> IResponse:
+        """Send the request that OAuth2 specifies (RFC 6749, section 4.3)."""
         form = {
-            **asked,
+            **parameters,
             "grant_type": "password",
             "username": login.user,
             "password": login.password,
         }
-        response = await self._transport.request(
+        return await self._transport.request(
             "POST",
             realm,
             {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"},
             content=urlencode(form).encode("ascii"),
         )
-        return response.code, await self._transport.read(response, TOKEN_LIMIT)
 
     def _read(self, body: bytes) -> _Grant:
-        """Read a token service's answer: `token` or `access_token`, and how long it lives."""
+        """Read the answer of a token service: `token` or `access_token`, and its lifetime."""
         try:
             answer: Any = json.loads(body)
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise self._not_understood("answered with something that is no JSON object")
+            raise self._invalid_answer("something that is not a JSON object")
         token = answer.get("token") or answer.get("access_token")
         if not isinstance(token, str) or _TOKEN.fullmatch(token) is None:
-            raise self._not_understood("gave no token")
+            raise self._invalid_answer("no token")
         life = answer.get("expires_in")
         if isinstance(life, bool) or not isinstance(life, (int, float)) or not life > 0:
             life = TOKEN_LIFE
         life = min(life, LONGEST_LIFE)
         return _Grant(f"Bearer {token}", self._clock.seconds() + life - min(MARGIN, life / 2))
 
-    def _not_understood(self, what: str) -> RegistryUnavailable:
-        return RegistryUnavailable(f"{self._transport.who} has a token service that {what}.")
+    def _invalid_answer(self, what: str) -> RegistryUnavailable:
+        return RegistryUnavailable(f"{self._service} answered with {what}.")
+
+
+def _is_limit(error: PullError) -> bool:
+    """Return whether an error is a limit on requests: another way would exceed it as well."""
+    return isinstance(error, RateLimited) or (isinstance(error, Interrupted) and error.limited)
 
 
 def basic(login: RegistryLogin) -> str:
     """Return a login as an `Authorization` field (RFC 7617, UTF-8)."""
     pair = f"{login.user}:{login.password}".encode()
     return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
+def conceal(text: str, login: RegistryLogin | None) -> str:
+    """Return the words of a server without the secrets of a login that it may repeat."""
+    if login is not None:
+        for secret in (basic(login).removeprefix("Basic "), login.password):
+            text = text.replace(secret, "***") if secret else text
+    return text

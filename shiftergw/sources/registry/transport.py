@@ -9,6 +9,7 @@ may be what it is, and no more than that.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -75,6 +76,12 @@ class Transport(BodyReader):
         self._connections = Connections(
             reactor, location, proxies, limits.connect, tls or LocationTls.of(location)
         )
+
+    def with_subject(self, who: str) -> Transport:
+        """Return this transport with other words for the server at the beginning of errors."""
+        transport = copy(self)
+        transport.who = who
+        return transport
 
     def close(self) -> Deferred[None]:
         """Close the connections that wait for further requests."""

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
 
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
@@ -231,14 +232,14 @@ async def test_documents_share_their_time() -> None:
     """What one document took is not there for the next one."""
     clock = Clock()
     transport: Any = SimpleNamespace(clock=clock, limits=Limits(documents=10), who="It")
-    asked: list[Deferred[bytes]] = []
+    asked: list[Deferred[Any]] = []
 
     async def ask(*_: Any) -> Any:
         asked.append(Deferred())
         return await asked[-1]
 
-    async def read(content: bytes, _: int) -> bytes:
-        return content
+    async def read(*_: Any) -> bytes:
+        return b"{}"
 
     transport.read = read
     repository: Any = SimpleNamespace(ask=ask)
@@ -246,7 +247,7 @@ async def test_documents_share_their_time() -> None:
     blob = Descriptor(Digest.of(b"{}"), 2)
     first = Deferred.fromCoroutine(documents.config(blob))
     clock.advance(9)
-    asked[0].callback(b"{}")
+    asked[0].callback(SimpleNamespace(headers=Headers()))
     assert await first == b"{}"
     clock.advance(100)
     second = Deferred.fromCoroutine(documents.config(blob))

@@ -25,17 +25,17 @@ class Names(Clock):
         """Start without look-ups."""
         super().__init__()
         self.nameResolver = self
-        self.asked: list[tuple[str, Any]] = []
+        self.lookups: list[tuple[str, Any]] = []
 
     def resolveHostName(self, receiver: Any, name: str, **_: Any) -> None:
         """Begin a look-up."""
-        self.asked.append((name, receiver))
+        self.lookups.append((name, receiver))
 
     def answer(self, number: int, *addresses: str) -> None:
         """End a look-up with these addresses."""
         for address in addresses:
-            self.asked[number][1].addressResolved(IPv4Address("TCP", address, 0))
-        self.asked[number][1].resolutionComplete()
+            self.lookups[number][1].addressResolved(IPv4Address("TCP", address, 0))
+        self.lookups[number][1].resolutionComplete()
 
 
 def ask(resolver: Resolver, host: str) -> list[frozenset[str]]:
@@ -55,10 +55,10 @@ def test_an_answer_is_shared_and_kept() -> None:
     assert first == second == [{"8.8.8.8", "10.0.0.1"}]
     names.advance(ANSWER_SECONDS - 1)
     assert ask(resolver, "a.test") == first
-    assert len(names.asked) == 1
+    assert len(names.lookups) == 1
     names.advance(2)
     assert ask(resolver, "a.test") == []
-    assert len(names.asked) == 2
+    assert len(names.lookups) == 2
     names.answer(1)
     assert names.getDelayedCalls() == []
 
@@ -77,20 +77,20 @@ def test_look_ups_that_hang() -> None:
     names.advance(LOOKUP_SECONDS)
     assert hanging == [[frozenset()]] * MAX_LOOKUPS
     assert ask(resolver, "0.test") == []
-    assert len(names.asked) == MAX_LOOKUPS
+    assert len(names.lookups) == MAX_LOOKUPS
     names.answer(0, "8.8.8.8")
     assert ask(resolver, "0.test") == [{"8.8.8.8"}]
     assert ask(resolver, "another.test") == []
-    assert len(names.asked) == MAX_LOOKUPS + 1
+    assert len(names.lookups) == MAX_LOOKUPS + 1
 
 
 def test_a_caller_that_is_cancelled() -> None:
     """The look-up goes on for the others."""
     names = Names()
     resolver = Resolver(cast("Any", names))
-    cancelled = Deferred.fromCoroutine(resolver.addresses("a.test"))
-    other = ask(resolver, "a.test")
-    cancelled.addErrback(lambda _: None)
-    cancelled.cancel()
+    caller = Deferred.fromCoroutine(resolver.addresses("a.test"))
+    answers = ask(resolver, "a.test")
+    caller.addErrback(lambda _: None)
+    caller.cancel()
     names.answer(0, "8.8.8.8")
-    assert other == [{"8.8.8.8"}]
+    assert answers == [{"8.8.8.8"}]

@@ -1,4 +1,4 @@
-"""Nobody first, then the login; tokens are got, kept, renewed once, and never shown."""
+"""Nobody first, then the login; tokens are got, kept, renewed once, and never output."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from shiftergw.errors import (
@@ -33,7 +34,7 @@ from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.tokens import Access, Tokens
+from shiftergw.sources.registry.tokens import RepositoryAccess, Tokens
 from shiftergw.sources.registry.transport import Transport
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
@@ -49,7 +50,7 @@ SECRETS = ("wörd", base64.b64encode("alice:pä:ss wörd".encode()).decode(), "t
 class TokenRegistry(FakeRegistry):
     """A registry with a token service at `/token`.
 
-    `public` says whether nobody's token is good. `granted` keeps the queries of all tokens; a
+    `public` says whether nobody's token is good. `queries` keeps those of all tokens; a
     token is good until `revoked`. `service` answers in place of the token service.
     """
 
@@ -57,7 +58,7 @@ class TokenRegistry(FakeRegistry):
         """Have given no token yet."""
         super().__init__(IMAGE, misbehave=self._misbehave)
         self.public = public
-        self.granted: list[dict[str, list[str]]] = []
+        self.queries: list[dict[str, list[str]]] = []
         self.good: set[str] = set()
         self.realm = ""
         self.scope = ',scope="repository:team/app:pull"'
@@ -81,11 +82,11 @@ class TokenRegistry(FakeRegistry):
 
     def _token(self, ask: Ask) -> object:
         query = parse_qs(urlsplit(ask.path).query)
-        self.granted.append(query)
+        self.queries.append(query)
         login = ask.header("Authorization")
         if login is not None and login != f"Basic {SECRETS[1]}":
             return ask.answer(401)
-        token = f"token-{len(self.granted)}"
+        token = f"token-{len(self.queries)}"
         if login is not None or self.public:
             self.good.add(token)
         body = json.dumps({self.member: token, **self.answer}).encode()
@@ -138,8 +139,8 @@ def nothing_is_shown(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     globalLogPublisher.addObserver(observe)
     yield
     globalLogPublisher.removeObserver(observe)
-    shown = "".join(events) + caplog.text
-    assert not [secret for secret in SECRETS if secret in shown]
+    output = "".join(events) + caplog.text
+    assert not [secret for secret in SECRETS if secret in output]
 
 
 def all_of(error: BaseException | None) -> str:
@@ -162,7 +163,7 @@ async def test_nobodys_token() -> None:
         image = await resolve(client, ALICE)
         await fetch(client, image)
     assert not image.private
-    assert registry.granted == [
+    assert registry.queries == [
         {
             "x": ["1"],
             "client_id": ["shiftergw"],
@@ -180,12 +181,12 @@ async def test_a_token_for_the_login() -> None:
     registry = TokenRegistry(public=False)
     async with serving(registry) as client:
         image = await resolve(client, ALICE)
-        asked = len(registry.asked)
+        count = len(registry.asked)
         await fetch(client, image, ALICE)
     assert image.private
-    assert [query.get("account") for query in registry.granted] == [None, ["alice"]]
+    assert [query.get("account") for query in registry.queries] == [None, ["alice"]]
     # The blob of a private image is asked for with the login's token from the start.
-    assert len(registry.asked) == asked + 1
+    assert len(registry.asked) == count + 1
 
 
 @pytest_twisted.ensureDeferred
@@ -196,11 +197,11 @@ async def test_denied() -> None:
         with pytest.raises(RegistryDenied, match="team/app") as without:
             await resolve(client)
         wrong = RegistryLogin("alice", "wörd")
-        with pytest.raises(RegistryDenied) as refused:
+        with pytest.raises(RegistryDenied) as denial:
             await resolve(client, wrong)
     assert "`shifterimg login test`" in without.value.remedy
-    assert "log in anew" in refused.value.remedy
-    assert not [secret for secret in SECRETS if secret in all_of(refused.value)]
+    assert "log in anew" in denial.value.remedy
+    assert not [secret for secret in SECRETS if secret in all_of(denial.value)]
     assert len(registry.asked) <= 9
 
 
@@ -208,15 +209,15 @@ async def test_denied() -> None:
 async def test_401_for_ever() -> None:
     """A registry that refuses what it grants is asked a few times, not for ever."""
     registry = TokenRegistry(public=False)
-    registry.good = _Nothing()
+    registry.good = _EmptySet()
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied):
             await resolve(client, ALICE)
-    assert registry.paths() == ["latest", "token", "latest"] * 2
+    assert registry.paths() == ["latest", *["token", "latest"] * 2]
 
 
-class _Nothing(set[str]):
-    """Holds nothing, whatever is put into it."""
+class _EmptySet(set[str]):
+    """A set that stays empty."""
 
     def add(self, element: str) -> None:
         """Forget it."""
@@ -231,7 +232,7 @@ async def test_renewal_in_the_middle_of_a_pull() -> None:
         registry.revoke()
         await fetch(client, image)
         await fetch(client, image, layer=1)
-    assert len(registry.granted) == 2
+    assert len(registry.queries) == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -242,7 +243,7 @@ async def test_one_renewal_for_all() -> None:
         image = await resolve(client)
         registry.revoke()
         await gather_or_cancel(fetch(client, image, layer=n % 2) for n in range(6))
-    assert len(registry.granted) == 2
+    assert len(registry.queries) == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -276,19 +277,19 @@ async def test_what_token_services_answer(answer: dict[str, Any], member: str, s
     registry.answer, registry.member, registry.scope = answer, member, scope
     async with serving(registry) as client:
         await fetch(client, await resolve(client))
-    assert [query["scope"] for query in registry.granted] == [["repository:team/app:pull"]]
+    assert [query["scope"] for query in registry.queries] == [["repository:team/app:pull"]]
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b"", "no JSON object"),
-        (b"[1]", "no JSON object"),
-        (b"\xff", "no JSON object"),
+        (b"", "not a JSON object"),
+        (b"[1]", "not a JSON object"),
+        (b"\xff", "not a JSON object"),
         (b"{}", "no token"),
         (b'{"token": 5}', "no token"),
         (b'{"token": "a\\r\\nX: y"}', "no token"),
-        (b'{"token": "' + b"x" * 300_000 + b'"}', "no JSON object"),
+        (b'{"token": "' + b"x" * 300_000 + b'"}', "not a JSON object"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -365,8 +366,8 @@ async def test_a_redirected_password() -> None:
         ("http://auth.example/token", "without TLS"),
         ("https://10.0.0.1/token", "not public"),
         ("https://[::ffff:169.254.169.254]/token", "not public"),
-        ("token", "no URL"),
-        ("file:///etc/passwd", "no URL"),
+        ("token", "not a URL"),
+        ("file:///etc/passwd", "not a URL"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -391,9 +392,9 @@ async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
         FakeRegistry(misbehave=lambda ask: ask.answer(200, b'{"token": "token-spy"}')),
     )
     try:
-        for one in (registry, service, spy):
-            await one.start(authority.options(*names))
-        ports = [one.host.rpartition(":")[2] for one in (registry, service, spy)]
+        for server in (registry, service, spy):
+            await server.start(authority.options(*names))
+        ports = [server.host.rpartition(":")[2] for server in (registry, service, spy)]
         registry.realm = f"https://auth.example:{ports[1]}/token"
         registry.good = service.good
         url = f"https://registry.example:{ports[0]}"
@@ -406,8 +407,8 @@ async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
             with pytest.raises(RegistryDenied):
                 await resolve(client, ALICE)
     finally:
-        for one in (registry, service, spy):
-            await one.stop()
+        for server in (registry, service, spy):
+            await server.stop()
     assert spy.asked
     assert {ask.header("Authorization") for ask in spy.asked} == {None}
 
@@ -495,34 +496,35 @@ async def test_refused_twice(first: int, second: int, expected: type[GatewayErro
 
 def tokens_with(clock: Clock, life: float | None) -> tuple[Tokens, list[str]]:
     """Return a cache whose token service gives `token-N` for `life` seconds."""
-    given: list[str] = []
+    names: list[str] = []
 
     class Service(Transport):
         async def request(self, *args: Any, **kwargs: Any) -> Any:
-            given.append(f"token-{len(given)}")
+            names.append(f"token-{len(names)}")
             return _Ok()
 
         async def read(self, *_: Any) -> bytes:
-            return json.dumps({"token": given[-1], "expires_in": life}).encode()
+            return json.dumps({"token": names[-1], "expires_in": life}).encode()
 
     location = Location("test", "https://registry.example")
     transport = Service(REACTOR, location, Proxies({}), Limits())
-    return Tokens(transport, clock), given
+    return Tokens(transport, clock), names
 
 
 class _Ok:
-    """An answer."""
+    """A response."""
 
     code = 200
+    headers = Headers()
 
 
 CHALLENGE = Challenge("bearer", {"realm": "https://auth.example/"})
 
 
-def obtain(tokens: Tokens, access: Access, refused: str | None = None) -> str | None:
+def obtain(tokens: Tokens, access: RepositoryAccess, bad: str | None = None) -> str | None:
     """Get an authorization at once."""
     results: list[str | None] = []
-    Deferred.fromCoroutine(tokens.obtain([CHALLENGE], access, refused)).addCallback(results.append)
+    Deferred.fromCoroutine(tokens.obtain([CHALLENGE], access, bad)).addCallback(results.append)
     return results[0]
 
 
@@ -531,14 +533,14 @@ def test_tokens_are_used_until_shortly_before_their_end(life: float | None, used
     """Without a word they live for a minute, and never longer than an hour."""
     clock = Clock()
     tokens, _ = tokens_with(clock, life)
-    access = Access("team/app")
-    assert tokens.held(access) is None
+    access = RepositoryAccess("team/app")
+    assert tokens.authorization_for(access) is None
     assert obtain(tokens, access) == "Bearer token-0"
     clock.advance(used - 0.1)
-    assert tokens.held(access) == "Bearer token-0"
+    assert tokens.authorization_for(access) == "Bearer token-0"
     assert obtain(tokens, access) == "Bearer token-0"
     clock.advance(0.2)
-    assert tokens.held(access) is None
+    assert tokens.authorization_for(access) is None
     assert obtain(tokens, access) == "Bearer token-1"
 
 
@@ -547,17 +549,17 @@ def test_old_tokens_are_forgotten() -> None:
     clock = Clock()
     tokens, _ = tokens_with(clock, 60)
     for number in range(100):
-        obtain(tokens, Access(f"team/{number}", ALICE))
+        obtain(tokens, RepositoryAccess(f"team/{number}", ALICE))
         clock.advance(60)
     assert len(tokens._grants) == 1
 
 
 def test_nothing_shows_a_secret() -> None:
     """Neither logins nor grants have their secrets in their text."""
-    tokens, given = tokens_with(Clock(), 60)
-    access = Access("team/app", ALICE)
+    tokens, names = tokens_with(Clock(), 60)
+    access = RepositoryAccess("team/app", ALICE)
     obtain(tokens, access)
-    shown = f"{access!r} {tokens._grants!r} {tokens!r}"
-    assert "team/app" in shown
-    assert given[0] not in shown
-    assert "wörd" not in shown
+    output = f"{access!r} {tokens._grants!r} {tokens!r}"
+    assert "team/app" in output
+    assert names[0] not in output
+    assert "wörd" not in output

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 
 from shiftergw.errors import ConfigurationError, RegistryUnavailable, RegistryUntrusted, RetryLater
-from shiftergw.image import Descriptor, Digest, ResolvedImage
+from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
@@ -41,9 +41,10 @@ def quiet(_: str) -> None:
     """Say nothing."""
 
 
-async def head(client: RegistryClient, login: RegistryLogin | None = None) -> Digest | None:
-    """Ask for the digest of an image."""
-    return await client.head(REFERENCE, login, quiet)
+async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> Digest:
+    """Return the digest of an image."""
+    image, _ = await client.resolve(REFERENCE, Platform(), login, quiet)
+    return image.digest
 
 
 async def fetch(client: RegistryClient, login: RegistryLogin | None = None) -> bytes:
@@ -93,7 +94,7 @@ async def test_tls(authority: Authority) -> None:
     async with listening(registry, certificates=[authority.options("registry.example")]) as [port]:
         url = f"https://registry.example:{port}"
         async with a_client(url, network, cacert=authority.pem) as client:
-            assert await head(client) == IMAGE.digest
+            assert await resolve(client) == IMAGE.digest
             assert await fetch(client) == IMAGE.blobs[LAYER]
     assert network.reached == [(PUBLIC, port)]
     assert registry.asked[0].header("Host") == f"registry.example:{port}"
@@ -119,7 +120,7 @@ async def test_bad_certificates(
         a_client(f"https://registry.example:{port}", network, cacert=cacert) as client,
     ):
         with pytest.raises(RegistryUntrusted, match=f"'test' .*{expected}"):
-            await head(client)
+            await resolve(client)
     assert registry.asked == []
     assert len(network.reached) == 1
 
@@ -134,7 +135,7 @@ async def test_the_systems_authorities(authority: Authority) -> None:
         a_client(f"https://registry.example:{port}", network) as client,
     ):
         with pytest.raises(RegistryUntrusted):
-            await head(client)
+            await resolve(client)
 
 
 @asynccontextmanager
@@ -165,7 +166,7 @@ async def test_no_tls_at_all() -> None:
         url = f"https://registry.example:{port}"
         async with a_client(url, network, patience=ONCE) as client:
             with pytest.raises(RegistryUnavailable, match="TLS"):
-                await head(client, LOGIN)
+                await resolve(client, LOGIN)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
@@ -371,7 +372,7 @@ async def test_an_unknown_name() -> None:
     """A name that does not exist is named as such, with the location's name."""
     async with a_client("https://absent.example", Network({}), patience=ONCE) as client:
         with pytest.raises(RetryLater, match="'test' cannot be found"):
-            await head(client)
+            await resolve(client)
 
 
 class Mute(Protocol):
@@ -386,8 +387,8 @@ async def test_silence_before_tls() -> None:
         url = f"https://registry.example:{port}"
         async with a_client(url, network, patience=ONCE) as client:
             with pytest.raises(RetryLater, match="does not answer"):
-                await head(client)
-            running = Deferred.fromCoroutine(head(client))
+                await resolve(client)
+            running = Deferred.fromCoroutine(resolve(client))
             await pause(0.05, REACTOR)
             running.cancel()
             with pytest.raises(CancelledError):
@@ -404,7 +405,7 @@ async def test_cancelling_a_look_up() -> None:
             return self
 
     async with a_client("https://registry.example", Slow({})) as client:
-        running = Deferred.fromCoroutine(head(client))
+        running = Deferred.fromCoroutine(resolve(client))
         running.cancel()
         with pytest.raises(CancelledError):
             await running
