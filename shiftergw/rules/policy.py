@@ -37,6 +37,7 @@ IdentityType = Literal[
     "exactReference",
     "exactRepository",
     "remapIdentity",
+    "matchDigest",
 ]
 
 
@@ -45,7 +46,8 @@ class SignedIdentity:
     """Which docker reference a signature must name (`signedIdentity`).
 
     `reference` is that of `exactReference` and `exactRepository`; `prefix` and `signed_prefix` are
-    those of `remapIdentity`.
+    those of `remapIdentity`. `matchDigest` is an addition to containers-policy.json(5): any
+    reference or none, as in bundles of sigstore. The manifest digest has to match in any case.
     """
 
     type: IdentityType = "matchRepoDigestOrExact"
@@ -58,11 +60,13 @@ class SignedIdentity:
 
         Images of archives and directories have no reference: only the `exact…` types accept them.
         """
+        if self.type == "matchDigest":
+            return True
+        expected = self.reference or image
         try:
             signature = DockerReference.parse(signed_text)
         except ValueError:
-            return False
-        expected = self.reference or image
+            expected = None
         if expected is None:
             return False
         match self.type:
@@ -263,8 +267,10 @@ def _compare(
         reason = f"it is one for another image, {printable(result.manifest_digest, 80)}"
         return RejectedSignature(reason, result.identity)
     if not requirement.identity.accepts(image.reference, result.docker_reference):
-        name = printable(result.docker_reference) or "no repository"
-        reason = f"it is one for {name}, which {requirement.identity.type} does not accept"
+        kind = requirement.identity.type
+        reason = f"it is one for {printable(result.docker_reference)}, which {kind} does not accept"
+        if not result.docker_reference:
+            reason = f"it names no repository, which {kind} requires; only matchDigest does not"
         return RejectedSignature(reason, result.identity)
     return result
 

@@ -187,8 +187,6 @@ def _trusted_issuers(
 
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Return whether a trusted issuer signed a certificate, with a hash that still holds."""
-    if certificate.issuer != issuer.subject:
-        return False
     try:
         algorithm = certificate.signature_hash_algorithm
         if algorithm is not None and not isinstance(algorithm, _HASHES):

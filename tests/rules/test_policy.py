@@ -139,7 +139,7 @@ REFUSALS = [
         "one for reg.example.org/n/app:2",
     ),
     ([SIGNED_BY], [[claim_of("reg.example.org/n/app")]], "signedBy", "matchRepoDigestOrExact"),
-    ([SIGSTORE_SIGNED], [[claim_of("")]], "sigstoreSigned", "one for no repository"),
+    ([SIGSTORE_SIGNED], [[claim_of("")]], "sigstoreSigned", "names no repository"),
     (
         [SIGNED_BY],
         [[RejectedSignature("the key has expired", "F1")]],
@@ -247,6 +247,18 @@ def test_a_digest_needs_the_repository_only() -> None:
     ).is_accepted
     exact = judge_image([identity("matchExact")], [claim_of("reg.example.org/n/app:9")], text=text)
     assert not exact.is_accepted
+
+
+@pytest.mark.parametrize("reference", ["", "elsewhere.org/b:2", "not a name"])
+def test_a_digest_alone(reference: str) -> None:
+    """Where `signedIdentity` is `matchDigest`, the name of a signature is any or none."""
+    requirement = {**SIGSTORE_SIGNED, "signedIdentity": {"type": "matchDigest"}}
+    assert judge_image([requirement], [claim_of(reference)]).is_accepted
+    assert judge_image([requirement], [claim_of(reference, INDEX)]).is_accepted
+    assert not judge_image([requirement], [claim_of(reference, FOREIGN_DIGEST)]).is_accepted
+    assert not judge_image([requirement], [RejectedSignature("bad")]).is_accepted
+    assert not judge_image([requirement], []).is_accepted
+    assert not judge_image([SIGSTORE_SIGNED], [claim_of(reference)]).is_accepted
 
 
 @pytest.mark.parametrize(

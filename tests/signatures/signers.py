@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -213,12 +214,16 @@ def _split(size: int) -> int:
 class CertificateIssuer:
     """An authority as Fulcio is one: a root, an intermediate, and certificates of minutes."""
 
-    def __init__(self, **intermediate: Any) -> None:
-        """Make root and intermediate; `intermediate` goes to `certificate`."""
+    def __init__(self, root: Mapping[str, Any] | None = None, **intermediate: Any) -> None:
+        """Make root and intermediate; their options go to `certificate`."""
         self.root_key, self.key = new_key("P-384"), new_key("P-384")
         self.name, self.root_name = _name("intermediate"), _name("root")
         self.root = self.certificate(
-            self.root_key, self.root_name, self.root_key, self.root_name, is_authority=True
+            self.root_key,
+            self.root_name,
+            self.root_key,
+            self.root_name,
+            **{"is_authority": True, **(root or {})},
         )
         self.intermediate = self.certificate(
             self.key,
@@ -253,6 +258,7 @@ class CertificateIssuer:
         begin: int = NOW - 60,
         minutes: int = 60 * 24 * 3650,
         is_authority: bool = False,
+        is_for_certificates: bool | None = None,
         path_length: int | None = None,
         email: str = "",
         issuer_v1: str = "",
@@ -261,7 +267,13 @@ class CertificateIssuer:
         extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
         algorithm: Any = None,
     ) -> x509.Certificate:
-        """Return a certificate; `minutes` is how long it is valid."""
+        """Return a certificate that is valid for so many minutes.
+
+        Its key is for signatures, or, if it `is_for_certificates`, for those: by default if it is
+        that of an authority.
+        """
+        if is_for_certificates is None:
+            is_for_certificates = is_authority
         start = datetime.fromtimestamp(begin, UTC)
         builder = (
             x509.CertificateBuilder()
@@ -271,7 +283,7 @@ class CertificateIssuer:
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(start + timedelta(minutes=minutes))
-            .add_extension(_key_usage(is_authority=is_authority), True)
+            .add_extension(_key_usage(is_for_certificates=is_for_certificates), True)
         )
         if is_authority:
             builder = builder.add_extension(x509.BasicConstraints(True, path_length), True)
@@ -313,15 +325,15 @@ def _utf8_string(text: str) -> bytes:
     return bytes((0x0C, len(content))) + content if content else b""
 
 
-def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
+def _key_usage(*, is_for_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not is_authority,
+        digital_signature=not is_for_certificates,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
-        key_cert_sign=is_authority,
-        crl_sign=is_authority,
+        key_cert_sign=is_for_certificates,
+        crl_sign=is_for_certificates,
         encipher_only=False,
         decipher_only=False,
     )

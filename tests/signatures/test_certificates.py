@@ -38,6 +38,7 @@ from tests.signatures.signers import (
 
 AUTHORITY = CertificateIssuer()
 LOG = RekorLog()
+NAME_CONSTRAINTS = (x509.NameConstraints([x509.DNSName("example.org")], None), False)
 SERVER_AUTH = (ExtendedKeyUsageOID.SERVER_AUTH,)
 
 
@@ -118,7 +119,8 @@ def test_a_time_beyond_all_calendars() -> None:
         ({"purposes": None}, "not for signing code"),
         ({"purposes": SERVER_AUTH}, "not for signing code"),
         ({"purposes": (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)}, "not for signing code"),
-        ({"is_authority": True}, "that of an authority"),
+        ({"is_authority": True, "is_for_certificates": False}, "that of an authority"),
+        ({"is_for_certificates": True}, "not for signatures"),
         ({"algorithm": hashes.SHA224()}, "certificate authority"),
     ],
 )
@@ -136,10 +138,7 @@ def unknown_extension(name: str) -> tuple[x509.UnrecognizedExtension, bool]:
     ("extension", "words"),
     [
         (unknown_extension("1.2.3.4"), "unknown critical extension 1.2.3.4"),
-        (
-            (x509.NameConstraints([x509.DNSName("example.org")], None), False),
-            "name constraints",
-        ),
+        (NAME_CONSTRAINTS, "name constraints"),
         (
             (
                 x509.UnrecognizedExtension(
@@ -170,14 +169,19 @@ def test_an_authority_of_someone_else() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"is_authority": False},
+        {"is_authority": False, "is_for_certificates": True, "path_length": None},
+        {"is_for_certificates": False},
         {"purposes": SERVER_AUTH},
         {"algorithm": hashes.SHA224()},
         {"minutes": 0},
+        {"root": {"minutes": 0}},
+        {"root": {"is_authority": False, "is_for_certificates": True}},
+        {"root": {"is_for_certificates": False}},
+        {"root": {"path_length": 0}},
     ],
 )
 def test_wrong_intermediates(options: dict[str, Any]) -> None:
-    """An intermediate that is no authority for signing code now leads nowhere."""
+    """An authority that may not certify signers of code now leads nowhere, nor does its root."""
     authority = CertificateIssuer(**options)
     keys = replace(trust(), fulcio=authority.trust)
     assert "certificate authority" in reason(keyless(authority), keys)
@@ -276,6 +280,7 @@ def test_long_chains() -> None:
     [
         FulcioAuthority(b"", ISSUER, EMAIL),
         FulcioAuthority(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "", ""),
+        CertificateIssuer({"extensions": (NAME_CONSTRAINTS,)}).trust,
         replace(AUTHORITY.trust, oidc_issuer=""),
         replace(AUTHORITY.trust, subject_email=""),
     ],

@@ -186,6 +186,16 @@ def test_bodies_that_are_not_read(signer: CosignSigner, body: dict[str, Any], wo
     assert words in reason(blob, signer.keys(needs_log=True))
 
 
+def test_an_envelope_in_the_log(signer: CosignSigner) -> None:
+    """An entry that records an envelope does not vouch for an attachment, which has none."""
+    blob = signer.attach()
+    signature = sign(signer.key, blob.payload)
+    for payload in (b"", blob.payload):
+        entry = signer.log.cosign_entry(signer.dsse_body(payload, signature))
+        logged_blob = replace(blob, signature=b64(signature).encode(), annotations={ENTRY: entry})
+        assert "other content" in reason(logged_blob, signer.keys(needs_log=True))
+
+
 @pytest.mark.parametrize("hash_name", ["md5", "sha1", "sha384", ""])
 def test_a_body_with_another_hash(signer: CosignSigner, hash_name: str) -> None:
     """A digest by a hash that is weak, unknown or other than it says matches nothing."""

@@ -80,6 +80,32 @@ def test_paths_of_another_length() -> None:
     assert "too many hashes" in reason(12, {**proof, "hashes": [7]})
 
 
+def signed_tree(size: int, root: bytes, index: int, *steps: bytes) -> dict[str, Any]:
+    """Return a proof for a tree of this size and root, whatever it is, that the log has signed."""
+    return {
+        "logIndex": str(index),
+        "treeSize": str(size),
+        "rootHash": b64(root),
+        "hashes": [b64(step) for step in steps],
+        "checkpoint": {"envelope": LOG.checkpoint(size, root)},
+    }
+
+
+def test_the_path_fits_the_tree() -> None:
+    """A path of a wrong length, or to a place outside the tree, leads to no root at all."""
+    leaf, step = LOG.leaves[0], b"0" * 32
+    root = hashlib.sha256(b"\1" + leaf + step).digest()
+    swapped_root = hashlib.sha256(b"\1" + step + leaf).digest()
+    assert verify_entry(entry_of(0, signed_tree(1, leaf, 0)), KEYS) is None
+    assert verify_entry(entry_of(0, signed_tree(2, root, 0, step)), KEYS) is None
+    for proof in (
+        signed_tree(1, leaf, 5),
+        signed_tree(1, swapped_root, 0, step),
+        signed_tree(4, root, 0, step),
+    ):
+        assert "does not lead to the root" in reason(0, proof)
+
+
 def test_leaves_and_nodes_differ() -> None:
     """The hash of an inner node is no leaf: the pair below it cannot pose as an entry."""
     leaf, sibling = LOG.leaves[0], LOG.leaves[1]
@@ -141,6 +167,7 @@ def signed_note(note: str) -> str:
         "log\n20\n",
         signed_note("log\n20\n"),
         signed_note("\n20\nAAAA\n"),
+        signed_note(f"\n20\n{LOG.proof(12)['rootHash']}\n"),
         signed_note("log\nmany\nAAAA\n"),
         signed_note("log\n-1\nAAAA\n"),
         signed_note("log\n20\n?\n"),
