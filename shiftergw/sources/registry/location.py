@@ -81,10 +81,11 @@ class Location:
     """A registry of the configuration, or one of its mirrors, and how it is reached.
 
     `url` is its base; a path in it is ignored. `cacert` is a PEM file of the authorities that are
-    trusted instead of the system's. To `trusted_hosts` (`host` or `host:port`) the registry may
-    send us although their addresses are not public; with `must_be_public` this also holds for the
-    registry itself. `client_certificate` and `client_key` are PEM files; the certificate's file may
-    have the key too. A repository loses the leading path `cut_path` and gets `path` in front.
+    trusted instead of the system's. The registry may send the gateway to `trusted_hosts` (`host` or
+    `host:port`) although their addresses are not public; with `must_be_public` its own address must
+    be public too, unless it is listed. `client_certificate` and `client_key` are PEM files; the
+    certificate's file may have the key too. A repository loses the leading path `cut_path` and gets
+    `path` in front.
     """
 
     name: str
@@ -112,7 +113,7 @@ class Location:
 
     @property
     def origin(self) -> WebOrigin:
-        """Return where its API is; raise `ConfigurationError` for a URL that is none."""
+        """Return where its API is; raise `ConfigurationError` for an invalid URL."""
         try:
             origin = WebOrigin.of(self.url)
         except ValueError as error:
@@ -141,7 +142,7 @@ class Location:
         return any(host == "docker.io" or host.endswith(".docker.io") for host in hosts)
 
     def trusts(self, origin: WebOrigin) -> bool:
-        """Say whether the configuration lists this host."""
+        """Return whether `trusted_hosts` lists this host."""
         return origin.host in self.trusted_hosts or origin.authority in self.trusted_hosts
 
 

@@ -127,7 +127,7 @@ async def test_a_pull_through_squid(tmp_path: Path, squid: Squid, scheme: str) -
         environment = {f"{scheme}_proxy": squid.url("wrong")}
         async with a_client(url, environment=environment, cacert=authority.pem) as client:
             with pytest.raises(RegistryUnavailable, match="407") as caught:
-                await client.head(reference, None, quiet)
+                await client.resolve(reference, Platform(), None, quiet)
         assert "wrong" not in f"{caught.value}{caught.value.detail}"
     finally:
         await registry.stop()
