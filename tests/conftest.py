@@ -51,6 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+GZIP = b"\x1f\x8b"
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name no test after packed bytes: they have the time in them, and each process another one."""
+    return argname if isinstance(val, bytes) and val.startswith(GZIP) else None
+
+
 WHOLE_COLLECTION = 100
 """Tests after which the garbage collector examines all objects again."""
 
