@@ -76,12 +76,14 @@ def _description(head: bytes) -> str:
     return "neither a tar archive nor a SIF or squashfs file"
 
 
-def form_of_archive(tree: FileTree) -> Literal["docker-archive", "oci-archive"]:
-    """Return the form of an archive.
+def form_of_archive(tree: FileTree) -> Literal["docker-archive", "oci-archive", "dir"]:
+    """Return the form of an archive; `dir` is a tar of a directory of skopeo's.
 
     What Docker 25 and later save is both. It counts as an archive of `docker save`, so that an
     image has the same id whichever version has saved it.
     """
+    if tree.extent(skopeo_directory.MANIFEST) and tree.extent(skopeo_directory.VERSION):
+        return "dir"
     if tree.extent(docker_archive.MANIFEST) or tree.extent(docker_archive.REPOSITORIES):
         return "docker-archive"
     if tree.extent(layout.INDEX):

@@ -156,6 +156,8 @@ class _Opening:
             kind = form_of_archive(tree) if name.kind == "path" else name.kind
             if kind == "oci-archive":
                 return kind, LayoutFiles(tree, name.selector)
+            if kind == "dir":
+                return kind, SkopeoDirectory(tree)
             reader = DockerArchive(tree, archive.size, self.limits, stop)
             return kind, reader.image(name.selector)
 

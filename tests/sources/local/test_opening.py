@@ -71,20 +71,23 @@ async def test_a_path_is_what_it_holds(layout: Path, tmp_path: Path, threads: Th
     """Without a prefix the content of a file or directory tells its form."""
     skopeo_copy(f"oci:{layout}:latest", f"dir:{tmp_path}/dir")
     skopeo_copy(f"oci:{layout}:latest", f"oci-archive:{tmp_path}/oci.tar:1")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "dir").iterdir()}
+    (tmp_path / "dir.tar").write_bytes(tar_of(files))
     (tmp_path / "docker").write_bytes(ARCHIVE)
     (tmp_path / "docker25").write_bytes(tar_of(docker_25(LAYERS, CONFIG, ["a:1"])))
     kinds = {}
-    for name in ("layout", "dir", "oci.tar", "docker", "docker25"):
+    for name in ("layout", "dir", "dir.tar", "oci.tar", "docker", "docker25"):
         image, _ = await resolve(await open_text(f"{tmp_path}/{name}", tmp_path, threads))
         kinds[name] = (image.source_kind, image.id)
     assert {name: kind for name, (kind, _) in kinds.items()} == {
         "layout": "oci",
         "dir": "dir",
+        "dir.tar": "dir",
         "oci.tar": "oci-archive",
         "docker": "docker-archive",
         "docker25": "docker-archive",
     }
-    assert kinds["layout"][1] == kinds["dir"][1] == kinds["oci.tar"][1]
+    assert kinds["layout"][1] == kinds["dir"][1] == kinds["dir.tar"][1] == kinds["oci.tar"][1]
     assert kinds["docker"][1] == kinds["docker25"][1]
 
 
