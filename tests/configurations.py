@@ -63,6 +63,13 @@ EVERY_KEY: dict[str, Any] = {
     "MaxImageSize": "150GiB",
     "MaxEntries": 1000,
     "Mksquashfs": "tools/mksquashfs",
+    "UploadDirectory": "uploads",
+    "MaxUploadSize": "10GB",
+    "UploadQuota": "20GB",
+    "UploadSpace": "30GB",
+    "UploadKeep": "0:12:00:00",
+    "GatewayURL": "http://gateway.example.com:5000/images/",
+    "ImportCommand": ["sudo", "-n", "-u", "{user}", "cat", "--", "{path}"],
     "BrokerURL": "amqp://user:secret@broker/",
     "BrokerAway": "refuse",
     "Locations": {

@@ -24,14 +24,19 @@ from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.config import Config, LocalDelivery, SshDelivery, System
 from shiftergw.delivery.factory import SystemDelivery, local_delivery, ssh_delivery
 from shiftergw.job.policy import ImagePolicies, Verifiers
+from shiftergw.model import ImageFile, LocalSourceName, SourceKind
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator, UserDirectory
+from shiftergw.ports import Authenticator, ImageSource, Report, Say, UserDirectory
 from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.signatures.sigstore import SigstoreVerifier
+from shiftergw.sources.local.opening import open_source
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
+from shiftergw.sources.user_files.files import FilePlaces, UserFiles
+from shiftergw.sources.user_files.imports import Imports
+from shiftergw.sources.user_files.spool_client import SpoolClient
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.work.pool import PoolOptions, WorkerPool
 
@@ -39,6 +44,16 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.store.mongo.store import MongoStore
     from shiftergw.work.celery.queue import CeleryQueue
+
+SOURCE_KINDS: Mapping[str, SourceKind] = {
+    "": "path",
+    "oci-archive": "oci-archive",
+    "docker-archive": "docker-archive",
+    "dir-archive": "path",
+    "sif": "sif",
+    "squashfs": "squashfs",
+}
+"""The kind of source of each kind of upload."""
 
 JOBS_PER_WORKER = 50
 """Jobs after which a worker process is replaced, in case it leaks memory or files."""
@@ -160,6 +175,30 @@ def policies(
         "bundle": sigstore,
     }
     return ImagePolicies(config, source, verifiers, threads, reactor)
+
+
+def user_files(
+    reactor: Reactor, config: Config, threads: Threads, gateway: SpoolClient | None
+) -> UserFiles:
+    """Return what opens the uploads and imported files of users; `gateway` fetches uploads."""
+    limits = config.build_limits()
+
+    async def open_local(
+        file: ImageFile, path: Path, scratch: Path, say: Say, report: Report
+    ) -> ImageSource:
+        name = LocalSourceName(SOURCE_KINDS[file.kind], path, file.selector)
+        return await open_source(name, scratch, limits, threads, reactor, say, report)
+
+    imports = Imports(
+        config.import_command,
+        os.environ,
+        config.max_upload_size,
+        limits.stages.fetch,
+        threads,
+        reactor,
+    )
+    places = FilePlaces(config.upload_directory, config.expand_directory / "uploads")
+    return UserFiles(places, gateway, open_local, imports.read, threads, reactor)
 
 
 def delivery_to(

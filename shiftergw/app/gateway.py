@@ -10,6 +10,7 @@ from twisted.application.service import Service
 from shiftergw.app import compose
 from shiftergw.app.policies import PolicyPreparation
 from shiftergw.app.preparation import Preparation
+from shiftergw.app.user_files import user_files
 from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import CONCURRENT_QUERIES
 from shiftergw.config import Config
@@ -58,10 +59,7 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
     shortage = WorkerShortage(
         store, queue, reactor, config.worker_wait, config.systems, config.heartbeat_limit
     )
-    schedule = Schedule(
-        config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys()
-    )
-    housekeeping = Housekeeping(store, dispatch.wake, reactor, schedule)
+    housekeeping = Housekeeping(store, dispatch.wake, reactor, _schedule(config))
 
     # The host's user database may block all its places; each listing is parsed beside them.
     user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
@@ -78,7 +76,8 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
         authenticators = dict.fromkeys(authenticators, single_use)
         credential_rounds = [single_use.rounds]
 
-    rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
+    files, file_services = user_files(reactor, config, store, preparation)
+    rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue, files)
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
     connections = _connection_limits(config)
     site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
@@ -95,6 +94,7 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
             *([] if config.broker_url else [shortage]),
             housekeeping,
             *credential_rounds,
+            *file_services,
             user_threads,
             *users.listings.values(),
             *(Listener(text, site, reactor) for text in config.listen),
@@ -112,3 +112,8 @@ def _connection_limits(config: Config) -> ConnectionLimits:
         request_seconds=limits.request_time,
         proxies=limits.proxies,
     )
+
+
+def _schedule(config: Config) -> Schedule:
+    """Return the expiry of images that is configured."""
+    return Schedule(config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys())

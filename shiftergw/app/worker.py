@@ -25,6 +25,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Sweepable, runner_name
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
 from shiftergw.sources.registry.admission import Shared
+from shiftergw.sources.user_files.spool_client import SpoolClient
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -55,9 +56,14 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         for name, system in config.systems.items()
     }
     targets = _targets(config, directories)
+    gateway = None
+    if config.gateway_url is not None:
+        gateway = SpoolClient(config.gateway_url, preparation.seal, parts.threads, reactor)
+    files = compose.user_files(reactor, config, parts.threads, gateway)
 
     def make_worker() -> Worker:
-        pull = Pull(config, store, pipeline, policies, targets, preparation.seal(), reactor)
+        seal = preparation.seal()
+        pull = Pull(config, store, pipeline, policies, targets, seal, reactor, files.open)
         removal = Removal(store, targets)
         runner = runner_name(machine, os.getpid())
         limits = config.heartbeat_limit, config.wait_limits()
@@ -69,6 +75,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         f"system {name}": (directory, seconds) for name, directory in directories.items()
     }
     places["ExpandDirectory"] = (parts.builder, seconds)
+    places["uploads"] = (files, seconds)
     places["CacheDirectory"] = (parts.caches, config.keep_layers)
     services = [
         disks,
@@ -79,6 +86,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         store,
         ClosedAtStop(registry.close),
         ClosedAtStop(lookasides.close),
+        *([] if gateway is None else [ClosedAtStop(gateway.close)]),
         Scratch(places, reactor),
         # Stopped before Scratch, whose sweep may be waiting for a system that is down.
         *(ClosedAtStop(directory.close) for directory in directories.values()),

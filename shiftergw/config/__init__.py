@@ -43,6 +43,7 @@ from shiftergw.config.values import (
     Arguments,
     DatabaseName,
     Duration,
+    GatewayUrl,
     Importers,
     LocalPath,
     MongoUri,
@@ -53,6 +54,7 @@ from shiftergw.config.values import (
     Seconds,
     Size,
     Surroundings,
+    Texts,
 )
 from shiftergw.errors import ConfigurationError
 from shiftergw.image import BuildLimits
@@ -96,6 +98,7 @@ def _defaults(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[s
     return {
         "StateDirectory": state,
         "SecretKeyFile": f"{state}/secret.key",
+        "UploadDirectory": f"{state}/uploads",
         "Listen": "tcp:5000:interface=127.0.0.1" if mock else "tcp:5000:backlog=2048",
         # The original reads both from the environment only, and ignores their values.
         **{name: True for name in ("ENABLE_LABELS", "DISABLE_ACL_METADATA") if name in environ},
@@ -137,6 +140,12 @@ class Config(Section):
     expand_directory: LocalPath = Field(alias="ExpandDirectory")
     state_directory: LocalPath = Field(alias="StateDirectory")
     secret_key_file: LocalPath = Field(alias="SecretKeyFile")
+    upload_directory: LocalPath = Field(alias="UploadDirectory")
+    max_upload_size: Size = Field(100 * 10**9, alias="MaxUploadSize")
+    upload_quota: Size = Field(200 * 10**9, alias="UploadQuota")
+    upload_space: Size = Field(10**12, alias="UploadSpace")
+    upload_keep: Duration = Field(86400, alias="UploadKeep")
+    gateway_url: GatewayUrl | None = Field(None, alias="GatewayURL")
     listen: Arguments = Field(alias="Listen", min_length=1)
     worker_threads: int = Field(
         default_factory=lambda: min(4, len(os.sched_getaffinity(0))), alias="WorkerThreads", ge=1
@@ -180,6 +189,7 @@ class Config(Section):
     converter_options: dict[str, Arguments] = Field({}, alias="ConverterOptions")
     metrics: bool = Field(default=False, alias="Metrics")
     import_users: Importers = Field((), alias="ImportUsers")
+    import_command: Texts = Field((), alias="ImportCommand")
     examiner: str | None = Field(None, alias="examiner")
     enable_labels: bool = Field(default=False, alias="ENABLE_LABELS")
     disable_acl_metadata: bool = Field(default=False, alias="DISABLE_ACL_METADATA")

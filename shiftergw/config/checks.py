@@ -28,9 +28,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
      "gfs2"}
 )  # fmt: skip
 
-_KEYS_WITHOUT_EFFECT = frozenset({"ImportUsers"})
-"""Keys that this version reads and ignores: it always behaves as with the safest value."""
-
 _LONGEST_QUEUE_NAME = 200
 """Bytes of the name of a system that has a queue; a broker accepts 255 for the whole name."""
 
@@ -63,7 +60,21 @@ def relation_problems(document: Mapping[str, Any]) -> Iterator[str]:
     yield from location_problems(document)
     if document.get("MongoDBURI") is not None and document.get("MongoDB") is None:
         yield "MongoDB: is required with MongoDBURI: the name of the database"
+    yield from _import_problems(document)
     yield from _broker_problems(document)
+
+
+def _import_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    command = document.get("ImportCommand")
+    if isinstance(command, list) and command:
+        texts = [argument for argument in command if isinstance(argument, str)]
+        if not any("{path}" in text for text in texts[1:]):
+            yield 'ImportCommand: needs the argument "{path}", which stands for the file'
+        if not any(word in text for text in texts for word in ("{user}", "{uid}")):
+            yield (
+                'ImportCommand: needs "{user}" or "{uid}": without them every user could read the'
+                " files of the gateway's user"
+            )
 
 
 def _broker_problems(document: Mapping[str, Any]) -> Iterator[str]:
@@ -99,12 +110,17 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
     yield from _shared_socket_warnings(document)
     yield from _config_warnings(config)
     yield from _shared_directory_warnings(document)
-    for key in sorted(_KEYS_WITHOUT_EFFECT & document.keys()):
-        yield f"{key}: is read, and has no effect in this version"
     if document.get("MongoDB") is not None and document.get("MongoDBURI") is None:
         yield "MongoDB: has no effect without MongoDBURI: the state is in SQLite"
     if document.get("BrokerAway") is not None and document.get("BrokerURL") is None:
         yield "BrokerAway: has no effect without BrokerURL: the gateway has its own workers"
+    if config.broker_url is not None and config.gateway_url is None:
+        yield (
+            "GatewayURL: is not set, so worker machines that do not see UploadDirectory cannot make"
+            " images of uploads"
+        )
+    if config.import_command and config.import_users == ():
+        yield "ImportCommand: has no effect, because ImportUsers lists nobody"
     if document.get("ImportUsers") == []:
         yield 'ImportUsers: an empty list means nobody (in the original, everybody: write "all")'
 

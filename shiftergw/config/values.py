@@ -217,6 +217,21 @@ def _registry_url(value: str, info: ValidationInfo) -> str:
 RegistryUrl = Annotated[str, AfterValidator(_registry_url)]
 """`https://HOST[:PORT]` or `http://HOST[:PORT]` of a registry; a path in the URL is removed."""
 
+
+def _gateway_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        is_valid = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_valid = False
+    if not (is_valid and value.isascii() and value.isprintable()) or re.search("[?#@ ]", value):
+        raise ValueError("must be http:// or https://, and the gateway's host, port and path")
+    return value.rstrip("/")
+
+
+GatewayUrl = Annotated[str, AfterValidator(_gateway_url)]
+"""`http://HOST[:PORT][/PATH]` under which the worker machines reach the gateway."""
+
 HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 """`host` or `host:port`, in lower case."""
 

@@ -28,6 +28,7 @@ from shiftergw.errors.base import (
     TooMany,
     TooSlow,
     Unavailable,
+    UploadConflict,
 )
 from shiftergw.errors.pulls import (
     BlobCorrupt,
@@ -90,6 +91,7 @@ __all__ = [
     "TooMany",
     "TooSlow",
     "Unavailable",
+    "UploadConflict",
     "WorkerLost",
     "amount",
     "duration",

@@ -142,6 +142,25 @@ class Superseded(GatewayError):
     default_remedy = "Nothing: the newer attempt carries on."
 
 
+class UploadConflict(GatewayError):
+    """A chunk of an upload does not begin at the offset of the upload, or is being written.
+
+    Attributes:
+        offset: the offset in bytes at which the upload continues.
+
+    """
+
+    http_status = 409
+    code = "upload-conflict"
+    retryable = True
+    default_remedy = "Continue the upload at the offset of this answer."
+
+    def __init__(self, what: str, offset: int = 0, *, remedy: str | None = None) -> None:
+        """Set the texts and the offset."""
+        super().__init__(what, remedy=remedy)
+        self.offset = offset
+
+
 class ChildFailed(GatewayError):
     """A child process could not be started, exited with an error, or was killed."""
 

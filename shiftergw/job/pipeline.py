@@ -74,6 +74,10 @@ class Pipeline:
         self._limits = limits
         self._clock = clock
 
+    def with_source(self, source: ImageSource) -> Pipeline:
+        """Return a pipeline that reads images from `source`, and is the same otherwise."""
+        return Pipeline(source, self._cache_of, self._builder, self._limits, self._clock)
+
     async def head(
         self, reference: ImageReference, login: RegistryLogin | None, watcher: Watcher
     ) -> str | None:

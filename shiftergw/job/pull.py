@@ -7,7 +7,8 @@ then does what was decided.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
 from enum import Enum, auto
 from functools import partial
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, NoSpace, amount, stage_timeout
+from shiftergw.errors import ImageBlocked, ImageNotFound, NoSpace, amount, stage_timeout
 from shiftergw.image import BuiltImage, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
@@ -28,7 +29,7 @@ from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import ImageStore
+from shiftergw.ports import ImageSource, ImageStore, Report, Say
 from shiftergw.rules import access
 from shiftergw.rules.access import Access
 from shiftergw.rules.pull import (
@@ -55,6 +56,7 @@ class _Job:
 
     attempt: Attempt
     target: Target
+    pipeline: Pipeline
     reference: ImageReference
     login: RegistryLogin | None
     verdict: PolicyVerdict | None = None
@@ -71,6 +73,14 @@ class _Obstacle(Enum):
     """The metadata must be written, and only the registry has all of its settings."""
 
 
+OpenFile = Callable[[ImageRecord, Say, Report], AbstractAsyncContextManager[ImageSource]]
+"""Opens the file of a record (`ImageRecord.upload`) as a source, for the time of the context.
+
+The file is fetched, if necessary, and compared with its digest. The functions get what begins, and
+the progress.
+"""
+
+
 class Pull:
     """Delivers images, one at a time, and changes their access lists."""
 
@@ -85,8 +95,9 @@ class Pull:
         targets: Mapping[str, Target],
         seal: Seal,
         clock: IReactorTime,
+        open_file: OpenFile,
     ) -> None:
-        """Serve `targets` (system name → target)."""
+        """Serve `targets` (system name → target); `open_file` opens uploads and imports."""
         self._config = config
         self._store = store
         self._publisher = Publisher(config, store, clock)
@@ -95,6 +106,7 @@ class Pull:
         self._targets = targets
         self._seal = seal
         self._clock = clock
+        self._open_file = open_file
 
     async def run(self, attempt: Attempt) -> Ready:
         """Do the work of a record of kind pull or acl; return the content of its READY record.
@@ -107,14 +119,24 @@ class Pull:
         target = self._targets[request.system]
         await target.directory.reach()  # before the registry is asked: the system may be down
         reference = ImageReference.parse(request.pulltag or "")
-        job = _Job(attempt, target, reference, self._login(request))
+        job = _Job(attempt, target, self._pipeline, reference, self._login(request))
+        if request.upload is None:
+            return await self._run(job)
+        begin = partial(attempt.enter_stage, State.PULLING)
+        async with self._open_file(request, begin, attempt.report) as source:
+            ready = await self._run(replace(job, pipeline=self._pipeline.with_source(source)))
+        # By this member the next poll knows that the image is that of its upload.
+        return replace(ready, changes={**ready.changes, "upload": request.upload})
+
+    async def _run(self, job: _Job) -> Ready:
+        attempt, target, request = job.attempt, job.target, job.attempt.record
         tag_record = await self._publisher.query(
-            lambda: self._store.find(request.system, request.itype, [str(reference)])
+            lambda: self._store.find(request.system, request.itype, [str(job.reference)])
         )
         missing_id = None
         decision = decide_from_tag(request, tag_record, await self._digest_of_tag(job, tag_record))
         if isinstance(decision, Reuse) and self._policies.is_required(request.system):
-            verdict = await self._policies.recall(request, reference, decision.ready)
+            verdict = await self._policies.recall(request, job.reference, decision.ready)
             job = replace(job, verdict=verdict)
             decision = None if verdict is None else decision
         # A change of readers alone asks no policy: an owner may always exclude somebody.
@@ -122,6 +144,8 @@ class Pull:
             result = await self._reuse(job, decision.ready)
             if isinstance(result, Ready):
                 return result
+            if decision.ready.upload is not None and request.upload is None:
+                raise _file_is_gone()
             if result is _Obstacle.FILE:
                 missing_id = decision.ready.id
 
@@ -131,7 +155,7 @@ class Pull:
             case Reuse(record):
                 result = await self._reuse(job, record, resolution)
             case Prove(record):
-                await self._pipeline.prove(resolution.image, job.login, attempt)
+                await job.pipeline.prove(resolution.image, job.login, attempt)
                 result = await self._reuse(job, record, resolution, proven=True)
             case Build():
                 return await self._build(job, resolution, tag_record)
@@ -151,7 +175,7 @@ class Pull:
         ):
             return None
         job.attempt.enter_stage(State.PULLING, "Getting manifest")
-        return await self._pipeline.head(job.reference, job.login, job.attempt)
+        return await job.pipeline.head(job.reference, job.login, job.attempt)
 
     async def _resolve(self, job: _Job) -> Resolution:
         """Read the manifest and the configuration of the image, and ask the system's policy.
@@ -160,7 +184,7 @@ class Pull:
         `ImageRefused` if the policy does not accept it.
         """
         target = job.target
-        image, config = await self._pipeline.resolve(
+        image, config = await job.pipeline.resolve(
             job.reference, target.platform, job.login, job.attempt
         )
         if not self._config.enable_labels:
@@ -237,19 +261,19 @@ class Pull:
     ) -> Ready:
         """Download and convert the image, then deliver it."""
         image, target = resolution.image, job.target
-        await self._check_space(image, target)
-        async with self._pipeline.convert(
+        await self._check_space(image, job)
+        async with job.pipeline.convert(
             image, resolution.config, job.login, target.options, job.attempt
         ) as squashfs:
             return await self._deliver(job, resolution, squashfs, tag_record)
 
-    async def _check_space(self, image: ResolvedImage, target: Target) -> None:
+    async def _check_space(self, image: ResolvedImage, job: _Job) -> None:
         """Raise `NoSpace` if the image surely does not fit on this machine or on the system.
 
         As in `ImageBuilder.check_space`, an image needs at least half of its layers' size.
         """
-        await self._pipeline.check_space(image)
-        free = await target.directory.free_space()
+        await job.pipeline.check_space(image)
+        free = await job.target.directory.free_space()
         if free < image.download_size // 2:
             raise NoSpace(
                 f"The image needs about {amount(image.download_size)} and the system's image"
@@ -314,3 +338,11 @@ class Pull:
         return self._publisher.ready(
             target, image.id, facts, readers, puller, resolution, resolution.verdict
         )
+
+
+def _file_is_gone() -> ImageNotFound:
+    return ImageNotFound(
+        "The image's file on the system is not as it was delivered, and the upload that it was"
+        " made of is gone.",
+        remedy="Upload the image again.",
+    )

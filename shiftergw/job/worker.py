@@ -258,9 +258,11 @@ class Worker:
             error = GatewayError("The gateway met a fault of its own.")
             return Failed(attempt.stage, error.what, error.remedy, retryable=False)
         attempt.cause = f"{error.what} {error.detail}".strip()
-        # A failure that depends on the login, or on its absence, concerns this user alone.
+        # A failure that depends on the login, or on its absence, concerns this user alone, as does
+        # that of an upload.
         own = (
             record.sealed is not None
+            or record.upload is not None
             or record.kind == "acl"
             or isinstance(error, RegistryDenied | ImageNotFound)
         )

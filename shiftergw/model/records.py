@@ -8,6 +8,7 @@ from typing import Any
 
 from shiftergw.errors import printable
 from shiftergw.model.requests import ANONYMOUS, Session
+from shiftergw.model.uploads import ImageFile
 from shiftergw.states import State
 
 NOTICE_LIMIT = 500
@@ -132,6 +133,8 @@ class ImageRecord:
     report: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = field(default=None, repr=False)
     """What the policy of the system decided when the image was last pulled, see `PolicyVerdict`."""
+    upload: ImageFile | None = None
+    """The file that the image is made of; None if it comes from a registry."""
     unusable_id: str = ""
     """The invalid image id of a record that the original gateway wrote; not in documents."""
 
@@ -147,10 +150,11 @@ class ImageRecord:
             if isinstance(values.get(name), str):
                 values[name] = (values[name],)
         values["status"] = _state_of(values.get("status", State.PENDING))
-        if "origin" in values:
-            # A later version may have written more members.
-            origin, names = values["origin"], {f.name for f in fields(Origin)}
-            values["origin"] = Origin(**{k: v for k, v in origin.items() if k in names})
+        for name, kind in _OBJECT_CLASSES.items():
+            if name in values:
+                # A later version may have written more members.
+                names = {f.name for f in fields(kind)}
+                values[name] = kind(**{k: v for k, v in values[name].items() if k in names})
         values["key"] = str(document.get("_id", ""))
         return cls(**values)
 
@@ -195,6 +199,9 @@ class ImageRecord:
         return self.claim is not None
 
 
+_OBJECT_CLASSES: Mapping[str, type[Origin | ImageFile]] = {"origin": Origin, "upload": ImageFile}
+"""Attributes whose value is an object in the document, and their classes."""
+
 _MEMBERS = tuple(
     (f.name, _WIRE_NAMES.get(f.name, f.name))
     for f in fields(ImageRecord)
@@ -225,7 +232,7 @@ def document_of(changes: Mapping[str, Any]) -> dict[str, Any]:
             plain = list(value)
         elif isinstance(value, State):
             plain = str(value)
-        elif isinstance(value, Origin):
+        elif isinstance(value, Origin | ImageFile):
             plain = {f.name: getattr(value, f.name) for f in fields(value)}
         document[_WIRE_NAMES.get(name, name)] = plain
     return document

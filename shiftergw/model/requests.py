@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shiftergw.model.references import ImageReference
+from shiftergw.model.uploads import ImageFile
 
 ANONYMOUS = -1
 """The uid of users without a credential, if the site permits them; no real user has it."""
@@ -68,6 +69,7 @@ class PullRequest:
 
     `kind` is "pull", or "acl" for a change of the delivered image's readers without the registry.
     `location` is the configured name of the registry. `sealed` is the user's encrypted login.
+    `upload` is the file that the image is made of, if it does not come from a registry.
     """
 
     system: str
@@ -82,6 +84,7 @@ class PullRequest:
     kind: str = "pull"
     by_admin: bool = False
     location: str | None = None
+    upload: ImageFile | None = None
 
     @property
     def tag(self) -> str:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import hmac
 import os
+import re
 import tempfile
 from collections.abc import Collection
 from contextlib import suppress
@@ -19,6 +20,13 @@ from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.plumbing.disk_errors import DISK_FULL
 from shiftergw.plumbing.files import nearest_existing, read_whole, sync_directory
 
+WORKER_SCHEME = "shiftergw-worker"
+"""The first word of the credential of a request from a worker."""
+
+CREDENTIAL_SECONDS = 300
+"""Seconds by which the clocks of two machines may differ, and for which a credential is valid."""
+
+_WORKER_CREDENTIAL = re.compile(f"{WORKER_SCHEME} ([0-9]{{1,12}}) [0-9a-f]+", re.ASCII)
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _OWNER = "It must belong to the gateway's user, with mode 600."
@@ -94,6 +102,23 @@ class Seal:
         """Return a keyed digest of a text in hexadecimal; testing guesses needs the key."""
         message = b"\0".join([b"fingerprint", context.encode(), text.encode("utf-8", "replace")])
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:32]
+
+    def sign_request(self, method: str, target: str, time: int) -> str:
+        """Return the credential of a request between the machines of a site.
+
+        It is valid for one method, one path with its query (`target`), and around this time in
+        seconds; it shows that the sender has the site's key.
+        """
+        signature = self.fingerprint(f"{method} {target} {time}", "request of a worker")
+        return f"{WORKER_SCHEME} {time} {signature}"
+
+    def check_request(self, credential: str, method: str, target: str, now: float) -> bool:
+        """Return whether `sign_request` has made a credential for this request, a moment ago."""
+        match = _WORKER_CREDENTIAL.fullmatch(credential)
+        if match is None or abs(int(match[1]) - now) > CREDENTIAL_SECONDS:
+            return False
+        expected = self.sign_request(method, target, int(match[1]))
+        return hmac.compare_digest(expected.encode(), credential.encode())
 
     def open(self, ciphertext: str, context: str) -> str:
         """Return the decrypted text; raise `GatewayError` if key, context or bytes do not match."""

@@ -30,6 +30,7 @@ from shiftergw.ports.people import (
 from shiftergw.ports.queue import JobEnd, JobQueue, QueueTrouble, runner_name
 from shiftergw.ports.signatures import SignatureSource, SignatureVerifier
 from shiftergw.ports.store import BreakerStore, ImageStore
+from shiftergw.ports.uploads import UploadSpool, UploadWriter
 
 __all__ = [
     "CREDENTIAL_SECONDS",
@@ -54,6 +55,8 @@ __all__ = [
     "SignatureSource",
     "SignatureVerifier",
     "Sweepable",
+    "UploadSpool",
+    "UploadWriter",
     "UsedCredentials",
     "UserDirectory",
     "Verification",

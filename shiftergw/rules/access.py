@@ -78,6 +78,11 @@ def may_expire(session: Session, record: ImageRecord) -> bool:
     return session.admin or is_only_reader
 
 
+def may_replace_tag(session: Session, ready: ImageRecord) -> bool:
+    """Return whether a user may give the tag of a READY image of type custom to another image."""
+    return session.admin or (ready.requested_by == session.uid and session.uid != ANONYMOUS)
+
+
 def is_reader(request: ImageRecord, ready: ImageRecord) -> bool:
     """Return whether the user of a pull is in the user ACL; groups are not known here."""
     return request.requested_by is not None and request.requested_by in (ready.user_acl or ())
@@ -141,6 +146,10 @@ def after_pull(
             until somebody names an ACL.
 
     """
+    if request.upload is not None and ready is not None:
+        # Whoever uploads a copy of another user's private image does not open it to everybody.
+        admin = bool(request.by_admin)
+        private = private or not may_replace(request.requested_by, admin=admin, ready=ready)
     if not private or (ready is not None and not ready.is_private):
         return PUBLIC, request.requested_by if ready is None else ready.requested_by
     source = ready or (previous if previous is not None and previous.is_private else None)

@@ -6,12 +6,12 @@ the first request started, or its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shiftergw.config import Config
-from shiftergw.errors import BadRequest, NotAuthenticated, TooMany, Unavailable
+from shiftergw.errors import BadRequest, NotAllowed, NotAuthenticated, TooMany, Unavailable
 from shiftergw.model import (
     ANONYMOUS,
     ImageRecord,
@@ -23,7 +23,7 @@ from shiftergw.model import (
 from shiftergw.names import ACL_LIMIT
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
-from shiftergw.rules.access import would_change_readers
+from shiftergw.rules.access import may_replace_tag, would_change_readers
 from shiftergw.service.housekeeping import extend_expiration
 from shiftergw.service.polls import LastAnswers
 from shiftergw.states import State
@@ -64,7 +64,7 @@ class Claims:
         self._wake = wake
         self._clock = clock
         self._trouble = trouble
-        self._limits = QueueLimits(config.queue_limit, config.waiting_per_user)
+        self.limits = QueueLimits(config.queue_limit, config.waiting_per_user)
         self._last_answers = LastAnswers(clock)
 
     async def pull(self, session: Session, request: PullRequest, text: str) -> ImageRecord:
@@ -75,10 +75,18 @@ class Claims:
         """
         location, _ = self._config.locate(request.reference)
         request = replace(request, location=location)
-        _check_readers(session, request)
+        check_readers(session, request)
+        return await self.answer(
+            session, request, lambda: self._find_or_create(session, request, text, location)
+        )
+
+    async def answer(
+        self, session: Session, request: PullRequest, find: Callable[[], Awaitable[ImageRecord]]
+    ) -> ImageRecord:
+        """Return the record that `find` finds or creates, or else the last answer; see `pull`."""
         poll = session.uid, request.claim
         try:
-            record = await self._find_or_create(session, request, text, location)
+            record = await find()
         except (Unavailable, TooMany):
             answer = self._last_answers.get(poll)
             if answer is None:
@@ -106,12 +114,13 @@ class Claims:
         existing = existing or await self._ready(session, request, text)
         if existing is not None:
             return existing
-        self._check_workers()
+        await self._check_owner(session, request, text)
+        self.check_workers()
         if login is not None:
             request = replace(request, sealed=self._seal().close(login, request.claim))
         if await self._changes_readers_only(session, request, text):
             request = replace(request, kind="acl")
-        record, is_new = await self._store.claim(request, self._clock.seconds(), self._limits)
+        record, is_new = await self._store.claim(request, self._clock.seconds(), self.limits)
         if not is_new:
             return _redact(session, record)
         # Another user's pull of this image may have ended between our query and our claim.
@@ -122,11 +131,18 @@ class Claims:
         self._wake()
         return replace(record, status=State.INIT)
 
-    def _check_workers(self) -> None:
+    def check_workers(self) -> None:
         """Raise `Unavailable` if no worker can be reached, and the site refuses new work then."""
         trouble = self._trouble("") if self._config.broker_away == "refuse" else None
         if trouble is not None:
             raise Unavailable("No worker can be reached just now.", detail=str(trouble))
+
+    async def _check_owner(self, session: Session, request: PullRequest, text: str) -> None:
+        """Raise `NotAllowed` if a registry's image would replace another user's uploaded image."""
+        if request.itype == "custom":
+            ready = await self._store.find(request.system, request.itype, [request.tag, text])
+            if ready is not None and ready.upload is not None:
+                check_owner(session, ready)
 
     def with_queue_trouble(self, record: ImageRecord) -> ImageRecord:
         """Add to the message of a waiting record what keeps the workers of its system from it."""
@@ -164,7 +180,8 @@ class Claims:
         if record is None or not record.may_be_read_by(session):
             return None
         fresh = max(self._config.pull_update_timeout, LEAST_FRESH)
-        if (record.last_pull or 0) + fresh < now:
+        # An image of an upload has no registry that could have a newer one.
+        if record.upload is None and (record.last_pull or 0) + fresh < now:
             return None
         if would_change_readers(session, request.user_acl, request.group_acl, record):
             return None
@@ -210,7 +227,7 @@ class Claims:
         return None if login is None else f"{login.user}:{login.password}"
 
 
-def _check_readers(session: Session, request: PullRequest) -> None:
+def check_readers(session: Session, request: PullRequest) -> None:
     """Raise an error for an access list that could not be delivered, before work is created."""
     if not (request.user_acl or request.group_acl):
         return
@@ -225,17 +242,32 @@ def _check_readers(session: Session, request: PullRequest) -> None:
         )
 
 
+def check_owner(session: Session, ready: ImageRecord) -> None:
+    """Raise `NotAllowed` unless a user may give the tag of a READY image to another image."""
+    if not may_replace_tag(session, ready):
+        raise NotAllowed(
+            "This name belongs to an image of another user.",
+            remedy="Use another name or tag; only its owner and admins replace the image.",
+        )
+
+
 def may_see(session: Session, record: ImageRecord) -> bool:
     """Return whether this user may see work or a failure.
 
-    Users see their own work, and pulls that use no login. The removal of an image is
-    visible to its readers.
+    Users see their own work, and pulls that use neither a login nor a private upload. The removal
+    of an image is visible to its readers.
     """
     if record.requested_by == session.uid:
         return True
     if record.status is State.EXPIRING:
         return record.may_be_read_by(session)
-    return record.sealed is None and record.kind != "acl" and not record.own_failure
+    is_private_upload = record.upload is not None and not record.upload.public
+    return (
+        record.sealed is None
+        and record.kind != "acl"
+        and not record.own_failure
+        and not is_private_upload
+    )
 
 
 def _redact(session: Session, record: ImageRecord) -> ImageRecord:
@@ -247,14 +279,19 @@ def _redact(session: Session, record: ImageRecord) -> ImageRecord:
     if session.admin or record.requested_by == session.uid:
         return record
     if not may_see(session, record):
-        return ImageRecord(
-            key=record.key,
-            system=record.system,
-            itype=record.itype,
-            pulltag=record.pulltag,
-            status=State.PENDING,
-            status_message="Waiting for another user's pull of the same name",
-            user_acl=(),
-            group_acl=(),
-        )
+        return hide(record, "Waiting for another user's pull of the same name")
     return replace(record, user_acl=(), group_acl=(), request_id=None, requester=None)
+
+
+def hide(record: ImageRecord, message: str) -> ImageRecord:
+    """Return work in flight that shows its name and a message only."""
+    return ImageRecord(
+        key=record.key,
+        system=record.system,
+        itype=record.itype,
+        pulltag=record.pulltag,
+        status=State.PENDING,
+        status_message=message,
+        user_acl=(),
+        group_acl=(),
+    )

@@ -27,6 +27,7 @@ from shiftergw.model import (
     ImageReference,
     PullRequest,
     Session,
+    UploadChoice,
     WorkerMachine,
 )
 from shiftergw.plumbing.seal import Seal
@@ -34,10 +35,14 @@ from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.rules.access import may_expire
 from shiftergw.service.claims import Claims, may_see
+from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.housekeeping import expire_due, extend_expiration
+from shiftergw.service.imports import FileImports, ImportChoice
+from shiftergw.service.user_files import UserFileServices
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
 
 PAGE = 250
 """Records of a list that are processed at once; other requests are answered between two pages."""
@@ -60,14 +65,21 @@ class Gateway:
         wake: Callable[[], None],
         clock: IReactorTime,
         queue: JobQueue,
+        files: UserFileServices | None = None,
     ) -> None:
-        """Encrypt logins with `seal`; call `wake` when there is new work for the `queue`."""
+        """Encrypt logins with `seal`; call `wake` when there is new work for the `queue`.
+
+        Without `files` no images are made of files of users.
+        """
         self._config = config
         self._store = store
         self._wake = wake
         self._clock = clock
         self._queue = queue
+        self._files = files
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble)
+        uploads = None if files is None else files.uploads
+        self._custom_claims = CustomClaims(config, store, self._claims, uploads, wake, clock)
 
     @property
     def systems(self) -> Collection[str]:
@@ -78,6 +90,13 @@ class Gateway:
     def allows_anonymous(self) -> bool:
         """Return whether requests without a credential are answered, for public images."""
         return self._config.allow_anonymous
+
+    @property
+    def files(self) -> UserFileServices:
+        """Return what is needed for files of users; raise `NotAllowed` if none are taken."""
+        if self._files is None:
+            raise NotAllowed("This gateway takes no files of users.")
+        return self._files
 
     @property
     def shows_labels(self) -> bool:
@@ -135,15 +154,36 @@ class Gateway:
         user_acl: tuple[int, ...],
         group_acl: tuple[int, ...],
         request_id: str,
+        upload: UploadChoice | None = None,
     ) -> ImageRecord:
         """Return the record of this image, starting work on it if necessary (see `Claims`).
 
-        Raises `BadRequest` before anything is stored.
+        With an `upload` the image is made of it, and its type is `custom`. Raises `BadRequest`
+        before anything is stored.
         """
         request = replace(
             _request(session, itype, text, request_id), user_acl=user_acl, group_acl=group_acl
         )
+        if upload is not None:
+            return await self._custom_claims.pull_upload(session, request, upload)
         return await self._claims.pull(session, request, text)
+
+    async def import_file(
+        self,
+        session: Session,
+        itype: str,
+        text: str,
+        user_acl: tuple[int, ...],
+        group_acl: tuple[int, ...],
+        request_id: str,
+        choice: ImportChoice,
+    ) -> ImageRecord:
+        """Return the record of the image that is made of a file (see `FileImports`)."""
+        imports = FileImports(self._config, self._custom_claims, self.files.check_file)
+        request = replace(
+            _request(session, itype, text, request_id), user_acl=user_acl, group_acl=group_acl
+        )
+        return await imports.import_file(session, request, choice)
 
     def last_answer(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
         """Return the last answer to this user's poll of a pull; start no work.

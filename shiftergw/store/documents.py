@@ -86,7 +86,7 @@ def new_key(now: float) -> str:
 
 def new_claim(request: PullRequest, now: float) -> dict[str, Any]:
     """Return the document of a pull that waits for its first attempt."""
-    attributes = {
+    attributes: dict[str, Any] = {
         "system": request.system,
         "itype": request.itype,
         "tags": (),
@@ -109,6 +109,8 @@ def new_claim(request: PullRequest, now: float) -> dict[str, Any]:
         attributes["by_admin"] = True
     if request.location is not None:
         attributes["location"] = request.location
+    if request.upload is not None:
+        attributes["upload"] = request.upload
     if request.sealed is not None:
         attributes |= {"sealed": request.sealed, "with_login": True}
     return _ORIGINAL_DEFAULTS | document_of(attributes)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import fields
 from typing import Any
 
+from shiftergw.model import ImageFile
 from shiftergw.names import HIGHEST_ID, is_image_id
 from shiftergw.states import State
 
@@ -161,6 +163,18 @@ def _read_origin(value: object) -> dict[str, Any] | None:
     return {**value, "private": _read_private(value.get("private", False))}
 
 
+def _read_upload(value: object) -> dict[str, Any] | None:
+    """Return the members of an `ImageFile` that have the types of its attributes."""
+    if not isinstance(value, dict):
+        return None
+    types = {field.name: type(field.default) for field in fields(ImageFile)}
+    return {
+        name: member
+        for name, member in value.items()
+        if name not in types or type(member) is types[name]
+    }
+
+
 def _read_object(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
@@ -190,5 +204,6 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "origin": _read_origin,
     "report": _read_object,
     "verdict": _read_object,
+    "upload": _read_upload,
 }  # fmt: skip
 """The reader of each known member: it returns None for a value that it cannot read."""

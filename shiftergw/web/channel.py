@@ -26,6 +26,12 @@ IDLE_LIMIT = 60
 SLICE = 2048
 """Bytes of a connection that one turn of the reactor parses: some may be expensive."""
 
+READ = 64 * 1024
+"""Bytes that a connection reads at once; such a part of a long body is cheap to pass on."""
+
+LEAST_RATE = 16 << 10
+"""Bytes a second at which a client must send a long body or receive a long list."""
+
 LINGER = 5.0
 """Seconds for which a refused client may continue to send; its bytes are dropped."""
 
@@ -41,6 +47,9 @@ class RequestChannel(HTTPChannel):
     _incoming: Any = None
     _unparsed_bytes = b""
     _resumption: Any = None
+    _request_seconds = 0.0
+    _slice = SLICE
+    _is_held = False
 
     def connectionMade(self) -> None:
         """Register the connection and wait for a request."""
@@ -54,24 +63,62 @@ class RequestChannel(HTTPChannel):
         """Parse bytes, or drop them after the client was refused."""
         if self._is_refused:
             return
-        if self._unparsed_bytes:
+        if self._unparsed_bytes or self._is_held:
             self._unparsed_bytes += data
+            self._networkProducer.pauseProducing()
             return
         self._expect_request()
-        self._unparsed_bytes = data[SLICE:]
-        super().dataReceived(data[:SLICE])
+        size = self._slice
+        self._unparsed_bytes = data[size:]
+        super().dataReceived(data[:size])
         if self._unparsed_bytes:
             self._continue_later()
 
     def _expect_request(self) -> None:
         """Limit the time until a request is complete; further bytes do not extend it."""
         if self._incoming is None and not self._handlingRequest:
-            self._incoming = self.callLater(self.site.limits.request_seconds, self._too_slow)
+            self._limit_request(self.site.limits.request_seconds)
+
+    def _limit_request(self, seconds: float) -> None:
+        self._request_seconds = seconds
+        self._incoming = self.callLater(seconds, self._too_slow)
 
     def _too_slow(self) -> None:
         self._incoming = None
-        seconds = self.site.limits.request_seconds
-        self._refuse(TooSlow(f"The request was not complete after {seconds:g} s."))
+        seconds = self._request_seconds
+        self.refuse(TooSlow(f"The request was not complete after {seconds:g} s."))
+
+    @property
+    def request_line(self) -> tuple[bytes, bytes]:
+        """Return the method and the path, with its query, of a request whose head has arrived."""
+        return self._command, self._path
+
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+        self._is_held = True
+        self._networkProducer.pauseProducing()
+
+    def release(self) -> None:
+        """Continue to read after `hold`."""
+        if not self._is_held:
+            return
+        self._is_held = False
+        self.resetTimeout()
+        if self._unparsed_bytes:
+            self._continue_later()
+        elif not self._waitingForTransport and not self._is_refused:
+            self._networkProducer.resumeProducing()
+
+    def expect_body(self, size: int) -> None:
+        """Give the client time for a long body; from now on the connection is busy."""
+        if self._is_refused:
+            return
+        self._forget_limit()
+        if not self._handlingRequest:
+            self._limit_request(IDLE_LIMIT + size / LEAST_RATE)
+        self._slice = READ
+        self.has_credential = True
+        self.site.connections.work(self)
 
     def _forget_limit(self) -> None:
         if self._incoming is not None:
@@ -81,6 +128,7 @@ class RequestChannel(HTTPChannel):
     def allContentReceived(self) -> None:
         """Answer a request that has arrived completely."""
         self._forget_limit()
+        self._slice = SLICE
         self.site.connections.work(self)
         super().allContentReceived()
 
@@ -118,7 +166,7 @@ class RequestChannel(HTTPChannel):
     def _continue(self) -> None:
         """Parse the next bytes, unless the client does not receive its answers."""
         self._resumption = None
-        if self._unparsed_bytes and not self._waitingForTransport:
+        if self._unparsed_bytes and not self._waitingForTransport and not self._is_held:
             data, self._unparsed_bytes = self._unparsed_bytes, b""
             self._networkProducer.resumeProducing()
             self.dataReceived(data)
@@ -129,6 +177,7 @@ class RequestChannel(HTTPChannel):
         if self._resumption is not None:
             self._resumption.cancel()
             self._resumption = None
+        self._unparsed_bytes = b""
         self.site.connections.remove(self)
         super().connectionLost(reason)
 
@@ -145,7 +194,7 @@ class RequestChannel(HTTPChannel):
         try:
             super().lineReceived(line)
         except GatewayError as error:
-            self._refuse(error)
+            self.refuse(error)
         except ValueError:  # a Content-Length of thousands of digits
             self._respondToBadRequestAndDisconnect()
 
@@ -157,22 +206,22 @@ class RequestChannel(HTTPChannel):
         try:
             super().rawDataReceived(data)
         except GatewayError as error:
-            self._refuse(error)
+            self.refuse(error)
         if sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize:
             self._networkProducer.pauseProducing()
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
         """Refuse a line that is longer than a whole head may be."""
-        self._refuse(_head_too_large())
+        self.refuse(_head_too_large())
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Refuse a head that Twisted cannot parse or that is too large."""
         if self._receivedHeaderSize > HEAD_LIMIT:
-            self._refuse(_head_too_large())
+            self.refuse(_head_too_large())
         else:
-            self._refuse(BadRequest("This is not an HTTP/1.1 request that the gateway reads."))
+            self.refuse(BadRequest("This is not an HTTP/1.1 request that the gateway reads."))
 
-    def _refuse(self, error: GatewayError) -> None:
+    def refuse(self, reason: GatewayError | Answer) -> None:
         """Send an error and close, but continue to read for a moment.
 
         A connection closed on unread bytes is reset, and the answer may be lost with it.
@@ -184,7 +233,10 @@ class RequestChannel(HTTPChannel):
         self._unparsed_bytes = b""
         self.clearLineBuffer()
         self.setTimeout(None)
-        answer = render.refusal(error)
+        if self._is_held:
+            self._is_held = False
+            self._networkProducer.resumeProducing()
+        answer = render.refusal(reason) if isinstance(reason, GatewayError) else reason
         headers = {**headers_of(answer), b"Connection": b"close"}
         status = HTTPStatus(answer.status)
         self.writeHeaders(

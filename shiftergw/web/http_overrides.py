@@ -23,6 +23,8 @@ OVERRIDES = {
         "_respondToBadRequestAndDisconnect": "answer in JSON",
     },
     "Request": {
+        "connectionLost": "let the receiver of a long body keep what has arrived",
+        "gotLength": "receive long bodies while they arrive",
         "handleContentChunk": "limit the body",
         "process": "ask the `Application` instead of resources",
         "requestReceived": "leave out the parsing of forms and queries",
@@ -41,6 +43,8 @@ OVERRIDES = {
 """
 
 PRIVATE_MEMBERS = {
+    "_command": "the method of the request whose head has arrived",
+    "_path": "the path of that request, with its query",
     "_abortingCall": "the call that closes a connection whose client does not read its answer",
     "_dataBuffer": "pipelined bytes that arrived during a request",
     "_log": "Twisted's log, for a request that got no answer",

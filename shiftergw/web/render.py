@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from shiftergw.errors import GatewayError
+from shiftergw.errors import GatewayError, UploadConflict
 from shiftergw.model import ImageRecord, WorkerMachine
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.names import MISSING
@@ -71,12 +71,14 @@ def refusal(error: GatewayError, place: str = "", **headers: str) -> Answer:
     wait = retry_after(error)
     if wait is not None:
         headers["Retry-After"] = wait
-    document = {
+    document: dict[str, Any] = {
         "status": error.http_status,
         "error": str(error),
         "message": f"{reason}: {place}" if place else reason,
         "code": error.code,
     }
+    if isinstance(error, UploadConflict):
+        document["offset"] = error.offset
     return answer(document, error.http_status, **headers)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +21,10 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.resource import Resource
 
-from shiftergw.errors import TooLarge
-from shiftergw.web.channel import IDLE_LIMIT, RequestChannel, headers_of
+from shiftergw.errors import BadRequest, TooLarge
+from shiftergw.model import CHUNK_LIMIT
+from shiftergw.web.bodies import ArrivingBody, BodyReceiver
+from shiftergw.web.channel import IDLE_LIMIT, LEAST_RATE, RequestChannel, headers_of
 from shiftergw.web.connections import ConnectionLimits, ConnectionTable
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import Spool
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 64 * 1024
 """Bytes of a body; two lists of 1000 ids have 22 KiB."""
-
-LEAST_RATE = 16 << 10
-"""Bytes a second at which a client must receive a long list, since all lists share their room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,19 @@ class Application(Protocol):
         """Return whether a call changes nothing, so that it ends when its client hangs up."""
         ...
 
+    def takes_long_body(self, call: Call) -> bool:
+        """Return whether the body of a call may be long; then it is received by `open_body`."""
+        ...
+
+    def open_body(
+        self, call: Call, size: int
+    ) -> Coroutine[Deferred[Any], Any, BodyReceiver | Answer]:
+        """Prepare for a long body of `size` bytes; return its receiver, or a refusal.
+
+        Raises nothing but a cancellation. The call itself is then answered by the receiver.
+        """
+        ...
+
     def close(self) -> None:
         """Finish, after the last listener was closed."""
         ...
@@ -78,9 +90,37 @@ class Request(server.Request):
 
     channel: RequestChannel
     _body_size = 0
+    _long_body: ArrivingBody | None = None
+
+    def gotLength(self, length: int | None) -> None:
+        """Prepare for the body once the head is complete; raise `TooLarge` or `BadRequest`."""
+        channel = self.channel
+        self.method, self.uri = channel.request_line
+        self.path = self.uri.partition(b"?")[0]
+        application = channel.site.application
+        # Only PUT has a long body, so that look-ups do not pay for this question.
+        call = self._call() if self.method == b"PUT" else None
+        if call is None or not application.takes_long_body(call):
+            super().gotLength(length)
+            return
+        if not length:
+            raise BadRequest("A chunk of an upload needs a Content-Length, and at least one byte.")
+        if length > CHUNK_LIMIT:
+            raise TooLarge(f"A chunk of an upload has at most {CHUNK_LIMIT >> 20} MiB.")
+        self.content = io.BytesIO()
+        self._long_body = ArrivingBody(channel, length, application.open_body(call, length))
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Let the receiver of a long body keep what has arrived of it."""
+        if self._long_body is not None:
+            self._long_body.abort()
+        super().connectionLost(reason)
 
     def handleContentChunk(self, data: bytes) -> None:
         """Keep bytes of the body; raise `TooLarge` beyond `BODY_LIMIT`."""
+        if self._long_body is not None:
+            self._long_body.write(data)
+            return
         self._body_size += len(data)
         if self._body_size > BODY_LIMIT:
             raise _body_too_large()
@@ -103,17 +143,13 @@ class Request(server.Request):
         A call that only reads is cancelled when its client hangs up; a change is carried through.
         """
         assert self.content is not None
-        call = Call(
-            self.method,
-            self.path,
-            self.uri.partition(b"?")[2],
-            tuple(self.requestHeaders.getRawHeaders(b"authentication", ())),
-            self.content.read(),
-            getattr(self.client, "host", ""),
-        )
+        call = replace(self._call(), body=self.content.read())
         hang_ups: list[Failure] = []
         application = self.channel.site.application
-        working = Deferred.fromCoroutine(application(call))
+        if self._long_body is None:
+            working = Deferred.fromCoroutine(application(call))
+        else:
+            working = Deferred.fromCoroutine(self._long_body.finish())
 
         def note_hang_up(reason: Failure) -> None:
             hang_ups.append(reason)
@@ -132,6 +168,16 @@ class Request(server.Request):
         working.addCallback(send)
         working.addErrback(lambda failure: failure.trap(CancelledError) and None)
         working.addErrback(lambda failure: self._log.failure("no answer sent", failure))
+
+    def _call(self) -> Call:
+        """Return the call of this request, without its body."""
+        return Call(
+            self.method,
+            self.path,
+            self.uri.partition(b"?")[2],
+            tuple(self.requestHeaders.getRawHeaders(b"authentication", ())),
+            peer=getattr(self.client, "host", ""),
+        )
 
     def _send(self, answer: Answer) -> None:
         self.setResponseCode(answer.status)

@@ -123,10 +123,33 @@ def test_a_directory_with_two_names_causes_a_warning(
     assert (names == {"login1:/images"}) is (hosts[0] == "login1")
 
 
-def test_a_key_without_effect_causes_a_warning() -> None:
-    """A key that this version ignores is not ignored silently."""
-    (warning,) = load_config({"ImportUsers": "all"}).warnings
-    assert warning.startswith("ImportUsers: is read, and has no effect")
+def test_imports() -> None:
+    """A command needs the file and its user; without users it has no effect."""
+    command = ["sudo", "-n", "-u", "{user}", "cat", "--", "{path}"]
+    result = load_config({"ImportUsers": "all", "ImportCommand": command})
+    assert (result.warnings, result.config.import_command) == ((), tuple(command))
+    (warning,) = load_config({"ImportCommand": command}).warnings
+    assert warning.startswith("ImportCommand: has no effect")
+    for argument in ("{user}", "{path}"):
+        with pytest.raises(ConfigurationError, match=f"ImportCommand: needs .*{argument}"):
+            load_config({"ImportCommand": [word for word in command if word != argument]})
+
+
+def test_worker_machines_fetch_uploads() -> None:
+    """Without the gateway's URL they cannot: a warning says so."""
+    (warning,) = load_config({**MONGODB, "BrokerURL": "amqp://b/"}).warnings
+    assert warning.startswith("GatewayURL: is not set")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["gateway:5000", "ftp://gateway", "http://", "http://g/?x", "http://u@g/", "http://g/ x", 5],
+)
+def test_gateway_urls_that_are_refused(url: object) -> None:
+    """It is http or https, a host, and perhaps a port and a path."""
+    with pytest.raises(ConfigurationError, match="GatewayURL"):
+        load_config({"GatewayURL": url})
+    assert load_config({"GatewayURL": "https://g:1/x/"}).config.gateway_url == "https://g:1/x"
 
 
 def test_the_smallest_configuration_is_supported() -> None:
@@ -252,7 +275,8 @@ MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
 )
 def test_a_broker_is_supported(url: str) -> None:
     """The gateway starts with RabbitMQ, with or without TLS, if its state is in MongoDB."""
-    result = load_config({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
+    gateway = {"GatewayURL": "http://gateway:5000"}
+    result = load_config({**MONGODB, **gateway, "BrokerURL": url, "BrokerAway": "refuse"})
     result.config.check_supported()
     assert result.warnings == ()
 

@@ -44,7 +44,8 @@ from shiftergw.states import State
 from shiftergw.store import waits
 from shiftergw.store.sqlite import database as sqlite_database
 from shiftergw.store.sqlite.store import SqliteStore
-from shiftergw.web.api import MethodNotAllowed, make_site
+from shiftergw.web.api import make_site
+from shiftergw.web.routes import MethodNotAllowed
 from tests.configurations import load_config
 from tests.job.workbench import running_bench
 from tests.web.fakes import FakeGateway, Wire, in_no_thread, site_of

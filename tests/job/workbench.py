@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.errors import ConfigurationError, NoSpace, RegistryDenied
+from shiftergw.errors import BlobCorrupt, ConfigurationError, NoSpace, RegistryDenied
 from shiftergw.image import (
     BuildLimits,
     BuiltImage,
@@ -49,6 +49,7 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, Layer
+from shiftergw.sources.user_files.files import UserSource
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import load_config
 
@@ -251,6 +252,28 @@ class Builder:
         return 0
 
 
+class Files:
+    """Opens the file of a record as `source`; `openings` are the records, `closings` counts."""
+
+    def __init__(self) -> None:
+        """Start without a file: a pull of one fails."""
+        self.source: UserSource | None = None
+        self.openings: list[ImageRecord] = []
+        self.closings = 0
+
+    @asynccontextmanager
+    async def open(self, record: ImageRecord, begin: Any, report: Any) -> AsyncIterator[UserSource]:
+        """Yield the source of the file."""
+        self.openings.append(record)
+        begin("Reading the image of the file")
+        if self.source is None:
+            raise BlobCorrupt("The upload does not have its digest.")
+        try:
+            yield self.source
+        finally:
+            self.closings += 1
+
+
 class Bench:
     """A worker and all its parts."""
 
@@ -295,7 +318,8 @@ class Bench:
         self.targets = targets = dict.fromkeys(systems, target)
         pipeline = Pipeline(self.source, cache_of, self.builder, BuildLimits(), reactor)
         policies = ImagePolicies(config, self.signatures, self.verifiers, threads, reactor)
-        pull = Pull(config, store, pipeline, policies, targets, self.seal, reactor)
+        self.files = Files()
+        pull = Pull(config, store, pipeline, policies, targets, self.seal, reactor, self.files.open)
         self.worker = Worker(store, pull, Removal(store, targets), reactor, "here:1", 60)
 
     async def claim(
@@ -307,7 +331,8 @@ class Bench:
         **members: Any,
     ) -> ImageRecord:
         """Put a pull into the store."""
-        request = PullRequest(system, "docker", ImageReference.parse(name), uid, **members)
+        itype = members.pop("itype", "docker")
+        request = PullRequest(system, itype, ImageReference.parse(name), uid, **members)
         if login is not None:
             request = replace(request, sealed=self.seal.close(login, request.claim))
         record, _ = await self.store.claim(request, 1000.0)
@@ -319,7 +344,8 @@ class Bench:
         await self.worker.run(record.key)
         stored_record = await self.store.get(record.key)
         if stored_record is None:  # merged into the READY record
-            stored_record = await self.store.find(record.system, "docker", [record.pulltag or ""])
+            tags = [record.pulltag or ""]
+            stored_record = await self.store.find(record.system, record.itype, tags)
         assert stored_record is not None
         return stored_record
 

@@ -14,8 +14,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
 from shiftergw.errors import NotAuthenticated, NotFound
-from shiftergw.model import ImageRecord, Session, WorkerMachine
+from shiftergw.model import ImageRecord, Session, UploadChoice, WorkerMachine
 from shiftergw.service.gateway import Gateway
+from shiftergw.service.imports import ImportChoice
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
@@ -65,9 +66,16 @@ class FakeGateway:
     pulls: list[ImageRecord] = field(default_factory=lambda: [READY])
     waiting: Sequence[ImageRecord] = ()
     hosts: Mapping[str, str] = field(default_factory=dict)
+    uploads: Any = None
+    downloads: Any = None
     raises: Exception | None = None
     gate: Deferred[None] | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    @property
+    def files(self) -> FakeGateway:
+        """Return what has `uploads` and `downloads`."""
+        return self
 
     async def _turn(self, *call: Any) -> None:
         self.calls.append(call)
@@ -102,11 +110,29 @@ class FakeGateway:
         user_acl: tuple[int, ...],
         group_acl: tuple[int, ...],
         request_id: str,
+        upload: UploadChoice | None = None,
     ) -> ImageRecord:
         """Return the next of `pulls`."""
-        await self._turn("pull", session, itype, text, user_acl, group_acl, request_id)
+        choice = () if upload is None else (upload,)
+        await self._turn("pull", session, itype, text, user_acl, group_acl, request_id, *choice)
         image = self.pulls.pop(0) if len(self.pulls) > 1 else self.pulls[0]
         return replace(image, pulltag=text)
+
+    async def import_file(
+        self,
+        session: Session,
+        itype: str,
+        text: str,
+        user_acl: tuple[int, ...],
+        group_acl: tuple[int, ...],
+        request_id: str,
+        choice: ImportChoice,
+    ) -> ImageRecord:
+        """Return the first of `pulls`."""
+        await self._turn(
+            "import_file", session, itype, text, user_acl, group_acl, request_id, choice
+        )
+        return replace(self.pulls[0], pulltag=text)
 
     def last_answer(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
         """Return the first of `pulls`."""

@@ -31,7 +31,8 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from shiftergw.web.api import ROUTES, Names, make_site
+from shiftergw.web.api import make_site
+from shiftergw.web.routes import ROUTES, Names
 from tests.configurations import load_config
 from tests.matrices import examples
 from tests.web.fakes import Reply, Wire, in_no_thread
@@ -301,7 +302,7 @@ def _method(target: bytes) -> str:
 REQUESTS = st.builds(
     lambda target, method, *rest: SentRequest(method or _method(target), target, *rest),
     TARGETS,
-    st.sampled_from([*[""] * 30, "GET", "POST", "HEAD", "PUT", "OPTIONS", "get", "X-Y"]),
+    st.sampled_from([*[""] * 30, "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "get", "X-Y"]),
     st.sampled_from([*CREDENTIALS, *list(CREDENTIALS)[:4] * 3]),
     choose_weighted((4, st.just(())), (1, st.lists(HEADERS, max_size=3).map(tuple))),
     BODIES,
@@ -359,5 +360,10 @@ async def test_the_requests_reach_the_rules(template: Path) -> None:
             reply = await place.ask(request.method, bytes(request))
             _check(request, reply)
             statuses[page] = reply.status
-    assert statuses == {**dict.fromkeys(ROUTES, 200), "doimport": 403}
-    assert sum("root(0)" in line for line in lines) == len(ROUTES)
+    assert statuses == {
+        **dict.fromkeys(ROUTES, 200),
+        "doimport": 400,
+        "upload": 400,
+        "spool": 403,
+    }
+    assert sum("root(0)" in line for line in lines) == len(ROUTES) - 1

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from shiftergw.errors import BadRequest, NotAllowed, TooMany, Unavailable
 from shiftergw.model import ANONYMOUS, ImageRecord
+from shiftergw.service.imports import ImportChoice
 from shiftergw.states import State
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, Reply, Wire, site_of
 
@@ -169,11 +170,32 @@ def test_metrics_with_a_bad_limit(wire: Wire, gateway: FakeGateway, query: str) 
     assert (reply.status, gateway.calls) == (400, [])
 
 
-def test_imports_are_not_enabled(wire: Wire, gateway: FakeGateway) -> None:
-    """Every import is refused with a reason, whatever its body."""
-    reply = wire.ask("/api/doimport/mycluster/custom/x%3A1/", "POST", b"garbage")
-    assert (reply.status, reply.json["code"]) == (403, "not-allowed")
-    assert "not enabled" in reply.json["error"]
+def test_an_import(wire: Wire, gateway: FakeGateway) -> None:
+    """The members of the body reach the rules; the answer is that of a pull."""
+    body = b'{"filepath": "/data/x", "format": "squashfs", "allowed_uids": "5", "public": false}'
+    reply = wire.ask("/api/doimport/mycluster/custom/x%3A1/", "POST", body)
+    assert (reply.status, reply.json["status"]) == (200, "READY")
+    ((method, session, *rest),) = gateway.calls
+    assert (method, session.user) == ("import_file", "ann")
+    choice = ImportChoice("/data/x", "squashfs")
+    assert rest == ["custom", "x:1", (5,), (), reply.headers["x-request-id"], choice]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"garbage",
+        b'{"filepath": "/x"}',
+        b'{"format": "squashfs"}',
+        b'{"filepath": 1, "format": "squashfs"}',
+        b'{"filepath": "/x", "format": "squashfs", "public": 1}',
+    ],
+)
+def test_imports_that_are_wrong(wire: Wire, gateway: FakeGateway, body: bytes) -> None:
+    """Without a path and a format nothing is imported."""
+    reply = wire.ask("/api/doimport/mycluster/custom/x%3A1/", "POST", body)
+    assert (reply.status, reply.json["code"]) == (400, "bad-request")
     assert gateway.calls == []
 
 

@@ -12,7 +12,8 @@ from shiftergw.model import Session
 from shiftergw.ports import ReplayUnchecked
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
-from shiftergw.web.api import ROUTES, Names, make_site
+from shiftergw.web.api import make_site
+from shiftergw.web.routes import ROUTES, Names, Route
 from tests.web.fakes import (
     IMAGE_ID,
     READY,
@@ -50,11 +51,21 @@ def wire(gateway: FakeGateway) -> Wire:
 NAMES = {Names.SYSTEM: "", Names.IMAGE: "docker/a:1/", Names.ID: f"{IMAGE_ID}/"}
 
 
-@pytest.mark.parametrize("name", sorted({*ROUTES} - {"pull"}))
-def test_other_routes_refuse_for_now(wire: Wire, gateway: FakeGateway, name: str) -> None:
+OTHER_ROUTES = [
+    (name, route)
+    for name, first_route in sorted(ROUTES.items())
+    for route in (first_route, *first_route.siblings)
+    if route.unproved_answer is None and not route.for_workers
+]
+
+
+@pytest.mark.parametrize(("name", "route"), OTHER_ROUTES)
+def test_other_routes_refuse_for_now(
+    wire: Wire, gateway: FakeGateway, name: str, route: Route
+) -> None:
     """Every route but pull answers 503 with `Retry-After`, and the gateway is not called."""
-    route = ROUTES[name]
-    reply = wire.ask(f"/api/{name}/mycluster/{NAMES[route.names]}", route.method)
+    body = b"x" if route.takes_long_body else None
+    reply = wire.ask(f"/api/{name}/mycluster/{NAMES[route.names]}", route.method, body)
     assert (reply.status, reply.json["code"]) == (503, "unavailable")
     assert int(reply.headers["retry-after"]) > 0
     assert b"10.0.0.1" not in reply.body

@@ -91,6 +91,7 @@ def _directories(config: Config) -> Iterator[Finding]:
     """Yield the findings about every local directory in which the gateway writes."""
     for name, path in (
         ("StateDirectory", config.state_directory),
+        ("UploadDirectory", config.upload_directory),
         ("CacheDirectory", config.cache_directory),
         ("ExpandDirectory", config.expand_directory),
     ):

@@ -1,0 +1,329 @@
+"""Keep uploads as files: `ID.data` with the bytes, and `ID.json` with what is known of them.
+
+The bytes of a chunk are synced before the JSON with the new offset is written, by rename. So the
+offset in the JSON always counts bytes that survive a power cut, and a gateway that was killed
+continues there. Bytes behind the offset are dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import ConfigurationError, Unavailable
+from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload, data_file, state_file
+from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.files import (
+    closed_on_error,
+    free_space,
+    private_directory,
+    read_whole,
+    write_private,
+)
+from shiftergw.plumbing.locks import file_lock
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import UploadWriter
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+STATE_LIMIT = 16 << 10
+"""Bytes of the largest JSON file of an upload."""
+
+LOCK_SECONDS = 20.0
+"""Seconds for which a gateway waits until another gateway has added its upload."""
+
+
+class UploadFiles(Service):
+    """The spool of uploads: a directory, which is made at the start, and closed to others."""
+
+    def __init__(self, directory: Path, threads: Threads, clock: IReactorTime) -> None:
+        """Keep uploads in `directory`; call the file system in `threads`."""
+        self.setName("uploads")
+        self._directory = directory
+        self._threads = threads
+        self._clock = clock
+
+    def lock(self) -> AbstractAsyncContextManager[None]:
+        """See the port."""
+        return file_lock(
+            self._directory / ".lock",
+            self._threads,
+            self._clock,
+            limit=LOCK_SECONDS,
+            late=lambda: Unavailable("Another gateway holds the lock of the uploads."),
+        )
+
+    def startService(self) -> Deferred[None]:
+        """Fire when the directory is there; fail with `ConfigurationError`."""
+        super().startService()
+        return Deferred.fromCoroutine(self._threads.run(_prepare, self._directory))
+
+    async def list(self) -> Sequence[UserUpload]:
+        """See the port."""
+        return await self._threads.run(list_uploads, self._directory)
+
+    async def get(self, upload_id: str) -> UserUpload | None:
+        """See the port."""
+        return await self._threads.run(read_upload, self._directory, upload_id)
+
+    async def add(self, declaration: UploadDeclaration, now: float) -> UserUpload:
+        """See the port."""
+        upload = UserUpload(secrets.token_hex(16), declaration, 0, now)
+        await self._threads.run(_add, self._directory, upload)
+        return upload
+
+    async def open(self, upload_id: str) -> UploadWriter | None:
+        """See the port."""
+
+        def close(writer: UploadFile | None) -> None:
+            if writer is not None:
+                writer.close_now()
+
+        return await self._threads.acquire(
+            lambda: UploadFile.open(self._directory, upload_id, self._threads), close
+        )
+
+    async def read(self, upload_id: str, offset: int, size: int) -> bytes:
+        """See the port."""
+        return await self._threads.run(_read, self._directory, upload_id, offset, size)
+
+    async def note_pull(self, upload_id: str, key: str, now: float) -> None:
+        """See the port."""
+        await self._threads.run(_note_pull, self._directory, upload_id, key, now)
+
+    async def remove(self, upload_id: str) -> None:
+        """See the port."""
+        await self._threads.run(_remove, self._directory, upload_id)
+
+    async def free_space(self) -> int:
+        """See the port."""
+        return await self._threads.run(_free_space, self._directory)
+
+    async def sweep(self, before: float) -> int:
+        """See the port."""
+        return await self._threads.run(_sweep, self._directory, before)
+
+
+class UploadFile:
+    """An upload that is open for writing; its file is locked against all other writers."""
+
+    def __init__(
+        self, directory: Path, upload: UserUpload, descriptor: int, threads: Threads
+    ) -> None:
+        """Write to `descriptor`, which is at the offset of `upload`."""
+        self._directory = directory
+        self.upload = upload
+        self._descriptor = descriptor
+        self._threads = threads
+        self._size = upload.offset
+
+    @classmethod
+    def open(cls, directory: Path, upload_id: str, threads: Threads) -> UploadFile | None:
+        """Open and lock the file of an upload; see `UploadSpool.open`. Blocks."""
+        if UPLOAD_ID.fullmatch(upload_id) is None:
+            return None
+        with _disk_errors():
+            try:
+                flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+                descriptor = os.open(data_path(directory, upload_id), flags)
+            except FileNotFoundError:
+                return None
+            with closed_on_error(descriptor):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    upload = None
+                else:
+                    upload = read_upload(directory, upload_id)
+                if upload is not None:
+                    # A disk that lost bytes in a crash may have fewer than the offset says.
+                    upload = replace(upload, offset=min(upload.offset, _size_of(descriptor)))
+                    os.ftruncate(descriptor, upload.offset)
+                    os.lseek(descriptor, upload.offset, os.SEEK_SET)
+                    return cls(directory, upload, descriptor, threads)
+            os.close(descriptor)
+        return None
+
+    async def write(self, data: bytes) -> None:
+        """See the port."""
+        await self._threads.run(self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        with _disk_errors():
+            while rest:
+                count = os.write(self._descriptor, rest)
+                self._size += count
+                rest = rest[count:]
+
+    async def commit(self, now: float) -> UserUpload:
+        """See the port."""
+        return await self._threads.run(self._commit, now)
+
+    def _commit(self, now: float) -> UserUpload:
+        with _disk_errors():
+            os.fsync(self._descriptor)
+            # Another process may have noted a pull meanwhile.
+            current_state = read_upload(self._directory, self.upload.id)
+            if current_state is None:
+                raise Unavailable("The upload was removed while it was written.")
+            self.upload = replace(current_state, offset=self._size, last_write=now)
+            _write_state(self._directory, self.upload)
+        return self.upload
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._threads.release(self.close_now)
+
+    def close_now(self) -> None:
+        """Close the file, and so unlock it. Blocks."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def data_path(directory: Path, upload_id: str) -> Path:
+    """Return the path of the bytes of an upload; raise `ValueError` for what is not an id."""
+    return directory / data_file(upload_id)
+
+
+def read_upload(directory: Path, upload_id: str) -> UserUpload | None:
+    """Return an upload; None if it is absent, or if its JSON is not that of an upload. Blocks."""
+    if UPLOAD_ID.fullmatch(upload_id) is None:
+        return None
+    with _disk_errors():
+        try:
+            content, _ = read_whole(_state_path(directory, upload_id), STATE_LIMIT)
+        except FileNotFoundError:
+            return None
+    try:
+        return _parse_state(upload_id, json.loads(content))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def list_uploads(directory: Path) -> list[UserUpload]:
+    """Return all uploads of a directory. Blocks."""
+    uploads = (read_upload(directory, path.stem) for path in _files(directory, ".json"))
+    return [upload for upload in uploads if upload is not None]
+
+
+def _parse_state(upload_id: str, document: dict[str, Any]) -> UserUpload:
+    types = {"int": int, "str": str}
+    values = {}
+    for field in fields(UploadDeclaration):
+        value = values[field.name] = document[field.name]
+        if type(value) is not types[str(field.type)]:
+            raise TypeError(field.name)
+    offset, last_write, pull = (document[name] for name in ("offset", "last_write", "pull"))
+    if type(offset) is not int or not 0 <= offset <= document["size"] or not isinstance(pull, str):
+        raise TypeError("offset")
+    return UserUpload(upload_id, UploadDeclaration(**values), offset, float(last_write), pull)
+
+
+def _write_state(directory: Path, upload: UserUpload) -> None:
+    document = {
+        **asdict(upload.declaration),
+        "offset": upload.offset,
+        "last_write": upload.last_write,
+        "pull": upload.pull,
+    }
+    write_private(_state_path(directory, upload.id), json.dumps(document).encode())
+
+
+def _prepare(directory: Path) -> None:
+    try:
+        private_directory(directory)
+    except OSError as error:
+        raise ConfigurationError(
+            f"UploadDirectory: {directory} cannot be made, or closed to others: {error.strerror}.",
+            remedy="Make it a directory that belongs to the gateway's user, or name another one.",
+        ) from error
+
+
+def _add(directory: Path, upload: UserUpload) -> None:
+    """Create the file of the bytes first: an upload exists once its JSON does."""
+    with _disk_errors():
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        os.close(os.open(data_path(directory, upload.id), flags, 0o600))
+        _write_state(directory, upload)
+
+
+def _read(directory: Path, upload_id: str, offset: int, size: int) -> bytes:
+    with _disk_errors():
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(data_path(directory, upload_id), flags)
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
+
+def _note_pull(directory: Path, upload_id: str, key: str, now: float) -> None:
+    upload = read_upload(directory, upload_id)
+    if upload is not None:
+        with _disk_errors():
+            _write_state(directory, replace(upload, pull=key, last_write=now))
+
+
+def _remove(directory: Path, upload_id: str) -> None:
+    """Remove the JSON first: without it there is no upload, and the bytes are swept."""
+    if UPLOAD_ID.fullmatch(upload_id) is not None:
+        with _disk_errors():
+            _state_path(directory, upload_id).unlink(missing_ok=True)
+            data_path(directory, upload_id).unlink(missing_ok=True)
+
+
+def _sweep(directory: Path, before: float) -> int:
+    """Remove bytes without JSON, and temporary files of processes that were killed."""
+    count = 0
+    with _disk_errors():
+        for path in (*_files(directory, ".data"), *_files(directory, "", prefix=".")):
+            is_upload = path.suffix == ".data" and path.with_suffix(".json").exists()
+            with suppress(FileNotFoundError):
+                if not is_upload and path.lstat().st_mtime < before:
+                    path.unlink()
+                    count += 1
+    return count
+
+
+def _free_space(directory: Path) -> int:
+    with _disk_errors():
+        return free_space(directory)
+
+
+def _files(directory: Path, suffix: str, prefix: str = "") -> Iterator[Path]:
+    with _disk_errors():
+        try:
+            paths = list(directory.iterdir())
+        except FileNotFoundError:
+            paths = []
+    yield from (
+        path for path in paths if path.name.endswith(suffix) and path.name.startswith(prefix)
+    )
+
+
+def _size_of(descriptor: int) -> int:
+    return os.fstat(descriptor).st_size
+
+
+def _state_path(directory: Path, upload_id: str) -> Path:
+    return directory / state_file(upload_id)
+
+
+def _disk_errors() -> AbstractContextManager[None]:
+    return translated_disk_errors(
+        "The gateway's disk for uploads is full.",
+        lambda _: Unavailable("The gateway cannot read or write its directory of uploads."),
+    )

@@ -1,0 +1,185 @@
+"""Answer pulls of uploads: with the work on the upload, its result, or new work.
+
+An image that is made of an upload has the type custom, so it never shadows an image of a registry.
+Its name belongs to the user who made it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shiftergw.config import Config
+from shiftergw.errors import BadRequest, GatewayError, NotAllowed, NotAuthenticated, Unavailable
+from shiftergw.model import ANONYMOUS, ImageFile, ImageRecord, PullRequest, Session, UploadChoice
+from shiftergw.ports import ImageStore
+from shiftergw.service.claims import LEAST_FRESH, Claims, check_owner, check_readers, hide
+from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.uploads import Uploads
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from twisted.internet.interfaces import IReactorTime
+
+
+class CustomClaims:
+    """Answers pulls of uploads. The order of the answers is that of `Claims`."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: ImageStore,
+        claims: Claims,
+        uploads: Uploads | None,
+        wake: Callable[[], None],
+        clock: IReactorTime,
+    ) -> None:
+        """Create work in `store` as `claims` does; call `wake` when there is new work."""
+        self._config = config
+        self._store = store
+        self._claims = claims
+        self._uploads = uploads
+        self._wake = wake
+        self._clock = clock
+
+    async def pull_upload(
+        self, session: Session, request: PullRequest, choice: UploadChoice
+    ) -> ImageRecord:
+        """Return the record of the image that is made of an upload.
+
+        Raises `BadRequest` for a name or type that such an image cannot have, `NotFound` and
+        `UploadConflict` for an upload that is not there completely, and `NotAllowed` if the name
+        belongs to another user.
+        """
+        if self._uploads is None:
+            raise NotAllowed("This gateway takes no files of users.")
+        check_name(session, request)
+        check_readers(session, request)
+        if choice.public and (request.user_acl or request.group_acl):
+            raise BadRequest("An image that everybody may use has no list of readers.")
+        file = ImageFile(choice.id, selector=choice.selector, public=choice.public)
+        uploads = self._uploads
+
+        async def describe() -> ImageFile:
+            declaration = (await uploads.get_complete(session, choice.id)).declaration
+            kind, size, sha256 = declaration.kind, declaration.size, declaration.sha256
+            return replace(file, kind=kind, size=size, sha256=sha256)
+
+        return await self.pull_file(session, request, file, describe)
+
+    async def pull_file(
+        self,
+        session: Session,
+        request: PullRequest,
+        file: ImageFile,
+        describe: Callable[[], Awaitable[ImageFile]],
+    ) -> ImageRecord:
+        """Return the record of the image that is made of a file.
+
+        `describe` returns all that is known of the file; it is called before new work is created,
+        and raises an error if the user may not have an image made of it.
+        """
+        request = replace(request, upload=file)
+        return await self._claims.answer(
+            session, request, lambda: self._find_or_create(session, request, file, describe)
+        )
+
+    async def _find_or_create(
+        self,
+        session: Session,
+        request: PullRequest,
+        file: ImageFile,
+        describe: Callable[[], Awaitable[ImageFile]],
+    ) -> ImageRecord:
+        existing = await self._work(session, request, file)
+        existing = existing or await self._ready(session, request, file)
+        if existing is not None:
+            return existing
+        file = await describe()
+        self._claims.check_workers()
+        request = replace(request, upload=file)
+        record, is_new = await self._store.claim(
+            request, self._clock.seconds(), self._claims.limits
+        )
+        if not is_new:
+            return _shown_to(session, record, file)
+        try:
+            # Another pull of this name may have ended between our query and our claim.
+            existing = await self._ready(session, request, file)
+            if existing is None and self._uploads is not None and file.id:
+                await self._uploads.note_pull(file.id, record.key)
+        except GatewayError:
+            await self._store.abandon(record.key)
+            raise
+        if existing is not None:
+            await self._store.abandon(record.key)
+            return existing
+        self._wake()
+        return replace(record, status=State.INIT)
+
+    async def _work(
+        self, session: Session, request: PullRequest, file: ImageFile
+    ) -> ImageRecord | None:
+        """Return work in flight on this name, or a recent failure of the same upload."""
+        oldest = self._clock.seconds() - self._config.failure_hold
+        for record in await self._store.find_work(request.system, request.itype, request.tag):
+            if record.in_flight:
+                return _shown_to(session, record, file)
+            if _is_own(session, record, file) and (record.last_pull or 0) > oldest:
+                return record
+        return None
+
+    async def _ready(
+        self, session: Session, request: PullRequest, file: ImageFile
+    ) -> ImageRecord | None:
+        """Return the READY image of the same file, and remove its upload.
+
+        A file that was imported may have changed since: it is read again once the image is not
+        fresh. Raises `NotAllowed` if another user's image has the name.
+        """
+        record = await self._store.find(request.system, request.itype, [request.tag])
+        if record is None:
+            return None
+        now = self._clock.seconds()
+        fresh = max(self._config.pull_update_timeout, LEAST_FRESH)
+        is_current = bool(file.id) or (record.last_pull or 0) + fresh >= now
+        if is_current and record.may_be_read_by(session) and file.is_same_file(record.upload):
+            timeout = self._config.image_expiration_timeout
+            await extend_expiration(self._store, record, now, timeout)
+            if self._uploads is not None and file.id:
+                with suppress(Unavailable):
+                    await self._uploads.forget(session, file.id)
+            return record
+        check_owner(session, record)
+        return None
+
+
+def check_name(session: Session, request: PullRequest) -> None:
+    """Raise an error for a name or type that an image made of a file cannot have."""
+    if session.uid == ANONYMOUS:
+        raise NotAuthenticated("Without a credential no image is made of an upload.")
+    if request.itype != "custom":
+        raise BadRequest(
+            "An image that is made of an upload has the type custom.",
+            remedy="Write custom:NAME, so that it does not shadow an image of a registry.",
+        )
+    if "/" in request.reference.name or request.reference.digest is not None:
+        raise BadRequest(
+            "The name of an image that is made of an upload has no / and no digest.",
+            remedy="Write NAME or NAME:TAG, for example analysis:1.2.",
+        )
+
+
+def _is_own(session: Session, record: ImageRecord, file: ImageFile) -> bool:
+    return record.requested_by == session.uid and file.is_same_file(record.upload)
+
+
+def _shown_to(session: Session, record: ImageRecord, file: ImageFile) -> ImageRecord:
+    """Return work in flight on a name as the user of an upload may see it."""
+    if _is_own(session, record, file):
+        return record
+    owner = "your other pull" if record.requested_by == session.uid else "another user's pull"
+    return hide(record, f"Waiting for {owner} of the same name")

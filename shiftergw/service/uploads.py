@@ -1,0 +1,297 @@
+"""Take uploads from users: declare, receive in chunks, and keep them until images are made.
+
+An upload is declared first, with its size and digest. The same declaration of the same user finds
+the same upload again, so a client that was killed resumes it. The gateway only keeps the bytes: it
+neither hashes nor parses them. A worker does that when an image is made of the upload.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from shiftergw.errors import (
+    GatewayError,
+    NoSpace,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+    TooMany,
+    UploadConflict,
+    amount,
+    printable,
+)
+from shiftergw.model import ANONYMOUS, Session, UploadDeclaration, UserUpload
+from shiftergw.plumbing.timing import shield
+from shiftergw.ports import ImageStore, UploadSpool, UploadWriter
+from shiftergw.service.upload_chunks import Chunk
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+UPLOADS_PER_USER = 100
+"""Uploads that one user may have in the spool."""
+
+CHUNKS_PER_USER = 8
+"""Chunks that one user may send at the same time."""
+
+CHUNKS = 64
+"""Chunks of all users that may arrive at the same time; each one occupies a connection."""
+
+DISK_RESERVE = 1 << 30
+"""Bytes that stay free on the disk of the spool."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """The limits on uploads in bytes: of one, of all uploads of one user, and of all users.
+
+    An upload is removed `keep_seconds` after its last change.
+    """
+
+    upload: int = 100 * 10**9
+    user: int = 200 * 10**9
+    space: int = 10**12
+    keep_seconds: float = 86400.0
+
+
+class Uploads:
+    """The uploads of all users, within limits."""
+
+    _log = Logger()
+
+    def __init__(
+        self, spool: UploadSpool, store: ImageStore, limits: UploadLimits, clock: IReactorTime
+    ) -> None:
+        """Keep uploads in `spool`; `store` has the records of the images that are made of them."""
+        self._spool = spool
+        self._store = store
+        self._limits = limits
+        self._clock = clock
+        self._chunks: dict[str, Chunk] = {}
+        self._chunks_of_users: Counter[int] = Counter()
+        self._declaring = DeferredLock()
+
+    def expiration(self, upload: UserUpload) -> float:
+        """Return the time at which an upload is removed unless it changes before."""
+        return upload.last_write + self._limits.keep_seconds
+
+    async def declare(self, session: Session, declaration: UploadDeclaration) -> UserUpload:
+        """Return the upload of this declaration, a new one unless the user has it already.
+
+        Raises `TooLarge`, `TooMany` or `NoSpace` if a limit does not permit a new one.
+        """
+        if session.uid == ANONYMOUS:
+            raise NotAuthenticated("Without a credential nothing can be uploaded.")
+        if declaration.size > self._limits.upload:
+            raise TooLarge(
+                f"The file has {amount(declaration.size)}; the gateway takes uploads of at most"
+                f" {amount(self._limits.upload)}.",
+                remedy="Make the image smaller, or ask the gateway's admins to raise"
+                " `MaxUploadSize`.",
+            )
+        async with self._declaring, self._spool.lock():
+            uploads = await self._spool.list()
+            for upload in uploads:
+                if upload.declaration.is_same_upload(declaration):
+                    return upload
+            self._check_quota(declaration, uploads)
+            missing = sum(upload.declaration.size - upload.offset for upload in uploads)
+            free = await self._spool.free_space() - missing - DISK_RESERVE
+            if declaration.size > free:
+                raise NoSpace("The gateway's disk for uploads has no room for the file.")
+            upload = await self._spool.add(declaration, self._clock.seconds())
+        self._log.info(
+            "upload {id} of {user}({uid}) for {system} begins: {size}, {kind} {filename}",
+            id=upload.id,
+            user=printable(session.user, 40),
+            uid=session.uid,
+            system=session.system,
+            size=amount(declaration.size),
+            kind=declaration.kind or "a file of unknown kind",
+            filename=printable(declaration.filename, 100),
+        )
+        return upload
+
+    def _check_quota(self, declaration: UploadDeclaration, uploads: Sequence[UserUpload]) -> None:
+        sizes = [
+            upload.declaration.size
+            for upload in uploads
+            if upload.declaration.uid == declaration.uid
+        ]
+        if len(sizes) >= UPLOADS_PER_USER or sum(sizes) + declaration.size > self._limits.user:
+            raise TooMany(
+                f"Your {len(sizes)} uploads have {amount(sum(sizes))} and this one would add"
+                f" {amount(declaration.size)}; a user may have {UPLOADS_PER_USER} uploads of"
+                f" {amount(self._limits.user)} altogether (UploadQuota).",
+                remedy="Finish or remove your uploads, or wait until the gateway removes them.",
+            )
+        total = sum(upload.declaration.size for upload in uploads)
+        if total + declaration.size > self._limits.space:
+            raise NoSpace(
+                "The uploads of all users fill the space that the gateway has for them"
+                " (UploadSpace).",
+                remedy="Try again later; if it lasts, tell the site's support.",
+            )
+
+    async def get(self, session: Session, upload_id: str) -> UserUpload:
+        """Return an upload of the session's user; raise `NotFound` also for other users'."""
+        upload = await self._spool.get(upload_id)
+        if upload is None or not _is_owner(session, upload):
+            raise _no_upload(upload_id)
+        return upload
+
+    async def remove(self, session: Session, upload_id: str) -> None:
+        """Remove an upload of the session's user."""
+        upload = await self.get(session, upload_id)
+        chunk = self._chunks.get(upload.id)
+        if chunk is not None:
+            await self._take_over(chunk)
+        await self._spool.remove(upload.id)
+
+    async def receive(self, session: Session, upload_id: str, offset: int, size: int) -> Chunk:
+        """Open an upload to append a chunk of `size` bytes at `offset`.
+
+        A chunk of the same upload that is still arriving is cut off: its client has usually been
+        killed, and its connection has not ended yet. Raises `UploadConflict`, which has the true
+        offset, `NotFound`, and `TooMany` while too many chunks are arriving.
+        """
+        upload = await self.get(session, upload_id)
+        chunk = self._chunks.get(upload.id)
+        if chunk is not None:
+            await self._take_over(chunk)
+        self._check_share(session)
+        # Counted before the first wait, so that concurrent requests see one another.
+        self._chunks_of_users[session.uid] += 1
+        try:
+            writer = await self._open(upload, offset, size)
+        except BaseException:
+            self._forget_chunk(session.uid)
+            raise
+        chunk = Chunk(
+            writer,
+            self._spool,
+            self._clock,
+            lambda chunk: self._end(upload.id, session.uid, chunk),
+        )
+        self._chunks[upload.id] = chunk
+        return chunk
+
+    async def _open(self, upload: UserUpload, offset: int, size: int) -> UploadWriter:
+        """Open an upload for a chunk of `size` bytes at `offset`; raise an error if it differs."""
+        writer = await self._spool.open(upload.id)
+        if writer is None:
+            raise UploadConflict("Another request is writing this upload.", upload.offset)
+        try:
+            _check_place(writer.upload, offset, size)
+        except GatewayError:
+            await writer.close()
+            raise
+        return writer
+
+    def _check_share(self, session: Session) -> None:
+        if (
+            self._chunks_of_users[session.uid] >= CHUNKS_PER_USER
+            or self._chunks_of_users.total() >= CHUNKS
+        ):
+            raise TooMany(
+                f"Too many uploads are arriving: {CHUNKS_PER_USER} of one user and {CHUNKS} of all"
+                " users may arrive at the same time.",
+                remedy="Continue in a moment.",
+            )
+
+    async def _take_over(self, chunk: Chunk) -> None:
+        """Cut a chunk off and wait until its bytes are durable and its file is closed."""
+        await shield(Deferred.fromCoroutine(chunk.abort()))
+
+    def _end(self, upload_id: str, uid: int, chunk: Chunk) -> None:
+        if self._chunks.get(upload_id) is chunk:
+            del self._chunks[upload_id]
+        self._forget_chunk(uid)
+
+    def _forget_chunk(self, uid: int) -> None:
+        self._chunks_of_users[uid] -= 1
+        if self._chunks_of_users[uid] <= 0:
+            del self._chunks_of_users[uid]
+
+    async def get_complete(self, session: Session, upload_id: str) -> UserUpload:
+        """Return an upload of the session's user, of which all bytes have arrived.
+
+        Raises `UploadConflict` if bytes are missing, and `NotFound`.
+        """
+        upload = await self.get(session, upload_id)
+        if not upload.is_complete:
+            raise UploadConflict(
+                f"Only {amount(upload.offset)} of {amount(upload.declaration.size)} of the upload"
+                " have arrived.",
+                upload.offset,
+            )
+        return upload
+
+    async def note_pull(self, upload_id: str, key: str) -> None:
+        """Note that the record `key` is being made of an upload, which stays until that ends."""
+        await self._spool.note_pull(upload_id, key, self._clock.seconds())
+
+    async def forget(self, session: Session, upload_id: str) -> None:
+        """Remove an upload of the session's user, of which an image has been made."""
+        upload = await self._spool.get(upload_id)
+        if upload is not None and _is_owner(session, upload):
+            await self._spool.remove(upload_id)
+
+    async def tidy_up(self) -> None:
+        """Remove uploads whose image is made, and those that have not changed for too long.
+
+        An upload stays while a pull of it waits or works, and after a failure, so that its user can
+        try again.
+        """
+        oldest = self._clock.seconds() - self._limits.keep_seconds
+        for upload in await self._spool.list():
+            record = await self._store.get(upload.pull) if upload.pull else None
+            if record is not None and record.in_flight:
+                continue
+            # The record of a pull is gone if the image had a record with other tags already.
+            is_made = bool(upload.pull) and (record is None or record.status is State.READY)
+            if is_made or (upload.last_write < oldest and upload.id not in self._chunks):
+                self._log.info(
+                    "upload {id} of uid {uid} is removed: {reason}",
+                    id=upload.id,
+                    uid=upload.declaration.uid,
+                    reason="its image is made" if is_made else "it was abandoned",
+                )
+                await self._spool.remove(upload.id)
+        await self._spool.sweep(oldest)
+
+
+def _is_owner(session: Session, upload: UserUpload) -> bool:
+    declaration = upload.declaration
+    return session.uid != ANONYMOUS and (declaration.system, declaration.uid) == (
+        session.system,
+        session.uid,
+    )
+
+
+def _check_place(upload: UserUpload, offset: int, size: int) -> None:
+    """Raise an error for a chunk that does not begin at the offset, or ends behind the upload."""
+    if offset != upload.offset:
+        raise UploadConflict(
+            f"The upload continues at offset {upload.offset}, not at {offset}.", upload.offset
+        )
+    if offset + size > upload.declaration.size:
+        raise TooLarge(
+            f"The chunk ends behind the declared size of {upload.declaration.size} bytes.",
+            remedy="Declare the upload again with its true size.",
+        )
+
+
+def _no_upload(upload_id: str) -> NotFound:
+    return NotFound(
+        f"There is no upload {printable(upload_id, 40)}.",
+        remedy="Declare it again: uploads are removed once their image is made, and when they have"
+        " not changed for too long.",
+    )

@@ -1,0 +1,295 @@
+"""Open the file of a record as a source: find or fetch it, compare its digest, and read it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError
+
+from shiftergw.errors import BlobCorrupt, ImageNotFound, PullError, RetryLater
+from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.model import (
+    ANONYMOUS,
+    ImageFile,
+    ImageRecord,
+    ImageReference,
+    Progress,
+    RegistryLogin,
+    data_file,
+    state_file,
+)
+from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.files import private_directory
+from shiftergw.plumbing.locks import file_lock, remove_unshared
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import BlobSink, ImageSource, Report, Say
+from shiftergw.sources.user_files.spool_client import SpoolClient
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+HASH_STEP = 1 << 20
+"""Bytes that are hashed between two looks at a cancellation."""
+
+LOCK_SECONDS = 20.0
+"""Seconds for which a job waits until an earlier attempt on the same file has ended."""
+
+OpenLocal = Callable[[ImageFile, Path, Path, Say, Report], Awaitable[ImageSource]]
+"""Opens the file at a path as a source; it writes what it needs to a directory of its own."""
+
+ReadImport = Callable[[ImageFile, int, Path, Report], Awaitable[None]]
+"""Copies the file that a user imports, as the user of this uid may read it, to a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlaces:
+    """Directories: the `spool` of the gateway, if it is on this machine, and our own `scratch`."""
+
+    spool: Path
+    scratch: Path
+
+
+class UserFiles:
+    """Opens the files of users as sources. `open` is the `OpenFile` of `job.pull`."""
+
+    def __init__(
+        self,
+        places: FilePlaces,
+        gateway: SpoolClient | None,
+        open_local: OpenLocal,
+        read_import: ReadImport,
+        threads: Threads,
+        clock: IReactorTime,
+    ) -> None:
+        """Fetch uploads that are not in the spool from `gateway`, if the site names it."""
+        self._places = places
+        self._gateway = gateway
+        self._open_local = open_local
+        self._read_import = read_import
+        self._threads = threads
+        self._clock = clock
+
+    @asynccontextmanager
+    async def open(
+        self, record: ImageRecord, begin: Say, report: Report
+    ) -> AsyncIterator[ImageSource]:
+        """Open the file of a record; what it needs on this machine is removed afterwards.
+
+        What has been fetched stays if the work is cancelled or waits: the next attempt continues
+        there. Raises `BlobCorrupt` if the file does not have the digest that was declared; then the
+        upload is removed.
+        """
+        file = record.upload
+        assert file is not None
+        place = self._places.scratch / (file.id or record.key)
+        await self._threads.run(_make_place, place)
+        lock = file_lock(
+            place.with_suffix(".lock"),
+            self._threads,
+            self._clock,
+            limit=LOCK_SECONDS,
+            late=lambda: _in_use(self._clock.seconds()),
+        )
+        keeps_fetched_bytes = False
+        async with lock:
+            try:
+                path = await self._find(record, file, place, begin, report)
+                begin("Reading the image of the file")
+                source = await self._open_local(file, path, place, begin, report)
+                yield UserSource(source, file, record.requested_by)
+            except (CancelledError, RetryLater):
+                keeps_fetched_bytes = True
+                raise
+            finally:
+                if not keeps_fetched_bytes:
+                    await self._threads.release(_remove_place, place)
+
+    async def _find(
+        self, record: ImageRecord, file: ImageFile, place: Path, begin: Say, report: Report
+    ) -> Path:
+        """Return the path of the file on this machine, once it has its digest."""
+        copy = place / "file"
+        if file.path:
+            begin("Reading the file")
+            uid = ANONYMOUS if record.requested_by is None else record.requested_by
+            await self._read_import(file, uid, copy, report)
+            return copy
+        path = self._places.spool / data_file(file.id)
+        if await self._threads.run(_has_size, path, file.size):
+            begin("Checking the upload")
+            if await self._has_digest(path, file, report):
+                return path
+            await self._threads.run(_remove_upload, self._places.spool, file.id)
+            raise _wrong_digest()
+        if self._gateway is None:
+            raise _no_gateway()
+        for _ in range(2):
+            begin("Fetching the upload")
+            await self._gateway.fetch(record.system, file, copy, report)
+            begin("Checking the upload")
+            if await self._has_digest(copy, file, report):
+                return copy
+            # After a crash of this machine its copy may have lost bytes: fetch it once more.
+            await self._threads.run(_remove_file, copy)
+        await self._gateway.remove(record.system, file)
+        raise _wrong_digest()
+
+    async def _has_digest(self, path: Path, file: ImageFile, report: Report) -> bool:
+        stop = Event()
+
+        def report_count(count: int) -> None:
+            self._threads.call_reactor(report, Progress("PULLING", count, file.size))
+
+        digest = await self._threads.run_until(stop.set, _digest, path, stop, report_count)
+        return digest == file.sha256
+
+    async def sweep(self, before: float) -> int:
+        """Remove what earlier jobs have left and has not changed since this time."""
+        return await self._threads.run(_sweep, self._places.scratch, before)
+
+
+class UserSource:
+    """An `ImageSource` over the file of a user.
+
+    Its images are private unless the user has made them public, and their layers are kept apart
+    from those of other users: a digest in a manifest must not lead to another user's content.
+    """
+
+    def __init__(self, source: ImageSource, file: ImageFile, uid: int | None) -> None:
+        """Read the image of `source`, the file of the user `uid`."""
+        self._source = source
+        self._file = file
+        self._uid = uid
+
+    async def head(
+        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+    ) -> Digest | None:
+        """Return None: the image is read in any case."""
+        del reference, login, say
+        return None
+
+    async def resolve(
+        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
+    ) -> tuple[ResolvedImage, ImageConfig]:
+        """See the port."""
+        image, config = await self._source.resolve(reference, platform, login, say)
+        owner = f"uploads/{self._uid}"
+        private = not self._file.public
+        return replace(image, location="", repository=owner, private=private), config
+
+    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
+        """See the port."""
+        await self._source.prove(image, login, say)
+
+    async def blob(
+        self,
+        image: ResolvedImage,
+        blob: Descriptor,
+        login: RegistryLogin | None,
+        say: Say,
+        offset: int,
+        sink: BlobSink,
+    ) -> None:
+        """See the port."""
+        await self._source.blob(image, blob, login, say, offset, sink)
+
+
+def _make_place(place: Path) -> None:
+    with _disk_errors():
+        private_directory(place.parent)
+        private_directory(place)
+        os.utime(place)
+
+
+def _remove_place(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_file(path: Path) -> None:
+    with _disk_errors():
+        path.unlink(missing_ok=True)
+
+
+def _remove_upload(spool: Path, upload_id: str) -> None:
+    with _disk_errors():
+        (spool / state_file(upload_id)).unlink(missing_ok=True)
+        (spool / data_file(upload_id)).unlink(missing_ok=True)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    with suppress(OSError):
+        return path.lstat().st_size == size
+    return False
+
+
+def _digest(path: Path, stop: Event, report_count: Callable[[int], None]) -> str:
+    """Return the SHA-256 of a file in hexadecimal; "" if `stop` is set before the end.
+
+    Calls `report_count`, in its thread, with the bytes so far.
+    """
+    hasher = hashlib.sha256()
+    count = 0
+    with _disk_errors(), open(path, "rb", opener=_without_links) as file:
+        while data := file.read(HASH_STEP):
+            if stop.is_set():
+                return ""
+            hasher.update(data)
+            count += len(data)
+            report_count(count)
+    return hasher.hexdigest()
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _sweep(scratch: Path, before: float) -> int:
+    count = 0
+    with suppress(FileNotFoundError):
+        for place in scratch.iterdir():
+            with suppress(OSError):
+                newest = max(path.lstat().st_mtime for path in (place, *place.glob("*")))
+                if newest >= before:
+                    continue
+                if place.suffix == ".lock":
+                    remove_unshared(place)
+                    continue
+                shutil.rmtree(place)
+                count += 1
+    return count
+
+
+def _in_use(now: float) -> RetryLater:
+    failure = PullError("Another job that reads the same file did not end.")
+    return RetryLater(now + LOCK_SECONDS, "another job on the same file", failure, limit=900.0)
+
+
+def _wrong_digest() -> BlobCorrupt:
+    return BlobCorrupt(
+        "The upload does not have the digest that was declared for it: the file has changed while"
+        " it was sent, or bytes were damaged on their way.",
+        remedy="Upload the file again: the gateway has removed this upload.",
+    )
+
+
+def _no_gateway() -> ImageNotFound:
+    return ImageNotFound(
+        "The worker's machine does not have the upload, and its configuration does not name the"
+        " gateway.",
+        remedy="Tell the site's support: worker machines need the key GatewayURL.",
+    )
+
+
+def _disk_errors() -> AbstractContextManager[None]:
+    return translated_disk_errors(
+        "The worker's disk for uploads is full.",
+        lambda _: PullError("The worker cannot read the file, or write to its directory for it."),
+    )

@@ -1,0 +1,239 @@
+"""Read the file that a user imports, as this user may read it.
+
+With the site's `ImportCommand` a program reads the file as the user (such as `sudo -n -u`) and
+prints it. Without it, only files are read that everybody may read, below directories that everybody
+may enter; they are opened step by step, and no link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.errors import (
+    BadRequest,
+    ChildFailed,
+    ImageNotFound,
+    ImageTooLarge,
+    NotAllowed,
+    PullError,
+    amount,
+    printable,
+)
+from shiftergw.model import ImageFile, Progress
+from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.process import Command, run_command
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import Report
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
+STEP = 1 << 20
+"""Bytes that are copied between two looks at a cancellation."""
+
+LOOK_SECONDS = 0.5
+"""Seconds between two looks at the size of what a command prints."""
+
+PATH_LIMIT = 4096
+"""Bytes of a path, as in Linux."""
+
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}\$?", re.ASCII)
+"""Names of users that become an argument of a command: none begins with a dash."""
+
+_PLACEHOLDER = re.compile(r"\{(?:user|uid|path)\}")
+
+_ACL = "system.posix_acl_access"
+"""The extended attribute of an access control list, which may exclude users."""
+
+
+def check_path(path: str) -> tuple[str, ...]:
+    """Return the components of an absolute path; raise `BadRequest` for any other text."""
+    parts = tuple(path.split("/"))[1:]
+    is_valid = (
+        path.startswith("/")
+        and path.isprintable()
+        and len(os.fsencode(path)) <= PATH_LIMIT
+        and all(part not in {"", ".", ".."} for part in parts)
+    )
+    if not is_valid:
+        raise BadRequest(
+            f"{printable(path, 120)!r} is not the absolute path of a file.",
+            remedy="Write it from the root, without `..`, `//` and control characters.",
+        )
+    return parts
+
+
+def check_user(user: str) -> None:
+    """Raise `NotAllowed` for a name that must not become an argument of a command."""
+    if _USER.fullmatch(user) is None:
+        raise NotAllowed(f"Files of {printable(user, 60)!r} cannot be imported: an unusual name.")
+
+
+def open_public_file(path: str) -> int:
+    """Open a regular file that everybody may read, and return its descriptor. Blocks.
+
+    Raises `NotAllowed`, with the same words for a file that is absent: who may not enter a
+    directory does not learn what is in it.
+    """
+    *directories, name = check_path(path)
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    parent = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for directory in directories:
+            child = os.open(directory, os.O_PATH | os.O_DIRECTORY | flags, dir_fd=parent)
+            os.close(parent)
+            parent = child
+            _check_mode(parent, 0o111)
+        file = os.open(name, os.O_RDONLY | os.O_NONBLOCK | flags, dir_fd=parent)
+    except OSError as error:
+        raise _not_public(path) from error
+    finally:
+        os.close(parent)
+    try:
+        _check_mode(file, 0o444, regular=True)
+    except OSError as error:
+        os.close(file)
+        raise _not_public(path) from error
+    return file
+
+
+def _check_mode(descriptor: int, bits: int, *, regular: bool = False) -> None:
+    """Raise `OSError` unless user, group and all others have a permission.
+
+    With `regular`, anything but a regular file is refused as well.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if mode & bits != bits or (regular and not stat.S_ISREG(mode)) or _has_acl(descriptor):
+        raise PermissionError("not for everybody")
+
+
+def _has_acl(descriptor: int) -> bool:
+    with suppress(OSError):
+        # A descriptor of O_PATH has no extended attributes; the link in /proc leads to the file.
+        os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
+        return True
+    return False
+
+
+def _not_public(path: str) -> NotAllowed:
+    return NotAllowed(
+        f"The gateway cannot import {printable(path, 200)}: it imports only files that everybody"
+        " may read, in directories that everybody may enter, and follows no links.",
+        remedy="Upload the file with `shiftergw import FILE NAME`.",
+    )
+
+
+async def check_public_file(path: str, threads: Threads) -> None:
+    """Raise `NotAllowed` unless `open_public_file` opens the file."""
+    await threads.run(lambda: os.close(open_public_file(path)))
+
+
+@dataclass(frozen=True, slots=True)
+class Imports:
+    """Copies files that users import to this machine's scratch space, up to `limit` bytes.
+
+    Without a `command` only public files are read. In its arguments `{user}`, `{uid}` and `{path}`
+    stand for the user and the file; no shell sees them. It may take `seconds`.
+    """
+
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    limit: int
+    seconds: float
+    threads: Threads
+    reactor: Reactor
+
+    async def read(self, file: ImageFile, uid: int, copy: Path, report: Report) -> None:
+        """Copy the file at `file.path`, as the user `file.user` may read it, to `copy`.
+
+        Raises `ImageNotFound` with the end of what the command prints, `ImageTooLarge`, `NoSpace`
+        and `TimedOut`.
+        """
+        check_path(file.path)
+        stop = Event()
+        if not self.command:
+            await self.threads.run_until(stop.set, self._copy_public, file.path, copy, stop, report)
+            return
+        check_user(file.user)
+        values = {"{user}": file.user, "{uid}": str(uid), "{path}": file.path}
+        arguments = [
+            _PLACEHOLDER.sub(lambda match: values[match[0]], argument) for argument in self.command
+        ]
+        with _disk_errors():
+            descriptor = await self.threads.run(
+                os.open, copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+            )
+        try:
+            await self._run(arguments, descriptor, report)
+        finally:
+            await self.threads.release(os.close, descriptor)
+
+    async def _run(self, arguments: list[str], descriptor: int, report: Report) -> None:
+        """Run the command with its output in a file; end it if the file grows beyond the limit."""
+        command = Command(arguments, self.environ, stdout=descriptor, total=self.seconds)
+        running = Deferred.fromCoroutine(run_command(command, self.reactor, self.reactor))
+
+        async def size() -> int:
+            return (await self.threads.run(os.fstat, descriptor)).st_size
+
+        async def watch() -> None:
+            while not running.called:
+                await pause(LOOK_SECONDS, self.reactor)
+                count = await size()
+                report(Progress("PULLING", count, 0))
+                if count > self.limit:
+                    running.cancel()
+
+        watching = Deferred.fromCoroutine(watch())
+        watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        try:
+            await running
+        except CancelledError:
+            if await size() > self.limit:
+                raise self._too_large() from None
+            raise
+        except ChildFailed as error:
+            raise ImageNotFound(
+                "The file cannot be read as you.",
+                remedy="Check its path and that you may read it, or upload it with"
+                " `shiftergw import FILE NAME`.",
+                detail=f"{error.what} {error.detail}",
+            ) from error
+        finally:
+            watching.cancel()
+        if await size() > self.limit:
+            raise self._too_large()
+
+    def _copy_public(self, path: str, copy: Path, stop: Event, report: Report) -> None:
+        count = 0
+        source = open_public_file(path)
+        with os.fdopen(source, "rb") as file, _disk_errors(), copy.open("wb") as target:
+            while (data := file.read(STEP)) and not stop.is_set():
+                target.write(data)
+                count += len(data)
+                if count > self.limit:
+                    raise self._too_large()
+                self.threads.call_reactor(report, Progress("PULLING", count, 0))
+
+    def _too_large(self) -> ImageTooLarge:
+        return ImageTooLarge.for_limit(
+            f"The file has more than {amount(self.limit)}.", "MaxUploadSize"
+        )
+
+
+def _disk_errors() -> AbstractContextManager[None]:
+    return translated_disk_errors(
+        "The worker's disk for uploads is full.",
+        lambda _: PullError("The worker cannot read the file, or write its copy."),
+    )

@@ -1,0 +1,225 @@
+"""The spool of uploads: what is committed survives, and each file has one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from shiftergw.cache.upload_spool import UploadFiles, data_path
+from shiftergw.errors import ConfigurationError, NoSpace, Unavailable
+from shiftergw.model import UploadDeclaration, UserUpload
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import UploadWriter
+
+DECLARATION = UploadDeclaration("mycluster", 2001, 10, "ab" * 32, "sif", "x.sif")
+
+
+@pytest_twisted.async_yield_fixture()
+async def threads() -> AsyncIterator[Threads]:
+    """Yield a running pool."""
+    pool = Threads(reactor, 4, "test")
+    pool.startService()
+    yield pool
+    await pool.stopService()
+
+
+@pytest_twisted.async_fixture()
+async def spool(tmp_path: Path, threads: Threads) -> UploadFiles:
+    """Return a spool in a new directory."""
+    files = UploadFiles(tmp_path / "uploads", threads, reactor)
+    await files.startService()
+    return files
+
+
+async def _open(spool: UploadFiles, upload: UserUpload) -> UploadWriter:
+    writer = await spool.open(upload.id)
+    assert writer is not None
+    return writer
+
+
+async def _append(
+    spool: UploadFiles, upload: UserUpload, data: bytes, now: float = 2.0
+) -> UserUpload:
+    writer = await _open(spool, upload)
+    await writer.write(data)
+    result = await writer.commit(now)
+    await writer.close()
+    return result
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_is_stored_in_private_files(spool: UploadFiles, tmp_path: Path) -> None:
+    """Directory and files are closed to others; the name comes from the gateway alone."""
+    upload = await spool.add(DECLARATION, 1.0)
+    assert re.fullmatch("[0-9a-f]{32}", upload.id)
+    directory = tmp_path / "uploads"
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert {path.name for path in directory.iterdir()} == {f"{upload.id}.data", f"{upload.id}.json"}
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in directory.iterdir())
+    assert await spool.list() == [upload] == [await spool.get(upload.id)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_gateway_continues_at_the_committed_offset(
+    spool: UploadFiles, threads: Threads, tmp_path: Path
+) -> None:
+    """Bytes that were written and not committed are dropped, as after a kill."""
+    upload = await spool.add(DECLARATION, 1.0)
+    await _append(spool, upload, b"0123")
+    writer = await _open(spool, upload)
+    await writer.write(b"xxx")
+    await writer.close()
+    successor = UploadFiles(tmp_path / "uploads", threads, reactor)
+    assert await successor.get(upload.id) == replace(upload, offset=4, last_write=2.0)
+    complete = await _append(successor, upload, b"456789")
+    assert complete.is_complete
+    assert data_path(tmp_path / "uploads", upload.id).read_bytes() == b"0123456789"
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_writer_at_a_time(spool: UploadFiles, threads: Threads, tmp_path: Path) -> None:
+    """While an upload is open for writing, neither this gateway nor another opens it."""
+    upload = await spool.add(DECLARATION, 1.0)
+    writer = await _open(spool, upload)
+    other_gateway = UploadFiles(tmp_path / "uploads", threads, reactor)
+    assert await spool.open(upload.id) is None
+    assert await other_gateway.open(upload.id) is None
+    await writer.close()
+    await (await _open(other_gateway, upload)).close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_lost_bytes_are_requested_again(spool: UploadFiles, tmp_path: Path) -> None:
+    """If the disk has lost bytes, the upload continues where they end."""
+    upload = await spool.add(DECLARATION, 1.0)
+    await _append(spool, upload, b"0123")
+    os.truncate(data_path(tmp_path / "uploads", upload.id), 2)
+    writer = await _open(spool, upload)
+    assert writer.upload.offset == 2
+    await writer.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_is_called_that(spool: UploadFiles) -> None:
+    """ENOSPC becomes `NoSpace`; the upload stays as it was committed."""
+    upload = await spool.add(DECLARATION, 1.0)
+    writer = await _open(spool, upload)
+    descriptor = writer._descriptor  # type: ignore[attr-defined]
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230, PTH123
+        os.dup2(full.fileno(), descriptor)
+    with pytest.raises(NoSpace):
+        await writer.write(b"0123")
+    await writer.close()
+    assert await spool.get(upload.id) == upload
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removed_upload_is_not_committed(spool: UploadFiles) -> None:
+    """Whoever removes an upload while it is written does not get it back."""
+    upload = await spool.add(DECLARATION, 1.0)
+    writer = await _open(spool, upload)
+    await writer.write(b"0123")
+    await spool.remove(upload.id)
+    with pytest.raises(Unavailable):
+        await writer.commit(2.0)
+    await writer.close()
+    assert await spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pull_is_noted(spool: UploadFiles) -> None:
+    """The key of the record stays with the upload; an upload that is gone is no error."""
+    upload = await spool.add(DECLARATION, 1.0)
+    await spool.note_pull(upload.id, "key", 3.0)
+    assert await spool.get(upload.id) == replace(upload, pull="key", last_write=3.0)
+    await spool.remove(upload.id)
+    await spool.note_pull(upload.id, "key", 3.0)
+    assert await spool.get(upload.id) is None
+
+
+@pytest.mark.parametrize("upload_id", ["", "../x", "a" * 31, "A" * 32, "a" * 32 + "\n", ".lock"])
+@pytest_twisted.ensureDeferred
+async def test_other_names_are_not_touched(spool: UploadFiles, upload_id: str) -> None:
+    """What is not an id never becomes a path."""
+    assert await spool.get(upload_id) is None
+    assert await spool.open(upload_id) is None
+    await spool.remove(upload_id)
+    with pytest.raises(ValueError, match="not the id"):
+        data_path(Path("/"), upload_id)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b"null", b'{"size": 1}', b"[" * 5000, b"x" * 20_000],
+)
+@pytest_twisted.ensureDeferred
+async def test_damaged_states_are_no_uploads(
+    spool: UploadFiles, tmp_path: Path, content: bytes
+) -> None:
+    """A JSON file that is damaged makes one upload absent and harms no other."""
+    upload = await spool.add(DECLARATION, 1.0)
+    damaged_id = "0" * 32
+    (tmp_path / "uploads" / f"{damaged_id}.json").write_bytes(content)
+    if len(content) > 16 << 10:
+        with pytest.raises(Unavailable):
+            await spool.get(damaged_id)
+        return
+    assert await spool.get(damaged_id) is None
+    assert await spool.list() == [upload]
+
+
+@pytest.mark.parametrize(
+    "change", [{"offset": 11}, {"offset": -1}, {"size": "10"}, {"uid": True}, {"pull": None}]
+)
+@pytest_twisted.ensureDeferred
+async def test_members_of_a_wrong_type(
+    spool: UploadFiles, tmp_path: Path, change: dict[str, object]
+) -> None:
+    """A state with a wrong member is no upload."""
+    upload = await spool.add(DECLARATION, 1.0)
+    path = tmp_path / "uploads" / f"{upload.id}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert await spool.get(upload.id) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_sweep(spool: UploadFiles, tmp_path: Path) -> None:
+    """Old files of processes that were killed go; uploads and new files stay."""
+    upload = await spool.add(DECLARATION, 1.0)
+    directory = tmp_path / "uploads"
+    orphan, temporary, new = (
+        directory / f"{'1' * 32}.data",
+        directory / ".x.json.abcdefgh",
+        directory / f"{'2' * 32}.data",
+    )
+    for path in (orphan, temporary, new, data_path(directory, upload.id)):
+        path.touch()
+        os.utime(path, (100, 100))
+    os.utime(new, (300, 300))
+    assert await spool.sweep(200) == 2
+    assert not orphan.exists()
+    assert not temporary.exists()
+    assert new.exists()
+    assert await spool.list() == [upload]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_directory_that_cannot_be_made(tmp_path: Path, threads: Threads) -> None:
+    """The start fails and names the key."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="UploadDirectory"):
+        await UploadFiles(tmp_path / "file" / "uploads", threads, reactor).startService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_free_space(spool: UploadFiles) -> None:
+    """The free space is that of the disk."""
+    assert await spool.free_space() > 0

@@ -1,0 +1,279 @@
+"""Uploads: declarations, chunks, quotas, and what remains of abandoned ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.cache.upload_spool import UploadFiles, data_path
+from shiftergw.errors import (
+    GatewayError,
+    NoSpace,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+    TooMany,
+    UploadConflict,
+)
+from shiftergw.model import ImageFile, ImageReference, PullRequest, Session, UploadDeclaration
+from shiftergw.plumbing.threads import Threads
+from shiftergw.service import uploads as uploads_module
+from shiftergw.service.uploads import CHUNKS_PER_USER, UploadLimits, Uploads
+from shiftergw.store.sqlite.store import SqliteStore
+from tests.service.test_gateway import ALICE, ANONYMOUS_SESSION, BOB, READY, START
+
+KEEP = 3600.0
+LIMITS = UploadLimits(upload=1000, user=1500, space=2500, keep_seconds=KEEP)
+
+
+class UploadBench:
+    """Uploads in a real spool, with a store and a simulated clock."""
+
+    def __init__(self, store: SqliteStore, spool: UploadFiles, directory: Path) -> None:
+        """Start at `START`."""
+        self.store, self.spool, self.directory = store, spool, directory
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.uploads = Uploads(spool, store, LIMITS, self.clock)
+
+    async def declare(self, session: Session = ALICE, size: int = 10, **changes: Any) -> str:
+        """Declare an upload and return its id."""
+        declaration = UploadDeclaration(session.system, session.uid, size, "ab" * 32)
+        return (await self.uploads.declare(session, replace(declaration, **changes))).id
+
+    async def send(self, upload_id: str, data: bytes, offset: int = 0) -> int:
+        """Send a chunk and return the new offset."""
+        chunk = await self.uploads.receive(ALICE, upload_id, offset, len(data))
+        await chunk.write(data)
+        return (await chunk.finish()).offset
+
+
+@pytest_twisted.async_yield_fixture()
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[UploadBench]:
+    """Yield uploads in a new spool."""
+    monkeypatch.setattr(uploads_module, "DISK_RESERVE", 0)
+    pool = Threads(reactor, 4, "test")
+    pool.startService()
+    store = SqliteStore(reactor, tmp_path / "store.sqlite")
+    await store.startService()
+    spool = UploadFiles(tmp_path / "uploads", pool, reactor)
+    await spool.startService()
+    yield UploadBench(store, spool, tmp_path / "uploads")
+    await store.stopService()
+    await pool.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_declaration_finds_the_upload_again(bench: UploadBench) -> None:
+    """Size, digest, kind, user and system make an upload; the file's name does not."""
+    first = await bench.declare()
+    assert await bench.declare(filename="other") == first
+    for changes in ({"size": 11}, {"sha256": "cd" * 32}, {"kind": "sif"}):
+        assert await bench.declare(**changes) != first
+    assert await bench.declare(BOB) != first
+
+
+@pytest_twisted.ensureDeferred
+async def test_chunks_append_and_the_offset_counts(bench: UploadBench) -> None:
+    """Each chunk starts at the offset of the upload; a complete upload takes no more."""
+    upload_id = await bench.declare()
+    assert await bench.send(upload_id, b"0123") == 4
+    assert await bench.send(upload_id, b"456789", 4) == 10
+    assert data_path(bench.directory, upload_id).read_bytes() == b"0123456789"
+    assert (await bench.uploads.get_complete(ALICE, upload_id)).is_complete
+    with pytest.raises(TooLarge):
+        await bench.send(upload_id, b"x", 10)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5, 10**15])
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_offset_is_answered_with_the_true_one(
+    bench: UploadBench, offset: int
+) -> None:
+    """The client learns where to continue, and nothing is written."""
+    upload_id = await bench.declare()
+    await bench.send(upload_id, b"0123")
+    with pytest.raises(UploadConflict) as caught:
+        await bench.send(upload_id, b"xy", offset)
+    assert caught.value.offset == 4
+    with pytest.raises(UploadConflict) as caught:
+        await bench.uploads.get_complete(ALICE, upload_id)
+    assert caught.value.offset == 4
+    assert await bench.send(upload_id, b"456789", 4) == 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chunk_that_breaks_off_keeps_its_bytes(bench: UploadBench) -> None:
+    """A slow client on a bad line makes progress with each attempt."""
+    upload_id = await bench.declare()
+    chunk = await bench.uploads.receive(ALICE, upload_id, 0, 10)
+    await chunk.write(b"012")
+    await chunk.abort()
+    await chunk.abort()
+    assert (await bench.uploads.get(ALICE, upload_id)).offset == 3
+    with pytest.raises(UploadConflict):
+        await chunk.write(b"x")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_writer_takes_over(bench: UploadBench) -> None:
+    """The connection of a client that was killed may live on; it cannot damage the upload."""
+    upload_id = await bench.declare()
+    dead_chunk = await bench.uploads.receive(ALICE, upload_id, 0, 10)
+    await dead_chunk.write(b"012")
+    with pytest.raises(UploadConflict) as caught:
+        await bench.uploads.receive(ALICE, upload_id, 0, 10)
+    assert caught.value.offset == 3
+    assert await bench.send(upload_id, b"3456789", 3) == 10
+    for work in (dead_chunk.write(b"xxx"), dead_chunk.finish()):
+        with pytest.raises(UploadConflict):
+            await work
+    assert data_path(bench.directory, upload_id).read_bytes() == b"0123456789"
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_writers_at_the_same_moment(bench: UploadBench) -> None:
+    """Of two chunks that are opened together at most one is written."""
+    upload_id = await bench.declare()
+    openings = [
+        Deferred.fromCoroutine(bench.uploads.receive(ALICE, upload_id, 0, 4)) for _ in range(2)
+    ]
+    chunks = []
+    for opening in openings:
+        try:
+            chunks.append(await opening)
+        except UploadConflict:
+            continue
+    results = []
+    for chunk in chunks:
+        try:
+            await chunk.write(b"0123")
+            results.append((await chunk.finish()).offset)
+        except UploadConflict:
+            continue
+    assert results == [4]
+    assert data_path(bench.directory, upload_id).read_bytes() == b"0123"
+
+
+@pytest_twisted.ensureDeferred
+async def test_uploads_of_others_do_not_exist(bench: UploadBench) -> None:
+    """Another user, another system and a user without a name get `NotFound`."""
+    upload_id = await bench.declare()
+    for session in (BOB, replace(ALICE, system="sister"), ANONYMOUS_SESSION):
+        for work in (
+            bench.uploads.get(session, upload_id),
+            bench.uploads.receive(session, upload_id, 0, 1),
+            bench.uploads.remove(session, upload_id),
+            bench.uploads.get_complete(session, upload_id),
+        ):
+            with pytest.raises(NotFound):
+                await work
+    with pytest.raises(NotFound):
+        await bench.uploads.get(ALICE, "0" * 32)
+
+
+@pytest_twisted.ensureDeferred
+async def test_limits(bench: UploadBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One upload, one user, all users and the disk have limits, each with words of its own."""
+    with pytest.raises(TooLarge, match="MaxUploadSize"):
+        await bench.declare(size=1001)
+    await bench.declare(size=1000)
+    with pytest.raises(TooMany, match="UploadQuota"):
+        await bench.declare(size=501)
+    await bench.declare(size=500)
+    await bench.declare(BOB, size=900)
+    with pytest.raises(NoSpace, match="UploadSpace"):
+        await bench.declare(BOB, size=101)
+    monkeypatch.setattr(uploads_module, "DISK_RESERVE", 1 << 62)
+    with pytest.raises(NoSpace, match="disk"):
+        await bench.declare(BOB, size=100)
+    with pytest.raises(NotAuthenticated):
+        await bench.declare(ANONYMOUS_SESSION)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_number_of_uploads_has_a_limit(
+    bench: UploadBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiny uploads count too."""
+    monkeypatch.setattr(uploads_module, "UPLOADS_PER_USER", 2)
+    await bench.declare(size=1)
+    await bench.declare(size=2)
+    with pytest.raises(TooMany):
+        await bench.declare(size=3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_user_has_a_share_of_the_connections(bench: UploadBench) -> None:
+    """More chunks at the same time are refused until one of them has ended."""
+    ids = [await bench.declare(size=size) for size in range(1, CHUNKS_PER_USER + 2)]
+    chunks = [await bench.uploads.receive(ALICE, upload_id, 0, 1) for upload_id in ids[:-1]]
+    with pytest.raises(TooMany):
+        await bench.uploads.receive(ALICE, ids[-1], 0, 1)
+    await chunks[0].abort()
+    await (await bench.uploads.receive(ALICE, ids[-1], 0, 1)).abort()
+    for chunk in chunks[1:]:
+        await chunk.abort()
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_chunks_do_not_count(bench: UploadBench) -> None:
+    """A client that asks with wrong offsets keeps its share."""
+    upload_id = await bench.declare()
+    for _ in range(CHUNKS_PER_USER + 2):
+        with pytest.raises(UploadConflict):
+            await bench.uploads.receive(ALICE, upload_id, 5, 1)
+    assert await bench.send(upload_id, b"0") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_removal_cuts_a_chunk_off(bench: UploadBench) -> None:
+    """A removed upload is gone, though a chunk of it was arriving."""
+    upload_id = await bench.declare()
+    chunk = await bench.uploads.receive(ALICE, upload_id, 0, 10)
+    await bench.uploads.remove(ALICE, upload_id)
+    with pytest.raises(GatewayError):
+        await chunk.write(b"x")
+    assert list(bench.directory.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_abandoned_uploads_are_removed(bench: UploadBench) -> None:
+    """An upload goes `UploadKeep` after its last change, not before."""
+    upload_id = await bench.declare()
+    bench.clock.advance(KEEP - 1)
+    await bench.send(upload_id, b"0")
+    bench.clock.advance(KEEP - 1)
+    await bench.uploads.tidy_up()
+    upload = await bench.uploads.get(ALICE, upload_id)
+    assert bench.uploads.expiration(upload) == START + 2 * KEEP - 1
+    bench.clock.advance(2)
+    await bench.uploads.tidy_up()
+    assert await bench.spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_goes_when_its_image_is_made(bench: UploadBench) -> None:
+    """It stays while its pull waits, however long; after READY it is removed."""
+    upload_id = await bench.declare()
+    file = ImageFile(upload_id, "sif", 10, "ab" * 32)
+    wish = PullRequest("mycluster", "custom", ImageReference.parse("a:1"), 2001, upload=file)
+    record, _ = await bench.store.claim(wish, START)
+    await bench.uploads.note_pull(upload_id, record.key)
+    bench.clock.advance(10 * KEEP)
+    await bench.uploads.tidy_up()
+    assert await bench.spool.get(upload_id) is not None
+    work = await bench.store.begin(record.key, "here:1", START, 60)
+    assert work is not None
+    assert work.upload == file
+    await bench.store.finish(work.key, work.attempt, READY, START)
+    await bench.uploads.tidy_up()
+    assert await bench.spool.list() == []
