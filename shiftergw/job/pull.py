@@ -252,8 +252,6 @@ class Pull:
             await self._publisher.write_metadata(attempt, target, complete, readers, complete)
         facts = facts_of(verified_record)
         verdict = job.verdict if resolution is None else resolution.verdict
-        if verdict is None and ready.system == request.system:
-            verdict = PolicyVerdict.from_document(ready.verdict)
         return self._publisher.ready(target, image_id, facts, readers, puller, resolution, verdict)
 
     async def _build(

@@ -104,7 +104,7 @@ def is_same_or_repository(image: DockerReference, signature: DockerReference) ->
         return False
     if image.digest:
         return signature.repository == image.repository
-    return bool(image.tag) and signature == image
+    return signature == image
 
 
 def replace_prefix(image: DockerReference, prefix: str, signed_prefix: str) -> DockerReference:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shiftergw.model import ImageRecord
 from shiftergw.model.docker_references import DockerReference
 from shiftergw.model.signatures import (
     GpgKeys,
@@ -16,7 +17,7 @@ from shiftergw.model.signatures import (
     VerificationResult,
     VerifiedClaim,
 )
-from shiftergw.rules.policy import ImageIdentity, Policy, judge
+from shiftergw.rules.policy import ImageIdentity, Policy, judge, remembered_verdict
 from shiftergw.rules.policy_document import parse_policy
 
 DIGEST = "sha256:" + "a" * 64
@@ -297,3 +298,42 @@ def test_kinds_of_signatures() -> None:
     assert policy.needs_gpg
     assert not policy_of([SIGSTORE_SIGNED]).needs_gpg
     assert policy_of(transports={"docker": {"a.b": [SIGNED_BY]}}).needs_gpg
+
+
+@pytest.mark.parametrize("kind", ["matchExact", "matchRepoDigestOrExact"])
+def test_a_name_alone_names_no_image(kind: str) -> None:
+    """A signature without tag and digest is one of a repository, whatever the image is called."""
+    verdict = judge_image(
+        [identity(kind)], [claim_of("reg.example.org/n/app")], text="reg.example.org/n/app"
+    )
+    assert not verdict.is_accepted
+
+
+def record_with(verdict: PolicyVerdict | None) -> ImageRecord:
+    """Return the record of a delivered image with this verdict."""
+    return ImageRecord(verdict=None if verdict is None else verdict.to_document())
+
+
+def test_verdicts_that_need_no_signatures() -> None:
+    """Without signatures to verify, a delivered image is judged at once."""
+    accepting = policy_of([ACCEPT])
+    assert remembered_verdict(accepting, image_of(), record_with(None)) == judge(
+        accepting, image_of()
+    )
+    rejecting = policy_of([SIGNED_BY, REJECT])
+    verdict = remembered_verdict(rejecting, image_of(), record_with(None))
+    assert verdict is not None
+    assert not verdict.is_accepted
+
+
+def test_remembered_verdicts() -> None:
+    """A stored verdict counts for the same policy and the same image."""
+    policy, image = policy_of([SIGNED_BY]), image_of()
+    verdict = judge(policy, image, [[claim_of()]])
+    assert verdict.is_accepted
+    assert remembered_verdict(policy, image, record_with(verdict)) == verdict
+    assert remembered_verdict(policy, image, record_with(None)) is None
+    other_policy = policy_of([SIGNED_BY, ACCEPT])
+    assert remembered_verdict(other_policy, image, record_with(verdict)) is None
+    other_image = image_of("reg.example.org/n/app:2")
+    assert remembered_verdict(policy, other_image, record_with(verdict)) is None

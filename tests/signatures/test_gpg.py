@@ -201,6 +201,7 @@ async def test_hostile_messages(signers: Signers, name: str) -> None:
     result = await verify(MESSAGES[name](signers), signers.keys("good", "second"))
     assert isinstance(result, RejectedSignature), name
     assert result.reason.isprintable()
+    assert ("larger than" in result.reason) is (name in {"bomb", "large"})
 
 
 @pytest_twisted.ensureDeferred
@@ -252,20 +253,63 @@ async def test_without_gpgv(signers: Signers, tmp_path: Path) -> None:
     await GpgVerifier(real, real).check_program()
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        "exit 0",
-        "cat >/dev/null; echo '[GNUPG:] GOODSIG A B' >&3",
-        "printf '[GNUPG:] %s\\n' 'PLAINTEXT 62 1' 'GOODSIG A' 'VALIDSIG A B' >&3",
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_silence_is_no_consent(signers: Signers, tmp_path: Path, lines: str) -> None:
-    """Only complete status lines count, not the exit code."""
-    program = tmp_path / "gpgv"
-    program.write_text(f"#!/bin/sh\n{lines}\n")
+STATUS = {
+    "PLAINTEXT": "62 1796003079 ",
+    "NEWSIG": "",
+    "GOODSIG": "62C9833CD729F666 a@example.org",
+    "VALIDSIG": f"{'A' * 40} 2026-11-30 1796003079 0 4 0 22 8 00 {'B' * 40}",
+}
+"""The status lines of `gpgv` for a good signature."""
+
+
+async def judge_status(signers: Signers, root: Path, lines: list[str]) -> VerificationResult:
+    """Verify a signature by a program that prints these status lines, and exits with 0."""
+    program, status, payload = (root / name for name in ("gpgv", "status", "payload"))
+    status.write_text("".join(f"[GNUPG:] {line}\n" for line in lines))
+    payload.write_bytes(PAYLOAD)
+    program.write_text(f"#!/bin/sh\ncat {status} >&3\ncat {payload}\n")
     program.chmod(0o755)
     verifier = GpgVerifier(real, real, str(program))
     blob = SignatureBlob("simple", b"", signers.messages["good"])
-    assert isinstance(await verifier.verify(blob, signers.keys("good")), RejectedSignature)
+    return await verifier.verify(blob, signers.keys("good"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_complete_status_lines(signers: Signers, tmp_path: Path) -> None:
+    """The last argument of VALIDSIG is the fingerprint of the primary key."""
+    lines = [f"{word} {arguments}" for word, arguments in STATUS.items()]
+    claim = await judge_status(signers, tmp_path, lines)
+    assert claim == VerifiedClaim("B" * 40, REFERENCE, DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("without", "replacement"),
+    [
+        (word, lines)
+        for word in ("GOODSIG", "VALIDSIG", "PLAINTEXT")
+        for lines in ([], [f"{word} {STATUS[word]}"] * 2)
+    ]
+    + [
+        ("NEWSIG", [f"{word} {'C' * 16}"])
+        for word in (
+            *("BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NO_PUBKEY", "NODATA"),
+            *("UNEXPECTED", "BADARMOR", "FAILURE", "ERROR"),
+        )
+    ]
+    + [
+        ("VALIDSIG", ["VALIDSIG"]),
+        ("VALIDSIG", [f"VALIDSIG {'A' * 40} 2026-11-30 1 0 4 0 22 8 00"]),
+        ("VALIDSIG", [f"VALIDSIG {'A' * 40} 2026-11-30 1 0 4 0 22 8 00 a/b"]),
+        ("VALIDSIG", [f"VALIDSIG {'A' * 40} 2026-11-30 1 0 4 0 22 2 00 {'B' * 40}"]),
+        ("VALIDSIG", [f"VALIDSIG {'A' * 40} 2026-11-30 1 0 4 0 22 8 01 {'B' * 40}"]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_other_status_lines(
+    signers: Signers, tmp_path: Path, without: str, replacement: list[str]
+) -> None:
+    """Whatever is missing, repeated, odd or a rejection refuses the signature; the code is 0."""
+    lines = [f"{word} {arguments}" for word, arguments in STATUS.items() if word != without]
+    result = await judge_status(signers, tmp_path, [*lines, *replacement])
+    assert isinstance(result, RejectedSignature)
+    assert result.reason.isprintable()

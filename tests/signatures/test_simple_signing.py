@@ -51,8 +51,8 @@ def test_invalid_payloads(changes: dict[str, Any]) -> None:
         b"\xff",
         b"[]",
         b"[" * 100_000,
-        b'{"critical": {}, "critical": {}, "optional": {}}',
-        payload_of("a.b/c:1", DIGEST).replace(b'"optional"', b'"critical": 1, "optional"'),
+        payload_of("a.b/c:1", DIGEST).replace(b'"optional"', b'"optional": {}, "optional"'),
+        payload_of("a.b/c:1", DIGEST).replace(b'"type"', b'"type": "x", "type"'),
     ],
 )
 def test_hostile_json(content: bytes) -> None:
