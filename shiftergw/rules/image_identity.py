@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from shiftergw.image import ResolvedImage
-from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.model import ImageRecord, ImageReference, Origin
 from shiftergw.model.docker_references import DOCKER_IO, DockerReference, expanded_host
 from shiftergw.rules.policy import ImageIdentity
 
@@ -51,26 +51,34 @@ def identify_image(image: ResolvedImage, reference: ImageReference, url: str) ->
     alone: its path is one of the user's machine, and proves nothing.
     """
     digests = frozenset({str(image.digest), str(image.source_digest)})
-    transport = _TRANSPORTS.get(image.source_kind, image.source_kind)
-    if image.source_kind == _REGISTRY_KIND:
-        host = registry_host(image.location, url)
-        name = docker_reference(host, image.repository, reference)
-        return ImageIdentity(transport, digests, name)
-    path = unquote(urlsplit(url).path) if url.startswith("file:") else ""
-    paths = _path_scopes(path, image.repository, reference.tag) if path else ()
-    return ImageIdentity(transport, digests, paths=paths)
+    origin = Origin(image.location, image.repository, str(image.source_digest))
+    return _identify(image.source_kind, digests, origin, reference, url)
 
 
 def identify_record(
     record: ImageRecord, reference: ImageReference, url: str
 ) -> ImageIdentity | None:
-    """Return how a policy sees a delivered image of a registry; None if its record is too old."""
-    if record.origin is None or record.id is None or record.remotetype != _REGISTRY_KIND:
+    """Return how a policy sees a delivered image; None if its record tells too little.
+
+    The original gateway wrote no origin.
+    """
+    if record.origin is None or record.id is None or record.remotetype is None:
         return None
-    host = registry_host(record.origin.location, url)
-    name = docker_reference(host, record.origin.repository, reference)
     digests = frozenset({f"sha256:{record.id}", record.origin.source_digest})
-    return ImageIdentity(_TRANSPORTS[_REGISTRY_KIND], digests, name)
+    return _identify(record.remotetype, digests, record.origin, reference, url)
+
+
+def _identify(
+    kind: str, digests: frozenset[str], origin: Origin, reference: ImageReference, url: str
+) -> ImageIdentity:
+    transport = _TRANSPORTS.get(kind, kind)
+    if kind == _REGISTRY_KIND:
+        host = registry_host(origin.location, url)
+        name = docker_reference(host, origin.repository, reference)
+        return ImageIdentity(transport, digests, name)
+    path = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+    paths = _path_scopes(path, origin.repository, reference.tag) if path else ()
+    return ImageIdentity(transport, digests, paths=paths)
 
 
 def _path_scopes(path: str, repository: str, tag: str) -> tuple[str, ...]:

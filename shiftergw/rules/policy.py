@@ -243,11 +243,12 @@ def remembered_verdict(
 ) -> PolicyVerdict | None:
     """Return the verdict on a delivered image if that needs no signatures, otherwise None.
 
-    Without requirements of signatures it is known at once. Otherwise it is the record's, if it is
-    one of the same policy on the same image.
+    Without requirements of signatures it is known at once, and so is that of an image from no
+    registry, which has none. Otherwise it is the record's, if it is one of the same policy on the
+    same image.
     """
     scope = policy.requirements_of(image.transport, image.scopes)
-    if scope.rejects or not scope.signature_requirements:
+    if scope.rejects or not scope.signature_requirements or image.reference is None:
         return judge(policy, image)
     verdict = PolicyVerdict.from_document(record.verdict)
     is_current = verdict is not None and (verdict.policy, verdict.image) == (

@@ -334,3 +334,20 @@ async def test_archives_are_judged_by_their_transport(tmp_path: Path, policy: Po
         record = await bench.pull("lib/app:3")
         assert "by reject (default)" in (record.cause or "")
         assert bench.signatures.requests == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delivered_archive_is_judged_without_its_source(
+    tmp_path: Path, policy: PolicyFile
+) -> None:
+    """Its source may be gone; the present policy decides about the transport."""
+    policy.require(REJECT, transports={"docker-archive": {"": ACCEPT}})
+    async with bench_with(tmp_path, policy) as bench:
+        bench.source.kind = "docker-archive"
+        assert (await bench.pull("lib/app:1")).status is State.READY
+        bench.source.requests.clear()
+        policy.require(ACCEPT, transports={"docker-archive": {"": [*ACCEPT, *ACCEPT]}})
+        assert (await bench.pull("lib/app:1")).status is State.READY
+        policy.require(ACCEPT, transports={"docker-archive": {"": SIGNED_BY}})
+        assert (await bench.pull("lib/app:1")).status is State.FAILURE
+        assert bench.source.requests == ["head", "head"]

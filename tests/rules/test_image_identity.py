@@ -88,13 +88,15 @@ def test_archives() -> None:
     assert (identity.transport, identity.scopes) == ("docker-archive", ())
 
 
-def test_records() -> None:
+@pytest.mark.parametrize("kind", ["dockerv2", "oci-layout", "docker-archive"])
+@pytest.mark.parametrize("url", ["https://reg.example.org", "file:///srv/oci", ""])
+def test_records(kind: str, url: str) -> None:
     """A delivered image is known as it was when it was pulled."""
     reference = ImageReference.parse("app:1")
     origin = Origin("reg.example.org", "n/app", str(INDEX))
-    record = ImageRecord(id=MANIFEST.hex, origin=origin, remotetype="dockerv2")
-    image = image_at("reg.example.org", "n/app")
-    assert identify_record(record, reference, "") == identify_image(image, reference, "")
+    record = ImageRecord(id=MANIFEST.hex, origin=origin, remotetype=kind)
+    image = image_at("reg.example.org", "n/app", kind)
+    assert identify_record(record, reference, url) == identify_image(image, reference, url)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +104,9 @@ def test_records() -> None:
     [
         ImageRecord(id=MANIFEST.hex, remotetype="dockerv2"),
         ImageRecord(origin=Origin("a.b", "c", str(INDEX)), remotetype="dockerv2"),
-        ImageRecord(id=MANIFEST.hex, origin=Origin("a.b", "c", str(INDEX)), remotetype="dir"),
+        ImageRecord(id=MANIFEST.hex, origin=Origin("a.b", "c", str(INDEX))),
     ],
 )
 def test_records_that_tell_too_little(record: ImageRecord) -> None:
-    """Records of the original gateway, and of other sources, must be judged anew."""
+    """Records of the original gateway must be judged anew."""
     assert identify_record(record, ImageReference.parse("app:1"), "") is None

@@ -326,6 +326,16 @@ def test_verdicts_that_need_no_signatures() -> None:
     assert not verdict.is_accepted
 
 
+def test_delivered_images_of_no_registry() -> None:
+    """They have no signatures, so the present policy decides at once."""
+    image = ImageIdentity("docker-archive", frozenset({DIGEST}))
+    for requirement, is_accepted in ((ACCEPT, True), (REJECT, False), (SIGNED_BY, False)):
+        policy = policy_of([REJECT], {"docker-archive": {"": [requirement]}})
+        verdict = remembered_verdict(policy, image, record_with(None))
+        assert verdict is not None
+        assert verdict.is_accepted is is_accepted
+
+
 def test_remembered_verdicts() -> None:
     """A stored verdict counts for the same policy and the same image."""
     policy, image = policy_of([SIGNED_BY]), image_of()
