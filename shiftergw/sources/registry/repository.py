@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin
 
 from shiftergw.errors import (
     ImageNotFound,
@@ -77,7 +78,7 @@ class Repository:
         self.private = private
         self._transport = transport
         self._tokens = tokens
-        self._registry_url = f"{base}/v2/"
+        self._root_url = urljoin(base, "/v2/")
         self._url = f"{base}/v2/{name}/"
         self._login = login
         self._challenges: Sequence[Challenge] = ()
@@ -220,7 +221,7 @@ class Repository:
 
         Their scopes are those of other repositories, and are left out.
         """
-        response = await self._transport.request("GET", self._registry_url, {"Accept": "*/*"})
+        response = await self._transport.request("GET", self._root_url, {"Accept": "*/*"})
         await self._transport.explanation(response)
         return tuple(
             replace(
