@@ -14,7 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftergw.app.locations import configured_locations, find_unnamed, unnamed_locations
+from shiftergw.app.locations import (
+    configured_locations,
+    find_unnamed,
+    layout_directories,
+    unnamed_locations,
+)
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
@@ -29,6 +34,9 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Authenticator, ImageSource, Report, Say, UserDirectory
 from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.signatures.sigstore import SigstoreVerifier
+from shiftergw.sources.by_location import SourcesByLocation
+from shiftergw.sources.local.layout_location import SLOTS as LAYOUT_THREADS
+from shiftergw.sources.local.layout_location import LayoutLocation
 from shiftergw.sources.local.opening import open_source
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
@@ -201,6 +209,18 @@ def user_files(
     return UserFiles(places, gateway, open_local, imports.read, threads, reactor)
 
 
+def image_source(registry: RegistryClient, config: Config, threads: Threads) -> ImageSource:
+    """Return the source of all locations: registries, and directories with OCI layouts.
+
+    Directories are read in `threads`, which they may keep if their file system hangs.
+    """
+    directories = {
+        name: LayoutLocation(name, directory, threads)
+        for name, directory in layout_directories(config).items()
+    }
+    return SourcesByLocation(registry, directories, config.locate)
+
+
 def delivery_to(
     system: System, reactor: Reactor, threads: Threads, ost_count: int = 0
 ) -> SystemDelivery:
@@ -224,6 +244,9 @@ class ConversionParts:
         processors = os.cpu_count() or 1
         self.threads = Threads(reactor, 4 + processors, "work")
         self.readers = Threads(reactor, PARALLEL_BLOBS + processors, "readers")
+        # Threads of their own, since a directory that hangs keeps its threads.
+        directories = len(layout_directories(config))
+        self.layouts = Threads(reactor, max(1, LAYOUT_THREADS * directories), "layouts")
         self.caches = BlobCaches(config.cache_directory, self.threads, reactor)
         self.builder = SquashBuilder(
             config.expand_directory,

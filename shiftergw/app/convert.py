@@ -55,7 +55,9 @@ async def convert(
     """
     parts = compose.ConversionParts(reactor, config)
     registry = compose.registry(reactor, config)
-    services = OrderedServices([parts.threads, parts.readers, ClosedAtStop(registry.close)])
+    services = OrderedServices(
+        [parts.threads, parts.readers, parts.layouts, ClosedAtStop(registry.close)]
+    )
     await services.startService()
     try:
         mksquashfs.check_version(await mksquashfs.version(config.mksquashfs, reactor, reactor))
@@ -63,7 +65,7 @@ async def convert(
             await parts.threads.run(private_directory, directory)
         start = time.monotonic()
         limits = config.build_limits()
-        source: ImageSource = registry
+        source: ImageSource = compose.image_source(registry, config, parts.layouts)
         reference = conversion.source
         if isinstance(reference, LocalSourceName):
             begin = partial(watcher.enter_stage, State.PULLING)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from shiftergw.config import Config
-from shiftergw.config.locations import ANY_REGISTRY, LocationSection, MirrorSection, RegistryHost
+from shiftergw.config.locations import (
+    ANY_REGISTRY,
+    LocationSection,
+    MirrorSection,
+    RegistryHost,
+    registries,
+)
 from shiftergw.config.registries_conf import Endpoint, RegistryRule, normalize
 from shiftergw.sources.registry.location import Location, Mirror
 
@@ -11,9 +19,16 @@ from shiftergw.sources.registry.location import Location, Mirror
 def configured_locations(config: Config) -> dict[str, Location]:
     """Return the locations by name, with their mirrors."""
     return {
-        name: configured_location(section)
+        name: configured_location(section) for name, section in registries(config.locations).items()
+    }
+
+
+def layout_directories(config: Config) -> dict[str, Path]:
+    """Return the directories of the locations that are no registries, by name."""
+    return {
+        name: section.directory
         for name, section in config.locations.items()
-        if name != ANY_REGISTRY
+        if section.directory is not None
     }
 
 

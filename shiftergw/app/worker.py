@@ -48,7 +48,8 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
     registry = compose.registry(reactor, config, shared_state)
     lookasides = compose.lookasides(reactor, config, shared_state)
     policies = compose.policies(reactor, config, registry, lookasides, parts.threads)
-    pipeline = Pipeline(registry, parts.caches.of, parts.builder, config.build_limits(), reactor)
+    source = compose.image_source(registry, config, parts.layouts)
+    pipeline = Pipeline(source, parts.caches.of, parts.builder, config.build_limits(), reactor)
     directories = {
         name: compose.delivery_to(system, reactor, disks, config.ost_count_of(name)).with_breaker(
             system, store, machine, reactor
@@ -81,6 +82,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         disks,
         parts.threads,
         parts.readers,
+        parts.layouts,
         preparation,
         PolicyPreparation(config, disks, reactor),
         store,

@@ -1,20 +1,27 @@
-"""The section `Locations` of imagemanager.json: registries and their mirrors."""
+"""The section `Locations` of imagemanager.json: registries, their mirrors, and directories."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from shiftergw.config.document import Section, place
-from shiftergw.config.values import HOST, Hosts, LocalPath, RegistryUrl, registry_url
+from shiftergw.config.values import HOST, Hosts, LocalPath, registry_base, registry_url
 from shiftergw.errors import printable
 
 ANY_REGISTRY = "*"
 """The name of the location that stands for every registry which has no location of its own."""
+
+OCI_LAYOUT = "oci-layout"
+"""The `remotetype` of a location that is a directory of the site's with OCI layouts."""
+
+_KEYS_OF_DIRECTORIES = frozenset({"remotetype", "url", "authMethod", "authentication"})
+"""The keys of such a location; the last two are in many configurations, and have no effect."""
 
 _DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 _PATH = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
@@ -60,6 +67,21 @@ MirrorUrl = Annotated[str, AfterValidator(_mirror_url)]
 """`https://HOST[:PORT][/PATH]`; the path is in front of the repositories."""
 
 
+def _location_url(value: str, info: ValidationInfo) -> str:
+    if info.data.get("remote_type") != OCI_LAYOUT:
+        return registry_base(value, info)
+    url = urlsplit(value)
+    path = unquote(url.path)
+    is_plain = url.netloc in {"", "localhost"} and not url.query and not url.fragment
+    if url.scheme != "file" or not is_plain or not path.startswith("/") or not path.isprintable():
+        raise ValueError("must be file:// and an absolute path, such as file:///images/oci")
+    return f"file://{quote(path)}"
+
+
+LocationUrl = Annotated[str, AfterValidator(_location_url)]
+"""The URL of a registry, or that of a directory with the `remotetype` `oci-layout`."""
+
+
 class RegistryHost(Section):
     """How one host is reached: the keys that a location and a mirror have in common.
 
@@ -103,7 +125,9 @@ class MirrorSection(RegistryHost):
 
 
 class LocationSection(RegistryHost):
-    """`Locations.L`: one registry. `name` is its key L in the document, used in references.
+    """`Locations.L`: one registry, or one directory with OCI layouts (`oci-layout`).
+
+    `name` is its key L in the document, used in references.
 
     The location `*` stands for every other registry; `allow` and `deny` are patterns of hosts.
     """
@@ -111,18 +135,34 @@ class LocationSection(RegistryHost):
     never_read: ClassVar[frozenset[str]] = frozenset({"authentication"})
 
     name: str = ""
-    remote_type: Literal["dockerv2"] = Field(alias="remotetype")
-    url: RegistryUrl = Field("", alias="url")
+    remote_type: Literal["dockerv2", "oci-layout"] = Field(alias="remotetype")
+    url: LocationUrl = Field("", alias="url")
     auth_method: Literal["token", "basic"] = Field("token", alias="authMethod")
     mirrors: tuple[MirrorSection, ...] = Field((), alias="mirrors")
     allow: HostPatterns | None = Field(None, alias="allow")
     deny: HostPatterns = Field((), alias="deny")
+
+    @property
+    def directory(self) -> Path | None:
+        """Return the directory of a location with OCI layouts; None for a registry."""
+        return Path(unquote(urlsplit(self.url).path)) if self.remote_type == OCI_LAYOUT else None
 
     def may_have(self, host: str) -> bool:
         """Return whether the lists of the location `*` let users pull from a host."""
         if any(_matches(pattern, host) for pattern in self.deny):
             return False
         return self.allow is None or any(_matches(pattern, host) for pattern in self.allow)
+
+
+def registries(
+    locations: Mapping[str, LocationSection],
+) -> dict[str, LocationSection]:
+    """Return the locations that are registries; directories and `*` are left out."""
+    return {
+        name: location
+        for name, location in locations.items()
+        if name != ANY_REGISTRY and location.directory is None
+    }
 
 
 def _matches(pattern: str, host: str) -> bool:
@@ -151,11 +191,15 @@ def _complete(locations: dict[str, LocationSection]) -> dict[str, LocationSectio
         name: location.model_copy(
             update={
                 "name": name,
-                "url": location.url or ("" if name == ANY_REGISTRY else f"https://{name}"),
+                "url": location.url or _default_url(name, location),
             }
         )
         for name, location in locations.items()
     }
+
+
+def _default_url(name: str, location: LocationSection) -> str:
+    return "" if name == ANY_REGISTRY or location.remote_type == OCI_LAYOUT else f"https://{name}"
 
 
 Locations = Annotated[dict[str, LocationSection], AfterValidator(_complete)]
@@ -207,10 +251,22 @@ def _key_problems(name: str, location: Mapping[str, Any]) -> Iterator[str]:
         for key in sorted(_KEYS_OF_ONE_REGISTRY & location.keys()):
             yield f"{where}.{key}: cannot be the same for every registry: remove it"
         return
+    if location.get("remotetype") == OCI_LAYOUT:
+        yield from _directory_problems(where, location)
+        return
     if location.get("url") is None and not HOST.fullmatch(name.lower()):
         yield f"{where}.url: is required because the name is not a host"
     for key in sorted(_KEYS_OF_ANY & location.keys()):
         yield f'{where}.{key}: is a list of the location "{ANY_REGISTRY}" only'
+
+
+def _directory_problems(where: str, location: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem for each key that a directory with OCI layouts lacks or cannot have."""
+    if location.get("url") is None:
+        yield f"{where}.url: is required: file:// and the path of a directory with OCI layouts"
+    fields = {field.alias for field in LocationSection.model_fields.values()}
+    for key in sorted((location.keys() & fields) - _KEYS_OF_DIRECTORIES):
+        yield f"{where}.{key}: has no meaning for a directory: remove it"
 
 
 def _client_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
@@ -221,7 +277,7 @@ def _client_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
 def location_advice(locations: Mapping[str, LocationSection]) -> Iterator[str]:
     """Yield a warning for each location whose effect differs from what its author may expect."""
     spellings: dict[str, str] = {}
-    for name, location in locations.items():
+    for name, location in registries(locations).items():
         first_name = spellings.setdefault(without_default_port(name.lower(), location.url), name)
         if first_name != name:
             yield (
@@ -238,4 +294,4 @@ def location_advice(locations: Mapping[str, LocationSection]) -> Iterator[str]:
 
 def without_default_port(host: str, url: str) -> str:
     """Return a host without the default port of the URL's scheme."""
-    return host.removesuffix(_DEFAULT_PORTS[urlsplit(url).scheme or "https"])
+    return host.removesuffix(_DEFAULT_PORTS.get(urlsplit(url).scheme or "https", ""))

@@ -205,7 +205,8 @@ def registry_url(value: str) -> str:
     return f"{url.scheme}://{host}" + (f":{port}" if port else "")
 
 
-def _registry_url(value: str, info: ValidationInfo) -> str:
+def registry_base(value: str, info: ValidationInfo) -> str:
+    """Return `scheme://host[:port]`; warn of a path behind it, which is not used."""
     base = registry_url(value)
     url = urlsplit(value)
     if url.path.strip("/") or url.query or url.fragment:
@@ -214,7 +215,7 @@ def _registry_url(value: str, info: ValidationInfo) -> str:
     return base
 
 
-RegistryUrl = Annotated[str, AfterValidator(_registry_url)]
+RegistryUrl = Annotated[str, AfterValidator(registry_base)]
 """`https://HOST[:PORT]` or `http://HOST[:PORT]` of a registry; a path in the URL is removed."""
 
 

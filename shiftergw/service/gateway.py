@@ -266,6 +266,7 @@ class Gateway:
         return {
             name: urlsplit(location.url).netloc.rpartition("@")[2]
             for name, location in self._config.locations.items()
+            if location.directory is None
         }
 
     async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from shiftergw.app.locations import configured_locations, layout_directories
 from shiftergw.config.locations import MirrorSection
 from shiftergw.errors import ConfigurationError
+from shiftergw.model import ImageReference
 from tests.configurations import load_config
 
 PLACE = "Locations/registry.example.com"
@@ -126,3 +128,53 @@ def test_the_location_for_any_registry_has_no_url() -> None:
     """The name `*` is no host."""
     section = load_config({"Locations/*": {"remotetype": "dockerv2"}}).config.locations["*"]
     assert (section.url, section.allow, section.deny) == ("", None, ())
+
+
+SITE = "Locations/site"
+LAYOUT = {"remotetype": "oci-layout", "url": "file:///shared/images"}
+
+
+@pytest.mark.parametrize(
+    ("url", "directory"),
+    [
+        ("file:///shared/images", "/shared/images"),
+        ("file://localhost/shared/images/", "/shared/images"),
+        ("file:/shared/images", "/shared/images"),
+        ("file:///shared/our%20images", "/shared/our images"),
+    ],
+)
+def test_directories(url: str, directory: str) -> None:
+    """A location can be a directory; it is no registry."""
+    config = load_config({SITE: LAYOUT | {"url": url}}).config
+    assert config.locations["site"].directory == Path(directory)
+    assert layout_directories(config) == {"site": Path(directory)}
+    assert "site" not in configured_locations(config)
+    assert config.locate(ImageReference.parse("site/team/app:1")) == ("site", "team/app")
+    assert config.locations["registry.example.com"].directory is None
+
+
+def test_common_keys_of_directories() -> None:
+    """A directory may have the keys that many configurations have, and that have no effect."""
+    location = LAYOUT | {"authMethod": "token", "authentication": "http"}
+    assert load_config({SITE: location}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("location", "problem"),
+    [
+        ({"remotetype": "oci-layout"}, "Locations.site.url: is required: file://"),
+        (LAYOUT | {"url": "https://a.example"}, "must be file:// and an absolute path"),
+        (LAYOUT | {"url": "file://host/images"}, "must be file:// and an absolute path"),
+        (LAYOUT | {"url": "file:images"}, "must be file:// and an absolute path"),
+        (LAYOUT | {"url": "file:///a?b"}, "must be file:// and an absolute path"),
+        (LAYOUT | {"url": "file:///a%00"}, "must be file:// and an absolute path"),
+        (LAYOUT | {"mirrors": []}, "Locations.site.mirrors: has no meaning for a directory"),
+        (LAYOUT | {"sslcacert": "/x"}, "Locations.site.sslcacert: has no meaning"),
+        ({"remotetype": "dockerv2", "url": "file:///a"}, "must be https:// and the host"),
+    ],
+)
+def test_directories_that_cannot_be_read(location: dict[str, Any], problem: str) -> None:
+    """A directory has an absolute path, and none of the keys of registries."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_config({SITE: location})
+    assert problem in str(caught.value)

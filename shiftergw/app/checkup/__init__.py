@@ -172,6 +172,9 @@ async def _programs(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
         yield Finding("unsquashfs", Level.FAILURE, f"{unsquashfs} is not there", remedy)
     else:
         yield Finding("unsquashfs", Level.OK, path)
+    path = shutil.which("sqfs2tar")
+    text = path or "not there; only SIF and squashfs files need it (squashfs-tools-ng)"
+    yield Finding("sqfs2tar", Level.OK, text)
 
 
 async def _listeners(config: Config, reactor: Reactor) -> list[Finding]:

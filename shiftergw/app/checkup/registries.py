@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import starmap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure
-from shiftergw.app.locations import configured_locations
+from shiftergw.app.locations import configured_locations, layout_directories
 from shiftergw.config import Config
 from shiftergw.config.locations import ANY_REGISTRY
 from shiftergw.errors import ConfigurationError, GatewayError, RegistryUntrusted, TimedOut
@@ -43,7 +46,17 @@ async def registries(config: Config, environ: Mapping[str, str], reactor: Reacto
                 findings.append(failure(label, error))
     findings += filter(None, (_client_certificate(*place) for place in places))
     findings += await gather_or_cancel(_answer(*place, environ, reactor) for place in places)
-    return [*findings, *_without_location(config)]
+    directories = starmap(_directory, layout_directories(config).items())
+    return [*findings, *directories, *_without_location(config)]
+
+
+def _directory(name: str, path: Path) -> Finding:
+    """Check that a directory with OCI layouts can be read."""
+    label = f"location {name}"
+    if os.access(path, os.R_OK | os.X_OK) and path.is_dir():
+        return Finding(label, Level.OK, str(path))
+    problem = "cannot be read by you" if path.is_dir() else "is not a directory"
+    return Finding(label, Level.FAILURE, f"{path} {problem}", "Correct its url, or its mode.")
 
 
 def _without_location(config: Config) -> list[Finding]:

@@ -109,3 +109,20 @@ async def test_registries_without_a_location() -> None:
     section = {"remotetype": "dockerv2", "allow": ["*.io"], "deny": ["bad.io"]}
     (finding,) = (await check({"Locations/*": section}))["registries without a location"]
     assert (finding.level, finding.text) == (Level.OK, "*.io, except bad.io")
+
+
+@pytest_twisted.ensureDeferred
+async def test_directories(tmp_path: Path) -> None:
+    """A directory with OCI layouts must be there; it is not asked as a registry."""
+    layouts = {"remotetype": "oci-layout"}
+    results = await check(
+        {
+            "Locations/site": layouts | {"url": tmp_path.as_uri()},
+            "Locations/absent": layouts | {"url": f"{tmp_path.as_uri()}/absent"},
+        }
+    )
+    assert [(f.level, f.text) for f in results["location site"]] == [(Level.OK, str(tmp_path))]
+    (finding,) = results["location absent"]
+    assert finding.level == Level.FAILURE
+    assert finding.text == f"{tmp_path}/absent is not a directory"
+    assert "registry site" not in results
