@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import ConfigurationError, ImageRefused, PolicyInvalid
+from shiftergw.errors import ConfigurationError, ImageRefused, PolicyInvalid, TimedOut
 from shiftergw.image import ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.model import ImageRecord, ImageReference, RegistryLogin
@@ -24,6 +24,7 @@ from shiftergw.model.signatures import (
     SignatureKind,
     VerificationResult,
 )
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
 
 POLICY_LIMIT = 4 << 20
 """Bytes of a policy."""
+
+FILE_SECONDS = 30.0
+"""The time limit for reading a policy and its keys, whose disk may hang."""
+
+SLOTS = 2
+"""Reads of policies that may hang at the same time; each occupies a thread."""
 
 VERIFICATION_SECONDS = 300.0
 """The time limit for the verification of all signatures of one image."""
@@ -85,7 +92,7 @@ class ImagePolicies:
         self._config = config
         self._source = source
         self._verifiers = verifiers
-        self._threads = threads
+        self._reads = BoundedThreadCalls(threads, SLOTS, FILE_SECONDS, clock, _no_answer)
         self._clock = clock
 
     async def recall(
@@ -140,9 +147,12 @@ class ImagePolicies:
         if requirements and identity.reference is not None:
             attempt.enter_stage(State.PULLING, "Checking signatures")
             kinds = frozenset[SignatureKind]().union(*(r.kinds for r in requirements))
-            signatures = await self._source.signatures(
-                image, identity.reference, kinds, login, attempt.notify
-            )
+            try:
+                signatures = await self._source.signatures(
+                    image, identity.reference, kinds, login, attempt.notify
+                )
+            except ConfigurationError as error:  # of registries.d
+                raise _unusable(error) from error
         verification = self._verify(requirements, signatures)
         results = await within(VERIFICATION_SECONDS, self._clock, verification, _too_slow)
         verdict = judge(policy, identity, results)
@@ -181,7 +191,7 @@ class ImagePolicies:
         if path is None:
             return None
         try:
-            return await self._threads.run(read_policy, path)
+            return await self._reads.run(read_policy, path)
         except PolicyInvalid as error:
             raise _unusable(error) from error
 
@@ -204,6 +214,13 @@ def _unusable(error: ConfigurationError) -> ImageRefused:
         "The policy of this system cannot be used, so every image is refused.",
         remedy="Tell the site's support; `shiftergw check` and the gateway's log say more.",
         detail=error.what,
+    )
+
+
+def _no_answer() -> TimedOut:
+    return TimedOut(
+        f"The policy of this system was not read within {FILE_SECONDS:.0f} s.",
+        remedy="Try again later; if it lasts, tell the site's support: a disk does not answer.",
     )
 
 

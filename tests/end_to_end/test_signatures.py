@@ -97,6 +97,8 @@ def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
     assert image["policy"]["identity"] == site.signer
     assert image["policy"]["requirement"] == f"signedBy (docker {site.registry.host})"
     assert service.lookup("lib/signed:1")[1]["policy"] == image["policy"]
+    _, images = service.get(f"/api/list/{SYSTEM}/")
+    assert [record["policy"] for record in images["list"]] == [image["policy"]]
     failure = service.pull("lib/unsigned:1")
     assert failure["status"] == "FAILURE"
     assert "no signature of this kind" in failure["cause"]

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.logger import capturedLogs
 
-from shiftergw.errors import RegistryUnavailable
+from shiftergw.errors import ConfigurationError, RegistryUnavailable
 from shiftergw.image import Digest
-from shiftergw.model import ImageRecord
+from shiftergw.job import policy as job_policy
+from shiftergw.job.policy import read_policy
+from shiftergw.model import ImageFile, ImageRecord
+from shiftergw.rules.policy import Policy
+from shiftergw.sources.user_files.files import UserSource
 from shiftergw.states import State
-from tests.job.workbench import INDEX, MANIFEST, SISTER, SYSTEM, Bench, running_bench
+from tests.job.workbench import INDEX, MANIFEST, SISTER, SYSTEM, Bench, Source, running_bench
 
 ACCEPT = [{"type": "insecureAcceptAnything"}]
 REJECT = [{"type": "reject"}]
@@ -351,3 +356,57 @@ async def test_a_delivered_archive_is_judged_without_its_source(
         policy.require(ACCEPT, transports={"docker-archive": {"": SIGNED_BY}})
         assert (await bench.pull("lib/app:1")).status is State.FAILURE
         assert bench.source.requests == ["head", "head"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_is_judged_by_its_transport(tmp_path: Path, policy: PolicyFile) -> None:
+    """A file of a user is no image of a registry, whatever name it gets, and has no scopes."""
+    file = ImageFile("ab" * 16, "docker-archive", 10, "cd" * 32)
+    scopes = {"uploads/2001": ACCEPT, "/": ACCEPT, "": REJECT}
+    policy.require(ACCEPT, default=ACCEPT, transports={"docker-archive": scopes})
+    async with bench_with(tmp_path, policy) as bench:
+        source = Source()
+        source.kind = "docker-archive"
+        bench.files.source = UserSource(source, file, 2001)
+        record = await bench.pull("lib/app:1", itype="custom", upload=file)
+        assert record.status is State.FAILURE
+        assert record.cause is not None
+        assert "does not accept docker-archive, by reject (transport docker-arch" in record.cause
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_invalid_directory_of_registries_refuses_the_image(
+    tmp_path: Path, policy: PolicyFile
+) -> None:
+    """Only the log names the file."""
+    async with bench_with(tmp_path, policy) as bench:
+        bench.signatures.refuses = ConfigurationError("/etc/registries.d/a.yaml: line 1: bad.")
+        with capturedLogs() as events:
+            record = await bench.pull("lib/app:1")
+        assert record.status is State.FAILURE
+        assert "cannot be used" in (record.cause or "")
+        assert "a.yaml" not in f"{record.cause} {record.remedy}"
+        assert any("a.yaml: line 1" in str(event.get("text")) for event in events)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_policy_on_a_disk_that_hangs(
+    tmp_path: Path, policy: PolicyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pull fails in time, and may be tried again."""
+    end = Event()
+
+    def hang(path: Path) -> Policy:
+        end.wait(60)
+        return read_policy(path)
+
+    monkeypatch.setattr(job_policy, "FILE_SECONDS", 0.2)
+    monkeypatch.setattr(job_policy, "read_policy", hang)
+    async with bench_with(tmp_path, policy) as bench:
+        try:
+            record = await bench.pull("lib/app:1")
+        finally:
+            end.set()
+        assert (record.status, record.retryable) == (State.FAILURE, True)
+        assert "was not read within" in (record.cause or "")
+        assert bench.cache.downloads == []

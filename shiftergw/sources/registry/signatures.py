@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from shiftergw.config.registries_directory import read_registries_directory
+from shiftergw.errors import TimedOut
 from shiftergw.image import Digest, ResolvedImage
 from shiftergw.model import RegistryLogin
 from shiftergw.model.docker_references import DockerReference
@@ -19,6 +20,7 @@ from shiftergw.model.signatures import (
     SignatureBlob,
     SignatureKind,
 )
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.sources.registry.admission import Admission, Shared
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
     from shiftergw.ports import Say
 
 _ATTACHED_KINDS: frozenset[SignatureKind] = frozenset({"cosign", "bundle"})
+
+FILE_SECONDS = 30.0
+"""The time limit for reading registries.d, or the signatures of an image on this machine."""
+
+SLOTS = 2
+"""Reads that may hang at the same time; each occupies a thread."""
 
 _LIMITS, _PATIENCE, _NOT_SHARED = Limits(), Patience(), Shared()
 
@@ -121,7 +129,7 @@ class RegistrySignatures:
         self._registry = registry
         self._lookasides = lookasides
         self._directory = directory
-        self._threads = threads
+        self._reads = BoundedThreadCalls(threads, SLOTS, FILE_SECONDS, threads.clock, _no_answer)
 
     async def signatures(
         self,
@@ -132,7 +140,7 @@ class RegistrySignatures:
         say: Say,
     ) -> Sequence[SignatureBlob]:
         """Return the signatures of the manifest and of the index that led to it, see the port."""
-        directory = await self._threads.run(read_registries_directory, self._directory)
+        directory = await self._reads.run(read_registries_directory, self._directory)
         storage = directory.storage_of(reference)
         signatures: list[SignatureBlob] = []
         if "simple" in kinds:
@@ -160,5 +168,12 @@ class RegistrySignatures:
             return []
         path = reference.repository.partition("/")[2]
         if lookaside.startswith("file:"):
-            return await read_lookaside_files(lookaside, path, digests, self._threads)
+            return await self._reads.run(read_lookaside_files, lookaside, path, digests)
         return await self._lookasides.open(lookaside, say).fetch(path, digests)
+
+
+def _no_answer() -> TimedOut:
+    return TimedOut(
+        f"The signatures of the image were not read within {FILE_SECONDS:.0f} s.",
+        remedy="Try again later; if it lasts, tell the site's support: a disk does not answer.",
+    )

@@ -26,7 +26,6 @@ from shiftergw.sources.registry.reader import is_json
 from shiftergw.sources.registry.transport import field
 
 if TYPE_CHECKING:
-    from shiftergw.plumbing.threads import Threads
     from shiftergw.sources.registry.documents import Retries
     from shiftergw.sources.registry.repository import Repository
     from shiftergw.sources.registry.transport import Transport
@@ -39,18 +38,17 @@ _VERSION, _TYPE = 2, "atomic"
 _ABSENT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
 
-async def read_lookaside_files(
-    url: str, path: str, digests: Iterable[Digest], threads: Threads
-) -> list[SignatureBlob]:
-    """Return the signatures for these manifests in a storage on this machine.
+def read_lookaside_files(url: str, path: str, digests: Iterable[Digest]) -> list[SignatureBlob]:
+    """Return the signatures for these manifests in a storage on this machine. Blocks.
 
-    `url` is the `file:` URL of the storage, `path` the repository without its host.
+    `url` is the `file:` URL of the storage, `path` the repository without its host. Raises
+    `RegistryUnavailable` if the storage cannot be read.
     """
     directory = Path(unquote(urlsplit(url).path))
     signatures: list[SignatureBlob] = []
     for digest in digests:
         folder = directory / f"{path}@{digest.algorithm}={digest.hex}"
-        signatures += await threads.run(_read_folder, folder, SIGNATURES_LIMIT - len(signatures))
+        signatures += _read_folder(folder, SIGNATURES_LIMIT - len(signatures))
     return signatures
 
 
