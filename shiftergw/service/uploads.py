@@ -255,8 +255,7 @@ class Uploads:
             record = await self._store.get(upload.pull) if upload.pull else None
             if record is not None and record.in_flight:
                 continue
-            # The record of a pull is gone if the image had a record with other tags already.
-            is_made = bool(upload.pull) and (record is None or record.status is State.READY)
+            is_made = record is not None and record.status is State.READY
             if is_made or (upload.last_write < oldest and upload.id not in self._chunks):
                 self._log.info(
                     "upload {id} of uid {uid} is removed: {reason}",

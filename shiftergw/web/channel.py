@@ -50,6 +50,7 @@ class RequestChannel(HTTPChannel):
     _request_seconds = 0.0
     _slice = SLICE
     _is_held = False
+    _has_to_invite = False
 
     def connectionMade(self) -> None:
         """Register the connection and wait for a request."""
@@ -93,6 +94,13 @@ class RequestChannel(HTTPChannel):
         """Return the method and the path, with its query, of a request whose head has arrived."""
         return self._command, self._path
 
+    def _send100Continue(self) -> None:
+        """Invite the body of a client that waits for that; a long one once its sender is known."""
+        if self._is_held:
+            self._has_to_invite = True
+        else:
+            super()._send100Continue()
+
     def hold(self) -> None:
         """Read nothing more until `release`."""
         self._is_held = True
@@ -116,6 +124,9 @@ class RequestChannel(HTTPChannel):
         self._forget_limit()
         if not self._handlingRequest:
             self._limit_request(IDLE_LIMIT + size / LEAST_RATE)
+        if self._has_to_invite:
+            super()._send100Continue()
+        self._has_to_invite = False
         self._slice = READ
         self.has_credential = True
         self.site.connections.work(self)
@@ -129,6 +140,7 @@ class RequestChannel(HTTPChannel):
         """Answer a request that has arrived completely."""
         self._forget_limit()
         self._slice = SLICE
+        self._has_to_invite = False
         self.site.connections.work(self)
         super().allContentReceived()
 

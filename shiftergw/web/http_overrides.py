@@ -21,6 +21,7 @@ OVERRIDES = {
         "requestDone": "continue pipelined requests in a later turn",
         "resumeProducing": "continue pipelined requests once the client receives its answers",
         "_respondToBadRequestAndDisconnect": "answer in JSON",
+        "_send100Continue": "invite a long body once its sender is authenticated",
     },
     "Request": {
         "connectionLost": "let the receiver of a long body keep what has arrived",
@@ -53,6 +54,7 @@ PRIVATE_MEMBERS = {
     "_optimisticEagerReadSize": "how many pipelined bytes are read ahead",
     "_receivedHeaderSize": "the bytes of the head so far",
     "_respondToBadRequestAndDisconnect": "is called for what cannot be parsed",
+    "_send100Continue": "invites the body of a client that waits for that",
     "_waitingForTransport": "whether the client does not receive what was sent",
 }
 """The private members of `HTTPChannel` that our code reads, sets or overrides, and their use."""

@@ -21,6 +21,7 @@ import pytest
 
 from tests import mongod
 from tests.end_to_end.faulty import FaultyRegistry
+from tests.end_to_end.test_uploads import UploadService, saved_image
 from tests.images import entry, make_image, tar_of
 from tests.parts import free_port, need
 from tests.rabbitmq import RabbitMQ
@@ -85,7 +86,10 @@ class Cluster:
             "WorkerThreads": 1,
             **(changes or {}),
         }
-        self.service = Service(root / "gateway", locations, changes)
+        self.service = UploadService(root / "gateway", locations, changes)
+        document = json.loads(self.service.config.read_text())
+        document["GatewayURL"] = self.service.url
+        self.service.config.write_text(json.dumps(document))
 
     def __enter__(self) -> Self:
         """Start the database and the gateway."""
@@ -350,3 +354,29 @@ def test_a_gateway_without_its_broker(cluster: Cluster, tmp_path: Path, broker_a
             assert "No worker can be reached" in str(body)
         assert service.get(f"/api/list/{SYSTEM}/")[0] == 200
     assert "secret" not in service.log.read_text()
+
+
+def test_a_machine_fetches_an_upload(cluster: Cluster) -> None:
+    """It does not see the gateway's disk, and gets the file over HTTP; nothing of it stays there.
+
+    A machine that dies leaves the job to the next one.
+    """
+    service = cluster.service
+    upload_id = service.upload(saved_image("app:1", size=9_500_000))
+    body = json.dumps({"upload": upload_id}).encode()
+
+    def is_working() -> bool:
+        path = f"/api/pull/{SYSTEM}/custom/mine:1/"
+        _, answer = service.ask(path, ALICE, "POST", body)
+        return answer is not None and answer["status"] not in {"INIT", "PENDING"}
+
+    cluster.start(1)
+    until(is_working, 40, "the begin of the work")
+    cluster.kill_machines()
+    cluster.start(2)
+    ready = service.wait_for_end("mine:1", {"upload": upload_id})
+    assert ready["status"] == "READY", ready
+    assert (service.images / f"{ready['id']}.squashfs").stat().st_size > 9_000_000
+    assert service.spool == []
+    scratch = cluster.root / "machine2" / "ExpandDirectory" / "uploads"
+    until(lambda: not list(scratch.glob("*")), 20, "the end of the clean-up")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from shiftergw.job.attempt import Attempt
 from shiftergw.model import (
     Expired,
     Failed,
+    ImageFile,
     ImageRecord,
     ImageReference,
     Origin,
@@ -139,6 +141,20 @@ def pull_request(tag: str, uid: int, **members: Any) -> PullRequest:
     """Return a request for an image on the system `mycluster`."""
     reference = ImageReference.parse(tag)
     return PullRequest("mycluster", "docker", reference, uid, request_id="1a2b3c4d", **members)
+
+
+def upload_request(tag: str, uid: int) -> PullRequest:
+    """Return a request for an image that is made of an upload."""
+    file = ImageFile("ab" * 16, "docker-archive", 1234, "cd" * 32, "app:1", public=False)
+    return replace(pull_request(tag, uid, upload=file), itype="custom")
+
+
+def upload_end(image_id: str, request: PullRequest) -> Ready:
+    """Return the end of the work on an upload whose image is delivered."""
+    end = ready_end(image_id)
+    origin = Origin("", "uploads/2001", f"sha256:{image_id}", private=True)
+    changes = {"origin": origin, "remotetype": "docker-archive", "upload": request.upload}
+    return replace(end, changes={**end.changes, **changes})
 
 
 def ready_end(image_id: str) -> Ready:

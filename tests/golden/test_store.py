@@ -88,6 +88,7 @@ async def _history(place: Place) -> dict[str, Any]:
     await _removals(place, note, key)
     await _tags(place, note)
     await _failures(place, note)
+    await _uploads(place, note)
     return documents
 
 
@@ -155,6 +156,16 @@ async def _failures(place: Place, note: Callable[[str, str], None]) -> None:
         await store.begin(record.key, RUNNER, NOW, LIMIT)
         await store.finish(record.key, 1, program.failed_end(own=bool(members)), NOW + 1)
         note(name, record.key)
+
+
+async def _uploads(place: Place, note: Callable[[str, str], None]) -> None:
+    """Make an image of an upload."""
+    request = program.upload_request("mine:1", 2001)
+    record, _ = await place.store.claim(request, NOW)
+    note("claimed with an upload", record.key)
+    await place.store.begin(record.key, RUNNER, NOW, LIMIT)
+    await place.store.finish(record.key, 1, program.upload_end("f" * 64, request), NOW + 1)
+    note("READY, made of an upload", record.key)
 
 
 async def _tables(place: Place) -> None:

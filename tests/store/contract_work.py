@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
 import pytest_twisted
 
 from shiftergw.errors import Superseded
-from shiftergw.model import Progress, Ready
+from shiftergw.model import ImageFile, Progress, Ready
 from shiftergw.states import IllegalStepError, State
 from tests.store import hammer
 from tests.store.places import Place
@@ -45,6 +46,23 @@ class ClaimContract:
         answers = await all_of(place.store.claim(request(uid=n), NOW) for n in range(200))
         assert len({record.key for record, _ in answers}) == 1
         assert sum(is_new for _, is_new in answers) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_file_of_an_image_stays_with_its_record(self, place: Place) -> None:
+        """In flight, after a failure, and when READY; the next file of the image replaces it."""
+        file = ImageFile("ab" * 16, "sif", 5, "cd" * 32, "app:1", public=True)
+        pull = request(itype="custom", upload=file)
+        work = await begin_pull(place.store, pull)
+        assert work.upload == file
+        assert place.document(work.key)["upload"]["sha256"] == file.sha256
+        end = await place.store.finish(work.key, work.attempt, failure(), NOW)
+        assert end.upload == file
+        ready = await complete_pull(place.store, pull, upload=file)
+        next_file = replace(file, id="ef" * 16)
+        pull = request("app:2", itype="custom", upload=next_file)
+        record = await complete_pull(place.store, pull, upload=next_file)
+        assert (record.key, record.upload) == (ready.key, next_file)
+        assert (await complete_pull(place.store, request())).upload is None
 
     def test_processes_that_claim_at_once_create_each_record_once(self, place: Place) -> None:
         """Four processes claim the same 200 tags."""

@@ -369,6 +369,17 @@ async def test_a_client_that_asks_first(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_client_that_asks_first_is_refused_before_it_sends(place: Place) -> None:
+    """With `Expect: 100-continue` a refused chunk costs nobody its bytes."""
+    upload = await place.declare()
+    data = request("PUT", f"/api/upload/mycluster/{upload['upload']}?offset=7", CONTENT)
+    head, _, _ = data.partition(b"\r\n\r\n")
+    data = head + b"\r\nExpect: 100-continue\r\n\r\n"
+    reply = await deferToThread(_only_answer, place.port, data)
+    assert (reply.status, reply.json["offset"]) == (409, 0)
+
+
+@pytest_twisted.ensureDeferred
 async def test_one_user_has_a_share(place: Place) -> None:
     """Of the chunks of one user that arrive at the same time, the last is a 429; lists work."""
     connections = []

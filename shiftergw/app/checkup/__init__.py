@@ -175,6 +175,15 @@ async def _programs(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
     path = shutil.which("sqfs2tar")
     text = path or "not there; only SIF and squashfs files need it (squashfs-tools-ng)"
     yield Finding("sqfs2tar", Level.OK, text)
+    if config.import_command:
+        program = config.import_command[0]
+        path = shutil.which(program)
+        remedy = "Install it on all machines with workers, or correct the key."
+        yield (
+            Finding("ImportCommand", Level.FAILURE, f"{printable(program)} is not there", remedy)
+            if path is None
+            else Finding("ImportCommand", Level.OK, path)
+        )
 
 
 async def _listeners(config: Config, reactor: Reactor) -> list[Finding]:

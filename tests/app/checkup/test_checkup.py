@@ -103,6 +103,8 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
         "ExpandDirectory": "file/expand",
         "StateDirectory": "x" * 300,  # what cannot even be looked at, as behind a closed directory
         "Mksquashfs": str(tmp_path / "file"),
+        "ImportUsers": "all",
+        "ImportCommand": ["/no/such/sudo", "-u", "{user}", "cat", "{path}"],
         "Listen": "tcp:no-number:interface=127.0.0.1",
     }
     changed["Platforms"]["s"]["local"]["imageDir"] = "y" * 300
@@ -111,6 +113,7 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
         "CacheDirectory",
         "ExpandDirectory",
         "mksquashfs",
+        "ImportCommand",
         "imageDir of s",
         "registry reg",
     ):
