@@ -419,6 +419,27 @@ async def test_a_mirror_that_asks_to_wait_is_skipped_for_a_while(tmp_path: Path)
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_mirror_saves_the_quota_of_the_registry() -> None:
+    """Pulls of tags that move cost the registry no GET request, which it would count."""
+    images = [make_image([tar_of({"n": bytes([n])})]) for n in range(20)]
+    gets = 0
+
+    def limits(ask: Ask) -> object:
+        nonlocal gets
+        gets += ask.method == "GET"
+        return ask.answer(429, Retry_After="21600") if ask.method == "GET" else None
+
+    origin, mirror = FakeRegistry(*images, misbehave=limits), FakeRegistry(*images)
+    async with site(origin, mirror) as place:
+        for image in images:
+            origin.tags["latest"] = str(image.digest)
+            for _ in range(2):
+                assert (await place.resolve()).digest == image.digest
+    assert gets == 0
+    assert asks(origin) == ["HEAD manifests/latest"] * 40
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_location_that_does_not_tell_digests() -> None:
     """Without a digest from the location its own answer counts, not that of a mirror."""
 
