@@ -1,6 +1,7 @@
 """The contract of `ImageSource`, on every source there is.
 
-The archives and layouts are written by skopeo and umoci, or are those of `docker save`.
+The archives and layouts are written by skopeo and umoci, or are those of `docker save`. With
+`SHIFTERGW_LONG=1` it runs on every form of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.by_location import SourcesByLocation
 from shiftergw.sources.local.layout_location import LayoutLocation
 from tests.images import MadeImage, entry, make_image, oci_layout, tar_of
+from tests.matrices import LONG
 from tests.parts import need
 from tests.registries import FakeRegistry
 from tests.sources.contract import ENV, LAYERS, NOISE, ImageSourceContract, Sample
@@ -135,7 +137,17 @@ SOURCES: dict[str, Write] = {
 }
 
 
-@pytest.fixture(scope="module", params=SOURCES)
+_SHORT_FORM = (
+    "layout",
+    "OCI archive of skopeo",
+    "docker archive of skopeo",
+    "directory of skopeo",
+    "docker, compressed layers",
+)
+"""Sources that are read in different ways; the others differ in what is found before that."""
+
+
+@pytest.fixture(scope="module", params=SOURCES if LONG else _SHORT_FORM)
 def source_name(
     request: pytest.FixtureRequest, layout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> str:

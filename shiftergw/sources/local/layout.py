@@ -11,7 +11,7 @@ from shiftergw.oci.manifest import INDEX_TYPE, MAX_MANIFEST
 from shiftergw.oci.members import member, members, read_object
 from shiftergw.sources.local.extents import Extent, read_extent
 from shiftergw.sources.local.image_files import NamedDocument, verify_document
-from shiftergw.sources.local.selectors import list_images, number_of
+from shiftergw.sources.local.selectors import CHOICE, list_images, number_of
 from shiftergw.sources.local.trees import FileTree
 
 INDEX = "index.json"
@@ -23,9 +23,10 @@ _CONTAINERD_NAME = "io.containerd.image.name"
 class LayoutFiles:
     """The `ImageFiles` of a layout; `selector` is a tag, `@INDEX`, `@DIGEST` or empty."""
 
-    def __init__(self, tree: FileTree, selector: str = "") -> None:
-        """Open nothing."""
+    def __init__(self, tree: FileTree, selector: str = "", remedy: str = CHOICE) -> None:
+        """Open nothing; `remedy` is that of the error that lists the images."""
         self._tree = tree
+        self._remedy = remedy
         self._selector = selector
 
     def root(self, digest: Digest | None) -> NamedDocument:
@@ -117,4 +118,4 @@ class LayoutFiles:
         elif entries and len(set(names)) == 1:
             return list(entries)
         images = [name or f"@{number}" for number, name in enumerate(names)]
-        raise list_images("OCI layout", selector, images)
+        raise list_images("OCI layout", selector, images, self._remedy)

@@ -33,6 +33,8 @@ ANSWER_SECONDS = 30.0
 SLOTS = 2 * PARALLEL_BLOBS
 """Threads that the calls in one directory occupy, at most."""
 
+_REMEDY = "Check the name and the tag of the image."
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -106,7 +108,7 @@ class LayoutLocation:
         """Return the layout of a repository. Blocks."""
         tree = DirectoryTree(self._directory)
         if tree.extent(INDEX) is not None:
-            return LayoutFiles(tree, f"{repository}:{tag}" if tag else "")
+            return LayoutFiles(tree, f"{repository}:{tag}" if tag else "", _REMEDY)
         tree = DirectoryTree(self._directory / repository)
         try:
             is_layout = tree.extent(INDEX) is not None
@@ -114,7 +116,7 @@ class LayoutLocation:
             is_layout = False
         if not is_layout:
             raise ImageNotFound(f"{self._name} has no repository {repository}.")
-        return LayoutFiles(tree, tag)
+        return LayoutFiles(tree, tag, _REMEDY)
 
 
 class _SiteCalls:

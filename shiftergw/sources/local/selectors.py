@@ -16,7 +16,13 @@ def number_of(selector: str, count: int) -> int | None:
     return int(match[1]) if match is not None and int(match[1]) < count else None
 
 
-def list_images(kind: str, selector: str, names: list[str]) -> ImageNotFound:
+CHOICE = (
+    "Choose one: write its name behind the path and a colon, or `@` and its number, counted from 0."
+)
+"""What users of a file or directory of their own can do."""
+
+
+def list_images(kind: str, selector: str, names: list[str], remedy: str = CHOICE) -> ImageNotFound:
     """Return the error for a selector that means none, or none alone, of the named images."""
     if not names:
         return ImageNotFound(f"The {kind} has no images.", remedy="Check the path.")
@@ -26,6 +32,5 @@ def list_images(kind: str, selector: str, names: list[str]) -> ImageNotFound:
     problem = f"no image {printable(selector, 120)!r}; it has {images}" if selector else images
     return ImageNotFound(
         f"The {kind} has {problem}: {text}{ellipsis}.",
-        remedy="Choose one: write its name behind the path and a colon, or `@` and its number,"
-        " counted from 0.",
+        remedy=remedy,
     )

@@ -253,8 +253,9 @@ async def test_a_location(site: Path, threads: Threads) -> None:
         assert image.source_kind == "oci-layout"
         assert not image.private
     for text in ("team/app:2", "team:1", "absent:1", "team/app/blobs:1"):
-        with pytest.raises(ImageNotFound):
+        with pytest.raises(ImageNotFound) as caught:
             await location.head(ImageReference.parse(text), None, quiet)
+        assert caught.value.remedy == "Check the name and the tag of the image."
 
 
 @pytest_twisted.ensureDeferred

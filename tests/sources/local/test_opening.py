@@ -36,6 +36,7 @@ from shiftergw.sources.local.layout import LayoutFiles
 from shiftergw.sources.local.sif import read_sif
 from shiftergw.sources.local.trees import ArchiveTree
 from tests.images import oci_layout, tar_of
+from tests.matrices import examples
 from tests.parts import small_disk
 from tests.sources.conftest import REACTOR
 from tests.sources.local.opening import open_text, resolve, skopeo_copy
@@ -230,7 +231,7 @@ FORMS = {
 }
 
 
-@settings(max_examples=2000 if os.environ.get("SHIFTERGW_LONG") else 200)
+@settings(max_examples=examples(200))
 @given(form=st.sampled_from(sorted(FORMS)), data=st.data())
 def test_damaged_bytes(form: str, data: st.DataObject, tmp_path_factory: Any) -> None:
     """Whatever bytes of a file are damaged, the error is one of ours."""
