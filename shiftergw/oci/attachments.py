@@ -78,6 +78,8 @@ def read_layers(content: bytes, place: str) -> Iterable[AttachedLayer]:
 def read_referrers(content: bytes) -> list[dict[str, Any]]:
     """Return the descriptors of an index; raise `ManifestInvalid`."""
     document = read_object(content, SIGNATURE_SIZE_LIMIT, "list of referrers")
+    if "manifests" not in document:
+        raise ManifestInvalid("The list of referrers is not an index.")
     return list(members(document, "manifests", dict))
 
 

@@ -86,7 +86,7 @@ def test_many_layers() -> None:
         b'{"layers": [1]}',
         manifest({"mediaType": ATTACHMENT, "digest": "sha256:../.."}),
         manifest({"mediaType": ATTACHMENT}),
-        manifest({"mediaType": ATTACHMENT, "digest": digest(1), "annotations": {"a": 1}}),
+        manifest({"mediaType": ATTACHMENT, "digest": digest(1), "annotations": ["a"]}),
         manifest({"mediaType": 1}),
     ],
 )
@@ -120,7 +120,10 @@ def test_order_of_referrers() -> None:
     assert order == [5, 3, 6, 1]
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b'{"manifests": 1}', b'{"manifests": [1]}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>", b"{}", b'{"layers": []}', b'{"manifests": 1}', b'{"manifests": [1]}'],
+)
 def test_odd_lists(content: bytes) -> None:
     """A page for people, or another document, is no list of referrers."""
     with pytest.raises(ManifestInvalid):

@@ -238,12 +238,13 @@ def test_odd_payloads(signer: CosignSigner, payload: bytes, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "MEQ", "MEQC*IG==", "MEQCIG==\n", " MEQCIA==", "MEQCIB==", "TUVR", "\u00e4"]
+    "text", ["", "MEQ", "MEQC*IG==", "MEQCIG==\n", " MEQCIA==", "MEQCIB==", "ME-_", "\u00e4"]
 )
 def test_odd_base64(signer: CosignSigner, text: str) -> None:
     """A signature is base64 in its one form, and of the right bytes."""
     blob = replace(signer.attach(), signature=text.encode())
-    assert isinstance(verify_sigstore(blob, signer.keys()), RejectedSignature)
+    words = "base64" if text else "no signature in its annotations"
+    assert words in reason(blob, signer.keys())
 
 
 @pytest.mark.parametrize(

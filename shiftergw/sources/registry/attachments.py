@@ -12,7 +12,7 @@ signatures of an image together may take `Limits.documents` seconds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import DeferredSemaphore
 
 from shiftergw.errors import (
-    BlobCorrupt,
     ImageNotFound,
     ManifestInvalid,
     RegistryDenied,
@@ -43,6 +42,9 @@ from shiftergw.oci.attachments import (
 )
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
+from shiftergw.sources.registry.content import WEB_PAGE, read_document
+from shiftergw.sources.registry.reader import is_json
+from shiftergw.sources.registry.retry import Interrupted
 from shiftergw.sources.registry.transport import field
 
 if TYPE_CHECKING:
@@ -57,7 +59,10 @@ MOST_PAGES = 4
 
 PARALLEL_REQUESTS = 4
 
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_MANIFEST = (
+    "application/vnd.oci.image.manifest.v1+json,"
+    " application/vnd.docker.distribution.manifest.v2+json"
+)
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _NO_REFERRERS = frozenset(
     {
@@ -122,17 +127,18 @@ class Attachments:
         tag = f"{digest.algorithm}-{digest.hex}.sig"
         try:
             content = await self._document(f"manifests/{tag}", _MANIFEST)
+            return list(read_layers(content, f"the tag {tag}"))
         except ImageNotFound:
             return []
-        try:
-            return list(read_layers(content, f"the tag {tag}"))
         except ManifestInvalid as error:
-            raise ManifestInvalid(
-                f"{self._transport.who} has unreadable signatures for the image, under the tag"
-                f" {tag}.",
-                remedy="Sign the image once more, or ask its owner to do so.",
-                detail=error.what,
-            ) from error
+            raise self._unreadable(tag, error) from error
+
+    def _unreadable(self, tag: str, error: ManifestInvalid) -> ManifestInvalid:
+        return ManifestInvalid(
+            f"{self._transport.who} has unreadable signatures for the image, under the tag {tag}.",
+            remedy="Sign the image once more, or ask its owner to do so.",
+            detail=error.what,
+        )
 
     async def _referring_layers(self, digest: Digest) -> list[AttachedLayer]:
         """Return the layers of the manifests that refer to the image and hold signatures."""
@@ -168,6 +174,8 @@ class Attachments:
             if refusal is not None:
                 raise refusal from None
             return []
+        except ManifestInvalid as error:
+            raise self._unreadable(tag, error) from error
 
     async def _listed_referrers(self, digest: Digest) -> list[dict[str, Any]]:
         """Return what the referrers API lists; raise `ImageNotFound` if there is no such API."""
@@ -189,30 +197,43 @@ class Attachments:
             raise ImageNotFound(f"{self._transport.who} does not list referrers.")
         link = field(response, "Link") or ""
         try:
-            return await self._read(response), link
-        except (
-            ManifestInvalid
-        ) as error:  # the list is incomplete, so no signature counts as missing
+            content = await self._read(response, is_json)
+        except Interrupted as error:
+            if error.why == WEB_PAGE:
+                raise ImageNotFound(error.what) from error
+            raise
+        except ManifestInvalid as error:
+            # The list is incomplete: an absent signature might be in the rest of it.
             raise RegistryUnavailable(error.what, remedy=error.remedy) from error
+        return content, link
 
     async def _document(self, path: str, media_type: str, expected: Digest | None = None) -> bytes:
         """Return a document of at most `SIGNATURE_SIZE_LIMIT` bytes, with its expected digest."""
 
+        def is_right(content: bytes) -> bool:
+            return is_json(content) if expected is None else _has_digest(content, expected)
+
         async def attempt() -> bytes:
             response = await self._repository.ask("GET", path, {"Accept": media_type})
-            return await self._read(response)
+            content = await self._read(response, is_right)
+            if expected is not None and not _has_digest(content, expected):
+                raise Interrupted(
+                    f"{self._transport.who} sent something that is not {expected}.", lasting=True
+                )
+            return content
 
         async with self._slots:
-            content = await self._retries(attempt)
-        if expected is not None and not _has_digest(content, expected):
-            raise BlobCorrupt(f"{self._transport.who} sent something that is not {expected}.")
-        return content
+            return await self._retries(attempt)
 
-    async def _read(self, response: IResponse) -> bytes:
-        content = await self._transport.read(response, SIGNATURE_SIZE_LIMIT)
+    async def _read(self, response: IResponse, is_right: Callable[[bytes], bool]) -> bytes:
+        """Return a body; if it may be incomplete, `is_right` decides by the bytes."""
+        source = self._transport.who
+        content = await read_document(
+            self._transport, response, SIGNATURE_SIZE_LIMIT, source, "signature", is_right
+        )
         if len(content) > SIGNATURE_SIZE_LIMIT:
             raise ManifestInvalid(
-                f"{self._transport.who} has a document of signatures of more than"
+                f"{source} has a document of signatures of more than"
                 f" {SIGNATURE_SIZE_LIMIT >> 20} MiB."
             )
         return content

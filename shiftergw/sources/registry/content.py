@@ -15,6 +15,9 @@ from shiftergw.sources.registry.transport import Transport, field
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
+WEB_PAGE = "a web page"
+"""The reason (`Interrupted.why`) of a response that is a web page."""
+
 _CODING_ROOM = 4096
 """Bytes by which a compressed document may be longer than the limit on the document."""
 
@@ -86,7 +89,7 @@ def _page_failure(source: str, response: IResponse, content: bytes, name: str) -
     return Interrupted(
         f"{source} sent a web page{words} instead of a {name}{sender}.",
         remedy=_PAGE_REMEDY,
-        why="a web page",
+        why=WEB_PAGE,
         lasting=True,
     )
 

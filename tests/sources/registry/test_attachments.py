@@ -12,7 +12,6 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import (
-    BlobCorrupt,
     ImageNotFound,
     ManifestInvalid,
     RegistryDenied,
@@ -314,9 +313,15 @@ async def test_unreadable_attachments() -> None:
     with pytest.raises(ManifestInvalid, match="unreadable signatures for the image, under the tag"):
         await fetch(registry)
     registry.add(b" " * (1 << 20) + b"{}", MANIFEST, tag)
-    with pytest.raises(ManifestInvalid, match="more than 1 MiB"):
+    with pytest.raises(ManifestInvalid, match="unreadable signatures") as caught:
         await fetch(registry)
-    del registry.tags[tag]
+    assert "more than 1 MiB" in caught.value.detail
+    registry.add(b"{}", MANIFEST, tag)
+    registry.add(b'{"manifests": 7}', INDEX, tag.removesuffix(".sig"))
+    registry.has_referrers = False
+    with pytest.raises(ManifestInvalid, match=f"under the tag sha256-{IMAGE.digest.hex}\\."):
+        await fetch(registry)
+    registry.has_referrers = True
     registry.referrers.append(descriptor(registry_junk := b"[]", MANIFEST, artifactType=BUNDLE))
     registry.referrers.append(descriptor(b"missing", MANIFEST, artifactType=BUNDLE))
     registry.add(registry_junk, MANIFEST)
@@ -343,20 +348,52 @@ async def test_wrong_bytes() -> None:
     blob = SIGNER.attach()
     registry.attach(blob)
     registry.blobs[str(Digest.of(blob.payload))] = b"other"
-    with pytest.raises(BlobCorrupt, match="sent something that is not sha256:"):
+    with pytest.raises(RegistryUnavailable, match="sent something that is not sha256:"):
         await fetch(registry)
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_bytes_once() -> None:
+    """Bytes that are wrong once are requested again."""
+    registry = SigningRegistry()
+    registry.attach(SIGNER.attach())
+    registry.misbehave = lambda ask: (
+        ask.answer(200, b"other") if "/blobs/" in ask.path and ask.nth == 1 else None
+    )
+    assert len(await fetch(registry)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_bodies_without_a_length() -> None:
+    """A body that ends with its connection counts if its bytes prove it whole."""
+    registry = SigningRegistry(has_referrers=False)
+    registry.attach(SIGNER.attach())
+    registry.refer(compact(SIGNER.bundle()))
+
+    def close(ask: Ask) -> object:
+        digest = registry.tags.get(ask.path.rpartition("/")[2], ask.path.rpartition("/")[2])
+        content = registry.blobs.get(digest) or registry.documents.get(digest, (b"",))[0]
+        if not content:
+            return None
+        transport: Any = ask.request.transport
+        transport.write(b"HTTP/1.0 200 OK\r\n\r\n" + content)
+        return ask.hang_up()
+
+    registry.misbehave = close
+    assert [blob.kind for blob in await fetch(registry)] == ["cosign", "bundle"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_very_many_signatures() -> None:
     """At most 64 signatures of an image are fetched."""
-    registry = SigningRegistry()
+    registry = SigningRegistry(has_referrers=False)
     for number in range(80):
         registry.refer(b"bundle %d" % number)
     registry.attach(*(replace(SIGNER.attach(), payload=b"%d" % n) for n in range(60)))
     blobs = await fetch(registry)
     assert len(blobs) == 64
     assert sum(path.startswith("blobs/") for path in paths(registry)) == 64
+    assert sum(path.startswith("manifests/sha256:") for path in paths(registry)) == 64
 
 
 @pytest_twisted.ensureDeferred
