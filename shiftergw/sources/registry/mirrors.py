@@ -1,10 +1,11 @@
 """Get one image from the mirrors of its location, in their order, and from the location itself.
 
 Everything that a mirror sends is verified by its digest. The location names the digest, in one HEAD
-request with the user's login: that proves what a tag means now, and that the user may read the
-image. It costs no quota at Docker Hub. A standalone mirror is believed about both, so it may be as
-stale as it likes, and its images count as public. The user's login is never sent to a mirror. One
-that fails is passed over, and for a while not asked at all: its breakers are those of registries.
+request (or GET, where HEAD tells nothing) with the user's login: that proves what a tag means now,
+and that the user may read the image. HEAD costs no quota at Docker Hub. A standalone mirror is
+believed about both, so it may be as stale as it likes, and its images count as public. The user's
+login is never sent to a mirror. One that fails is passed over, and for a while not asked at all:
+its breakers are those of registries.
 """
 
 from __future__ import annotations
@@ -81,12 +82,9 @@ def open_mirrors(registries: Registries, location: Location) -> tuple[MirrorPlac
 
 @dataclass(slots=True)
 class _Grant:
-    """What the location says of a reference: its digest, and whether the login was needed.
+    """What the location says of a reference: its digest, and whether the login was needed."""
 
-    Without a digest the location does not tell, so that it serves the image itself.
-    """
-
-    digest: Digest | None
+    digest: Digest
     private: bool
 
 
@@ -145,7 +143,7 @@ class ImageRoute:
             digest, private = reference.digest, False
             if not place.mirror.standalone:
                 grant = grant or await self._ask_origin(reference)
-                if isinstance(grant, PullError) or grant.digest is None:
+                if isinstance(grant, PullError):
                     continue
                 digest, private = grant.digest, grant.private
             try:
@@ -161,11 +159,15 @@ class ImageRoute:
 
     async def _ask_origin(self, reference: ImageReference) -> _Grant | PullError:
         """Return what the location says of a reference, or its error."""
+        selector = _selector(reference)
         try:
-            digest = await self._documents.head(_selector(reference))
+            digest = await self._documents.head(selector)
+            if digest is None:  # some registries refuse HEAD, or name no digest
+                content, _ = await self._documents.manifest(selector, reference.digest)
+                digest = Digest.of(content)
         except PullError as error:
             return error
-        return _Grant(digest and (reference.digest or digest), self._repository.private)
+        return _Grant(reference.digest or digest, self._repository.private)
 
     async def _resolve_at(
         self,

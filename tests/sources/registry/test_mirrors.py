@@ -439,16 +439,23 @@ async def test_a_mirror_saves_the_quota_of_the_registry() -> None:
     assert asks(origin) == ["HEAD manifests/latest"] * 40
 
 
+@pytest.mark.parametrize("status", [200, 403, 405, 500])
 @pytest_twisted.ensureDeferred
-async def test_a_location_that_does_not_tell_digests() -> None:
-    """Without a digest from the location its own answer counts, not that of a mirror."""
+async def test_a_location_whose_head_tells_nothing(status: int) -> None:
+    """Where HEAD is refused or names no digest, one GET request does, with the user's login."""
+    is_allowed = requires(ALICE)
 
-    def hides_digest(ask: Ask) -> object:
-        if ask.method != "HEAD":
-            return None
-        return ask.answer(200, Content_Type="application/json")
+    def misbehave(ask: Ask) -> object:
+        refusal = is_allowed(ask)
+        if refusal or ask.method != "HEAD" or "/manifests/" not in ask.path:
+            return refusal
+        return ask.answer(status)
 
-    origin, mirror = FakeRegistry(NEW, misbehave=hides_digest), FakeRegistry(NEW)
+    origin, mirror = FakeRegistry(NEW, misbehave=misbehave), FakeRegistry(NEW)
     async with site(origin, mirror) as place:
-        assert (await place.resolve()).mirror == ""
-    assert mirror.asked == []
+        with pytest.raises(RegistryDenied):
+            await place.resolve()
+        assert mirror.asked == []
+        image = await place.resolve(login=ALICE)
+    assert (image.digest, image.private, image.mirror) == (NEW.digest, True, mirror.host)
+    assert f"GET blobs/{image.config_blob.digest}" not in asks(origin)
