@@ -28,8 +28,13 @@ LENGTH_LIMIT = 1024
 
 
 def expanded_host(host: str) -> str:
-    """Return a host in lower case; the host names of Docker Hub become `docker.io`."""
+    """Return a host in lower case and without the usual port; Docker Hub becomes `docker.io`.
+
+    A name without a domain keeps its port, which tells it from a part of a repository.
+    """
     host = host.lower()
+    if "." in host:
+        host = host.removesuffix(":443")
     return DOCKER_IO if host in _HUB_NAMES else host
 
 

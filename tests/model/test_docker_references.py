@@ -24,6 +24,8 @@ DIGEST = "sha256:" + "a" * 64
         ("index.docker.io/library/busybox", "docker.io/library/busybox"),
         ("localhost/x", "localhost/x"),
         ("Host/x", "host/x"),
+        ("harbor:443/x", "harbor:443/x"),
+        ("reg.example.org:443/a:t", "reg.example.org/a:t"),
         ("reg.example.org:5000/a/b:t", "reg.example.org:5000/a/b:t"),
         (f"REG.example.org/a@{DIGEST}", f"reg.example.org/a@{DIGEST}"),
         (f"reg.example.org/a:t@{DIGEST}", f"reg.example.org/a:t@{DIGEST}"),

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.config import Config, System
+from shiftergw.config.locations import ANY_REGISTRY
 from shiftergw.config.registries_directory import read_registries_directory
-from shiftergw.errors import BadRequest, GatewayError, PolicyInvalid
+from shiftergw.errors import BadRequest, GatewayError, PolicyInvalid, printable
 from shiftergw.job.policy import read_policy
 from shiftergw.model import ImageRecord, ImageReference
-from shiftergw.rules.image_identity import identify_record
+from shiftergw.rules.image_identity import identify_record, registry_host
 from shiftergw.rules.policy import Policy, remembered_verdict
 from shiftergw.signatures.gpg import GpgVerifier
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
+
+_TRANSPORTS = frozenset(
+    {"docker", "atomic", "containers-storage", "dir", "docker-archive", "docker-daemon", "oci",
+     "oci-archive", "ostree", "sif", "squashfs", "tarball"}
+)  # fmt: skip
+"""The transports of containers-transports(5), and `squashfs`, which is of this program."""
 
 REFUSED_IMAGES = "images that the policy of their system refuses"
 UNJUDGED_IMAGES = "images whose signatures the present policy of their system has not judged"
@@ -39,6 +46,8 @@ async def policies(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
         needs_gpg = needs_gpg or policy.needs_gpg
         needs_signatures = needs_signatures or policy.needs_signatures
         yield _policy(name, system.policy_file, policy)
+        for finding in _idle_scopes(name, config, policy):
+            yield finding
     if needs_gpg:
         yield await _gpgv(reactor)
     if needs_signatures:
@@ -52,6 +61,36 @@ def _policy(name: str, path: Path, policy: Policy) -> Finding:
         remedy = f"Take the permission to write from everybody else: chmod o-w {path}."
         return Finding(name, Level.WARNING, f"everybody may write to {path}", remedy)
     return Finding(name, Level.OK, text)
+
+
+def _idle_scopes(name: str, config: Config, policy: Policy) -> Iterator[Finding]:
+    """Warn of parts of a policy that apply to no image, perhaps because of a typing error."""
+    transports = sorted(policy.transports.keys() - _TRANSPORTS)
+    if transports:
+        yield Finding(
+            name,
+            Level.WARNING,
+            f"no image has the transport {printable(', '.join(transports))}",
+            "See the list of transports in containers-transports(5).",
+        )
+    if ANY_REGISTRY in config.locations or config.registries_conf is not None:
+        return  # any host may be a registry
+    known_hosts = {
+        registry_host(location, section.url)
+        for location, section in config.locations.items()
+        if not section.url.startswith("file:")
+    }
+    scopes = policy.transports.get("docker", {})
+    hosts = {scope.partition("/")[0].partition("@")[0] for scope in scopes if scope[:2] != "*."}
+    idle_hosts = sorted(hosts - known_hosts - {""})
+    if idle_hosts:
+        yield Finding(
+            name,
+            Level.WARNING,
+            f"no location has a host of these scopes: {printable(', '.join(idle_hosts))}",
+            "Write hosts as in docker.io/library/ubuntu. The hosts of this gateway are"
+            f" {printable(', '.join(sorted(known_hosts)))}.",
+        )
 
 
 async def _gpgv(reactor: Reactor) -> Finding:

@@ -51,7 +51,8 @@ async def test_systems_without_a_policy() -> None:
 async def test_a_valid_policy(tmp_path: Path) -> None:
     """The policy, gpgv and the directory of registries are looked at."""
     need("gpgv")
-    document = {"default": [REJECT], "transports": {"docker": {"a.b": [SIGNED_BY]}}}
+    scopes = {"registry.example.com/n": [SIGNED_BY]}
+    document = {"default": [REJECT], "transports": {"docker": scopes}}
     (tmp_path / "a.yaml").write_text("docker:\n  a.b:\n    lookaside: https://c.d\n")
     config = config_of(tmp_path, document, RegistriesDirectory=str(tmp_path))
     findings = await findings_of(config)
@@ -81,6 +82,35 @@ async def test_a_policy_that_everybody_may_change(tmp_path: Path) -> None:
     (tmp_path / "policy.json").chmod(0o666)
     (level, text) = (await findings_of(config))["policy_file of mycluster"]
     assert (level, text.startswith("everybody may write")) == (Level.WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("transports", "text"),
+    [
+        ({"docker": {"registry.example.com:443/n": [ACCEPT], "*.a.b": [ACCEPT]}}, ""),
+        ({"docker": {"": [ACCEPT]}, "sif": {"": [ACCEPT]}}, ""),
+        ({"dockr": {"": [ACCEPT]}}, "no image has the transport dockr"),
+        (
+            {"docker": {"library/ubuntu": [ACCEPT], "quay.io/a:1": [ACCEPT]}},
+            "no location has a host of these scopes: library, quay.io",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_scopes_of_no_image(tmp_path: Path, transports: Any, text: str) -> None:
+    """A misspelled scope does not protect what it names, so there is a warning."""
+    config = config_of(tmp_path, {"default": [REJECT], "transports": transports})
+    warnings = [f.text async for f in policies(config, reactor) if f.level is Level.WARNING]
+    assert warnings == ([text] if text else [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_registry_may_have_a_scope(tmp_path: Path) -> None:
+    """With the location `*` every host may be meant."""
+    transports = {"docker": {"quay.io/a": [ACCEPT]}}
+    anywhere = {"Locations/*": {"remotetype": "dockerv2"}}
+    config = config_of(tmp_path, {"default": [REJECT], "transports": transports}, **anywhere)
+    assert [f.level async for f in policies(config, reactor)] == [Level.OK]
 
 
 def document_of(verdict: PolicyVerdict | None = None, **members: Any) -> dict[str, Any]:
