@@ -38,7 +38,7 @@ from shiftergw.sources.by_location import SourcesByLocation
 from shiftergw.sources.local.layout_location import SLOTS as LAYOUT_THREADS
 from shiftergw.sources.local.layout_location import LayoutLocation
 from shiftergw.sources.local.opening import open_source
-from shiftergw.sources.registry.admission import Shared
+from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
@@ -135,11 +135,11 @@ def authenticator(
 
 
 def registry(
-    reactor: Reactor, config: Config, shared_state: Shared | None = None
+    reactor: Reactor, config: Config, shared_breakers: SharedBreakers | None = None
 ) -> RegistryClient:
     """Return the client of all configured registries.
 
-    `shared_state` is what several processes share about registries that ask to wait. Raises
+    `shared_breakers` is what several processes share about registries that ask to wait. Raises
     `ConfigurationError` if a location, a mirror or a proxy is unusable.
     """
     limits = Limits(rate=config.registry_least_rate, document=config.registry_document_time)
@@ -152,18 +152,20 @@ def registry(
         examples=unnamed_locations(config),
         limits=limits,
         proxied_hosts=config.proxied_hosts,
-        shared=shared_state or Shared(),
+        shared_breakers=shared_breakers or SharedBreakers(),
     )
 
 
-def lookasides(reactor: Reactor, config: Config, shared_state: Shared | None = None) -> Lookasides:
+def lookasides(
+    reactor: Reactor, config: Config, shared_breakers: SharedBreakers | None = None
+) -> Lookasides:
     """Return the storages of simple signatures; arguments and errors are those of `registry`."""
     return Lookasides(
         reactor,
         os.environ,
         limits=Limits(rate=config.registry_least_rate, document=config.registry_document_time),
         proxied_hosts=config.proxied_hosts,
-        shared_state=shared_state or Shared(),
+        shared_breakers=shared_breakers or SharedBreakers(),
     )
 
 

@@ -24,7 +24,7 @@ from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Sweepable, runner_name
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
-from shiftergw.sources.registry.admission import Shared
+from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.user_files.spool_client import SpoolClient
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         # Keyed, so that nobody without the site's key can test a guess of the password.
         return preparation.seal().fingerprint(f"{login.user}:{login.password}", "registry login")
 
-    shared_state = Shared(store, machine, fingerprint)
-    registry = compose.registry(reactor, config, shared_state)
-    lookasides = compose.lookasides(reactor, config, shared_state)
+    shared_breakers = SharedBreakers(store, machine, fingerprint)
+    registry = compose.registry(reactor, config, shared_breakers)
+    lookasides = compose.lookasides(reactor, config, shared_breakers)
     policies = compose.policies(reactor, config, registry, lookasides, parts.threads)
     source = compose.image_source(registry, config, parts.layouts)
     pipeline = Pipeline(source, parts.caches.of, parts.builder, config.build_limits(), reactor)

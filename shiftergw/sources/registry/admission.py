@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, DeferredLock
 from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
 from shiftergw.model import Breaker, RegistryLogin
 from shiftergw.plumbing.shared_result import SharedResult
-from shiftergw.sources.registry.retry import Interrupted, Patience
+from shiftergw.sources.registry.retry import Interruption, Patience
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -72,7 +72,7 @@ def _no_fingerprint(_: RegistryLogin) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedBreakers:
     """The breakers that the processes of a site share, and the names in their keys.
 
     `machine` is the host name of the machine that sends the requests. `fingerprint` returns a keyed
@@ -90,7 +90,7 @@ class Admission:
     def __init__(
         self,
         location: str,
-        shared: Shared,
+        shared_breakers: SharedBreakers,
         patience: Patience,
         clock: IReactorTime,
         random: Callable[[], float],
@@ -100,9 +100,9 @@ class Admission:
         `patience` sets the waits where the registry does not name a time.
         """
         self._location = location
-        self._breakers = shared.breakers
-        self._machine = shared.machine
-        self._fingerprint = shared.fingerprint
+        self._breakers = shared_breakers.breakers
+        self._machine = shared_breakers.machine
+        self._fingerprint = shared_breakers.fingerprint
         self._patience = patience
         self._clock = clock
         self._random = random
@@ -126,11 +126,11 @@ class Admission:
         async with self._probe_or_pass(key, limits=True) as probes:
             try:
                 yield
-            except Interrupted as error:
-                if error.limited or (probes and not error.lasting):
+            except Interruption as error:
+                if error.is_rate_limit or (probes and not error.lasting):
                     error.breaker = key
                     if probes or (error.retry_after or 0) > self._patience.quick:
-                        raise await self.later(error, 0) from error
+                        raise await self.postpone(error, 0) from error
                 raise
 
     @asynccontextmanager
@@ -156,24 +156,24 @@ class Admission:
 
     @asynccontextmanager
     async def _held_back(
-        self, key: str, trips: Callable[[Interrupted], bool]
+        self, key: str, trips: Callable[[Interruption], bool]
     ) -> AsyncIterator[bool]:
         """Admit what happens within this context; the errors that `trips` names trip the breaker.
 
-        Yields whether it is a probe. A probe trips it at once; otherwise `later` does, when the
+        Yields whether it is a probe. A probe trips it at once; otherwise `postpone` does, when the
         quick tries are spent.
         """
         async with self._probe_or_pass(key) as probes:
             try:
                 yield probes
-            except Interrupted as error:
+            except Interruption as error:
                 if trips(error) or (probes and not error.lasting):
                     error.breaker = key
                     if probes:
-                        raise await self.later(error, 0) from error
+                        raise await self.postpone(error, 0) from error
                 raise
 
-    async def later(self, error: Interrupted, seconds: float) -> RetryLater:
+    async def postpone(self, error: Interruption, seconds: float) -> RetryLater:
         """Return the `RetryLater` of a request that failed and is to wait for so many seconds.
 
         Trips the breaker of `error`, if any, which holds other requests back for the same time. Its
@@ -184,7 +184,7 @@ class Admission:
             failures = FIRST_FAILURES + self._trips.get(error.breaker, 0)
             seconds = max(self._patience.backoff(failures, self._random()), retry_after)
         now = self._clock.seconds()
-        kind = RateLimited if error.limited else RetryLater
+        kind = RateLimited if error.is_rate_limit else RetryLater
         delay = kind(
             now + seconds,
             f"{self._location} ({error.why})",

@@ -44,7 +44,7 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.content import WEB_PAGE, read_document
 from shiftergw.sources.registry.reader import is_json
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.transport import field
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class Attachments:
 
     def _too_long(self) -> RegistryUnavailable:
         return RegistryUnavailable(
-            f"{self._transport.who} took more than {self._transport.limits.documents:.0f} s for the"
-            " signatures of one image."
+            f"{self._transport.subject} took more than {self._transport.limits.documents:.0f} s for"
+            " the signatures of one image."
         )
 
     async def _fetch(
@@ -135,7 +135,8 @@ class Attachments:
 
     def _unreadable(self, tag: str, error: ManifestInvalid) -> ManifestInvalid:
         return ManifestInvalid(
-            f"{self._transport.who} has unreadable signatures for the image, under the tag {tag}.",
+            f"{self._transport.subject} has unreadable signatures for the image, under the tag"
+            f" {tag}.",
             remedy="Sign the image once more, or ask its owner to do so.",
             detail=error.what,
         )
@@ -194,11 +195,11 @@ class Attachments:
         response = await self._repository.ask("GET", path, {"Accept": _INDEX}, _NO_REFERRERS)
         if response.code != HTTPStatus.OK:
             self._transport.discard(response)
-            raise ImageNotFound(f"{self._transport.who} does not list referrers.")
+            raise ImageNotFound(f"{self._transport.subject} does not list referrers.")
         link = field(response, "Link") or ""
         try:
             content = await self._read(response, is_json)
-        except Interrupted as error:
+        except Interruption as error:
             if error.why == WEB_PAGE:
                 raise ImageNotFound(error.what) from error
             raise
@@ -217,8 +218,9 @@ class Attachments:
             response = await self._repository.ask("GET", path, {"Accept": media_type})
             content = await self._read(response, is_right)
             if expected is not None and not _has_digest(content, expected):
-                raise Interrupted(
-                    f"{self._transport.who} sent something that is not {expected}.", lasting=True
+                raise Interruption(
+                    f"{self._transport.subject} sent something that is not {expected}.",
+                    lasting=True,
                 )
             return content
 
@@ -227,7 +229,7 @@ class Attachments:
 
     async def _read(self, response: IResponse, is_right: Callable[[bytes], bool]) -> bytes:
         """Return a body; if it may be incomplete, `is_right` decides by the bytes."""
-        source = self._transport.who
+        source = self._transport.subject
         content = await read_document(
             self._transport, response, SIGNATURE_SIZE_LIMIT, source, "signature", is_right
         )

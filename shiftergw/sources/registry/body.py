@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from shiftergw.errors import RegistryUnavailable, amount
 from shiftergw.plumbing.shared_result import SharedResult
-from shiftergw.sources.registry.retry import Interrupted, UnprovenEnd
+from shiftergw.sources.registry.retry import Interruption, UnprovenEnd
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -56,7 +56,7 @@ class Pace:
 class Body(Protocol):
     """Passes the pieces of a body to `take`, and fires `end` at its end.
 
-    `end` fails with `Interrupted` if the body breaks off or is slower than `pace`
+    `end` fails with `Interruption` if the body breaks off or is slower than `pace`
     (`RegistryUnavailable` for a document), with `UnprovenEnd` if the connection was closed and no
     length was named before, and with the error that `take` raises. Time in which the body is paused
     counts towards `Pace.total` only. Cancelling `end` closes the connection. `subject` begins the
@@ -129,7 +129,7 @@ class Body(Protocol):
             self._fail(Failure(UnprovenEnd(self._subject)))
         else:
             self._fail(
-                Failure(Interrupted(f"{self._subject} broke off in the middle of a transfer."))
+                Failure(Interruption(f"{self._subject} broke off in the middle of a transfer."))
             )
 
     def pauseProducing(self) -> None:
@@ -174,7 +174,9 @@ class Body(Protocol):
 
     def _idle_over(self) -> None:
         self._idle_call = None
-        self._fail(Failure(Interrupted(f"{self._subject} sent nothing for {self._pace.idle:g} s.")))
+        self._fail(
+            Failure(Interruption(f"{self._subject} sent nothing for {self._pace.idle:g} s."))
+        )
 
     def _window_over(self, window: float) -> None:
         self._window_call = None
@@ -182,7 +184,7 @@ class Body(Protocol):
         if byte_count < self._pace.rate * window:
             least = f"{amount(round(self._pace.rate))} a second are the least (`RegistryLeastRate`)"
             what = f"{self._describe_slowness(byte_count, window)}; {least}."
-            self._fail(Failure(Interrupted(what, why="too slow", slow=True)))
+            self._fail(Failure(Interruption(what, why="too slow", slow=True)))
         else:
             self.proven.set_result(None)
             if self._idle_call is not None and self._window_call is None:

@@ -10,7 +10,7 @@ from shiftergw.errors import ImageNotFound
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
-from shiftergw.sources.registry.admission import Shared
+from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.mirrors import ImageRoute, MirrorPlace, open_mirrors
 from shiftergw.sources.registry.proxy import Proxies
@@ -31,7 +31,7 @@ Locate = Callable[[ImageReference], tuple[str, str]]
 Find = Callable[[str, str], Location | None]
 """Returns the registry of a host and a repository that no location names, if it is allowed."""
 
-_LIMITS, _PATIENCE, _NOT_SHARED = Limits(), Patience(), Shared()
+_LIMITS, _PATIENCE, _NO_BREAKERS = Limits(), Patience(), SharedBreakers()
 
 
 def _find_nothing(_host: str, _repository: str) -> None:
@@ -50,7 +50,7 @@ class RegistryClient:
         *,
         find: Find = _find_nothing,
         examples: Sequence[Location] = (),
-        shared: Shared = _NOT_SHARED,
+        shared_breakers: SharedBreakers = _NO_BREAKERS,
         limits: Limits = _LIMITS,
         patience: Patience = _PATIENCE,
         random: Callable[[], float] = system_random,
@@ -58,14 +58,14 @@ class RegistryClient:
     ) -> None:
         """Open nothing; `environment` names the proxies. Raises `ConfigurationError`.
 
-        `shared` has the breakers that all processes of the site use. `examples` are some of what
-        `find` returns: their files are read now.
+        `shared_breakers` has the breakers that all processes of the site use. `examples` are some
+        of what `find` returns: their files are read now.
         """
         proxies = Proxies(environment, proxied_hosts)
         self._locations = locations
         self._locate = locate
         self._find = find
-        self._registries = Registries(reactor, proxies, limits, patience, shared, random)
+        self._registries = Registries(reactor, proxies, limits, patience, shared_breakers, random)
         for location in examples:
             self._registries.read_files(location)
         self._mirrors: dict[str, tuple[MirrorPlace, ...]] = {}

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from shiftergw.errors import printable
 from shiftergw.oci.content_coding import decode_content
 from shiftergw.sources.registry.reader import is_json
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.transport import Transport, field
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
 WEB_PAGE = "a web page"
-"""The reason (`Interrupted.why`) of a response that is a web page."""
+"""The reason (`Interruption.why`) of a response that is a web page."""
 
 _CODING_ROOM = 4096
 """Bytes by which a compressed document may be longer than the limit on the document."""
@@ -43,7 +43,7 @@ async def read_document(
 
     In errors `source` begins the sentence, and `name` says what kind of document it is. A body that
     ends with its connection, and so may be incomplete, must parse as JSON and be what `is_right`
-    accepts. Raises `Interrupted` for a web page and for a damaged body, and what `Transport.read`
+    accepts. Raises `Interruption` for a web page and for a damaged body, and what `Transport.read`
     raises.
     """
     codings = ",".join(
@@ -63,7 +63,7 @@ async def read_document(
     try:
         content = decode_content(body, codings, limit)
     except ValueError as error:
-        raise Interrupted(
+        raise Interruption(
             f"{source} sent a {name} that {error}.",
             remedy="Tell the site's support: a proxy or the registry changes what it sends.",
             lasting=True,
@@ -79,14 +79,14 @@ def is_web_page(content: bytes) -> bool:
     return start.startswith(_PAGE_STARTS)
 
 
-def _page_failure(source: str, response: IResponse, content: bytes, name: str) -> Interrupted:
+def _page_failure(source: str, response: IResponse, content: bytes, name: str) -> Interruption:
     """Return the error for a web page; its title and the server's name tell whose page it is."""
     title = _title(content[:_PAGE_HEAD])
     servers = [field(response, header) for header in ("Server", "Via")]
     server = printable(" ".join(server for server in servers if server), 60)
     words = f" titled {title!r}" if title else ""
     sender = f" (sent by {server!r})" if server else ""
-    return Interrupted(
+    return Interruption(
         f"{source} sent a web page{words} instead of a {name}{sender}.",
         remedy=_PAGE_REMEDY,
         why=WEB_PAGE,

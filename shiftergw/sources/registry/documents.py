@@ -25,7 +25,7 @@ from shiftergw.oci.schema1 import payload_of
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.content import read_document
 from shiftergw.sources.registry.repository import HeadNotAnswered, Repository
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.transport import Transport, field
 
 T = TypeVar("T")
@@ -76,8 +76,8 @@ class Documents:
 
     def _too_long(self) -> RegistryUnavailable:
         return RegistryUnavailable(
-            f"{self._transport.who} took more than {self._transport.limits.documents:.0f} s for the"
-            " manifests and the configuration of one image."
+            f"{self._transport.subject} took more than {self._transport.limits.documents:.0f} s for"
+            " the manifests and the configuration of one image."
         )
 
     async def head(self, reference: str) -> Digest | None:
@@ -123,7 +123,7 @@ class Documents:
                 raise ManifestInvalid("The image's manifest is larger than 4 MiB.")
             content = payload_of(content)
             if not _matches(content, digest):
-                raise _WrongBytesError(self._transport.who, "manifest", str(digest))
+                raise _WrongBytesError(self._transport.subject, "manifest", str(digest))
             return content, field(response, "Content-Type") or ""
 
         return await self._try_for_bytes(attempt)
@@ -145,8 +145,8 @@ class Documents:
         size = await self._try(attempt)
         if size is None:
             raise RegistryUnavailable(
-                f"{self._transport.who} does not tell the size of a layer, which the old format of"
-                " this image requires.",
+                f"{self._transport.subject} does not tell the size of a layer, which the old format"
+                " of this image requires.",
                 remedy="Pull the image with a current tool and push it again.",
             )
         return size
@@ -178,7 +178,7 @@ class Documents:
             response = await self.repository.ask("GET", f"blobs/{blob.digest}", {"Accept": "*/*"})
             content = await self._read(response, blob.size, "configuration", is_right)
             if not is_right(content):
-                raise _WrongBytesError(self._transport.who, "configuration", str(blob.digest))
+                raise _WrongBytesError(self._transport.subject, "configuration", str(blob.digest))
             return content
 
         return await self._try_for_bytes(attempt)
@@ -187,7 +187,7 @@ class Documents:
         self, response: IResponse, limit: int, name: str, is_right: Callable[[bytes], bool]
     ) -> bytes:
         return await read_document(
-            self._transport, response, limit, self._transport.who, name, is_right
+            self._transport, response, limit, self._transport.subject, name, is_right
         )
 
     async def _try_for_bytes(self, attempt: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
@@ -198,7 +198,7 @@ class Documents:
             raise BlobCorrupt(error.what) from error
 
 
-class _WrongBytesError(Interrupted):
+class _WrongBytesError(Interruption):
     """A document does not have the digest or size under which it was requested."""
 
     def __init__(self, source: str, name: str, digest: str) -> None:

@@ -9,7 +9,7 @@ from shiftergw.image import Descriptor
 from shiftergw.oci.challenge import parse_content_range
 from shiftergw.sources.registry.failures import error_text
 from shiftergw.sources.registry.repository import Repository
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.transport import Transport, field
 
 if TYPE_CHECKING:
@@ -58,21 +58,21 @@ class Download:
         self._has_begun = False
 
     async def attempt(self) -> None:
-        """Stream the rest of the blob; raise `Interrupted` if bytes are missing afterwards."""
+        """Stream the rest of the blob; raise `Interruption` if bytes are missing afterwards."""
         response, self._start = await self._open()
         media_type = field(response, "Content-Type") or ""
         self._may_be_page = media_type.lower().startswith("text/html")
         self._has_begun = False
         try:
             await self._transport.stream(response, self._take, self._sink)
-        except Interrupted:
+        except Interruption:
             # Without a length HTTP cannot tell the end from an interruption. The size can, and the
             # cache checks the digest.
             if self._position != self._blob.size:
                 raise
         if self._position < self._blob.size:
-            raise Interrupted(
-                f"{self._transport.who} sent {self._position} bytes of a layer of"
+            raise Interruption(
+                f"{self._transport.subject} sent {self._position} bytes of a layer of"
                 f" {self._blob.size} bytes.",
                 lasting=True,
             )
@@ -101,14 +101,14 @@ class Download:
         if part is None or part[0] != self._position or part[2] not in {None, self._blob.size}:
             raise self._refuse_part(response)
 
-    def _refuse_part(self, response: IResponse) -> Interrupted:
+    def _refuse_part(self, response: IResponse) -> Interruption:
         """Close a response with bytes of another part; return the error."""
         self._transport.discard(response)
         self._wrong_parts += 1
         if self._wrong_parts >= WRONG_PARTS:
             self._position = 0
-        return Interrupted(
-            f"{self._transport.who} sent another part of a layer than was requested.",
+        return Interruption(
+            f"{self._transport.subject} sent another part of a layer than was requested.",
             lasting=True,
         )
 
@@ -123,14 +123,14 @@ class Download:
         self._position += len(data)
         self.progress = max(self.progress, self._position)
 
-    def _page_error(self, page: bytes) -> Interrupted:
+    def _page_error(self, page: bytes) -> Interruption:
         """Return the error for a web page, which captive portals and proxies send with status 200.
 
         The media type alone proves nothing: some servers name any file `text/html`.
         """
         title = error_text(page)
-        return Interrupted(
-            f"{self._transport.who} sent a web page instead of a layer"
+        return Interruption(
+            f"{self._transport.subject} sent a web page instead of a layer"
             f"{f': {title}' if title else '.'}",
             remedy=_PAGE_REMEDY,
             why="a web page",

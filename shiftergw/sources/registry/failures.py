@@ -20,7 +20,7 @@ from shiftergw.errors import (
 )
 from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 
 _AUTHORITY_REMEDY = (
     "Tell the site's support; for a registry with an authority of its own the location's"
@@ -82,15 +82,15 @@ _STORE_REMEDY = (
 
 
 def status_failure(
-    who: str,
+    subject: str,
     host: str,
     status: int,
     text: str,
     retry_after: float | None,
     *,
     is_registry: bool,
-) -> Interrupted:
-    """Return the error for one of `TRANSIENT_STATUSES`; `who` begins the sentence.
+) -> Interruption:
+    """Return the error for one of `TRANSIENT_STATUSES`; `subject` begins the sentence.
 
     `host` has answered, with `text` as its explanation. Unless it `is_registry`, a store or another
     host to which the registry redirects, its limits are not limits of the login.
@@ -98,67 +98,67 @@ def status_failure(
     why = f"status {status}"
     is_limit = status == _TOO_MANY_REQUESTS
     if status in _CDN_PROBLEMS:
-        origin = who[0].lower() + who[1:] if is_registry else host
+        origin = subject[0].lower() + subject[1:] if is_registry else host
         what = f"The CDN in front of {origin} {_CDN_PROBLEMS[status]} (status {status})"
         why = f"status {status} of its CDN"
     elif is_limit:
-        what, why = f"{who} asked to slow down", "rate limit"
+        what, why = f"{subject} asked to slow down", "rate limit"
     else:
-        what = f"{who} answered with status {status}"
-    return Interrupted(
+        what = f"{subject} answered with status {status}"
+    return Interruption(
         f"{what}: {text}" if text else f"{what}.",
         detail=host,
         retry_after=retry_after,
         why=why,
-        limited=is_limit and is_registry,
+        is_rate_limit=is_limit and is_registry,
     )
 
 
-def store_refusal(who: str, host: str, status: int, text: str) -> RegistryUnavailable:
+def store_refusal(subject: str, host: str, status: int, text: str) -> RegistryUnavailable:
     """Return the error for a store that refuses even a URL that the registry has just signed."""
     words = f": {text}" if text else "."
     return RegistryUnavailable(
-        f"{who} sends the gateway to {host} for this content, which refuses it with status"
+        f"{subject} sends the gateway to {host} for this content, which refuses it with status"
         f" {status}{words}",
         remedy=_STORE_REMEDY,
         detail=host,
     )
 
 
-def network_failure(who: str, host: str, error: Exception) -> PullError:
-    """Return the reason why a request got no answer; `who` begins the sentence."""
+def network_failure(subject: str, host: str, error: Exception) -> PullError:
+    """Return the reason why a request got no answer; `subject` begins the sentence."""
     for cause in _causes(error):
         if isinstance(cause, PullError):
             return cause
         if isinstance(cause, CertificateRefused):
             return RegistryUntrusted(
-                f"{who} cannot be trusted: the certificate of {host} {cause.problem}.",
+                f"{subject} cannot be trusted: the certificate of {host} {cause.problem}.",
                 remedy=_AUTHORITY_REMEDY if cause.fault == "authority" else cause.remedy,
                 detail=f"{host}: {cause.certificate}",
             )
         if isinstance(cause, HeadTooLong):
-            return RegistryUnavailable(f"{who} sent {cause}.", detail=host)
+            return RegistryUnavailable(f"{subject} sent {cause}.", detail=host)
         if isinstance(cause, SSL.Error):
-            return _tls_failure(who, host, printable(str(cause)))
+            return _tls_failure(subject, host, printable(str(cause)))
         for kind, what in _REASONS:
             if isinstance(cause, kind):
                 detail = f"{host}: {cause}"
-                return Interrupted(
-                    f"{who} {what}", detail=detail, why="unreachable", unreachable=True
+                return Interruption(
+                    f"{subject} {what}", detail=detail, why="unreachable", unreachable=True
                 )
-    return Interrupted(f"{who} broke the connection.", detail=f"{host}: {error!r}")
+    return Interruption(f"{subject} broke the connection.", detail=f"{host}: {error!r}")
 
 
-def _tls_failure(who: str, host: str, words: str) -> PullError:
+def _tls_failure(subject: str, host: str, words: str) -> PullError:
     """Return the reason why a handshake failed; `words` are those of OpenSSL."""
     if _ALERT.search(words):
         return RegistryDenied(
-            f"{who} does not accept the gateway without a client certificate that it trusts.",
+            f"{subject} does not accept the gateway without a client certificate that it trusts.",
             remedy="Tell the site's support: `clientCertificate` of the location names it.",
             detail=f"{host}: {words}",
         )
-    return Interrupted(
-        f"{who} does not speak TLS as the gateway does.",
+    return Interruption(
+        f"{subject} does not speak TLS as the gateway does.",
         detail=f"{host}: {words}",
         lasting=True,
     )

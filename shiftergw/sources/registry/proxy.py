@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from shiftergw.errors import ConfigurationError, RegistryUnavailable
 from shiftergw.sources.registry.location import WebOrigin
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 
 _HEAD_LIMIT = 16384
 """Most bytes of the head of a proxy's response to CONNECT."""
@@ -146,7 +146,7 @@ class _Tunnel(Protocol):
             self._refuse(f"with status {int(status[1])}", transient=status[1].startswith(b"5"))
 
     def _refuse(self, how: str, *, transient: bool = False) -> None:
-        kind = Interrupted if transient else RegistryUnavailable
+        kind = Interruption if transient else RegistryUnavailable
         self.inner_protocol.errback(kind(f"The site's proxy answered {how}."))
         self.transport.abortConnection()
 

@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError
 from shiftergw.errors import RegistryUnavailable
 from shiftergw.sources.registry.body import Body, Pace
 from shiftergw.sources.registry.failures import error_text
-from shiftergw.sources.registry.retry import Interrupted, UnprovenEnd
+from shiftergw.sources.registry.retry import Interruption, UnprovenEnd
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -76,13 +76,13 @@ class BodyReader:
     """Reads the bodies of the responses of one location, at the pace that it admits."""
 
     def __init__(
-        self, who: str, clock: IReactorTime, limits: Limits, admission: Admission | None
+        self, subject: str, clock: IReactorTime, limits: Limits, admission: Admission | None
     ) -> None:
-        """Begin the sentences of errors with `who`.
+        """Begin the sentences of errors with `subject`.
 
         `admission` holds bodies back that were too slow lately.
         """
-        self.who = who
+        self.subject = subject
         self.clock = clock
         self.limits = limits
         self._admission = admission
@@ -92,12 +92,12 @@ class BodyReader:
     ) -> None:
         """Give a response's body to `take`; `sink` is registered as the one that may pause it.
 
-        Raises `Interrupted` unless the body is known to be whole, `RetryLater`, and what `take`
+        Raises `Interruption` unless the body is known to be whole, `RetryLater`, and what `take`
         raises.
         """
         limits = self.limits
         pace = Pace(limits.idle, limits.rate, limits.window)
-        body = Body(take, self.clock, pace, self.who)
+        body = Body(take, self.clock, pace, self.subject)
         if sink is not None:
             sink.registerProducer(body, True)
         try:
@@ -141,7 +141,7 @@ class BodyReader:
         """Return the body of a document, of a longer one the first `limit` + 1 bytes.
 
         If the body ends with its connection, without a length, `is_whole` decides by the bytes
-        whether anything is missing: see `needs_length` and `is_json`. Raises `Interrupted` if the
+        whether anything is missing: see `needs_length` and `is_json`. Raises `Interruption` if the
         connection breaks or brings too little, `RetryLater`, and `RegistryUnavailable` if the body
         takes too long.
         """
@@ -166,7 +166,7 @@ class BodyReader:
                 raise _EnoughError
 
         with suppress(_EnoughError):
-            body = Body(keep, self.clock, pace, self.who)
+            body = Body(keep, self.clock, pace, self.subject)
             body.first_window = first_window
             try:
                 await body.read(response)
@@ -186,7 +186,7 @@ class BodyReader:
 
     def discard(self, response: IResponse) -> None:
         """Close a response whose body nobody wants."""
-        body = Body(len, self.clock, Pace(self.limits.idle), self.who)
-        body.end.addErrback(lambda failure: failure.trap(CancelledError, Interrupted))
+        body = Body(len, self.clock, Pace(self.limits.idle), self.subject)
+        body.end.addErrback(lambda failure: failure.trap(CancelledError, Interruption))
         body.stopProducing()
         body.read(response)

@@ -10,7 +10,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from shiftergw.image import Descriptor
 from shiftergw.model import RegistryLogin
-from shiftergw.sources.registry.admission import Admission, Shared
+from shiftergw.sources.registry.admission import Admission, SharedBreakers
 from shiftergw.sources.registry.attachments import Attachments
 from shiftergw.sources.registry.documents import Documents, Retries
 from shiftergw.sources.registry.download import Download
@@ -118,7 +118,7 @@ class Registry:
             clock=self._clock,
             random=self._random,
             say=say,
-            later=self._admission.later,
+            postpone=self._admission.postpone,
             progress=progress,
         )
 
@@ -132,7 +132,7 @@ class Registries:
         proxies: Proxies,
         limits: Limits,
         patience: Patience,
-        shared_state: Shared,
+        shared_breakers: SharedBreakers,
         random: Callable[[], float],
     ) -> None:
         """Open nothing."""
@@ -142,7 +142,7 @@ class Registries:
         self._patience = patience
         # The next place is a better answer to a failing mirror than another try.
         self._mirror_patience = Patience(2, patience.first, patience.quick, patience.longest)
-        self._shared_state = shared_state
+        self._shared_breakers = shared_breakers
         self._random = random
         self._blobs = DeferredSemaphore(PARALLEL_BLOBS)
         self._tls: dict[object, LocationTls] = {}
@@ -186,7 +186,7 @@ class Registries:
     def _open(self, location: Location) -> Registry:
         patience = self._mirror_patience if location.is_mirror else self._patience
         admission = Admission(
-            location.name, self._shared_state, patience, self._reactor, self._random
+            location.name, self._shared_breakers, patience, self._reactor, self._random
         )
         transport = Transport(
             self._reactor,

@@ -18,7 +18,7 @@ from shiftergw.errors import (
 from shiftergw.model import RegistryLogin
 from shiftergw.oci.challenge import Challenge, parse_challenges
 from shiftergw.sources.registry.admission import Admission, RateLimited
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.tokens import (
     RepositoryAccess,
     TokenDenialError,
@@ -98,14 +98,14 @@ class Repository:
         both are limited, the limit that ends first counts.
 
         Raises `ImageNotFound`, `RegistryDenied`, `RegistryUnavailable`, `RegistryUntrusted`;
-        `HeadNotAnswered`, `Interrupted` if another try may succeed, and `RetryLater`.
+        `HeadNotAnswered`, `Interruption` if another try may succeed, and `RetryLater`.
         """
         reason: _RefusalError | RetryLater | None = None
         if not self.private or self._login is None:
             try:
                 response = await self._ask_as(None, method, path, headers)
                 return await self._expect(response, method, statuses)
-            except (_RefusalError, RateLimited, Interrupted) as error:
+            except (_RefusalError, RateLimited, Interruption) as error:
                 reason = await self._reason_for_login(error, path)
         try:
             response = await self._ask_as(self._login, method, path, headers)
@@ -121,7 +121,7 @@ class Repository:
         return await self._expect(response, method, statuses)
 
     async def _reason_for_login(
-        self, error: _RefusalError | RateLimited | Interrupted, path: str
+        self, error: _RefusalError | RateLimited | Interruption, path: str
     ) -> _RefusalError | RetryLater:
         """Return why an anonymous request is to be repeated with the login: a refusal or a limit.
 
@@ -132,13 +132,15 @@ class Repository:
             if self._login is None:
                 raise self._failure(error, path) from error
             return error
-        if self._login is None or (isinstance(error, Interrupted) and not error.limited):
+        if self._login is None or (isinstance(error, Interruption) and not error.is_rate_limit):
             raise error
-        limit = await self._admission.later(error, 0) if isinstance(error, Interrupted) else error
+        limit = (
+            await self._admission.postpone(error, 0) if isinstance(error, Interruption) else error
+        )
         if not self._challenges:
             try:
                 self._challenges = await self._root_challenges()
-            except Interrupted as failure:
+            except Interruption as failure:
                 raise limit from failure
         if not self._challenges:
             raise limit
@@ -152,7 +154,7 @@ class Repository:
         text = await self._explanation(response)
         words = f": {text}" if text else "."
         kind = HeadNotAnswered if method == "HEAD" else RegistryUnavailable
-        raise kind(f"{self._transport.who} answered with status {response.code}{words}")
+        raise kind(f"{self._transport.subject} answered with status {response.code}{words}")
 
     async def _ask_as(
         self, login: RegistryLogin | None, method: str, path: str, headers: Mapping[str, str]
@@ -248,7 +250,7 @@ class Repository:
         """
         if refusal.failure is not None:
             return refusal.failure
-        registry = self._transport.who
+        registry = self._transport.subject
         is_hidden = anonymous is not None and anonymous.status == HTTPStatus.NOT_FOUND
         words = f" ({refusal.text})" if refusal.text else ""
         if is_hidden or refusal.status == HTTPStatus.NOT_FOUND:
@@ -275,7 +277,7 @@ class Repository:
     def _not_found(
         self, refusal: _RefusalError, path: str, anonymous: _RefusalError | None
     ) -> ImageNotFound:
-        registry = self._transport.who
+        registry = self._transport.subject
         text = (anonymous or refusal).text
         words = f" ({text})" if text else ""
         if anonymous and refusal.login_sent and refusal.status == HTTPStatus.UNAUTHORIZED:
@@ -312,10 +314,10 @@ def _may_answer_get(error: RegistryUnavailable) -> bool:
 
     It does not where the registry is unreachable, does not speak TLS, or limits requests.
     """
-    if not isinstance(error, Interrupted):
+    if not isinstance(error, Interruption):
         return True
     is_reached = not error.unreachable or error.why == "no answer"
-    return is_reached and not error.lasting and not error.limited
+    return is_reached and not error.lasting and not error.is_rate_limit
 
 
 def _challenges(response: IResponse) -> tuple[Challenge, ...]:

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from shiftergw.plumbing.reactor import with_name_resolver
 from shiftergw.plumbing.timing import shield, within
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -47,8 +47,8 @@ class Resolver:
     async def addresses(self, host: str) -> frozenset[str]:
         """Return the IPv4 and IPv6 addresses of a host; none if it cannot be resolved here.
 
-        Raises `Interrupted` while too many look-ups run. Otherwise a registry could name slow hosts
-        first, and the next host would count as one without addresses.
+        Raises `Interruption` while too many look-ups run. Otherwise a registry could name slow
+        hosts first, and the next host would count as one without addresses.
         """
         now = self._reactor.seconds()
         self._answers = {name: answer for name, answer in self._answers.items() if answer[0] > now}
@@ -56,7 +56,7 @@ class Resolver:
             return self._answers[host][1]
         if host not in self._running:
             if len(self._running) >= MAX_LOOKUPS:
-                raise Interrupted(
+                raise Interruption(
                     f"The name service has not answered for {MAX_LOOKUPS} hosts yet.",
                     why="the name service",
                     detail=host,

@@ -27,11 +27,11 @@ LONGEST_RETRY_AFTER = 86400.0
 """The longest `Retry-After` in seconds; registries that name more count as naming this."""
 
 
-class Interrupted(RegistryUnavailable):
+class Interruption(RegistryUnavailable):
     """A try failed, and the next one may succeed.
 
     `retry_after` is the `Retry-After` of the registry in seconds. `why` names the cause in a few
-    words for a user who waits. `limited` means that the registry limits this login (429),
+    words for a user who waits. `is_rate_limit` means that the registry limits this login (429),
     `unreachable` that the host did not answer, `slow` that it sends too little: no quick try
     follows. `lasting` means that waiting will not help: when the quick tries are spent, the pull
     fails. `breaker` is the key of the breaker to trip, if any.
@@ -45,7 +45,7 @@ class Interrupted(RegistryUnavailable):
         detail: str = "",
         retry_after: float | None = None,
         why: str = "interrupted",
-        limited: bool = False,
+        is_rate_limit: bool = False,
         unreachable: bool = False,
         slow: bool = False,
         lasting: bool = False,
@@ -53,23 +53,23 @@ class Interrupted(RegistryUnavailable):
         """Take the sentence for the user, and what decides about the next try."""
         super().__init__(what, remedy=remedy, detail=detail, retry_after=retry_after)
         self.why = why
-        self.limited = limited
+        self.is_rate_limit = is_rate_limit
         self.unreachable = unreachable
         self.slow = slow
         self.lasting = lasting
         self.breaker = ""
 
 
-class UnprovenEnd(Interrupted):
+class UnprovenEnd(Interruption):
     """A body ended with its connection, and no length was named: it may be incomplete.
 
     HTTP allows this (RFC 9112, section 6.3, rule 8). Only the content can prove that it is whole:
     by its digest and size, or as JSON that parses.
     """
 
-    def __init__(self, who: str) -> None:
-        """Blame `who`, which begins the sentence."""
-        super().__init__(f"{who} closed the connection, perhaps in the middle of a transfer.")
+    def __init__(self, subject: str) -> None:
+        """Blame `subject`, which begins the sentence."""
+        super().__init__(f"{subject} closed the connection, perhaps in the middle of a transfer.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +97,23 @@ async def with_retries(
     clock: IReactorTime,
     random: Callable[[], float],
     say: Say,
-    later: Callable[[Interrupted, float], Awaitable[RetryLater]],
+    postpone: Callable[[Interruption, float], Awaitable[RetryLater]],
     progress: Callable[[], int] = int,
 ) -> T:
-    """Return what `attempt` returns; after `Interrupted`, wait for a moment and try again.
+    """Return what `attempt` returns; after `Interruption`, wait for a moment and try again.
 
     A `Retry-After` can make a wait longer, never shorter: one of 0, or in the past, changes
     nothing. `progress` returns the furthest byte of a download: the tries are counted anew after
     each `PROGRESS` bytes. When the tries are spent, or the wait is longer than `patience.quick`,
-    raises the error that `later` makes of the failure and the seconds to wait; a lasting
-    `Interrupted` is raised as it is. Other errors are raised at once.
+    raises the error that `postpone` makes of the failure and the seconds to wait; a lasting
+    `Interruption` is raised as it is. Other errors are raised at once.
     """
     failures, start = 0, progress()
     while True:
         began = clock.seconds()
         try:
             return await attempt()
-        except Interrupted as error:
+        except Interruption as error:
             if progress() - start >= PROGRESS:
                 failures, start = 0, progress()
             elif error.slow or (clock.seconds() - began > SLOW_TRY and not error.lasting):
@@ -123,6 +123,6 @@ async def with_retries(
             if failures >= patience.tries and error.lasting:
                 raise
             if failures >= patience.tries or seconds > patience.quick:
-                raise await later(error, seconds) from error
+                raise await postpone(error, seconds) from error
             say(f"waiting {max(1, round(seconds))} s: {error.what}")
         await pause(seconds, clock)

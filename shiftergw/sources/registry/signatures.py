@@ -21,7 +21,7 @@ from shiftergw.model.signatures import (
     SignatureKind,
 )
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
-from shiftergw.sources.registry.admission import Admission, Shared
+from shiftergw.sources.registry.admission import Admission, SharedBreakers
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
@@ -46,7 +46,7 @@ FILE_SECONDS = 30.0
 SLOTS = 2
 """Reads that may hang at the same time; each occupies a thread."""
 
-_LIMITS, _PATIENCE, _NOT_SHARED = Limits(), Patience(), Shared()
+_LIMITS, _PATIENCE, _NO_BREAKERS = Limits(), Patience(), SharedBreakers()
 
 
 class RegistryStorage(Protocol):
@@ -77,7 +77,7 @@ class Lookasides:
         reactor: Reactor,
         environment: Mapping[str, str],
         *,
-        shared_state: Shared = _NOT_SHARED,
+        shared_breakers: SharedBreakers = _NO_BREAKERS,
         limits: Limits = _LIMITS,
         patience: Patience = _PATIENCE,
         proxied_hosts: tuple[str, ...] | None = None,
@@ -85,7 +85,7 @@ class Lookasides:
         """Open nothing; the arguments are those of `RegistryClient`."""
         self._reactor = reactor
         self._proxies = Proxies(environment, proxied_hosts)
-        self._shared_state = shared_state
+        self._shared_breakers = shared_breakers
         self._limits = limits
         self._patience = patience
         self._transports: dict[str, tuple[Transport, Admission]] = {}
@@ -94,7 +94,9 @@ class Lookasides:
         """Return the storage at a URL of registries.d; raise `ConfigurationError` for a bad one."""
         host = urlsplit(url).netloc
         if url not in self._transports:
-            admission = Admission(host, self._shared_state, self._patience, self._reactor, random)
+            admission = Admission(
+                host, self._shared_breakers, self._patience, self._reactor, random
+            )
             location = Location(host, url)
             transport = Transport(self._reactor, location, self._proxies, self._limits, admission)
             self._transports[url] = transport, admission
@@ -105,7 +107,7 @@ class Lookasides:
             clock=self._reactor,
             random=random,
             say=say,
-            later=admission.later,
+            postpone=admission.postpone,
         )
         return LookasideStorage(url, transport, retries)
 

@@ -108,7 +108,7 @@ class LookasideStorage:
         if response.code != HTTPStatus.OK:
             reason = await self._transport.explanation(response)
             raise RegistryUnavailable(
-                f"{self._transport.who} of signatures answered with status {response.code}"
+                f"{self._transport.subject} of signatures answered with status {response.code}"
                 f"{f': {reason}' if reason else '.'}"
             )
         return await self._transport.read(response, SIGNATURE_SIZE_LIMIT)
@@ -169,7 +169,7 @@ class SignatureExtension:
             messages = [base64.b64decode(text, validate=True) for text in texts]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RegistryUnavailable(
-                f"{self._transport.who} sent an unreadable list of signatures.",
+                f"{self._transport.subject} sent an unreadable list of signatures.",
                 detail=printable(content[:200]),
             ) from error
         return [SignatureBlob("simple", signature=message, place=place) for message in messages]
@@ -177,6 +177,6 @@ class SignatureExtension:
 
 def _too_long(transport: Transport) -> RegistryUnavailable:
     return RegistryUnavailable(
-        f"{transport.who} took more than {transport.limits.documents:.0f} s for the signatures of"
-        " one image."
+        f"{transport.subject} took more than {transport.limits.documents:.0f} s for the signatures"
+        " of one image."
     )

@@ -24,7 +24,7 @@ from shiftergw.oci.challenge import Challenge
 from shiftergw.sources.registry.admission import RateLimited
 from shiftergw.sources.registry.content import read_document
 from shiftergw.sources.registry.location import WebOrigin
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.transport import Transport
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Tokens:
 
     def __init__(self, transport: Transport, clock: IReactorTime) -> None:
         """Start without grants."""
-        self._registry = transport.who
+        self._registry = transport.subject
         self._service = f"The token service of the registry {transport.location!r}"
         self._transport = transport.with_subject(self._service)
         self._clock = clock
@@ -103,7 +103,7 @@ class Tokens:
         """Return an `Authorization` that answers the challenges; None if none of them can be.
 
         `bad` is the value that the registry has just refused. A different one, which a parallel
-        request has obtained meanwhile, is used. Raises `TokenDenialError`, `Interrupted`,
+        request has obtained meanwhile, is used. Raises `TokenDenialError`, `Interruption`,
         `RegistryUnavailable`, `RegistryUntrusted`.
         """
         async with self._lock:
@@ -212,7 +212,9 @@ class Tokens:
 
 def _is_limit(error: PullError) -> bool:
     """Return whether an error is a limit on requests: another way would exceed it as well."""
-    return isinstance(error, RateLimited) or (isinstance(error, Interrupted) and error.limited)
+    return isinstance(error, RateLimited) or (
+        isinstance(error, Interruption) and error.is_rate_limit
+    )
 
 
 def basic(login: RegistryLogin) -> str:

@@ -32,7 +32,7 @@ from shiftergw.sources.registry.local_files import LocationTls
 from shiftergw.sources.registry.location import Location, WebOrigin, target_of
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import BodyReader, Limits
-from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interrupted
+from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interruption
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -77,10 +77,10 @@ class Transport(BodyReader):
             reactor, location, proxies, limits.connect, tls or LocationTls.of(location)
         )
 
-    def with_subject(self, who: str) -> Transport:
+    def with_subject(self, subject: str) -> Transport:
         """Return this transport with other words for the server at the beginning of errors."""
         transport = copy(self)
-        transport.who = who
+        transport.subject = subject
         return transport
 
     def close(self) -> Deferred[None]:
@@ -97,7 +97,7 @@ class Transport(BodyReader):
     ) -> IResponse:
         """Return the answer at the end of all redirects; its body is still to be read.
 
-        `authorization` is for the origin of `url` alone. Raises `Interrupted` for what may go
+        `authorization` is for the origin of `url` alone. Raises `Interruption` for what may go
         better the next time (some statuses among it), and `RegistryUntrusted`.
         """
         end = self.clock.seconds() + self.limits.redirects
@@ -110,7 +110,7 @@ class Transport(BodyReader):
             answer = await self._follow(method, url, headers, authorization, content, end)
         if answer.is_store_refusal:
             text = await self.explanation(answer.response)
-            raise store_refusal(self.who, answer.place.host, answer.response.code, text)
+            raise store_refusal(self.subject, answer.place.host, answer.response.code, text)
         return answer.response
 
     async def _follow(
@@ -140,9 +140,9 @@ class Transport(BodyReader):
                 return _Answer(response, place, is_store and response.code in STORE_REFUSALS)
             await self.explanation(response)  # read, so that the connection can serve again
             if content is not None:
-                raise RegistryUntrusted(f"{self.who} redirects a request that holds a login.")
+                raise RegistryUntrusted(f"{self.subject} redirects a request that holds a login.")
             url = self._target(url, response)
-        raise RegistryUntrusted(f"{self.who} redirects more than {REDIRECTS} times.")
+        raise RegistryUntrusted(f"{self.subject} redirects more than {REDIRECTS} times.")
 
     def _target(self, url: str, response: IResponse) -> str:
         reference = field(response, "Location") or ""
@@ -150,10 +150,11 @@ class Transport(BodyReader):
             target = target_of(url, reference)
         except ValueError as error:
             raise RegistryUntrusted(
-                f"{self.who} redirects to something that is no URL.", detail=printable(reference)
+                f"{self.subject} redirects to something that is no URL.",
+                detail=printable(reference),
             ) from error
         if url.startswith("https:") and not target.startswith("https:"):
-            raise RegistryUntrusted(f"{self.who} redirects from https to http.")
+            raise RegistryUntrusted(f"{self.subject} redirects from https to http.")
         return target
 
     async def _send(
@@ -194,17 +195,17 @@ class Transport(BodyReader):
         except CancelledError:
             raise
         except Exception as error:
-            raise network_failure(self.who, place.authority, error) from error
+            raise network_failure(self.subject, place.authority, error) from error
 
-    def _no_answer(self, seconds: float) -> Interrupted:
-        what = f"{self.who} does not answer within {seconds:.0f} s."
+    def _no_answer(self, seconds: float) -> Interruption:
+        what = f"{self.subject} does not answer within {seconds:.0f} s."
         # After slow redirects the rest of their time may be too short for any host.
         has_full_time = seconds >= self.limits.header
-        return Interrupted(what, why="no answer", unreachable=has_full_time)
+        return Interruption(what, why="no answer", unreachable=has_full_time)
 
     async def _status_error(
         self, response: IResponse, place: WebOrigin, *, is_registry: bool
-    ) -> Interrupted:
+    ) -> Interruption:
         value = field(response, "Retry-After")
         text = await self.explanation(response)
         seconds = None if value is None else parse_retry_after(value, self.clock.seconds())
@@ -212,7 +213,7 @@ class Transport(BodyReader):
             seconds = min(seconds, LONGEST_RETRY_AFTER)
         host = place.host
         code = response.code
-        return status_failure(self.who, host, code, text, seconds, is_registry=is_registry)
+        return status_failure(self.subject, host, code, text, seconds, is_registry=is_registry)
 
 
 def _is_registry_url(url: str) -> bool:

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from shiftergw.model import ImageReference
 from shiftergw.plumbing.timing import pause
-from shiftergw.sources.registry.admission import Shared
+from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.reader import Limits
@@ -123,7 +123,7 @@ async def a_client(
     cacert: Path | None = None,
     trusted_hosts: tuple[str, ...] = (),
     proxied_hosts: tuple[str, ...] | None = None,
-    shared: Shared | None = None,
+    shared_breakers: SharedBreakers | None = None,
 ) -> AsyncIterator[RegistryClient]:
     """Give a client of one location, `test`; all its connections are gone afterwards."""
     location = Location("test", url, cacert, trusted_hosts)
@@ -132,7 +132,7 @@ async def a_client(
         {"test": location},
         locate,
         environment or {},
-        shared=shared or Shared(),
+        shared_breakers=shared_breakers or SharedBreakers(),
         limits=limits,
         patience=patience,
         random=lambda: 0.5,

@@ -18,10 +18,10 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
-from shiftergw.sources.registry.admission import STORE_PAUSE, Admission, NoBreakers, Shared
+from shiftergw.sources.registry.admission import STORE_PAUSE, Admission, NoBreakers, SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.retry import Interrupted, Patience, with_retries
+from shiftergw.sources.registry.retry import Interruption, Patience, with_retries
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
@@ -49,9 +49,9 @@ class Later(Network):
         return float(REACTOR.seconds()) + self.passed
 
 
-def shared(store: Any, machine: str = "node1") -> Shared:
+def shared(store: Any, machine: str = "node1") -> SharedBreakers:
     """Return what a process of a machine shares with others by a store."""
-    return Shared(store, machine, lambda login: SEAL.fingerprint(login.password, "test"))
+    return SharedBreakers(store, machine, lambda login: SEAL.fingerprint(login.password, "test"))
 
 
 def quiet(_: str) -> None:
@@ -96,14 +96,18 @@ async def test_others_do_not_ask(store: SqliteStore) -> None:
     async with registry(of_anonymous) as server:
         url = f"http://{server.host}"
         for number in range(3):
-            async with a_client(url, clock, shared=shared(store), patience=PATIENCE) as client:
+            async with a_client(
+                url, clock, shared_breakers=shared(store), patience=PATIENCE
+            ) as client:
                 with pytest.raises(RetryLater) as caught:
                     await resolve(client)
             assert len(server.asked) == 1, number
             assert caught.value.at - clock.seconds() == pytest.approx(21600, abs=5)
             assert (caught.value.why, caught.value.registry) == ("test (rate limit)", "test")
             assert caught.value.is_fixed
-        async with a_client(url, clock, shared=shared(store, "node2"), patience=PATIENCE) as client:
+        async with a_client(
+            url, clock, shared_breakers=shared(store, "node2"), patience=PATIENCE
+        ) as client:
             with pytest.raises(RetryLater):  # its own address counts by itself
                 await resolve(client)
         assert len(server.asked) == 2
@@ -126,7 +130,9 @@ async def test_a_login_is_not_shut_out(store: SqliteStore) -> None:
     """Who has a login uses it where anonymous requests are limited; the image counts as his own."""
     async with (
         registry(with_tokens) as server,
-        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         assert await resolve(client, ALICE)
         with pytest.raises(RetryLater):
@@ -145,7 +151,9 @@ async def test_a_bad_login_does_not_hide_the_limit(store: SqliteStore) -> None:
 
     async with (
         registry(limits) as server,
-        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         with pytest.raises(RetryLater, match="slow down"):
             await resolve(client, ALICE)
@@ -164,7 +172,9 @@ async def test_an_exhausted_login_is_its_owners(store: SqliteStore) -> None:
 
     async with (
         registry(limits) as server,
-        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         with pytest.raises(RetryLater, match="too many"):
             await resolve(client, ALICE)
@@ -197,8 +207,8 @@ async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
     async with registry(limits) as server:
         url = f"http://{server.host}"
         async with (
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as second,
+            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as first,
+            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as second,
         ):
             with pytest.raises(RetryLater):
                 await resolve(first)
@@ -226,7 +236,7 @@ async def test_a_probe_that_fails_waits_longer(store: SqliteStore) -> None:
         a_client(
             f"http://{server.host}",
             clock,
-            shared=shared(store),
+            shared_breakers=shared(store),
             patience=Patience(first=1, quick=0.5),
         ) as client,
     ):
@@ -249,7 +259,9 @@ async def test_parallel_requests_wait_for_their_own_probe(store: SqliteStore) ->
 
     async with (
         registry(limits) as server,
-        a_client(f"http://{server.host}", clock, shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", clock, shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         with pytest.raises(RetryLater):
             await resolve(client)
@@ -265,7 +277,7 @@ async def test_a_host_that_is_away_is_left_alone(store: SqliteStore) -> None:
     await server.start()
     url = f"http://{server.host}"
     await server.stop()
-    async with a_client(url, clock, shared=shared(store), patience=PATIENCE) as client:
+    async with a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as client:
         with pytest.raises(RetryLater, match="refused") as caught:
             await resolve(client)
         assert (caught.value.why, caught.value.registry) == ("test (unreachable)", "")
@@ -295,7 +307,9 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
     limited = {"yes": True}
     async with (
         registry(lambda ask: limited["yes"] and ask.answer(429, Retry_After="60")) as server,
-        a_client(f"http://{server.host}", shared=shared(Away()), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(Away()), patience=PATIENCE
+        ) as client,
     ):
         with pytest.raises(RetryLater):
             await resolve(client)
@@ -376,7 +390,7 @@ async def test_a_host_with_little_time_is_not_unreachable(limits: Limits, trips:
     async with (
         registry(redirect) as server,
         a_client(
-            f"http://{server.host}", limits=limits, shared=shared(breakers), patience=once
+            f"http://{server.host}", limits=limits, shared_breakers=shared(breakers), patience=once
         ) as client,
     ):
         with pytest.raises(RetryLater, match="does not answer within"):
@@ -403,7 +417,7 @@ async def test_the_limit_of_an_object_store(path: str, trips: list[str], tmp_pat
         source.misbehave = lambda ask: "/blobs/" in ask.path and ask.answer(307, Location=target)
         url = f"https://registry.example:{source.host.rpartition(':')[2]}"
         async with a_client(
-            url, network, cacert=authority.pem, shared=shared(breakers), patience=PATIENCE
+            url, network, cacert=authority.pem, shared_breakers=shared(breakers), patience=PATIENCE
         ) as client:
             with pytest.raises(RetryLater, match="slow down") as caught:
                 await resolve(client)
@@ -426,7 +440,9 @@ async def test_the_shorter_of_two_limits_counts(store: SqliteStore) -> None:
 
     async with (
         registry(limits) as server,
-        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         for _ in range(2):
             with pytest.raises(RetryLater) as caught:
@@ -440,7 +456,9 @@ async def test_our_own_wait_is_the_least(store: SqliteStore, asked: str) -> None
     """A time that has passed, or is none, does not make us hammer."""
     async with (
         registry(lambda ask: ask.answer(429, Retry_After=asked)) as server,
-        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         with pytest.raises(RetryLater) as caught:
             await resolve(client)
@@ -453,7 +471,9 @@ async def test_absurd_waits_are_bounded(store: SqliteStore) -> None:
     """No registry is left alone for longer than a day."""
     async with (
         registry(lambda ask: ask.answer(429, Retry_After="9" * 15)) as server,
-        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         with pytest.raises(RetryLater) as caught:
             await resolve(client)
@@ -481,7 +501,7 @@ class Pace:
         async def attempt() -> None:
             async with self.admission.pace(kind):
                 if slow:
-                    raise Interrupted("It is too slow.", why="too slow", slow=True)
+                    raise Interruption("It is too slow.", why="too slow", slow=True)
 
         await with_retries(
             attempt,
@@ -489,7 +509,7 @@ class Pace:
             clock=self.clock,
             random=lambda: 0.5,
             say=quiet,
-            later=self.admission.later,
+            postpone=self.admission.postpone,
         )
 
 

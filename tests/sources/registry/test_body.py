@@ -15,7 +15,7 @@ from twisted.web.http import PotentialDataLoss
 
 from shiftergw.errors import RegistryUnavailable
 from shiftergw.sources.registry.body import FREE_PIECES, LEAST_PIECE, Body, Pace
-from shiftergw.sources.registry.retry import Interrupted, UnprovenEnd
+from shiftergw.sources.registry.retry import Interruption, UnprovenEnd
 
 PACE = Pace(10)
 DONE = Failure(ResponseDone())
@@ -83,7 +83,7 @@ def test_broken_off() -> None:
     """Any other end than the announced one is an interruption."""
     body, clock, ends = reading(Response(), len)
     body.connectionLost(Failure(ConnectionLost()))
-    assert isinstance(ends[0], Interrupted)
+    assert isinstance(ends[0], Interruption)
     assert clock.getDelayedCalls() == []
 
 
@@ -105,7 +105,7 @@ def test_a_stall() -> None:
         body.dataReceived(b"x")
     assert ends == []
     clock.advance(10)
-    assert isinstance(ends[0], Interrupted)
+    assert isinstance(ends[0], Interruption)
     assert response.calls[-1] == "stop"
 
 
@@ -122,7 +122,7 @@ def test_a_pause_is_no_stall() -> None:
     clock.advance(9)
     assert ends == []
     clock.advance(1)
-    assert isinstance(ends[0], Interrupted)
+    assert isinstance(ends[0], Interruption)
     assert response.calls == ["resume", "pause", "pause", "resume", "resume", "stop"]
 
 
@@ -144,7 +144,7 @@ def test_a_drip() -> None:
     drip(body, clock, 1, 12)
     assert ends == []
     drip(body, clock, 1, 2)
-    assert isinstance(ends[0], Interrupted)
+    assert isinstance(ends[0], Interruption)
     assert ends[0].what == (
         "It is too slow: it sent 12 bytes in 60 s; 100 bytes a second are the least"
         " (`RegistryLeastRate`)."
@@ -189,7 +189,7 @@ def test_a_document_that_takes_too_long() -> None:
     assert ends == []
     drip(body, clock, 6, 1)
     assert isinstance(ends[0], RegistryUnavailable)
-    assert not isinstance(ends[0], Interrupted)
+    assert not isinstance(ends[0], Interruption)
     assert ends[0].what == "It is too slow: it sent 102 bytes in 90 s."
     assert clock.getDelayedCalls() == []
 
@@ -202,7 +202,7 @@ def test_crumbs() -> None:
     assert ends == []
     body.dataReceived(b"x")
     assert isinstance(ends[0], RegistryUnavailable)
-    assert not isinstance(ends[0], Interrupted)
+    assert not isinstance(ends[0], Interruption)
     assert clock.getDelayedCalls() == []
 
 
@@ -281,5 +281,5 @@ def test_the_first_window_may_be_shorter() -> None:
     body, clock, ends = reading(Response(), len, RATED, first_window=4)
     body.dataReceived(b"x" * 399)
     clock.advance(4)
-    assert isinstance(ends[0], Interrupted)
+    assert isinstance(ends[0], Interruption)
     assert "399 bytes in 4 s" in ends[0].what

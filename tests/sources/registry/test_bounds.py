@@ -14,13 +14,13 @@ from twisted.web.http_headers import Headers
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.model import Breaker, ImageReference, RegistryLogin
-from shiftergw.sources.registry.admission import Admission, NoBreakers, Shared
+from shiftergw.sources.registry.admission import Admission, NoBreakers, SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.documents import Documents
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.retry import Interrupted, Patience
+from shiftergw.sources.registry.retry import Interruption, Patience
 from shiftergw.sources.registry.transport import Transport
 from tests.raw_servers import Answer, answering, endless
 from tests.sources.registry.network import Network, Sink, a_client
@@ -121,7 +121,7 @@ async def test_a_manifest_that_drips(tail: bytes) -> None:
         async with a_client(f"http://127.0.0.1:{server.port}", limits=limits) as client:
             with pytest.raises(RegistryUnavailable, match=r"sent \d+ bytes in \d+ s") as caught:
                 await resolve(client)
-    assert not isinstance(caught.value, Interrupted)
+    assert not isinstance(caught.value, Interruption)
     assert "RegistryDocumentTime" in (caught.value.remedy or "")
     assert len(server.heads) == 1
 
@@ -268,7 +268,7 @@ async def test_a_probe_of_a_slow_registry_is_short(monkeypatch: pytest.MonkeyPat
         async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
             return Breaker(key, now, "slow", 1) if key.startswith("slow") else None
 
-    admission = Admission("test", Shared(SlowLately()), ONCE, clock, lambda: 0.5)
+    admission = Admission("test", SharedBreakers(SlowLately()), ONCE, clock, lambda: 0.5)
     location = Location("test", "http://a.test")
     for optional in (None, admission):
         transport = Transport(cast("Any", clock), location, Proxies({}, None), Limits(), optional)

@@ -27,7 +27,7 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
-from shiftergw.sources.registry.retry import Interrupted, Patience
+from shiftergw.sources.registry.retry import Interruption, Patience
 from tests.images import (
     INDEX,
     MANIFEST,
@@ -761,6 +761,6 @@ async def test_corrupt_is_the_sinks_to_say() -> None:
 
 def test_interruptions_are_errors_of_the_program() -> None:
     """What is raised after the last try is a `RegistryUnavailable`, to be retried by the user."""
-    assert issubclass(Interrupted, RegistryUnavailable)
-    assert Interrupted.retryable
-    assert issubclass(Interrupted, GatewayError)
+    assert issubclass(Interruption, RegistryUnavailable)
+    assert Interruption.retryable
+    assert issubclass(Interruption, GatewayError)

@@ -21,7 +21,7 @@ from shiftergw.errors import (
 from shiftergw.image import Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.timing import pause
-from shiftergw.sources.registry.admission import Shared
+from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
 from shiftergw.sources.registry.tokens import basic
@@ -66,7 +66,7 @@ async def site(
     origin: FakeRegistry,
     *mirrors: FakeRegistry,
     name: str = "test",
-    shared_state: Shared | None = None,
+    shared_breakers: SharedBreakers | None = None,
     **options: Any,
 ) -> AsyncIterator[Site]:
     """Run servers, and a client of a location that has all of `mirrors` in this order.
@@ -92,7 +92,7 @@ async def site(
             {name: location},
             lambda reference: (name, reference.name),
             {},
-            shared=shared_state or Shared(),
+            shared_breakers=shared_breakers or SharedBreakers(),
             limits=SHORT,
             patience=HASTY,
             random=lambda: 0.5,
@@ -407,7 +407,7 @@ async def test_a_mirror_that_asks_to_wait_is_skipped_for_a_while(tmp_path: Path)
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=fails(429))
     async with (
         running(tmp_path / "store.sqlite") as store,
-        site(origin, mirror, shared_state=Shared(store, "node1")) as place,
+        site(origin, mirror, shared_breakers=SharedBreakers(store, "node1")) as place,
     ):
         for _ in range(3):
             assert (await place.resolve()).mirror == ""

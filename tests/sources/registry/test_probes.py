@@ -67,8 +67,8 @@ async def limited(
     async with registry(answers) as server:
         url = f"http://{server.host}"
         async with (
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as second,
+            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as first,
+            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as second,
         ):
             with pytest.raises(RetryLater):
                 await resolve(first)
@@ -103,7 +103,9 @@ async def test_probes_without_answers_wait_longer(store: SqliteStore) -> None:
     waits = []
     async with (
         registry(Answers(unavailable, 9)) as server,
-        a_client(f"http://{server.host}", clock, shared=shared(store), patience=PATIENCE) as client,
+        a_client(
+            f"http://{server.host}", clock, shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
     ):
         for _ in range(4):
             with pytest.raises(RetryLater) as caught:

@@ -15,7 +15,7 @@ from shiftergw.sources.registry.resolver import (
     MAX_LOOKUPS,
     Resolver,
 )
-from shiftergw.sources.registry.retry import Interrupted
+from shiftergw.sources.registry.retry import Interruption
 
 
 class Names(Clock):
@@ -72,7 +72,7 @@ def test_look_ups_that_hang() -> None:
     names = Names()
     resolver = Resolver(cast("Any", names))
     hanging = [ask(resolver, f"{number}.test") for number in range(MAX_LOOKUPS)]
-    with pytest.raises(Interrupted, match="has not answered for 4 hosts"):
+    with pytest.raises(Interruption, match="has not answered for 4 hosts"):
         resolver.addresses("one-more.test").send(None)
     names.advance(LOOKUP_SECONDS)
     assert hanging == [[frozenset()]] * MAX_LOOKUPS

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from shiftergw.errors import ImageNotFound, RetryLater
-from shiftergw.sources.registry.retry import PROGRESS, Interrupted, Patience, with_retries
+from shiftergw.sources.registry.retry import PROGRESS, Interruption, Patience, with_retries
 
 
 class Tries:
@@ -32,7 +32,7 @@ class Tries:
             raise self.failures.pop(0)
         return "good"
 
-    async def later(self, error: Interrupted, seconds: float) -> RetryLater:
+    async def postpone(self, error: Interruption, seconds: float) -> RetryLater:
         """Name the time."""
         return RetryLater(self.clock.seconds() + seconds, "test", error)
 
@@ -45,7 +45,7 @@ class Tries:
                 clock=self.clock,
                 random=lambda: self.random,
                 say=self.said.append,
-                later=self.later,
+                postpone=self.postpone,
                 progress=lambda: self.progress,
             )
         )
@@ -56,9 +56,9 @@ class Tries:
         return [call.getTime() - self.clock.seconds() for call in self.clock.getDelayedCalls()]
 
 
-def interrupted(retry_after: float | None = None, *, lasting: bool = False) -> Interrupted:
+def interrupted(retry_after: float | None = None, *, lasting: bool = False) -> Interruption:
     """Return a failure that may pass."""
-    return Interrupted("The registry is busy.", retry_after=retry_after, lasting=lasting)
+    return Interruption("The registry is busy.", retry_after=retry_after, lasting=lasting)
 
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 0.5), (0.5, 1.0), (0.9, 1.4)])
