@@ -231,7 +231,7 @@ async def test_a_proxy_whose_head_has_no_end(answer: Answer) -> None:
 async def test_documents_share_their_time() -> None:
     """What one document took is not there for the next one."""
     clock = Clock()
-    transport: Any = SimpleNamespace(clock=clock, limits=Limits(documents=10), who="It")
+    transport: Any = SimpleNamespace(clock=clock, limits=Limits(documents=10), subject="It")
     asked: list[Deferred[Any]] = []
 
     async def ask(*_: Any) -> Any:
