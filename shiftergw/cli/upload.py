@@ -38,9 +38,12 @@ SMALLEST_CHUNK = 1 << 20
 LEAST_RATE = 64 * 1024
 """Bytes per second below which a chunk is given up, and tried again with fewer bytes."""
 
-SLOW = 30.0
-FAST = 10.0
-"""Seconds of a chunk after which the next one is smaller, and below which it is larger."""
+SLOW = 4.0
+FAST = 1.0
+"""Seconds of a chunk after which the next one is smaller, and below which it is larger.
+
+If the gateway is killed, the chunk that is on its way is lost: about a second's bytes.
+"""
 
 
 class UploadDisplay(Protocol):
@@ -118,7 +121,7 @@ class _Sender:
         self._display = display
         self._is_lost = False
         """Whether the gateway has to say again what it has."""
-        self._chunk = LARGEST_CHUNK
+        self._chunk = SMALLEST_CHUNK
         self._failures = 0
         self._failing_since = 0.0
         self._highest = -1
