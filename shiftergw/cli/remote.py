@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -169,6 +168,8 @@ class Remote:
 
         The parts of an interrupted upload are at one gateway, which is to be asked again.
         """
+        from hashlib import sha256  # noqa: PLC0415 - loads OpenSSL, which no other request needs
+
         self._urls = sorted(self._urls, key=lambda url: sha256(f"{url} {text}".encode()).digest())
 
     async def declare(

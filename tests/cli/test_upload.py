@@ -23,8 +23,11 @@ from shiftergw.cli.blocking import value_of
 from shiftergw.cli.directory_tar import SourceChanged
 from shiftergw.cli.exits import Misuse, NoGateway, RequestRefused, WrongOffset
 from shiftergw.cli.main import main
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.settings import Settings
 from shiftergw.cli.upload import SILENCE_LIMIT, SMALLEST_CHUNK, upload
 from shiftergw.cli.upload_source import FileBytes, InputSpool, UploadSource
+from tests.cli.clients import both_clients
 from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
 from tests.cli.test_upload_source import layout
 from tests.cli.upload_gateway import Fault, UploadGateway
@@ -155,6 +158,40 @@ def test_several_systems(gateway: UploadGateway, file: Path) -> None:
     assert errors.count("Hashing") == 1
     declarations = [path for method, path in gateway.requests if path.startswith("/api/upload/")]
     assert {"/api/upload/one/", "/api/upload/two/"} <= set(declarations)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "b.tar"])
+def test_several_gateways(tmp_path: Path, name: str) -> None:
+    """A later run asks the gateway first that has the bytes of the earlier one."""
+    path = tmp_path / name
+    path.write_bytes(name.encode() * 1000)
+    with UploadGateway().running() as first, UploadGateway().running() as second:
+        for urls in ([first.url, second.url], [second.url, first.url]):
+            options = [option for url in urls for option in ("--gateway", url)]
+            code, _, errors = run(first, *options, "pull", str(path), "mine")
+            assert code == 0, errors
+        assert sorted([len(first.uploads), len(second.uploads)]) == [0, 1]
+        assert len(first.bodies) + len(second.bodies) == 2
+
+
+@both_clients
+@pytest_twisted.ensureDeferred
+async def test_bytes_are_sent_as_they_are(with_client: Any) -> None:
+    """Both HTTP clients send a chunk without any encoding, and read the offset of a conflict."""
+    content = bytes(range(256)) * 10
+
+    async def calls(remote: Remote) -> None:
+        state = await remote.declare({"size": 5000})
+        for offset in (0, 0):
+            await remote.ask_last(
+                "PUT", ["upload", state.key], parse_upload, body=content, query=f"?offset={offset}"
+            )
+
+    with UploadGateway().running() as gateway:
+        with pytest.raises(WrongOffset) as caught:
+            await with_client(Settings([gateway.url], ["mycluster"], "good:ann"), calls)
+        assert caught.value.offset == len(content)
+        assert bytes(gateway.uploads[0].content) == content
 
 
 # What goes wrong.
