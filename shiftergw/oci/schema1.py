@@ -47,22 +47,23 @@ def payload_of(content: bytes) -> bytes:
         signatures = document["signatures"]
         if not isinstance(signatures, list) or not signatures:
             return content
-        headers = {signature["protected"] for signature in signatures}
-        payloads = {_payload(content, _decode(header)) for header in headers}
+        # Length and end of each, since a payload of each of very many would fill the memory.
+        parts = {_signed_part(signature["protected"], len(content)) for signature in signatures}
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ManifestInvalid("The signatures of the image's manifest are damaged.") from error
-    if len(payloads) != 1:
+    if len(parts) != 1:
         raise ManifestInvalid("The signatures of the image's manifest contradict each other.")
-    return payloads.pop()
-
-
-def _payload(content: bytes, header: bytes) -> bytes:
-    """Return the signed bytes: the first of the document, and an end of their own."""
-    fields = json.loads(header)
-    length, tail = fields["formatLength"], _decode(fields["formatTail"])
-    if type(length) is not int or not 0 < length <= len(content):
-        raise ValueError("the length is outside the document")
+    length, tail = parts.pop()
     return content[:length] + tail
+
+
+def _signed_part(header: str, size: int) -> tuple[int, bytes]:
+    """Return how many bytes of a document of `size` bytes were signed, and the end behind them."""
+    fields = json.loads(_decode(header))
+    length, tail = fields["formatLength"], _decode(fields["formatTail"])
+    if type(length) is not int or not 0 < length <= size:
+        raise ValueError("the length is outside the document")
+    return length, tail
 
 
 def _decode(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -107,6 +108,19 @@ def test_the_payload_of_a_signed_manifest() -> None:
     assert b"signatures" in signed_content
     assert payload_of(signed_content) == content
     assert payload_of(content) == content
+
+
+def test_many_signatures() -> None:
+    """Very many signatures that contradict each other take no more memory than the document."""
+    headers = [{"formatLength": length, "formatTail": "fQ"} for length in range(1, 20_000)]
+    content = _with_protected(*headers)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManifestInvalid, match="contradict each other"):
+            payload_of(content)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 def test_other_documents_have_no_payload() -> None:

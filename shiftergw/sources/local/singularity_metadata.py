@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Mapping
 
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*?)\s*;?\s*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EXPORT = re.compile(r"export[ \t]+")
 _BARE = re.compile(r"[A-Za-z0-9_./:+,@%=-]*")
 _SINGLE = re.compile(r"'([^']*)'")
 _DOUBLE = re.compile(r'"((?:[^"\\$`]|\\.)*)"')
@@ -33,10 +34,13 @@ def environment(scripts: list[bytes]) -> list[str]:
     variables: dict[str, str] = {}
     for script in scripts:
         for line in script.decode("utf-8", "replace").splitlines():
-            match = _ASSIGNMENT.fullmatch(line)
-            value = None if match is None else _constant(match[1], match[2])
-            if match is not None and value is not None:
-                variables[match[1]] = value
+            # Split by hand: a pattern for the whole line takes minutes for a long row of blanks.
+            name, equals, text = _EXPORT.sub("", line.strip(), count=1).partition("=")
+            if not equals or not _NAME.fullmatch(name):
+                continue
+            value = _constant(name, text.removesuffix(";").rstrip())
+            if value is not None:
+                variables[name] = value
     return [f"{name}={value}" for name, value in variables.items()]
 
 
