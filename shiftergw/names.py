@@ -20,6 +20,9 @@ DOCKER_HUB = "registry-1.docker.io"
 DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io"})
 """The hosts that users write for Docker Hub, whose registry is another host."""
 
+DOCKER_HUB_HOSTS = (DOCKER_HUB, *sorted(DOCKER_HUB_ALIASES))
+"""All hosts that mean Docker Hub; its registry is the first."""
+
 HIGHEST_ID = 2**32 - 2
 """The highest uid or gid: to the kernel, 2**32 - 1 means "no user" or "no group"."""
 

@@ -10,12 +10,10 @@ from shiftergw.config.locations import ANY_REGISTRY, LocationSection, without_de
 from shiftergw.config.registries_conf import RegistryRules
 from shiftergw.config.values import HOST
 from shiftergw.errors import BadRequest, NotAllowed, printable
-from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES, is_host
+from shiftergw.names import DOCKER_HUB_HOSTS, is_host
 
 if TYPE_CHECKING:
     from shiftergw.model import ImageReference
-
-_HUB_HOSTS = (DOCKER_HUB, *sorted(DOCKER_HUB_ALIASES))
 
 
 def find_location(locations: Mapping[str, LocationSection], host: str) -> str | None:
@@ -33,10 +31,10 @@ def find_location(locations: Mapping[str, LocationSection], host: str) -> str | 
             host, section.url
         ):
             return name
-    if host.removesuffix(":443") in _HUB_HOSTS:
+    if host.removesuffix(":443") in DOCKER_HUB_HOSTS:
         names = {name.lower().removesuffix(":443"): name for name in registries}
         hosts = {urlsplit(section.url).hostname: name for name, section in registries.items()}
-        candidates = [*map(names.get, _HUB_HOSTS), *map(hosts.get, _HUB_HOSTS)]
+        candidates = [*map(names.get, DOCKER_HUB_HOSTS), *map(hosts.get, DOCKER_HUB_HOSTS)]
         return next((name for name in candidates if name is not None), None)
     return None
 
@@ -69,7 +67,7 @@ def locate(
             remedy="Pull the image from another registry, or ask the admins.",
         )
     canonical = host.lower().removesuffix(":443")
-    if canonical in _HUB_HOSTS:
+    if canonical in DOCKER_HUB_HOSTS:
         canonical = "docker.io"
     if rule is not None:
         return canonical, rest

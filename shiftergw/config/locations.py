@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from shiftergw.config.document import Section, place
 from shiftergw.config.values import HOST, Hosts, LocalPath, registry_base, registry_url
 from shiftergw.errors import printable
+from shiftergw.names import DOCKER_HUB_HOSTS
 
 ANY_REGISTRY = "*"
 """The name of the location that stands for every registry which has no location of its own."""
@@ -148,10 +149,16 @@ class LocationSection(RegistryHost):
         return Path(unquote(urlsplit(self.url).path)) if self.remote_type == OCI_LAYOUT else None
 
     def may_have(self, host: str) -> bool:
-        """Return whether the lists of the location `*` let users pull from a host."""
-        if any(_matches(pattern, host) for pattern in self.deny):
+        """Return whether the lists of the location `*` let users pull from a host.
+
+        A pattern for one of Docker Hub's hosts is for all of them: users write any.
+        """
+        hosts = DOCKER_HUB_HOSTS if host in DOCKER_HUB_HOSTS else (host,)
+        if any(_matches(pattern, name) for pattern in self.deny for name in hosts):
             return False
-        return self.allow is None or any(_matches(pattern, host) for pattern in self.allow)
+        return self.allow is None or any(
+            _matches(pattern, name) for pattern in self.allow for name in hosts
+        )
 
 
 def registries(

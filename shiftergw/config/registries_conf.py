@@ -17,11 +17,12 @@ from typing import Any, Literal
 from shiftergw.config.source import read_text
 from shiftergw.config.values import HOST
 from shiftergw.errors import ConfigurationError, printable
-from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
+from shiftergw.names import DOCKER_HUB_HOSTS
 
 MirrorUse = Literal["all", "digest-only", "tag-only"]
 """The references for which a mirror is asked: its `pull-from-mirror`."""
 
+_PORT = re.compile(r":[0-9]+$")
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TOP_KEYS = frozenset(
     {
@@ -92,7 +93,12 @@ class RegistryRule:
         return f"{self.host}/{self.path}" if self.path else self.host
 
     def covers(self, host: str, repository: str) -> bool:
-        """Return whether the rule is for this repository of this host."""
+        """Return whether the rule is for this repository of this host.
+
+        A rule that blocks a host without a port blocks all its ports.
+        """
+        if self.is_blocked and ":" not in self.host:
+            host = _PORT.sub("", host)
         if self.host.startswith("*."):
             return host.endswith(self.host[1:])
         return host == self.host and f"{repository}/".startswith(f"{self.path}/" * bool(self.path))
@@ -114,7 +120,7 @@ class RegistryRules:
 def normalize(host: str, repository: str) -> tuple[str, str]:
     """Return host and repository as prefixes have them; Docker Hub is `docker.io/library/…`."""
     host = host.lower().removesuffix(":443")
-    if host in DOCKER_HUB_ALIASES or host == DOCKER_HUB:
+    if host in DOCKER_HUB_HOSTS:
         return "docker.io", repository if "/" in repository else f"library/{repository}"
     return host, repository
 
@@ -264,7 +270,7 @@ def _split_rule(prefix: str, location: str) -> tuple[str, str]:
     if domain == prefix:
         if not location:
             raise ValueError("location is required, unless the prefix begins with *.")
-        host = "docker.io" if host in DOCKER_HUB_ALIASES or host == DOCKER_HUB else host
+        host = "docker.io" if host in DOCKER_HUB_HOSTS else host
         return host, path
     if path or ":" in host:
         raise ValueError("a prefix that begins with *. is followed by a domain alone")

@@ -150,6 +150,7 @@ ANY_REGISTRY = {"remotetype": "dockerv2"}
         ({"allow": ["*.example.org"]}, "a.b.example.org/x", ("a.b.example.org", "x")),
         ({"allow": ["ghcr.io:443"]}, "ghcr.io/a", ("ghcr.io", "a")),
         ({"allow": ["GHCR.io"]}, "ghcr.io/a", ("ghcr.io", "a")),
+        ({"allow": ["registry-1.docker.io"]}, "docker.io/ubuntu", ("docker.io", "ubuntu")),
     ],
 )
 def test_any_registry(lists: dict[str, Any], name: str, expected: tuple[str, str]) -> None:
@@ -168,6 +169,10 @@ def test_any_registry(lists: dict[str, Any], name: str, expected: tuple[str, str
         ({"allow": ["*.example.org"]}, "evilexample.org/x"),
         ({"deny": ["ghcr.io"]}, "GHCR.io/a:1"),
         ({"deny": ["ghcr.io"]}, "ghcr.io:8443/a:1"),
+        ({"deny": ["registry-1.docker.io"]}, "docker.io/ubuntu"),
+        ({"deny": ["docker.io"]}, "registry-1.docker.io/ubuntu"),
+        ({"deny": ["*.docker.io"]}, "docker.io/ubuntu"),
+        ({"deny": ["index.docker.io"]}, "Docker.io:443/ubuntu"),
         ({"allow": ["*.example.org"], "deny": ["bad.example.org"]}, "bad.example.org/x"),
     ],
 )

@@ -111,6 +111,8 @@ def test_rules(tmp_path: Path) -> None:
         ("example.org", "x", None),
         ("evilexample.org", "x", None),
         ("evil.example.org", "x", "evil.example.org"),
+        ("evil.example.org:8443", "x", "evil.example.org"),
+        ("example.com:8443", "foo", None),
         ("docker.io", "ubuntu", "docker.io"),
         ("index.docker.io", "library/ubuntu", "docker.io"),
     ],
