@@ -24,6 +24,7 @@ from shiftergw.oci.manifest import ACCEPT, MAX_CONFIG, MAX_MANIFEST
 from shiftergw.oci.schema1 import payload_of
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.content import read_document
+from shiftergw.sources.registry.quotas import RecentManifest
 from shiftergw.sources.registry.repository import HeadNotAnswered, Repository
 from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.transport import Transport, field
@@ -100,15 +101,21 @@ class Documents:
     async def manifest(self, reference: str, digest: Digest | None) -> tuple[bytes, str]:
         """Return a manifest or index by tag or digest, and its media type.
 
-        With `digest` the bytes must have it: `BlobCorrupt`. The size in a descriptor is only a
-        claim beside it. Without, the digest in the header decides for a body of unknown length
-        alone: some registries name the digest of another document (distribution#2395).
+        Where the registry counts requests, a manifest that was read lately is returned if HEAD
+        names its digest. With `digest` the bytes must have it: `BlobCorrupt`. The size in a
+        descriptor is only a claim beside it. Without, the digest in the header decides for a body
+        of unknown length alone: some registries name the digest of another document
+        (distribution#2395).
         """
         self._manifests += 1
         if self._manifests > MOST_MANIFESTS:
             raise ManifestInvalid(
                 f"The image's indexes lead to more than {MOST_MANIFESTS} manifests."
             )
+
+        recent = self.repository.quotas.recent(self.repository.name, reference)
+        if recent is not None and await self.head(reference) == recent.digest:
+            return recent.content, recent.media_type
 
         async def attempt() -> tuple[bytes, str]:
             response = await self.repository.ask("GET", f"manifests/{reference}", _HEADERS)
@@ -126,7 +133,10 @@ class Documents:
                 raise _WrongBytesError(self._transport.subject, "manifest", str(digest))
             return content, field(response, "Content-Type") or ""
 
-        return await self._try_for_bytes(attempt)
+        content, media_type = await self._try_for_bytes(attempt)
+        manifest = RecentManifest(digest or Digest.of(content), content, media_type)
+        self.repository.quotas.remember(self.repository.name, reference, manifest)
+        return content, media_type
 
     async def prove(self, blob: Descriptor) -> None:
         """Return if the blob may be read here, without reading it; raise the refusal."""

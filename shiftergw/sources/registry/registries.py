@@ -17,6 +17,7 @@ from shiftergw.sources.registry.download import Download
 from shiftergw.sources.registry.local_files import LocationTls
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.quotas import Quotas
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience, with_retries
@@ -55,6 +56,7 @@ class Registry:
         self.transport = transport
         self._admission = admission
         self._tokens = Tokens(transport, reactor)
+        self._quotas = Quotas(location.name)
         self._clock = reactor
         self._patience = patience
         self._random = random
@@ -74,6 +76,7 @@ class Registry:
             self.location.path_of(name),
             login,
             self._admission,
+            self._quotas,
             private=private,
         )
 

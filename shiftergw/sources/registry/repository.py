@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from shiftergw.errors import (
-    ImageNotFound,
-    PullError,
-    RegistryDenied,
-    RegistryUnavailable,
-    RetryLater,
-)
+from shiftergw.errors import RegistryUnavailable, RetryLater
 from shiftergw.model import RegistryLogin
 from shiftergw.oci.challenge import Challenge, parse_challenges
+from shiftergw.oci.rate_limits import parse_rate_limit
 from shiftergw.sources.registry.admission import Admission, RateLimited
+from shiftergw.sources.registry.quotas import Quotas
+from shiftergw.sources.registry.refusals import RefusalError, RefusalWords
 from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.tokens import (
     RepositoryAccess,
@@ -25,7 +23,7 @@ from shiftergw.sources.registry.tokens import (
     Tokens,
     conceal,
 )
-from shiftergw.sources.registry.transport import Transport
+from shiftergw.sources.registry.transport import Transport, field
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -41,23 +39,6 @@ class HeadNotAnswered(RegistryUnavailable):
     """
 
 
-class _RefusalError(Exception):
-    """The registry, or its token service, refused a request; `text` has its words.
-
-    `login_sent` tells whether the login was shown to either of them. `failure` is the error that
-    the user gets instead of a refusal, if any.
-    """
-
-    def __init__(
-        self, status: int, text: str, *, login_sent: bool, failure: PullError | None = None
-    ) -> None:
-        super().__init__(status)
-        self.status = status
-        self.text = text
-        self.login_sent = login_sent
-        self.failure = failure
-
-
 class Repository:
     """A repository as one user sees it; `private` once the login was needed."""
 
@@ -69,11 +50,13 @@ class Repository:
         name: str,
         login: RegistryLogin | None,
         admission: Admission,
+        quotas: Quotas,
         *,
         private: bool = False,
     ) -> None:
         """`base` is the registry's URL; with `private` the login is used from the start."""
         self.name = name
+        self.quotas = quotas
         self._admission = admission
         self.private = private
         self._transport = transport
@@ -81,6 +64,9 @@ class Repository:
         self._root_url = urljoin(base, "/v2/")
         self._url = f"{base}/v2/{name}/"
         self._login = login
+        self._refusals = RefusalWords(
+            transport.subject, transport.location, name, has_login=login is not None
+        )
         self._challenges: Sequence[Challenge] = ()
         """The challenges of the last response with status 401."""
 
@@ -100,12 +86,12 @@ class Repository:
         Raises `ImageNotFound`, `RegistryDenied`, `RegistryUnavailable`, `RegistryUntrusted`;
         `HeadNotAnswered`, `Interruption` if another try may succeed, and `RetryLater`.
         """
-        reason: _RefusalError | RetryLater | None = None
+        reason: RefusalError | RetryLater | None = None
         if not self.private or self._login is None:
             try:
                 response = await self._ask_as(None, method, path, headers)
                 return await self._expect(response, method, statuses)
-            except (_RefusalError, RateLimited, Interruption) as error:
+            except (RefusalError, RateLimited, Interruption) as error:
                 reason = await self._reason_for_login(error, path)
         try:
             response = await self._ask_as(self._login, method, path, headers)
@@ -113,24 +99,24 @@ class Repository:
             if isinstance(reason, RetryLater) and reason.at < error.at:
                 raise reason from error
             raise
-        except _RefusalError as error:
+        except RefusalError as error:
             if isinstance(reason, RetryLater):
                 raise reason from error
-            raise self._failure(error, path, reason) from error
+            raise self._refusals.failure(error, path, reason) from error
         self.private = True
         return await self._expect(response, method, statuses)
 
     async def _reason_for_login(
-        self, error: _RefusalError | RateLimited | Interruption, path: str
-    ) -> _RefusalError | RetryLater:
+        self, error: RefusalError | RateLimited | Interruption, path: str
+    ) -> RefusalError | RetryLater:
         """Return why an anonymous request is to be repeated with the login: a refusal or a limit.
 
         Raises the error of the request if the user has no login, or the login would not help: the
         registry may limit requests before it challenges, and nothing is sent to one that does not.
         """
-        if isinstance(error, _RefusalError):
+        if isinstance(error, RefusalError):
             if self._login is None:
-                raise self._failure(error, path) from error
+                raise self._refusals.failure(error, path) from error
             return error
         if self._login is None or (isinstance(error, Interruption) and not error.is_rate_limit):
             raise error
@@ -178,12 +164,13 @@ class Repository:
         A login is never sent without a challenge.
         """
         access = RepositoryAccess(self.name, login)
+        url = self._url + path
         authorization = self._tokens.authorization_for(access)
         known_challenges: Sequence[Challenge] = ()
         if authorization is None and login is not None:
             known_challenges = self._challenges
             authorization = await self._authorize(known_challenges, access)
-        response = await self._transport.request(method, self._url + path, headers, authorization)
+        response = await self._request(login, method, url, headers, authorization)
         if response.code not in _REFUSALS:
             return response
         refusal = await self._refusal(response, login_sent=bool(login and authorization))
@@ -197,9 +184,23 @@ class Repository:
         authorization = await self._authorize(challenges, access, authorization)
         if authorization is None:
             raise refusal
-        response = await self._transport.request(method, self._url + path, headers, authorization)
+        response = await self._request(login, method, url, headers, authorization)
         if response.code in _REFUSALS:
             raise await self._refusal(response, login_sent=login is not None)
+        return response
+
+    async def _request(
+        self,
+        login: RegistryLogin | None,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+    ) -> IResponse:
+        """Return the response, and note the limit that it tells."""
+        response = await self._transport.request(method, url, headers, authorization)
+        if login is None or authorization is not None:
+            self.quotas.note(login, parse_rate_limit(partial(field, response)))
         return response
 
     async def _authorize(
@@ -211,7 +212,7 @@ class Repository:
         try:
             return await self._tokens.obtain(challenges, access, bad)
         except TokenDenialError as error:
-            raise _RefusalError(
+            raise RefusalError(
                 HTTPStatus.UNAUTHORIZED,
                 error.text,
                 login_sent=access.login is not None,
@@ -233,80 +234,12 @@ class Repository:
             for challenge in _challenges(response)
         )
 
-    async def _refusal(self, response: IResponse, *, login_sent: bool) -> _RefusalError:
+    async def _refusal(self, response: IResponse, *, login_sent: bool) -> RefusalError:
         text = await self._explanation(response)
-        return _RefusalError(response.code, text, login_sent=login_sent)
+        return RefusalError(response.code, text, login_sent=login_sent)
 
     async def _explanation(self, response: IResponse) -> str:
         return conceal(await self._transport.explanation(response), self._login)
-
-    def _failure(
-        self, refusal: _RefusalError, path: str, anonymous: _RefusalError | None = None
-    ) -> PullError:
-        """Return the error of the user for a refusal, and for that of an anonymous request before.
-
-        Registries may answer 404 to users who may not see a private repository. If both are 404,
-        or the anonymous one is, the image does not exist as far as anybody knows.
-        """
-        if refusal.failure is not None:
-            return refusal.failure
-        registry = self._transport.subject
-        is_hidden = anonymous is not None and anonymous.status == HTTPStatus.NOT_FOUND
-        words = f" ({refusal.text})" if refusal.text else ""
-        if is_hidden or refusal.status == HTTPStatus.NOT_FOUND:
-            return self._not_found(refusal, path, anonymous if is_hidden else None)
-        if self._login is None:
-            return RegistryDenied(
-                f"{registry} refused {self.name} to a user without a login{words}.",
-                remedy=self._unknown_host()
-                or f"Log in to it {self._how_to_log_in()}, or check that you may read the image.",
-            )
-        if not refusal.login_sent:
-            return RegistryDenied(
-                f"{registry} refused {self.name}, and does not ask for your login{words}.",
-                remedy=self._unknown_host()
-                or "Check the name of the image, or ask its owner for permission.",
-            )
-        return RegistryDenied(
-            f"{registry} refused {self.name} to your login{words}.",
-            remedy=self._unknown_host()
-            or f"Check the name of the image; log in anew {self._how_to_log_in()} if your password"
-            " has changed; or ask the image's owner for permission.",
-        )
-
-    def _not_found(
-        self, refusal: _RefusalError, path: str, anonymous: _RefusalError | None
-    ) -> ImageNotFound:
-        registry = self._transport.subject
-        text = (anonymous or refusal).text
-        words = f" ({text})" if text else ""
-        if anonymous and refusal.login_sent and refusal.status == HTTPStatus.UNAUTHORIZED:
-            words += ", and refused your login" + (f" ({refusal.text})" if refusal.text else "")
-        kind, _, reference = path.partition("/")
-        if kind == "blobs":
-            return ImageNotFound(
-                f"{registry} lacks a part of {self.name}, {reference}{words}.",
-                remedy="Push the image once more, all its layers with it.",
-            )
-        mark = "@" if ":" in reference else ":"
-        return ImageNotFound(
-            f"{registry} has no image {self.name}{mark}{reference}{words}.",
-            remedy=self._unknown_host(),
-        )
-
-    def _how_to_log_in(self) -> str:
-        location = self._transport.location
-        return f"(`shiftergw login {location}`, or `shifterimg login {location}`)"
-
-    def _unknown_host(self) -> str | None:
-        """Return the remedy if the name begins with a host that is not a location."""
-        first, slash, _ = self.name.partition("/")
-        if not (slash and "." in first):
-            return None
-        return (
-            f"If {first} is meant to be a registry: this gateway has it not, so ask its admins"
-            " for it. Else check the name and the tag of the image."
-        )
 
 
 def _may_answer_get(error: RegistryUnavailable) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ from twisted.web.http_headers import Headers
 from shiftergw import __version__
 from shiftergw.errors import RegistryUntrusted, printable
 from shiftergw.oci.challenge import parse_retry_after
+from shiftergw.oci.rate_limits import parse_rate_limit
 from shiftergw.plumbing.timing import abandonable, within
 from shiftergw.sources.registry.connections import Connections
 from shiftergw.sources.registry.failures import (
@@ -213,6 +216,11 @@ class Transport(BodyReader):
             seconds = min(seconds, LONGEST_RETRY_AFTER)
         host = place.host
         code = response.code
+        limit = parse_rate_limit(partial(field, response))
+        if code == HTTPStatus.TOO_MANY_REQUESTS and limit is not None:
+            text = f"{text}; {limit}" if text else str(limit)
+            if seconds is None and limit.reset is not None:
+                seconds = min(float(limit.reset), LONGEST_RETRY_AFTER)
         return status_failure(self.subject, host, code, text, seconds, is_registry=is_registry)
 
 

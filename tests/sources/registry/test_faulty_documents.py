@@ -328,7 +328,7 @@ LOGIN_ROWS = [
             absent=("to your login", "Log in", "log in"),
         )
         for status, error, words in (
-            (403, RegistryDenied, ("does not ask for your login",)),
+            (403, RegistryDenied, ("without asking for your login",)),
             (404, ImageNotFound, ("has no image team/app:latest",)),
         )
     ),

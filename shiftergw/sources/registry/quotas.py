@@ -1,0 +1,90 @@
+"""Spend the requests that a registry counts sparingly.
+
+Registries such as Docker Hub count each GET of a manifest, by login or by address, and no HEAD. So
+this process remembers what they tell of the limits, and the manifests that it has read lately.
+While a registry counts requests, HEAD shows whether such a manifest is still the right one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from twisted.logger import Logger
+
+from shiftergw.image import Digest
+from shiftergw.model import RegistryLogin
+from shiftergw.oci.rate_limits import RateLimit
+
+MOST_LOGINS = 256
+"""Logins whose limits are remembered."""
+
+MOST_BYTES = 1 << 20
+"""Bytes of all remembered manifests of one registry together."""
+
+_log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RecentManifest:
+    """A manifest or index that a registry has sent: its digest, bytes and media type."""
+
+    digest: Digest
+    content: bytes = field(repr=False)
+    media_type: str
+
+
+class Quotas:
+    """The limits of one registry, and its recent manifests."""
+
+    def __init__(self, location: str) -> None:
+        """Start without knowledge of the registry; `location` names it in the log."""
+        self._location = location
+        self._limits: OrderedDict[RegistryLogin | None, RateLimit] = OrderedDict()
+        self._manifests: OrderedDict[tuple[str, str], RecentManifest] = OrderedDict()
+        self._bytes = 0
+
+    def note(self, login: RegistryLogin | None, limit: RateLimit | None) -> None:
+        """Remember a limit on the requests with a login, or without one; log that it gets low."""
+        if limit is None:
+            return
+        earlier = self._limits.pop(login, None)
+        self._limits[login] = limit
+        if len(self._limits) > MOST_LOGINS:
+            self._limits.popitem(last=False)
+        if limit.is_low and (earlier is None or not earlier.is_low):
+            _log.warn(
+                "{location} limits requests {subject}: {limit}",
+                location=self._location,
+                subject="without a login" if login is None else "of a login",
+                limit=str(limit),
+            )
+
+    def remember(self, repository: str, reference: str, manifest: RecentManifest) -> None:
+        """Remember a manifest by the tag or digest under which it was read.
+
+        That is of use only while the registry counts requests.
+        """
+        if not self._limits or len(manifest.content) > MOST_BYTES:
+            return
+        self._forget((repository, reference))
+        self._manifests[repository, reference] = manifest
+        self._bytes += len(manifest.content)
+        while self._bytes > MOST_BYTES:
+            self._forget(next(iter(self._manifests)))
+
+    def recent(self, repository: str, reference: str) -> RecentManifest | None:
+        """Return what was read by this tag or digest last, if it is remembered.
+
+        The caller must prove by HEAD that it still is what the reference means, and that the user
+        may read it.
+        """
+        manifest = self._manifests.get((repository, reference))
+        if manifest is not None:
+            self._manifests.move_to_end((repository, reference))
+        return manifest
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        manifest = self._manifests.pop(key, None)
+        if manifest is not None:
+            self._bytes -= len(manifest.content)
