@@ -208,7 +208,9 @@ def user_files(
         reactor,
     )
     places = FilePlaces(config.upload_directory, config.expand_directory / "uploads")
-    return UserFiles(places, gateway, open_local, imports.read, threads, reactor)
+    return UserFiles(
+        places, gateway, open_local, imports.read, threads, reactor, limits.stages.fetch
+    )
 
 
 def image_source(registry: RegistryClient, config: Config, threads: Threads) -> ImageSource:

@@ -7,6 +7,7 @@ continues there. Bytes behind the offset are dropped.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 STATE_LIMIT = 16 << 10
 """Bytes of the largest JSON file of an upload."""
+
+_NO_STATE = frozenset({errno.ENOENT, errno.EFBIG, errno.EINVAL, errno.EISDIR})
+"""Errors of a file that is absent, too large, or not a file: it is not the state of an upload."""
 
 LOCK_SECONDS = 20.0
 """Seconds for which a gateway waits until another gateway has added its upload."""
@@ -205,8 +209,10 @@ def read_upload(directory: Path, upload_id: str) -> UserUpload | None:
     with _disk_errors():
         try:
             content, _ = read_whole(_state_path(directory, upload_id), STATE_LIMIT)
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            if error.errno in _NO_STATE:
+                return None
+            raise
     try:
         return _parse_state(upload_id, json.loads(content))
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -286,13 +292,13 @@ def _remove(directory: Path, upload_id: str) -> None:
 
 
 def _sweep(directory: Path, before: float) -> int:
-    """Remove bytes without JSON, and temporary files of processes that were killed."""
+    """Remove bytes without a readable JSON, and temporary files of processes that were killed."""
     count = 0
+    uploads = {upload.id for upload in list_uploads(directory)}
     with _disk_errors():
-        for path in (*_files(directory, ".data"), *_files(directory, "", prefix=".")):
-            is_upload = path.suffix == ".data" and path.with_suffix(".json").exists()
+        for path in _files(directory, ""):
             with suppress(FileNotFoundError):
-                if not is_upload and path.lstat().st_mtime < before:
+                if path.stem not in uploads and path.lstat().st_mtime < before:
                     path.unlink()
                     count += 1
     return count
@@ -303,15 +309,13 @@ def _free_space(directory: Path) -> int:
         return free_space(directory)
 
 
-def _files(directory: Path, suffix: str, prefix: str = "") -> Iterator[Path]:
+def _files(directory: Path, suffix: str) -> Iterator[Path]:
     with _disk_errors():
         try:
             paths = list(directory.iterdir())
         except FileNotFoundError:
             paths = []
-    yield from (
-        path for path in paths if path.name.endswith(suffix) and path.name.startswith(prefix)
-    )
+    yield from (path for path in paths if path.name.endswith(suffix))
 
 
 def _size_of(descriptor: int) -> int:

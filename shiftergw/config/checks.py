@@ -68,12 +68,23 @@ def _import_problems(document: Mapping[str, Any]) -> Iterator[str]:
     command = document.get("ImportCommand")
     if isinstance(command, list) and command:
         texts = [argument for argument in command if isinstance(argument, str)]
-        if not any("{path}" in text for text in texts[1:]):
+        if "{path}" not in texts[1:]:
             yield 'ImportCommand: needs the argument "{path}", which stands for the file'
-        if not any(word in text for text in texts for word in ("{user}", "{uid}")):
+        if not {"{user}", "{uid}"}.intersection(texts[1:]):
             yield (
                 'ImportCommand: needs "{user}" or "{uid}": without them every user could read the'
                 " files of the gateway's user"
+            )
+        names = ("{path}", "{user}", "{uid}")
+        if any(name in text and text != name for text in texts for name in names):
+            yield (
+                'ImportCommand: "{path}", "{user}" and "{uid}" must be whole arguments, or a shell'
+                " could run commands that a user hides in a path"
+            )
+        if any(os.path.basename(text) in {"ssh", "rsh"} for text in texts):  # noqa: PTH119 - text
+            yield (
+                "ImportCommand: ssh gives its arguments to a shell, which would run commands that a"
+                " user hides in a path; run a worker on the machine that has the files"
             )
 
 

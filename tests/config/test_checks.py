@@ -135,6 +135,21 @@ def test_imports() -> None:
             load_config({"ImportCommand": [word for word in command if word != argument]})
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sh", "-c", "cat {path}", "{user}", "{path}"],
+        ["su", "{user}", "-c", "cat '{path}'", "{path}"],
+        ["ssh", "{user}@host", "cat", "{path}", "{user}"],
+        ["/usr/bin/ssh", "-l", "{user}", "host", "cat", "{path}"],
+    ],
+)
+def test_no_shell_reads_a_path(command: list[str]) -> None:
+    """A path in a script, or an argument of ssh, could hide commands of a user."""
+    with pytest.raises(ConfigurationError, match=r"ImportCommand: .*hides in a path"):
+        load_config({"ImportUsers": "all", "ImportCommand": command})
+
+
 def test_worker_machines_fetch_uploads() -> None:
     """Without the gateway's URL they cannot: a warning says so."""
     (warning,) = load_config({**MONGODB, "BrokerURL": "amqp://b/"}).warnings

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
 
-from shiftergw.errors import BlobCorrupt, ImageNotFound, PullError, RetryLater
+from shiftergw.errors import BlobCorrupt, ImageNotFound, PullError, RetryLater, stage_timeout
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model import (
     ANONYMOUS,
@@ -30,6 +31,7 @@ from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.locks import file_lock, remove_unshared
 from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import BlobSink, ImageSource, Report, Say
 from shiftergw.sources.user_files.spool_client import SpoolClient
 
@@ -68,14 +70,19 @@ class UserFiles:
         read_import: ReadImport,
         threads: Threads,
         clock: IReactorTime,
+        seconds: float,
     ) -> None:
-        """Fetch uploads that are not in the spool from `gateway`, if the site names it."""
+        """Fetch uploads that are not in the spool from `gateway`, if the site names it.
+
+        To find or fetch a file and to compare its digest may take `seconds`.
+        """
         self._places = places
         self._gateway = gateway
         self._open_local = open_local
         self._read_import = read_import
         self._threads = threads
         self._clock = clock
+        self._seconds = seconds
 
     @asynccontextmanager
     async def open(
@@ -101,7 +108,12 @@ class UserFiles:
         keeps_fetched_bytes = False
         async with lock:
             try:
-                path = await self._find(record, file, place, begin, report)
+                path = await within(
+                    self._seconds,
+                    self._clock,
+                    self._find(record, file, place, begin, report),
+                    partial(stage_timeout, "Fetching", self._seconds, "fetch"),
+                )
                 begin("Reading the image of the file")
                 source = await self._open_local(file, path, place, begin, report)
                 yield UserSource(source, file, record.requested_by)

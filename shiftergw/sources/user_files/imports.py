@@ -51,8 +51,6 @@ PATH_LIMIT = 4096
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}\$?", re.ASCII)
 """Names of users that become an argument of a command: none begins with a dash."""
 
-_PLACEHOLDER = re.compile(r"\{(?:user|uid|path)\}")
-
 _ACL = "system.posix_acl_access"
 """The extended attribute of an access control list, which may exclude users."""
 
@@ -143,8 +141,8 @@ async def check_public_file(path: str, threads: Threads) -> None:
 class Imports:
     """Copies files that users import to this machine's scratch space, up to `limit` bytes.
 
-    Without a `command` only public files are read. In its arguments `{user}`, `{uid}` and `{path}`
-    stand for the user and the file; no shell sees them. It may take `seconds`.
+    Without a `command` only public files are read. Its arguments `{user}`, `{uid}` and `{path}` are
+    replaced by the user and the file; no shell sees them. It may take `seconds`.
     """
 
     command: Sequence[str]
@@ -167,9 +165,7 @@ class Imports:
             return
         check_user(file.user)
         values = {"{user}": file.user, "{uid}": str(uid), "{path}": file.path}
-        arguments = [
-            _PLACEHOLDER.sub(lambda match: values[match[0]], argument) for argument in self.command
-        ]
+        arguments = [values.get(argument, argument) for argument in self.command]
         with _disk_errors():
             descriptor = await self.threads.run(
                 os.open, copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600

@@ -22,6 +22,7 @@ from shiftergw.errors import (
     NotAuthenticated,
     PullError,
     RetryLater,
+    TimedOut,
 )
 from shiftergw.image import Platform
 from shiftergw.model import (
@@ -73,7 +74,9 @@ class FileBench:
         await writer.close()
         return ImageFile(upload.id, "sif", len(content), sha256)
 
-    def files(self, spool: str = "spool", gateway: SpoolClient | None = None) -> UserFiles:
+    def files(
+        self, spool: str = "spool", gateway: SpoolClient | None = None, seconds: float = 600
+    ) -> UserFiles:
         """Return the files of a worker, with this directory for the spool."""
 
         async def open_local(file: Any, path: Path, place: Path, say: Any, report: Any) -> Source:
@@ -86,7 +89,7 @@ class FileBench:
             self._note_import(file.path, uid, copy)
 
         places = FilePlaces(self.root / spool, self.root / "scratch")
-        return UserFiles(places, gateway, open_local, read_import, self.threads, reactor)
+        return UserFiles(places, gateway, open_local, read_import, self.threads, reactor, seconds)
 
     def _note(self, path: Path, place: Path) -> None:
         assert place.is_dir()
@@ -261,6 +264,23 @@ async def test_a_gateway_that_does_not_answer(
         await bench.read(bench.files("elsewhere", client), file)
     assert caught.value.limit == spool_client.WAIT_SECONDS
     await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fetch_has_a_time_limit(bench: FileBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that answers slowly does not keep a worker for ever; the error names the key."""
+    file = await bench.add()
+    gateway = bench.gateway()
+
+    async def hang(*_: object) -> bytes:
+        return await Deferred[bytes]()
+
+    monkeypatch.setattr(gateway.downloads, "read", hang)
+    async with listening(site_of(gateway, reactor)) as port:
+        client = bench.client(port)
+        with pytest.raises(TimedOut, match=r"StageLimits\.fetch"):
+            await bench.read(bench.files("elsewhere", client, 0.2), file)
+        await client.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -160,10 +160,10 @@ FILE = ImageFile(kind="squashfs", path="/data/x;$(id) {user}", user="alice")
 
 @pytest_twisted.ensureDeferred
 async def test_the_command_gets_arguments(threads: Threads, tmp_path: Path) -> None:
-    """Placeholders are filled in once, and no shell sees them."""
+    """Placeholders are replaced as whole arguments, and no shell sees them."""
     copy = tmp_path / "copy"
-    await _imports(threads, *PRINT, "--", "<{path}>").read(FILE, 2001, copy, lambda _: None)
-    assert copy.read_text() == "alice 2001 -- </data/x;$(id) {user}>"
+    await _imports(threads, *PRINT, "--", "{path}").read(FILE, 2001, copy, lambda _: None)
+    assert copy.read_text() == "alice 2001 -- /data/x;$(id) {user}"
     assert copy.stat().st_mode & 0o777 == 0o600
 
 
