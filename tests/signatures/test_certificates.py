@@ -269,6 +269,37 @@ def test_odd_certificates(change: Callable[[bytes], bytes]) -> None:
         assert isinstance(odd, RejectedSignature)
 
 
+def in_pem(content: bytes) -> bytes:
+    """Return DER as a PEM certificate."""
+    head, tail = b"-----BEGIN CERTIFICATE-----\n", b"\n-----END CERTIFICATE-----\n"
+    return head + b64(content).encode() + tail
+
+
+def test_every_byte_counts() -> None:
+    """No changed byte of the signer's certificate or of its chain is accepted, or an error."""
+    signer = keyless()
+    blob = signer.attach()
+    assert signer.certificate is not None
+    leaf, intermediate = der(signer.certificate), der(AUTHORITY.intermediate)
+    assert isinstance(
+        verify_sigstore(
+            replace(blob, certificate=in_pem(leaf), chain=in_pem(intermediate)), trust()
+        ),
+        VerifiedClaim,
+    )
+    for flip in (0x01, 0x80):
+        for place in range(0, len(leaf), 2):
+            odd_leaf = bytearray(leaf)
+            odd_leaf[place] ^= flip
+            result = verify_sigstore(replace(blob, certificate=in_pem(bytes(odd_leaf))), trust())
+            assert isinstance(result, RejectedSignature), place
+        for place in range(0, len(intermediate), 2):
+            odd_chain = bytearray(intermediate)
+            odd_chain[place] ^= flip
+            result = verify_sigstore(replace(blob, chain=in_pem(bytes(odd_chain))), trust())
+            assert isinstance(result, RejectedSignature), place
+
+
 def test_long_chains() -> None:
     """A chain has a limit."""
     signer = replace(keyless(), chain=pem(AUTHORITY.root) * 9)
