@@ -26,7 +26,7 @@ from shiftergw.config.document import (
     unreadable,
 )
 from shiftergw.config.leniency import convert_section
-from shiftergw.config.location_names import find_location, locate
+from shiftergw.config.location_names import canonical_host, find_location, locate
 from shiftergw.config.locations import Locations, LocationSection, expand_mirrors
 from shiftergw.config.registries_conf import RegistryRules, read_rules
 from shiftergw.config.sections import (
@@ -246,8 +246,8 @@ class Config(Section):
         return locate(self.locations, default, self.registry_rules, reference)
 
     def location_named(self, host: str) -> str:
-        """Return the location that a host in front of an image name means, or the host itself."""
-        return find_location(self.locations, host) or host.lower().removesuffix(":443")
+        """Return the location that a host in front of an image name means."""
+        return find_location(self.locations, host) or canonical_host(host)
 
     def directory_of(self, system_name: str) -> tuple[str, tuple[str, ...]]:
         """Return the name of a system's image directory, and all systems that share it."""

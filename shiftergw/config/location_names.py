@@ -39,6 +39,12 @@ def find_location(locations: Mapping[str, LocationSection], host: str) -> str | 
     return None
 
 
+def canonical_host(host: str) -> str:
+    """Return the name of the location of a registry that has none in the configuration."""
+    host = host.lower().removesuffix(":443")
+    return "docker.io" if host in DOCKER_HUB_HOSTS else host
+
+
 def locate(
     locations: Mapping[str, LocationSection],
     default: str,
@@ -66,9 +72,7 @@ def locate(
             f"This gateway's admins have blocked {printable(rule.prefix, 120)}.",
             remedy="Pull the image from another registry, or ask the admins.",
         )
-    canonical = host.lower().removesuffix(":443")
-    if canonical in DOCKER_HUB_HOSTS:
-        canonical = "docker.io"
+    canonical = canonical_host(host)
     if rule is not None:
         return canonical, rest
     any_location = locations.get(ANY_REGISTRY)

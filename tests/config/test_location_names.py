@@ -121,6 +121,7 @@ def test_logins_have_the_names_of_locations() -> None:
     assert config.location_named("QUAY.io") == "Quay.io"
     assert config.location_named("docker.io") == "registry-1.docker.io"
     assert config.location_named("Other.example:443") == "other.example"
+    assert load_config(QUAY).config.location_named("index.docker.io") == "docker.io"
 
 
 def test_stored_tags() -> None:
