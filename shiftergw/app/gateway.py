@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.application.service import Service
 
 from shiftergw.app import compose
-from shiftergw.app.policies import PolicyPreparation
+from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.app.preparation import Preparation
 from shiftergw.app.user_files import user_files
 from shiftergw.auth.single_use import SingleUse
@@ -77,7 +77,9 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
         credential_rounds = [single_use.rounds]
 
     files, file_services = user_files(reactor, config, store, preparation)
-    rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue, files)
+    policies = PresentPolicies(config, threads, reactor)
+    seal, wake = preparation.seal, dispatch.wake
+    rules = Gateway(config, store, seal, wake, reactor, queue, files, policies.is_judged)
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
     connections = _connection_limits(config)
     site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)

@@ -1,4 +1,4 @@
-"""Check at the start that the policies of the systems can be used."""
+"""Check the policies of the systems at the start, and compare them with records."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from twisted.logger import Logger
 
 from shiftergw.config import Config
 from shiftergw.config.registries_directory import read_registries_directory
-from shiftergw.errors import ConfigurationError, PolicyInvalid
+from shiftergw.errors import ConfigurationError, PolicyInvalid, TimedOut
 from shiftergw.job.policy import read_policy
+from shiftergw.model import ImageRecord
+from shiftergw.model.signatures import PolicyVerdict
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.signatures.gpg import GpgVerifier
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
+
+READ_SECONDS = 5.0
+"""The time limit for reading a policy before a request is answered."""
+
+SLOTS = 2
+"""Reads of policies that may hang at the same time; each occupies a thread."""
 
 _log = Logger()
 
@@ -60,3 +71,33 @@ class PolicyPreparation(Service):
                 await self._threads.run(read_registries_directory, directory)
             except ConfigurationError as error:
                 _log.error("images that need signatures are refused: {error}", error=error)
+
+
+class PresentPolicies:
+    """Knows which records the present policies of their systems have judged."""
+
+    def __init__(self, config: Config, threads: Threads, clock: IReactorTime) -> None:
+        """Read policies in `threads`."""
+        self._config = config
+        self._reads = BoundedThreadCalls(threads, SLOTS, READ_SECONDS, clock, _no_answer)
+
+    async def is_judged(self, record: ImageRecord) -> bool:
+        """Return whether the present policy has given a record its verdict, or there is no policy.
+
+        A policy that cannot be read has judged nothing: a worker then says what is wrong.
+        """
+        system = self._config.systems.get(record.system)
+        if system is None or system.policy_file is None:
+            return True
+        verdict = PolicyVerdict.from_document(record.verdict)
+        if verdict is None:
+            return False
+        try:
+            policy = await self._reads.run(read_policy, system.policy_file)
+        except (PolicyInvalid, TimedOut):
+            return False
+        return verdict.is_accepted and verdict.policy == policy.digest
+
+
+def _no_answer() -> TimedOut:
+    return TimedOut("The policy was not read in time.")

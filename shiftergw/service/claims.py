@@ -36,12 +36,22 @@ LEAST_FRESH = 10.0
 """The least seconds for which a READY image is fresh: a polling client must see its result."""
 
 
+IsJudged = Callable[[ImageRecord], Awaitable[bool]]
+"""Returns whether the present policy of a record's system has given the record its verdict."""
+
+
+async def judges_nothing(_: ImageRecord) -> bool:
+    """Return that an image is judged, where no system has a policy."""
+    return True
+
+
 class Claims:
     """Answers pull requests with the first of these that exists.
 
     1. work in flight,
     2. a failure not older than `FailureHold`,
-    3. the READY image, if it is fresh and has the requested access list,
+    3. the READY image, if it is fresh, has the requested access list, and was accepted by the
+       present policy of its system,
     4. new work, which exactly one of several concurrent callers creates.
     """
 
@@ -53,6 +63,7 @@ class Claims:
         wake: Callable[[], None],
         clock: IReactorTime,
         trouble: Callable[[str], QueueTrouble | None],
+        is_judged: IsJudged = judges_nothing,
     ) -> None:
         """Encrypt logins with `seal`; call `wake` when there is new work.
 
@@ -64,6 +75,7 @@ class Claims:
         self._wake = wake
         self._clock = clock
         self._trouble = trouble
+        self._is_judged = is_judged
         self.limits = QueueLimits(config.queue_limit, config.waiting_per_user)
         self._last_answers = LastAnswers(clock)
 
@@ -184,6 +196,10 @@ class Claims:
         if record.upload is None and (record.last_pull or 0) + fresh < now:
             return None
         if would_change_readers(session, request.user_acl, request.group_acl, record):
+            return None
+        # The client whose pull has just ended must see its result, whatever the policy is by now.
+        is_result = (record.last_pull or 0) + LEAST_FRESH >= now
+        if record.upload is None and not is_result and not await self._is_judged(record):
             return None
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         return record

@@ -34,7 +34,7 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.rules.access import may_expire
-from shiftergw.service.claims import Claims, may_see
+from shiftergw.service.claims import Claims, IsJudged, judges_nothing, may_see
 from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.housekeeping import expire_due, extend_expiration
 from shiftergw.service.imports import FileImports, ImportChoice
@@ -66,10 +66,11 @@ class Gateway:
         clock: IReactorTime,
         queue: JobQueue,
         files: UserFileServices | None = None,
+        is_judged: IsJudged = judges_nothing,
     ) -> None:
         """Encrypt logins with `seal`; call `wake` when there is new work for the `queue`.
 
-        Without `files` no images are made of files of users.
+        Without `files` no images are made of files of users. `is_judged` knows the policies.
         """
         self._config = config
         self._store = store
@@ -77,7 +78,7 @@ class Gateway:
         self._clock = clock
         self._queue = queue
         self._files = files
-        self._claims = Claims(config, store, seal, wake, clock, queue.trouble)
+        self._claims = Claims(config, store, seal, wake, clock, queue.trouble, is_judged)
         uploads = None if files is None else files.uploads
         self._custom_claims = CustomClaims(config, store, self._claims, uploads, wake, clock)
 

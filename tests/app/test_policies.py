@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,8 +12,12 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.logger import capturedLogs
 
-from shiftergw.app.policies import PolicyPreparation
+from shiftergw.app import policies
+from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.errors import ConfigurationError
+from shiftergw.job.policy import read_policy
+from shiftergw.model import ImageRecord
+from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.threads import Threads
 from tests.configurations import load_config
 from tests.parts import need
@@ -70,3 +75,43 @@ async def test_an_invalid_directory_of_registries(tmp_path: Path) -> None:
     content = json.dumps({"default": [SIGNED_BY]})
     (error,) = await prepare(tmp_path, content, RegistriesDirectory=str(tmp_path))
     assert "a.yaml: line 1" in error
+
+
+def record_of(digest: str | None, *, is_accepted: bool = True) -> ImageRecord:
+    """Return a record whose verdict was given by the policy of this digest."""
+    if digest is None:
+        return ImageRecord(system="mycluster")
+    verdict = PolicyVerdict(is_accepted, "signedBy (default)", "key", "It is signed.", digest, "x")
+    return ImageRecord(system="mycluster", verdict=verdict.to_document())
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_that_the_present_policy_has_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another policy, an invalid one, and one on a disk that hangs have judged nothing."""
+    file = tmp_path / "policy.json"
+    file.write_text('{"default": [{"type": "reject"}]}')
+    digest = read_policy(file).digest
+    config = load_config({"Platforms/mycluster/policy_file": str(file)}).config
+    threads = Threads(reactor, 2, "test")
+    threads.startService()
+    end = Event()
+    try:
+        present = PresentPolicies(config, threads, reactor)
+        assert await present.is_judged(record_of(digest))
+        assert not await present.is_judged(record_of(digest, is_accepted=False))
+        assert not await present.is_judged(record_of("sha256:0"))
+        assert not await present.is_judged(record_of(None))
+        assert await present.is_judged(ImageRecord(system="absent"))
+        file.write_text("{")
+        assert not await present.is_judged(record_of(digest))
+        without_policy = PresentPolicies(load_config().config, threads, reactor)
+        assert await without_policy.is_judged(record_of(None))
+        monkeypatch.setattr(policies, "READ_SECONDS", 0.2)
+        monkeypatch.setattr(policies, "read_policy", lambda _: end.wait(60))
+        present = PresentPolicies(config, threads, reactor)
+        assert not await present.is_judged(record_of(digest))
+    finally:
+        end.set()
+        await threads.stopService()

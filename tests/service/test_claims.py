@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from shiftergw.model import RegistryLogin
+from shiftergw.service.claims import LEAST_FRESH
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.service.test_gateway import ALICE, BROKEN_PULL, DENIED_PULL, PRIVATE, READY, Bench
@@ -86,3 +87,18 @@ async def test_an_image_is_found_under_any_spelling_of_its_registry(bench: Bench
     for name in ("REGISTRY.example.com/app:1", "registry.example.com/app:1"):
         assert (await bench.gateway.lookup(ALICE, "docker", name)).id == READY.id
         assert (await bench.pull(ALICE, name)).status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_the_present_policy_has_not_judged(bench: Bench) -> None:
+    """The client of the pull sees its result; after that the next pull is new work."""
+    bench.is_judged = False
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    assert (await bench.pull(ALICE)).status is State.READY
+    bench.clock.advance(LEAST_FRESH + 1)
+    assert (await bench.pull(ALICE)).status is State.INIT
+    await bench.end(READY)
+    bench.is_judged = True
+    bench.clock.advance(LEAST_FRESH + 1)
+    assert (await bench.pull(ALICE)).status is State.READY

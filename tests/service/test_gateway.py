@@ -62,7 +62,19 @@ class Bench:
         self.queue = FakeQueue(0)
         self.wakes = 0
         config = load_config({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
-        self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock, self.queue)
+        self.is_judged = True
+        self.gateway = Gateway(
+            config,
+            store,
+            lambda: self.seal,
+            self._wake,
+            self.clock,
+            self.queue,
+            is_judged=self._is_judged,
+        )
+
+    async def _is_judged(self, _: ImageRecord) -> bool:
+        return self.is_judged
 
     def _wake(self) -> None:
         self.wakes += 1
