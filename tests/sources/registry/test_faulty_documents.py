@@ -27,8 +27,15 @@ from shiftergw.errors import (
 )
 from shiftergw.image import Digest, Platform
 from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.sources.registry.admission import Admission, SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
+from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.quotas import Quotas
+from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience
+from shiftergw.sources.registry.tokens import Tokens
+from shiftergw.sources.registry.transport import Transport
 from tests.images import INDEX, MANIFEST, descriptor, json_bytes, make_image, tar_of
 from tests.sources.registry.faulty import (
     ALICE,
@@ -40,7 +47,7 @@ from tests.sources.registry.faulty import (
     Request,
     Script,
 )
-from tests.sources.registry.network import Sink, a_client
+from tests.sources.registry.network import REACTOR, SHORT, Sink, a_client
 
 IMAGE = make_image([tar_of({"a": b"a" * 500})], config={"Cmd": ["/bin/sh"]})
 PATIENCE = Patience(first=0.005, quick=0.5)
@@ -731,3 +738,22 @@ async def test_behavior(row: Row) -> None:
             assert text.isprintable()
     assert tuple(site.lines) == row.requests
     assert site.repeated_paths == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_root_of_an_extension() -> None:
+    """An extension has a path of its own in front; its registry is asked at the root."""
+    script = hide_images(404, 'Basic realm="x"')
+    site = FaultySite(IMAGE, script=script, access="basic")
+    async with site.running() as url:
+        admission = Admission("test", SharedBreakers(), PATIENCE, REACTOR, lambda: 0.5)
+        transport = Transport(REACTOR, Location("test", url), Proxies({}), SHORT, admission)
+        tokens, quotas = Tokens(transport, REACTOR), Quotas("test")
+        base = f"{url}/extensions"
+        repository = Repository(transport, tokens, base, "team/app", ALICE, admission, quotas)
+        response = await repository.ask("GET", "manifests/latest", {})
+        transport.discard(response)
+        await transport.close()
+    manifest = "/extensions/v2/team/app/manifests/latest"
+    assert [request.path for request in site.requests] == [manifest, manifest, "/v2/", manifest]
+    assert repository.private
