@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ class Site:
         subprocess.run(
             [*command, f"oci:{layout}:latest", f"docker://{self.registry.host}/{name}"],
             check=True,
-            env={"PATH": "/usr/bin:/bin", "GNUPGHOME": str(self.home.path)},
+            env={"PATH": os.environ["PATH"], "GNUPGHOME": str(self.home.path)},
             stdin=subprocess.DEVNULL,
             timeout=patient(60),
         )

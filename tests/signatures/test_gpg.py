@@ -91,6 +91,14 @@ async def test_any_key_of_any_keyring_counts(signers: Signers) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_keybox(signers: Signers) -> None:
+    """The keyring of a home directory of newer versions of GnuPG is read, too."""
+    box = (signers.home.path / "pubring.kbx").read_bytes()
+    claim = await verify(signers.messages["good"], GpgKeys((box,)))
+    assert claim == VerifiedClaim(signers.fingerprints["good"], REFERENCE, DIGEST)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_signature_of_skopeo(signers: Signers, tmp_path: Path) -> None:
     """What `skopeo standalone-sign` signs is accepted, for the digest of the manifest."""
     manifest = tmp_path / "manifest.json"
