@@ -65,6 +65,8 @@ class Reply:
         return self.cut is not None or self.framing in {"close", "http/1.0"}
 
 
+_PATHS = ("/v2/", "/extensions/v2/", "/token", "/blobs/")
+
 HANG_UP = Reply(cut=0)
 """No response: the connection ends at once."""
 
@@ -169,7 +171,12 @@ class FaultySite:
         return {"WWW-Authenticate": challenge}
 
     def respond(self, request: Request) -> Reply:
-        """Answer a request by the script, or well."""
+        """Answer a request by the script, or well.
+
+        A request of a stranger is not noted: other tests look for servers on ports of this machine.
+        """
+        if not request.path.startswith(_PATHS):
+            return Reply(404)
         nth = 1 + sum(
             (earlier.method, earlier.path, earlier.caller)
             == (request.method, request.path, request.caller)
