@@ -287,13 +287,16 @@ def test_every_byte_counts() -> None:
         ),
         VerifiedClaim,
     )
+    # The number of unused bits at the end of the signature: 1 is as good if the last bit is 0.
+    padding = len(intermediate) - len(AUTHORITY.intermediate.signature) - 1
+    assert intermediate[padding] == 0
     for flip in (0x01, 0x80):
         for place in range(0, len(leaf), 2):
             odd_leaf = bytearray(leaf)
             odd_leaf[place] ^= flip
             result = verify_sigstore(replace(blob, certificate=in_pem(bytes(odd_leaf))), trust())
             assert isinstance(result, RejectedSignature), place
-        for place in range(0, len(intermediate), 2):
+        for place in {*range(0, len(intermediate), 2)} - {padding}:
             odd_chain = bytearray(intermediate)
             odd_chain[place] ^= flip
             result = verify_sigstore(replace(blob, chain=in_pem(bytes(odd_chain))), trust())
