@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol, cast
 
 from shiftergw.cli.directory_tar import DirectoryTar, FileState, files_below, read_unchanged
 from shiftergw.cli.exits import Misuse
+from shiftergw.cli.layout_blobs import blobs_of_tag
 from shiftergw.errors import BadRequest, printable
 from shiftergw.model.source_names import LocalSourceName, parse_source
 from shiftergw.names import check_registry_name, registry_name
@@ -126,7 +127,7 @@ def open_source(source: LocalSourceName) -> UploadSource:
     if path.is_dir():
         content: Bytes
         kind = source.kind if source.kind in _ARCHIVES else _directory_kind(source)
-        content = DirectoryTar(path, _names_of(kind, path))
+        content = DirectoryTar(path, _names_of(kind, path, source.selector))
         kind = _ARCHIVES[kind]
     elif source.kind in _ARCHIVES:
         raise Misuse(f"{printable(str(path), 200)} is not a directory.")
@@ -143,23 +144,31 @@ def _directory_kind(source: LocalSourceName) -> str:
     name = printable(str(source.path), 200)
     if source.kind != "path":
         raise Misuse(f"{name} is a directory, not a file.")
-    if (source.path / "oci-layout").is_file():
+    has_index = (source.path / "index.json").is_file() and (source.path / "blobs").is_dir()
+    if has_index or (source.path / "oci-layout").is_file():  # some tools write no `oci-layout`
         return "oci"
     if all((source.path / file).is_file() for file in ("manifest.json", "version")):
         return "dir"
     raise Misuse(
-        f"{name} is neither an OCI layout (it has no file oci-layout) nor a directory of skopeo's"
+        f"{name} is neither an OCI layout (it has no file index.json) nor a directory of skopeo's"
         " (no files manifest.json and version)."
     )
 
 
-def _names_of(kind: str, directory: Path) -> list[str]:
-    """Return the names of the files that belong to an image; others stay with the user."""
+def _names_of(kind: str, directory: Path, selector: str) -> list[str]:
+    """Return the names of the files that belong to an image; others stay with the user.
+
+    Of an OCI layout with several images, only the blobs of the chosen tag belong to it.
+    """
     pattern, index = _FILES[kind]
     names = [name for name in files_below(directory) if pattern.fullmatch(name)]
     if index not in names:
         raise Misuse(f"{printable(str(directory), 200)} has no file {index}: it is not an image.")
-    return names
+    is_tag = kind == "oci" and selector and not selector.startswith("@")
+    blobs = blobs_of_tag(directory, selector) if is_tag else None
+    if blobs is None:
+        return names
+    return [name for name in names if name in blobs or not name.startswith("blobs/")]
 
 
 def _open_file(path: Path) -> BinaryIO:
