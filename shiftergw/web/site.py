@@ -157,9 +157,9 @@ class Request(server.Request):
                 working.cancel()
 
         def send(answer: Answer) -> None:
-            if call.credentials and answer.status not in _NO_CREDENTIAL:
-                self.channel.has_credential = True
             if not hang_ups:
+                if call.credentials and answer.status not in _NO_CREDENTIAL:
+                    self.channel.has_credential = True
                 self._send(answer)
             elif answer.spool is not None:
                 answer.spool.close()

@@ -398,7 +398,7 @@ def test_a_hang_up_cancels_a_read(wire: Wire, gateway: FakeGateway, events: list
 def test_a_pull_continues_after_a_hang_up(
     wire: Wire, gateway: FakeGateway, events: list[LogEvent]
 ) -> None:
-    """A hang-up does not cancel a pull."""
+    """A hang-up does not cancel a pull, and is not logged as a fault."""
     gateway.gate = Deferred()
     wire.send(
         b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\n"
@@ -407,6 +407,7 @@ def test_a_pull_continues_after_a_hang_up(
     _hang_up(wire)
     gateway.gate.callback(None)
     assert " 200 " in _lines(events)[0]
+    assert [event for event in events if event["log_level"] is LogLevel.critical] == []
     assert wire.transport.value() == b""
 
 
