@@ -26,6 +26,12 @@ COMPRESSORS: tuple[Compressor, ...] = get_args(Compressor)
 HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
 """The highest compression level of each compressor that has levels; the lowest is 1."""
 
+_REVISION = 2
+"""The number of our own arguments of `mksquashfs`: files of another one are not used again.
+
+1 looked for duplicates, which may damage files: see `build.mksquashfs.arguments`.
+"""
+
 _LZ4_HIGH = 9
 """The level from which lz4 compresses "high"."""
 
@@ -210,6 +216,7 @@ class SquashOptions:
     def key(self) -> str:
         """Return 12 hexadecimal digits that differ if the options may give different bytes."""
         shaping = {k: v for k, v in asdict(self).items() if k not in {"memory", "processors"}}
+        shaping["revision"] = _REVISION
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
 

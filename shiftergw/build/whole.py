@@ -217,10 +217,10 @@ class SquashBuilder:
         layers = [layer for layer, _ in examined]
         stages = limits.stages
         with self._timed("plan", seconds):
-            plan, argv = await within(
+            plan = await within(
                 stages.examination,
                 self._clock,
-                self._planned(examined, limits, options, files.part),
+                self._planned(examined, limits, options),
                 partial(_too_slow, "Planning", stages.examination, "examination"),
             )
         on_stage("CONVERSION")
@@ -228,7 +228,7 @@ class SquashBuilder:
         async def convert() -> tuple[int, str]:
             with self._timed("squash", seconds):
                 await Mksquashfs(self._binary, self._threads, self._reactor, self._clock).run(
-                    argv,
+                    arguments(options, files.part),
                     max(created, plan.latest),
                     files.part,
                     partial(stream, plan, layers),
@@ -250,15 +250,14 @@ class SquashBuilder:
         return BuiltImage(files.squashfs, size, sha256, plan.report, seconds)
 
     async def _planned(
-        self, examined: list[Examined], limits: BuildLimits, options: SquashOptions, part: Path
-    ) -> tuple[Plan, list[str]]:
-        """Return the plan of the image, and the arguments of `mksquashfs` for it."""
+        self, examined: list[Examined], limits: BuildLimits, options: SquashOptions
+    ) -> Plan:
+        """Return the plan of the image."""
         stop = Event()
 
-        def plan() -> tuple[Plan, list[str]]:
+        def plan() -> Plan:
             budget = Budget(limits, stop, _size_of([layer for layer, _ in examined]))
-            planned = flatten(handed_over(examined), budget, options.keep_setuid)
-            return planned, arguments(options, planned, part, stop)
+            return flatten(handed_over(examined), budget, options.keep_setuid)
 
         return await self._threads.run_until(stop.set, plan)
 

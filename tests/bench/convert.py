@@ -27,7 +27,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from isal import igzip
@@ -35,9 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shiftergw.build.mksquashfs import arguments
-from shiftergw.image import ContentReport, SquashOptions
-from shiftergw.oci.flatten import Plan
-from shiftergw.oci.tree import Directory
+from shiftergw.image import SquashOptions
 
 LAYERS = 3
 MIB = 1 << 20
@@ -165,7 +162,7 @@ def _info(path: Path, kind: bytes, mode: int) -> tarfile.TarInfo:
 def floor(where: Path, options: SquashOptions) -> dict[str, Any]:
     """Run `mksquashfs` alone on the tree; return seconds, CPU seconds and size."""
     output = where / "floor.squashfs"
-    argv = arguments(options, Plan(Directory(), ContentReport(), 1, EPOCH), output, Event())
+    argv = arguments(options, output)
     argv = ["mksquashfs", str(where / "tree"), *(word for word in argv[1:] if word != "-tar")]
     start = time.monotonic()
     child = subprocess.Popen(argv, stdout=subprocess.DEVNULL)

@@ -66,7 +66,7 @@ def tar_of_tree(root: Directory) -> bytes:
 def squash_tar(tar: bytes, output: Path, *extra: str, epoch: int = TIME) -> Path:
     """Make a squashfs from a tar, as the program does it, but without the program."""
     argv = [need("mksquashfs"), "-", str(output), "-tar", "-noappend", "-no-progress", "-quiet"]
-    argv += ["-all-root", "-no-xattrs", "-root-mode", "755", *extra]
+    argv += ["-all-root", "-no-xattrs", "-root-mode", "755", "-no-duplicates", *extra]
     env = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
     subprocess.run(argv, input=tar, check=True, env=env, stderr=subprocess.PIPE)
     return output

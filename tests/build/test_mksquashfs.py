@@ -30,8 +30,6 @@ from shiftergw.errors import (
     NoSpace,
 )
 from shiftergw.image import SquashOptions
-from shiftergw.oci.compression import StopRequested
-from shiftergw.oci.tree import Directory
 from shiftergw.plumbing.process import cpu_seconds
 from shiftergw.plumbing.threads import Threads
 from tests import images
@@ -42,7 +40,6 @@ from tests.build.parts import (
     file,
     listing_of,
     open_descriptors,
-    plan_of,
     running_in,
     script,
     tar_of_tree,
@@ -95,8 +92,7 @@ class Conversion:
 
     async def run(self, write: Write, *extra: str, epoch: int = TIME, **members: Any) -> None:
         """Convert what `write` writes."""
-        plan = plan_of(directory())
-        argv = arguments(options(extra=extra, **members), plan, self.output, Event())
+        argv = arguments(options(extra=extra, **members), self.output)
         await self.program.run(argv, epoch, self.output, write, self.reports.append)
 
 
@@ -182,9 +178,7 @@ async def test_every_compressor_is_understood(
     tmp_path: Path, threads: Threads, compressor: str, level: int | None, expected: list[str]
 ) -> None:
     """Each compressor gets the level in its own words, and the program accepts them."""
-    shaped = arguments(
-        options(compressor=compressor, level=level), plan_of(directory()), Path("o"), Event()
-    )
+    shaped = arguments(options(compressor=compressor, level=level), Path("o"))
     assert [word for word in shaped if word.startswith("-X")] == expected[:1]
     assert all(word in shaped for word in expected)
     conversion = Conversion(tmp_path, threads)
@@ -195,27 +189,28 @@ async def test_every_compressor_is_understood(
 
 def test_extra_arguments_have_the_last_word() -> None:
     """Raw arguments of the configuration stand last; processors are named only if configured."""
-    plan = plan_of(directory())
-    argv = arguments(options(extra=("-b", "1M")), plan, Path("out"), Event())
+    argv = arguments(options(extra=("-b", "1M")), Path("out"))
     assert argv[-2:] == ["-b", "1M"]
     assert "-processors" not in argv
-    assert arguments(options(processors=2), plan, Path("out"), Event())[-2:] == ["-processors", "2"]
+    assert arguments(options(processors=2), Path("out"))[-2:] == ["-processors", "2"]
 
 
-def test_duplicates_are_sought_where_that_is_cheap() -> None:
-    """Many files of one size would be compared pairwise for minutes: then they are not."""
-    few = Directory(children={b"%d" % n: file(b"x" * (n % 10)) for n in range(10_000)})
-    assert "-no-duplicates" not in arguments(options(), plan_of(few), Path("out"), Event())
-    many = directory(deep=Directory(children={b"%d" % n: file(b"x") for n in range(15_000)}))
-    assert "-no-duplicates" in arguments(options(), plan_of(many), Path("out"), Event())
+@pytest_twisted.ensureDeferred
+async def test_files_with_equal_heads_stay_whole(tmp_path: Path, threads: Threads) -> None:
+    """Files that differ in their tails only are written as they are, at each run.
 
-
-def test_counting_of_sizes_can_be_stopped() -> None:
-    """The plan of a large image has millions of files."""
-    stop = Event()
-    stop.set()
-    with pytest.raises(StopRequested):
-        arguments(options(), plan_of(directory()), Path("out"), stop)
+    With its search for duplicates, `mksquashfs` 4.5.1 damaged some of these files in three of four
+    runs, and exited with 0.
+    """
+    assert "-no-duplicates" in arguments(options(), Path("out"))
+    head = os.urandom(1 << 17)
+    files = {f"f{number}": head + os.urandom(60_000) for number in range(80)}
+    tar = images.tar_of([images.entry(name, content) for name, content in files.items()])
+    for _ in range(3):
+        conversion = Conversion(tmp_path, threads)
+        await conversion.run(writing(tar), compressor="lz4", level=None)
+        content = content_of(conversion.output)
+        assert [name for name in files if content[name][2] != files[name]] == []
 
 
 @pytest_twisted.ensureDeferred
