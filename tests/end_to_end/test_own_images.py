@@ -33,6 +33,7 @@ VICTIMS = [["client"] * 10, ["gateway"] * 10] if LONG else [["client", "gateway"
 """What is killed at one point of an upload after the other, run by run."""
 
 SIZE = (300 if LONG else 30) * 10**6
+_PIECE = 10**7
 
 
 def environment(url: str, user: str = ALICE) -> Mapping[str, str]:
@@ -62,9 +63,17 @@ def skopeo_copy(source: str, target: str) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=patient(60))
 
 
+def noise_of(size: int) -> bytes:
+    """Return random bytes, always the same ones for a size."""
+    generator = random.Random(size)
+    # Python makes no more than 256 MiB of them at once.
+    pieces = [generator.randbytes(min(_PIECE, size - start)) for start in range(0, size, _PIECE)]
+    return b"".join(pieces)
+
+
 def make_layout(path: Path, size: int = 100_000) -> str:
     """Make an OCI layout of two layers, one of which has random bytes; return its source."""
-    noise = random.Random(size).randbytes(size)
+    noise = noise_of(size)
     layers = [
         tar_of([entry("etc"), entry("etc/motd", b"hello"), entry("etc/old", b"old")]),
         tar_of([entry("etc/.wh.old", b""), entry("data"), entry("data/noise", noise)]),
@@ -249,7 +258,7 @@ def test_kills_during_an_upload(tmp_path: Path, victims: Sequence[str]) -> None:
         image_id, errors = client.communicate(timeout=patient(120))
         assert client.returncode == 0, errors
         noise = file_in(service.images / f"{image_id.strip()}.squashfs", "data/noise")
-        assert noise == random.Random(SIZE).randbytes(SIZE)
+        assert noise == noise_of(SIZE)
     offsets = line.offsets
     pairs = list(pairwise(offsets))
     assert all(after >= before for before, after in pairs), (points, offsets)
