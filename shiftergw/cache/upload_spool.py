@@ -7,29 +7,33 @@ continues there. Bytes behind the offset are dropped.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
-from dataclasses import asdict, fields, replace
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
+from shiftergw.cache.upload_states import (
+    data_path,
+    files_in,
+    list_uploads,
+    read_upload,
+    spool_errors,
+    state_path,
+    write_state,
+)
 from shiftergw.errors import ConfigurationError, Unavailable
-from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload, data_file, state_file
-from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,
     private_directory,
-    read_whole,
-    write_private,
 )
 from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
@@ -37,12 +41,6 @@ from shiftergw.ports import UploadWriter
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
-
-STATE_LIMIT = 16 << 10
-"""Bytes of the largest JSON file of an upload."""
-
-_NO_STATE = frozenset({errno.ENOENT, errno.EFBIG, errno.EINVAL, errno.EISDIR})
-"""Errors of a file that is absent, too large, or not a file: it is not the state of an upload."""
 
 LOCK_SECONDS = 20.0
 """Seconds for which a gateway waits until another gateway has added its upload."""
@@ -137,7 +135,7 @@ class UploadFile:
         """Open and lock the file of an upload; see `UploadSpool.open`. Blocks."""
         if UPLOAD_ID.fullmatch(upload_id) is None:
             return None
-        with _disk_errors():
+        with spool_errors():
             try:
                 flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
                 descriptor = os.open(data_path(directory, upload_id), flags)
@@ -165,7 +163,7 @@ class UploadFile:
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
-        with _disk_errors():
+        with spool_errors():
             while rest:
                 count = os.write(self._descriptor, rest)
                 self._size += count
@@ -176,14 +174,14 @@ class UploadFile:
         return await self._threads.run(self._commit, now)
 
     def _commit(self, now: float) -> UserUpload:
-        with _disk_errors():
+        with spool_errors():
             os.fsync(self._descriptor)
             # Another process may have noted a pull meanwhile.
             current_state = read_upload(self._directory, self.upload.id)
             if current_state is None:
                 raise Unavailable("The upload was removed while it was written.")
             self.upload = replace(current_state, offset=self._size, last_write=now)
-            _write_state(self._directory, self.upload)
+            write_state(self._directory, self.upload)
         return self.upload
 
     async def close(self) -> None:
@@ -195,57 +193,6 @@ class UploadFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def data_path(directory: Path, upload_id: str) -> Path:
-    """Return the path of the bytes of an upload; raise `ValueError` for what is not an id."""
-    return directory / data_file(upload_id)
-
-
-def read_upload(directory: Path, upload_id: str) -> UserUpload | None:
-    """Return an upload; None if it is absent, or if its JSON is not that of an upload. Blocks."""
-    if UPLOAD_ID.fullmatch(upload_id) is None:
-        return None
-    with _disk_errors():
-        try:
-            content, _ = read_whole(_state_path(directory, upload_id), STATE_LIMIT)
-        except OSError as error:
-            if error.errno in _NO_STATE:
-                return None
-            raise
-    try:
-        return _parse_state(upload_id, json.loads(content))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-
-
-def list_uploads(directory: Path) -> list[UserUpload]:
-    """Return all uploads of a directory. Blocks."""
-    uploads = (read_upload(directory, path.stem) for path in _files(directory, ".json"))
-    return [upload for upload in uploads if upload is not None]
-
-
-def _parse_state(upload_id: str, document: dict[str, Any]) -> UserUpload:
-    types = {"int": int, "str": str}
-    values = {}
-    for field in fields(UploadDeclaration):
-        value = values[field.name] = document[field.name]
-        if type(value) is not types[str(field.type)]:
-            raise TypeError(field.name)
-    offset, last_write, pull = (document[name] for name in ("offset", "last_write", "pull"))
-    if type(offset) is not int or not 0 <= offset <= document["size"] or not isinstance(pull, str):
-        raise TypeError("offset")
-    return UserUpload(upload_id, UploadDeclaration(**values), offset, float(last_write), pull)
-
-
-def _write_state(directory: Path, upload: UserUpload) -> None:
-    document = {
-        **asdict(upload.declaration),
-        "offset": upload.offset,
-        "last_write": upload.last_write,
-        "pull": upload.pull,
-    }
-    write_private(_state_path(directory, upload.id), json.dumps(document).encode())
 
 
 def _prepare(directory: Path) -> None:
@@ -260,14 +207,14 @@ def _prepare(directory: Path) -> None:
 
 def _add(directory: Path, upload: UserUpload) -> None:
     """Create the file of the bytes first: an upload exists once its JSON does."""
-    with _disk_errors():
+    with spool_errors():
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         os.close(os.open(data_path(directory, upload.id), flags, 0o600))
-        _write_state(directory, upload)
+        write_state(directory, upload)
 
 
 def _read(directory: Path, upload_id: str, offset: int, size: int) -> bytes:
-    with _disk_errors():
+    with spool_errors():
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(data_path(directory, upload_id), flags)
         try:
@@ -279,15 +226,15 @@ def _read(directory: Path, upload_id: str, offset: int, size: int) -> bytes:
 def _note_pull(directory: Path, upload_id: str, key: str, now: float) -> None:
     upload = read_upload(directory, upload_id)
     if upload is not None:
-        with _disk_errors():
-            _write_state(directory, replace(upload, pull=key, last_write=now))
+        with spool_errors():
+            write_state(directory, replace(upload, pull=key, last_write=now))
 
 
 def _remove(directory: Path, upload_id: str) -> None:
     """Remove the JSON first: without it there is no upload, and the bytes are swept."""
     if UPLOAD_ID.fullmatch(upload_id) is not None:
-        with _disk_errors():
-            _state_path(directory, upload_id).unlink(missing_ok=True)
+        with spool_errors():
+            state_path(directory, upload_id).unlink(missing_ok=True)
             data_path(directory, upload_id).unlink(missing_ok=True)
 
 
@@ -295,8 +242,8 @@ def _sweep(directory: Path, before: float) -> int:
     """Remove bytes without a readable JSON, and temporary files of processes that were killed."""
     count = 0
     uploads = {upload.id for upload in list_uploads(directory)}
-    with _disk_errors():
-        for path in _files(directory, ""):
+    with spool_errors():
+        for path in files_in(directory, ""):
             with suppress(FileNotFoundError):
                 if path.stem not in uploads and path.lstat().st_mtime < before:
                     path.unlink()
@@ -305,29 +252,9 @@ def _sweep(directory: Path, before: float) -> int:
 
 
 def _free_space(directory: Path) -> int:
-    with _disk_errors():
+    with spool_errors():
         return free_space(directory)
-
-
-def _files(directory: Path, suffix: str) -> Iterator[Path]:
-    with _disk_errors():
-        try:
-            paths = list(directory.iterdir())
-        except FileNotFoundError:
-            paths = []
-    yield from (path for path in paths if path.name.endswith(suffix))
 
 
 def _size_of(descriptor: int) -> int:
     return os.fstat(descriptor).st_size
-
-
-def _state_path(directory: Path, upload_id: str) -> Path:
-    return directory / state_file(upload_id)
-
-
-def _disk_errors() -> AbstractContextManager[None]:
-    return translated_disk_errors(
-        "The gateway's disk for uploads is full.",
-        lambda _: Unavailable("The gateway cannot read or write its directory of uploads."),
-    )

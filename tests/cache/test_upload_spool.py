@@ -13,7 +13,8 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from shiftergw.cache.upload_spool import UploadFiles, data_path
+from shiftergw.cache.upload_spool import UploadFiles
+from shiftergw.cache.upload_states import data_path
 from shiftergw.errors import ConfigurationError, NoSpace, Unavailable
 from shiftergw.model import UploadDeclaration, UserUpload
 from shiftergw.plumbing.threads import Threads

@@ -17,7 +17,7 @@ from shiftergw.job import policy as job_policy
 from shiftergw.job.policy import read_policy
 from shiftergw.model import ImageFile, ImageRecord
 from shiftergw.rules.policy import Policy
-from shiftergw.sources.user_files.files import UserSource
+from shiftergw.sources.user_files.user_source import UserSource
 from shiftergw.states import State
 from tests.job.workbench import INDEX, MANIFEST, SISTER, SYSTEM, Bench, Source, running_bench
 

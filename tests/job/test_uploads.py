@@ -11,7 +11,7 @@ import pytest_twisted
 
 from shiftergw.image import Digest
 from shiftergw.model import ImageFile, ImageRecord
-from shiftergw.sources.user_files.files import UserSource
+from shiftergw.sources.user_files.user_source import UserSource
 from shiftergw.states import State
 from tests.job.workbench import Bench, Source, running_bench
 

@@ -49,7 +49,7 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, Layer
-from shiftergw.sources.user_files.files import UserSource
+from shiftergw.sources.user_files.user_source import UserSource
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import load_config
 

@@ -20,7 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from shiftergw.cache.upload_spool import UploadFiles, data_path
+from shiftergw.cache.upload_spool import UploadFiles
+from shiftergw.cache.upload_states import data_path
 from shiftergw.errors import Unavailable
 from shiftergw.model import CHUNK_LIMIT, UploadChoice
 from shiftergw.plumbing.threads import Threads

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError
 
 from shiftergw.errors import BlobCorrupt, ImageNotFound, PullError, RetryLater, stage_timeout
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model import (
     ANONYMOUS,
     ImageFile,
     ImageRecord,
-    ImageReference,
     Progress,
-    RegistryLogin,
     data_file,
     state_file,
 )
@@ -32,8 +29,9 @@ from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.locks import file_lock, remove_unshared
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import BlobSink, ImageSource, Report, Say
+from shiftergw.ports import ImageSource, Report, Say
 from shiftergw.sources.user_files.spool_client import SpoolClient
+from shiftergw.sources.user_files.user_source import UserSource
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -166,52 +164,6 @@ class UserFiles:
     async def sweep(self, before: float) -> int:
         """Remove what earlier jobs have left and has not changed since this time."""
         return await self._threads.run(_sweep, self._places.scratch, before)
-
-
-class UserSource:
-    """An `ImageSource` over the file of a user.
-
-    Its images are private unless the user has made them public, and their layers are kept apart
-    from those of other users: a digest in a manifest must not lead to another user's content.
-    """
-
-    def __init__(self, source: ImageSource, file: ImageFile, uid: int | None) -> None:
-        """Read the image of `source`, the file of the user `uid`."""
-        self._source = source
-        self._file = file
-        self._uid = uid
-
-    async def head(
-        self, reference: ImageReference, login: RegistryLogin | None, say: Say
-    ) -> Digest | None:
-        """Return None: the image is read in any case."""
-        del reference, login, say
-        return None
-
-    async def resolve(
-        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
-    ) -> tuple[ResolvedImage, ImageConfig]:
-        """See the port."""
-        image, config = await self._source.resolve(reference, platform, login, say)
-        owner = f"uploads/{self._uid}"
-        private = not self._file.public
-        return replace(image, location="", repository=owner, private=private), config
-
-    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
-        """See the port."""
-        await self._source.prove(image, login, say)
-
-    async def blob(
-        self,
-        image: ResolvedImage,
-        blob: Descriptor,
-        login: RegistryLogin | None,
-        say: Say,
-        offset: int,
-        sink: BlobSink,
-    ) -> None:
-        """See the port."""
-        await self._source.blob(image, blob, login, say, offset, sink)
 
 
 def _make_place(place: Path) -> None:

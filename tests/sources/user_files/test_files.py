@@ -15,7 +15,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.cache.upload_spool import UploadFiles, data_path
+from shiftergw.cache.upload_spool import UploadFiles
+from shiftergw.cache.upload_states import data_path
 from shiftergw.errors import (
     BlobCorrupt,
     ImageNotFound,

@@ -1,0 +1,97 @@
+"""Read and write the states of uploads: a JSON file for each. All functions block."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from shiftergw.errors import Unavailable
+from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload, data_file, state_file
+from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.files import read_whole, write_private
+
+STATE_LIMIT = 16 << 10
+"""Bytes of the largest JSON file of an upload."""
+
+_NO_STATE = frozenset({errno.ENOENT, errno.EFBIG, errno.EINVAL, errno.EISDIR})
+"""Errors of a file that is absent, too large, or not a file: it is not the state of an upload."""
+
+
+def data_path(directory: Path, upload_id: str) -> Path:
+    """Return the path of the bytes of an upload; raise `ValueError` for what is not an id."""
+    return directory / data_file(upload_id)
+
+
+def read_upload(directory: Path, upload_id: str) -> UserUpload | None:
+    """Return an upload; None if it is absent, or if its JSON is not that of an upload. Blocks."""
+    if UPLOAD_ID.fullmatch(upload_id) is None:
+        return None
+    with spool_errors():
+        try:
+            content, _ = read_whole(state_path(directory, upload_id), STATE_LIMIT)
+        except OSError as error:
+            if error.errno in _NO_STATE:
+                return None
+            raise
+    try:
+        return _parse_state(upload_id, json.loads(content))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def list_uploads(directory: Path) -> list[UserUpload]:
+    """Return all uploads of a directory. Blocks."""
+    uploads = (read_upload(directory, path.stem) for path in files_in(directory, ".json"))
+    return [upload for upload in uploads if upload is not None]
+
+
+def _parse_state(upload_id: str, document: dict[str, Any]) -> UserUpload:
+    types = {"int": int, "str": str}
+    values = {}
+    for field in fields(UploadDeclaration):
+        value = values[field.name] = document[field.name]
+        if type(value) is not types[str(field.type)]:
+            raise TypeError(field.name)
+    offset, last_write, pull = (document[name] for name in ("offset", "last_write", "pull"))
+    if type(offset) is not int or not 0 <= offset <= document["size"] or not isinstance(pull, str):
+        raise TypeError("offset")
+    return UserUpload(upload_id, UploadDeclaration(**values), offset, float(last_write), pull)
+
+
+def write_state(directory: Path, upload: UserUpload) -> None:
+    """Write the state of an upload by rename, after a sync. Blocks."""
+    document = {
+        **asdict(upload.declaration),
+        "offset": upload.offset,
+        "last_write": upload.last_write,
+        "pull": upload.pull,
+    }
+    write_private(state_path(directory, upload.id), json.dumps(document).encode())
+
+
+def files_in(directory: Path, suffix: str) -> Iterator[Path]:
+    """Yield the files of a directory with this suffix; none if it is absent. Blocks."""
+    with spool_errors():
+        try:
+            paths = list(directory.iterdir())
+        except FileNotFoundError:
+            paths = []
+    yield from (path for path in paths if path.name.endswith(suffix))
+
+
+def state_path(directory: Path, upload_id: str) -> Path:
+    """Return the path of the state of an upload."""
+    return directory / state_file(upload_id)
+
+
+def spool_errors() -> AbstractContextManager[None]:
+    """Turn errors of the disk of uploads into `NoSpace` or `Unavailable`."""
+    return translated_disk_errors(
+        "The gateway's disk for uploads is full.",
+        lambda _: Unavailable("The gateway cannot read or write its directory of uploads."),
+    )
