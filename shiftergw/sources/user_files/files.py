@@ -42,8 +42,11 @@ HASH_STEP = 1 << 20
 LOCK_SECONDS = 20.0
 """Seconds for which a job waits until an earlier attempt on the same file has ended."""
 
+SCRATCH = "scratch"
+"""The name of the directory for what is unpacked of a file; only its own attempt needs that."""
+
 OpenLocal = Callable[[ImageFile, Path, Path, Say, Report], Awaitable[ImageSource]]
-"""Opens the file at a path as a source; it writes what it needs to a directory of its own."""
+"""Opens the file at a path as a source; it writes what it needs to an empty directory."""
 
 ReadImport = Callable[[ImageFile, int, Path, Report], Awaitable[None]]
 """Copies the file that a user imports, as the user of this uid may read it, to a path."""
@@ -113,8 +116,14 @@ class UserFiles:
                     partial(stage_timeout, "Fetching", self._seconds, "fetch"),
                 )
                 begin("Reading the image of the file")
-                source = await self._open_local(file, path, place, begin, report)
-                yield UserSource(source, file, record.requested_by)
+                scratch = place / SCRATCH
+                # An attempt that was killed may have left files there.
+                await self._threads.run(_make_empty, scratch)
+                try:
+                    source = await self._open_local(file, path, scratch, begin, report)
+                    yield UserSource(source, file, record.requested_by)
+                finally:
+                    await self._threads.release(_remove_place, scratch)
             except (CancelledError, RetryLater):
                 keeps_fetched_bytes = True
                 raise
@@ -171,6 +180,12 @@ def _make_place(place: Path) -> None:
         private_directory(place.parent)
         private_directory(place)
         os.utime(place)
+
+
+def _make_empty(directory: Path) -> None:
+    with _disk_errors():
+        _remove_place(directory)
+        private_directory(directory)
 
 
 def _remove_place(place: Path) -> None:

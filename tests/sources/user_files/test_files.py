@@ -57,6 +57,7 @@ class FileBench:
         self.spool = UploadFiles(root / "spool", threads, reactor)
         self.seal = Seal(b"k" * 32)
         self.paths: list[Path] = []
+        self.places: list[Path] = []
         self.contents: list[bytes] = []
         self.messages: list[str] = []
         self.progress: list[Progress] = []
@@ -93,7 +94,8 @@ class FileBench:
         return UserFiles(places, gateway, open_local, read_import, self.threads, reactor, seconds)
 
     def _note(self, path: Path, place: Path) -> None:
-        assert place.is_dir()
+        self.places.append(place)
+        (place / "archive.tar").open("x").close()
         self.paths.append(path)
         self.contents.append(path.read_bytes())
 
@@ -208,6 +210,27 @@ async def test_a_fetch_is_resumed(bench: FileBench, monkeypatch: pytest.MonkeyPa
         await client.close()
     assert offsets == [0, 10_000, 20_000, 30_000, *range(30_000, 100_000, 10_000)]
     assert bench.contents == [CONTENT]
+    assert bench.leftovers == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_later_attempt_finds_nothing_unpacked(bench: FileBench) -> None:
+    """What an attempt that was cancelled, or killed, has unpacked does not hinder the next one."""
+    file = await bench.add()
+    bench.gate = Deferred()
+    working = Deferred.fromCoroutine(bench.read(bench.files(), file))
+    while not bench.places:
+        await pause(0.01, reactor)
+    working.cancel()
+    with pytest.raises(CancelledError):
+        await working
+    place = bench.places[0]
+    assert not (place / "archive.tar").exists()
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "archive.tar").write_bytes(b"half of it")
+    bench.gate = None
+    await bench.read(bench.files(), file)
+    assert len(bench.places) == 2
     assert bench.leftovers == []
 
 
