@@ -21,6 +21,8 @@ from shiftergw.cli.reactor import run
 from shiftergw.cli.settings import Settings
 from shiftergw.cli.upload import prepared_source, upload
 from shiftergw.cli.upload_source import check_registry_image, local_source_of
+from shiftergw.errors import BadRequest
+from shiftergw.model.references import ImageReference
 from shiftergw.model.source_names import LocalSourceName
 
 if TYPE_CHECKING:
@@ -84,11 +86,15 @@ def pull_upload(
 ) -> NoReturn:
     """Upload an image, pull it under a name of the type `custom`, and exit.
 
-    Raises `Misuse` for a name of another type, and for readers of a public image.
+    Raises `Misuse` for a name of another type or form, and for readers of a public image.
     """
     itype, image = image_of(name, "custom")
     if itype != "custom":
         raise Misuse(f"An image that is uploaded has the type custom, not {itype}.")
+    try:
+        ImageReference.parse(image).check_uploaded_name()
+    except BadRequest as error:
+        raise Misuse(str(error)) from error
     members: dict[str, Any] = {**access_list(options.users, options.groups)}
     if options.public:
         if members:

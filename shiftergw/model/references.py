@@ -69,6 +69,14 @@ class ImageReference:
         """
         return list(dict.fromkeys([str(cls.parse(text)), text, str(cls._parse(text))]))
 
+    def check_uploaded_name(self) -> None:
+        """Raise `BadRequest` unless an image that is made of an upload can have this name."""
+        if "/" in self.name or self.digest is not None:
+            raise BadRequest(
+                "The name of an image that is made of an upload has no / and no digest.",
+                remedy="Write NAME or NAME:TAG, for example analysis:1.2.",
+            )
+
     def __str__(self) -> str:
         """Return the normalized text, which records store as their tag."""
         tag = f":{self.tag}" if self.tag else ""

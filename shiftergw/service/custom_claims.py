@@ -166,11 +166,7 @@ def check_name(session: Session, request: PullRequest) -> None:
             "An image that is made of an upload has the type custom.",
             remedy="Write custom:NAME, so that it does not shadow an image of a registry.",
         )
-    if "/" in request.reference.name or request.reference.digest is not None:
-        raise BadRequest(
-            "The name of an image that is made of an upload has no / and no digest.",
-            remedy="Write NAME or NAME:TAG, for example analysis:1.2.",
-        )
+    request.reference.check_uploaded_name()
 
 
 def _is_own(session: Session, record: ImageRecord, file: ImageFile) -> bool:
