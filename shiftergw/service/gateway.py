@@ -131,7 +131,7 @@ class Gateway:
         now = self._clock.seconds()
         record = await self._store.find(session.system, itype, _names(text))
         if record is None or not record.may_be_read_by(session):
-            raise _no_image(session, text)
+            raise _no_image(session, itype, text)
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         if self._config.metrics:
             await self._store.record_lookup(
@@ -203,7 +203,7 @@ class Gateway:
         names = _names(text)
         record = await self._store.find(session.system, itype, names)
         if record is None or not (session.admin or record.may_be_read_by(session)):
-            raise _no_image(session, text)
+            raise _no_image(session, itype, text)
         if not may_expire(session, record):
             raise NotAllowed(
                 "Only an admin expires an image that others may use too.",
@@ -211,7 +211,7 @@ class Gateway:
             )
         tag = next(name for name in names if name in record.tags)
         if await self._store.untag(record.key, tag) is None:
-            raise _no_image(session, text)
+            raise _no_image(session, itype, text)
         self._wake()
 
     async def autoexpire(self, session: Session) -> Sequence[str]:
@@ -319,11 +319,14 @@ def _request(session: Session, itype: str, text: str, request_id: str) -> PullRe
     )
 
 
-def _no_image(session: Session, text: str) -> NotFound:
-    return NotFound(
-        f"There is no image {printable(text)} on {session.system}.",
-        remedy="Pull it first, or check its name in the list of images.",
-    )
+def _no_image(session: Session, itype: str, text: str) -> NotFound:
+    name = printable(text)
+    remedy = "Pull it first, or check its name in the list of images."
+    if itype == "custom":
+        name = f"custom:{name}"
+    elif "/" not in text:
+        remedy += f" An image that was uploaded is called custom:{name}."
+    return NotFound(f"There is no image {name} on {session.system}.", remedy=remedy)
 
 
 def _check_admin(session: Session) -> None:

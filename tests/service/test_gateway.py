@@ -199,8 +199,10 @@ async def test_a_private_image_is_visible_to_its_readers_only(bench: Bench) -> N
     assert (await bench.gateway.lookup(ALICE, "docker", "app:1")).id == ID
     group_member = replace(BOB, groups=frozenset({2300}))
     assert (await bench.gateway.lookup(group_member, "docker", "app:1")).id == ID
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="An image that was uploaded is called custom:app:1"):
         await bench.gateway.lookup(BOB, "docker", "app:1")
+    with pytest.raises(NotFound, match="no image custom:app:1 on"):
+        await bench.gateway.lookup(BOB, "custom", "app:1")
     assert [r.id for r in await list_images(bench, ALICE)] == [ID]
     assert await list_images(bench, BOB) == []
     # Bob may try with credentials of his own.
