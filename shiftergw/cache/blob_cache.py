@@ -216,8 +216,9 @@ class BlobFiles:
                 return
             wrong_downloads += not is_resumed
         raise BlobCorrupt(
-            f"A layer arrived {WRONG_DOWNLOADS} times with other bytes than its digest says: its"
-            " registry, or a proxy on the way, damages it.",
+            f"A layer arrived {WRONG_DOWNLOADS} times with other bytes than its digest says:"
+            " its registry, a proxy on the way, or the file that has it, is at fault.",
+            remedy="Try again; if it lasts, push or copy the image once more.",
             detail=str(blob.digest),
         )
 

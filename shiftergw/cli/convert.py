@@ -99,8 +99,10 @@ def _image(source: str) -> ImageReference | LocalSourceName:
     """Return what SOURCE names; raise `Misuse` or `BadRequest`."""
     local = parse_source(source)
     if local is None:
-        if Path(source).is_file():
-            line = f"{source} is taken for a name in a registry; for the file write ./{source}"
+        path = Path(source)
+        if path.is_file() or path.is_dir():
+            kind = "directory" if path.is_dir() else "file"
+            line = f"{source} is taken for a name in a registry; for the {kind} write ./{source}"
             click.echo(line, err=True)
         _, name = image_of(source)
         return ImageReference.parse(name)

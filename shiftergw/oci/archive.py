@@ -146,7 +146,7 @@ class _SeekingStream(TarStream):
             raise StopRequested
         end = self.position + size
         if end > self._size:
-            raise LayerInvalid("A layer's archive ends within an entry.")
+            raise LayerInvalid("The file ends within an entry.")
         if self._index + size <= len(self._piece):
             self._index += size
             return

@@ -125,7 +125,8 @@ class _Opening:
         if form not in _FORMS[name.kind]:
             raise ManifestInvalid(
                 f"The file is {_FORM_NAMES[form]}, and not what its prefix {name.kind}: says.",
-                remedy="Name it by its path alone: the gateway looks at its content.",
+                remedy="Write its path alone, as in `shiftergw pull FILE NAME`: the content tells"
+                " what it is.",
             )
         if form == "tar":
             return await self._archive(name, extent)

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
-from shiftergw.errors import ManifestInvalid, SourceUnreadable
+from shiftergw.errors import LayerInvalid, ManifestInvalid, SourceUnreadable
 from shiftergw.image import BuildLimits
 from shiftergw.oci.budget import Budget, Cost
 from shiftergw.oci.compression import StopRequested, decompress
@@ -26,7 +26,10 @@ _POLL_MS = 100
 def unpack(
     archive: Extent, target: Path, limits: BuildLimits, stop: Event, report: ReportBytes
 ) -> None:
-    """Write what a gzip or zstd file unpacks to; raise `ImageTooLarge` beyond the limits."""
+    """Write what a gzip or zstd file unpacks to.
+
+    Raises `ImageTooLarge` beyond the limits, and `LayerInvalid` for a damaged file.
+    """
     cost = Budget(limits, stop, archive.size).layer()
     position = size = 0
 
@@ -46,7 +49,14 @@ def unpack(
                 cost.update(Cost(size, 0, 0, position), stop)
                 yield piece
 
-    _write(target, pieces())
+    try:
+        _write(target, pieces())
+    except LayerInvalid as error:
+        raise LayerInvalid(
+            "The file cannot be unpacked: it is damaged or incomplete.",
+            remedy="Save or copy the image once more.",
+            detail=error.what,
+        ) from error
 
 
 def copy_extent(extent: Extent, target: Path, stop: Event, report: ReportBytes) -> None:

@@ -159,6 +159,8 @@ def _tls_failure(subject: str, host: str, words: str) -> PullError:
         )
     return Interruption(
         f"{subject} does not speak TLS as the gateway does.",
+        remedy="Tell the site's support. If the registry has no TLS, its location needs a `url`"
+        " with http://, and `shiftergw convert` the option --plain-http.",
         detail=f"{host}: {words}",
         lasting=True,
     )

@@ -165,7 +165,7 @@ async def test_no_tls_at_all() -> None:
     async with a_server(Plain) as port:
         url = f"https://registry.example:{port}"
         async with a_client(url, network, patience=ONCE) as client:
-            with pytest.raises(RegistryUnavailable, match="TLS"):
+            with pytest.raises(RegistryUnavailable, match=r"TLS.*http://.*--plain-http"):
                 await resolve(client, LOGIN)
 
 
