@@ -202,8 +202,11 @@ class ImagePolicies:
     def _refusal(
         self, system: str, identity: ImageIdentity, verdict: PolicyVerdict
     ) -> ImageRefused:
+        image = str(identity)
+        if identity.reference is None:
+            image = f"an image of the transport {identity.transport}"
         return ImageRefused(
-            f"The policy of {system} does not accept {identity}, by {verdict.requirement}:"
+            f"The policy of {system} does not accept {image}, by {verdict.requirement}:"
             f" {verdict.reason}",
             detail=f"policy_file {self._policy_file(system)}",
         )

@@ -47,7 +47,7 @@ _REJECTIONS = {
     "REVKEYSIG": "it is signed by a key that was revoked",
     "EXPSIG": "it has expired",
     "BADSIG": "its content was changed after it was signed",
-    "NO_PUBKEY": "it is signed by an unknown key",
+    "NO_PUBKEY": "it is signed by a key that the policy does not accept",
     "ERRSIG": "it cannot be verified",
     "NODATA": "it is not a complete OpenPGP signature",
     "UNEXPECTED": "it is not an OpenPGP signature of one payload",

@@ -105,7 +105,7 @@ def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
     assert "no signature of this kind" in failure["cause"]
     failure = service.pull("lib/foreign:1")
     assert failure["status"] == "FAILURE"
-    assert "signed by an unknown key" in failure["cause"]
+    assert "signed by a key that the policy does not accept" in failure["cause"]
     assert len(list(service.images.glob("*.squashfs"))) == 1
     log = service.log.read_text()
     assert f"signed by {site.signer}" in log

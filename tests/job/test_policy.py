@@ -332,8 +332,8 @@ async def test_archives_are_judged_by_their_transport(tmp_path: Path, policy: Po
         bench.source.manifest = Digest.of(b"another")
         record = await bench.pull("lib/app:2")
         assert record.cause == (
-            "The policy of mycluster does not accept dir, by signedBy (transport dir): The image"
-            " has no signature of this kind."
+            "The policy of mycluster does not accept an image of the transport dir, by signedBy"
+            " (transport dir): The image has no signature of this kind."
         )
         bench.source.kind = "oci-archive"
         record = await bench.pull("lib/app:3")
@@ -371,7 +371,7 @@ async def test_an_upload_is_judged_by_its_transport(tmp_path: Path, policy: Poli
         record = await bench.pull("lib/app:1", itype="custom", upload=file)
         assert record.status is State.FAILURE
         assert record.cause is not None
-        assert "does not accept docker-archive, by reject (transport docker-arch" in record.cause
+        assert "an image of the transport docker-archive, by reject (trans" in record.cause
 
 
 @pytest_twisted.ensureDeferred

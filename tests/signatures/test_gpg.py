@@ -125,7 +125,7 @@ async def test_a_subkey_signs_for_its_key(signers: Signers) -> None:
 @pytest.mark.parametrize(
     ("signer", "keyrings", "reason"),
     [
-        ("good", ["second"], "it is signed by an unknown key"),
+        ("good", ["second"], "it is signed by a key that the policy does not accept"),
         ("expired", ["expired"], "it is signed by a key that has expired"),
         ("expired", ["good", "expired"], "it is signed by a key that has expired"),
         ("revoked", ["revoked"], "it is signed by a key that was revoked"),

@@ -108,7 +108,8 @@ def _registries_directory(config: Config) -> Finding:
     except GatewayError as error:
         return failure(name, error)
     default = " and a default" if directory.default.lookaside else ""
-    return Finding(name, Level.OK, f"{len(directory.sections)} sections{default}")
+    count = f"scopes with signatures: {len(directory.sections)}{default}"
+    return Finding(name, Level.OK, count)
 
 
 class PolicyRecords:

@@ -60,7 +60,7 @@ async def test_a_valid_policy(tmp_path: Path) -> None:
         ("policy_file of mycluster", "gpgv", "RegistriesDirectory"), Level.OK
     )
     assert "1 scopes beside the default; digest sha256:" in findings["policy_file of mycluster"][1]
-    assert findings["RegistriesDirectory"][1] == "1 sections"
+    assert findings["RegistriesDirectory"][1] == "scopes with signatures: 1"
 
 
 @pytest_twisted.ensureDeferred
