@@ -121,12 +121,23 @@ class Pull:
         reference = ImageReference.parse(request.pulltag or "")
         job = _Job(attempt, target, self._pipeline, reference, self._login(request))
         if request.upload is None:
-            return await self._run(job)
+            return await self._with_owners(job, await self._run(job))
         begin = partial(attempt.enter_stage, State.PULLING)
         async with self._open_file(request, begin, attempt.report) as source:
             ready = await self._run(replace(job, pipeline=self._pipeline.with_source(source)))
         # By this member the next poll knows that the image is that of its upload.
-        return replace(ready, changes={**ready.changes, "upload": request.upload})
+        ready = replace(ready, changes={**ready.changes, "upload": request.upload})
+        return await self._with_owners(job, ready)
+
+    async def _with_owners(self, job: _Job, ready: Ready) -> Ready:
+        """Add the owners of the tags to the outcome of a pull, if its image has the type custom."""
+        request = job.attempt.record
+        if request.itype != "custom":
+            return ready
+        records = await self._publisher.records_of(job.target, ready.id, expiring=True)
+        own = (r for r in records if (r.system, r.itype) == (request.system, request.itype))
+        owners = access.tag_owners(request, next(own, None))
+        return replace(ready, changes={**ready.changes, "owners": owners})
 
     async def _run(self, job: _Job) -> Ready:
         attempt, target, request = job.attempt, job.target, job.attempt.record

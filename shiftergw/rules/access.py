@@ -78,9 +78,28 @@ def may_expire(session: Session, record: ImageRecord) -> bool:
     return session.admin or is_only_reader
 
 
-def may_replace_tag(session: Session, ready: ImageRecord) -> bool:
-    """Return whether a user may give the tag of a READY image of type custom to another image."""
-    return session.admin or (ready.requested_by == session.uid and session.uid != ANONYMOUS)
+def may_replace_tag(session: Session, ready: ImageRecord, tag: str) -> bool:
+    """Return whether a user may give a tag of a READY image of type custom to another image."""
+    owner = _owner_of_tag(ready, tag)
+    return session.admin or (owner == session.uid and session.uid != ANONYMOUS)
+
+
+def tag_owners(request: ImageRecord, ready: ImageRecord | None) -> dict[str, int]:
+    """Return the owners of the tags of a custom image after a pull of one of them.
+
+    `ready` is the image's record of the same system and type, if there is one: several users may
+    have images of one content, which share it, and each user owns the own tags only. A tag that the
+    image has already stays with its owner.
+    """
+    owners = {} if ready is None else {tag: _owner_of_tag(ready, tag) for tag in ready.tags}
+    if request.pulltag is not None:
+        owners.setdefault(request.pulltag, request.requested_by)
+    return {tag: ANONYMOUS if uid is None else uid for tag, uid in owners.items()}
+
+
+def _owner_of_tag(ready: ImageRecord, tag: str) -> int | None:
+    """Return the owner of a tag; in records of earlier versions it is the puller of record."""
+    return (ready.owners or {}).get(tag, ready.requested_by)
 
 
 def is_reader(request: ImageRecord, ready: ImageRecord) -> bool:

@@ -154,7 +154,7 @@ class Claims:
         if request.itype == "custom":
             ready = await self._store.find(request.system, request.itype, [request.tag, text])
             if ready is not None and ready.upload is not None:
-                check_owner(session, ready)
+                check_owner(session, ready, request.tag)
 
     def with_queue_trouble(self, record: ImageRecord) -> ImageRecord:
         """Add to the message of a waiting record what keeps the workers of its system from it."""
@@ -258,9 +258,9 @@ def check_readers(session: Session, request: PullRequest) -> None:
         )
 
 
-def check_owner(session: Session, ready: ImageRecord) -> None:
-    """Raise `NotAllowed` unless a user may give the tag of a READY image to another image."""
-    if not may_replace_tag(session, ready):
+def check_owner(session: Session, ready: ImageRecord, tag: str) -> None:
+    """Raise `NotAllowed` unless a user may give a tag of a READY image to another image."""
+    if not may_replace_tag(session, ready, tag):
         raise NotAllowed(
             "This name belongs to an image of another user.",
             remedy="Use another name or tag; only its owner and admins replace the image.",

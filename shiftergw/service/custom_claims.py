@@ -153,7 +153,7 @@ class CustomClaims:
                 with suppress(Unavailable):
                     await self._uploads.forget(session, file.id)
             return record
-        check_owner(session, record)
+        check_owner(session, record, request.tag)
         return None
 
 

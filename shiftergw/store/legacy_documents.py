@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from shiftergw.model import ImageFile
+from shiftergw.model import ANONYMOUS, ImageFile
 from shiftergw.names import HIGHEST_ID, is_image_id
 from shiftergw.states import State
 
@@ -175,6 +175,14 @@ def _read_upload(value: object) -> dict[str, Any] | None:
     }
 
 
+def _read_owners(value: object) -> dict[str, int] | None:
+    """Return the owners of tags; a tag whose owner cannot be read belongs to admins alone."""
+    if not isinstance(value, dict):
+        return None
+    owners = {tag: _read_integer(uid) for tag, uid in value.items()}
+    return {tag: ANONYMOUS if uid is None else uid for tag, uid in owners.items()}
+
+
 def _read_object(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
@@ -205,5 +213,6 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "report": _read_object,
     "verdict": _read_object,
     "upload": _read_upload,
+    "owners": _read_owners,
 }  # fmt: skip
 """The reader of each known member: it returns None for a value that it cannot read."""

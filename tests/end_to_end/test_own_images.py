@@ -263,3 +263,19 @@ def test_kills_during_an_upload(tmp_path: Path, victims: Sequence[str]) -> None:
     pairs = list(pairwise(offsets))
     assert all(after >= before for before, after in pairs), (points, offsets)
     assert sum(after == before for before, after in pairs) <= len(victims), (points, offsets)
+
+
+def test_a_name_belongs_to_its_own_user(service: Service, tmp_path: Path) -> None:
+    """Who has uploaded the same image before may not replace another user's name of it."""
+    image = make_layout(tmp_path / "image", 2_000)
+    next_image = make_layout(tmp_path / "next", 3_000)
+    code, image_id, errors = run(service, "pull", image, "alices:1")
+    assert code == 0, errors
+    code, out, errors = run(service, "pull", image, "bobs:1", user=BOB)
+    assert (code, out) == (0, image_id), errors
+    code, out, errors = run(service, "pull", next_image, "bobs:1")
+    assert code != 0, out
+    assert "another user" in errors
+    code, _, errors = run(service, "pull", next_image, "bobs:1", user=BOB)
+    assert code == 0, errors
+    assert run(service, "lookup", "custom:alices:1")[:2] == (0, image_id)

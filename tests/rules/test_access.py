@@ -264,3 +264,28 @@ def test_who_may_skip_the_download(
     """A public image: everybody. A private one, at its origin: readers, and users with proof."""
     ready = replace(image((ALICE,), private=private), origin=origin)
     assert access.may_skip_download(pull(uid), ready, READ, proven=proven) is expected
+
+
+def test_each_tag_belongs_to_its_own_user() -> None:
+    """Users whose custom images have one content share its record, but not their tags."""
+    first = replace(pull(ALICE), pulltag="alices:1")
+    owners = access.tag_owners(first, None)
+    ready = replace(image((ALICE,)), tags=("alices:1",), owners=owners)
+    owners = access.tag_owners(replace(pull(BOB), pulltag="bobs:1"), ready)
+    assert owners == {"alices:1": ALICE, "bobs:1": BOB}
+    ready = replace(ready, tags=("alices:1", "bobs:1"), owners=owners)
+    assert access.may_replace_tag(session(BOB), ready, "bobs:1")
+    assert not access.may_replace_tag(session(ALICE), ready, "bobs:1")
+    assert not access.may_replace_tag(session(BOB), ready, "alices:1")
+    assert access.may_replace_tag(session(ROOT, admin=True), ready, "alices:1")
+    again = replace(pull(ROOT, admin=True), pulltag="bobs:1")
+    assert access.tag_owners(again, ready) == owners
+
+
+def test_tags_of_earlier_records() -> None:
+    """They belong to the puller of record, and to admins alone if there is none."""
+    request = replace(pull(BOB), pulltag="bobs:1")
+    for puller, owner in ((ALICE, ALICE), (None, ANONYMOUS)):
+        ready = replace(image((), puller=puller), tags=("app:1",))
+        assert access.may_replace_tag(session(ALICE), ready, "app:1") is (puller == ALICE)
+        assert access.tag_owners(request, ready) == {"app:1": owner, "bobs:1": BOB}
