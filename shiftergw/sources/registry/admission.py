@@ -2,11 +2,12 @@
 
 All processes of a site share the breakers, by the store. A 429 opens the breaker of (registry,
 login or anonymous, machine), because registries count requests by login, or by the address of the
-machine. A host that cannot be reached has a breaker of (host, machine), and a registry that sends
-its documents or its layers too slowly one of (registry, machine). When the time of a breaker has
-come, one request, its probe, is sent: if the registry answers it, and fast enough, the breaker
-closes. A probe that ends without an answer opens the breaker again, for longer each time; one that
-is cancelled makes way for the next. While the store is unavailable, requests are sent unchecked.
+machine. Reads of manifests have one, and all other requests have another. A host that cannot be
+reached has a breaker of (host, machine), and a registry that sends its documents or its layers too
+slowly one of (registry, machine). When the time of a breaker has come, one request, its probe, is
+sent: if the registry answers it, and fast enough, the breaker closes. A probe that ends without an
+answer opens the breaker again, for longer each time; one that is cancelled makes way for the next.
+While the store is unavailable, requests are sent unchecked.
 """
 
 from __future__ import annotations
@@ -115,14 +116,20 @@ class Admission:
         self._next_check = 0.0
 
     @asynccontextmanager
-    async def request(self, login: RegistryLogin | None) -> AsyncIterator[None]:
+    async def request(
+        self, login: RegistryLogin | None, *, reads_manifest: bool = True
+    ) -> AsyncIterator[None]:
         """Admit a request with this login, which is sent within this context.
+
+        `reads_manifest` is false for HEAD and for blobs, which have a breaker of their own:
+        registries such as Docker Hub answer them while no manifest may be read.
 
         Raises `RetryLater` if the breaker is open; also after a 429 that names more than a moment,
         and after a probe without an answer that closes the breaker.
         """
         account = "anonymous" if login is None else self._fingerprint(login)
-        key = f"limit {self._location} {account} {self._machine}"
+        suffix = "" if reads_manifest else " other"
+        key = f"limit {self._location} {account} {self._machine}{suffix}"
         async with self._probe_or_pass(key, limits=True) as probes:
             try:
                 yield

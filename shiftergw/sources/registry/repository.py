@@ -145,7 +145,8 @@ class Repository:
     async def _ask_as(
         self, login: RegistryLogin | None, method: str, path: str, headers: Mapping[str, str]
     ) -> IResponse:
-        async with self._admission.request(login):
+        reads_manifest = method == "GET" and path.startswith("manifests/")
+        async with self._admission.request(login, reads_manifest=reads_manifest):
             try:
                 return await self._answer(login, method, path, headers)
             except RegistryUnavailable as error:
