@@ -41,6 +41,7 @@ from shiftergw.sources.local.opening import open_source
 from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.sources.registry.reader import Limits
+from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from shiftergw.sources.user_files.files import FilePlaces, UserFiles
 from shiftergw.sources.user_files.imports import Imports
@@ -62,6 +63,9 @@ SOURCE_KINDS: Mapping[str, SourceKind] = {
     "squashfs": "squashfs",
 }
 """The kind of source of each kind of upload."""
+
+MANIFESTS = "manifests"
+"""The directory in `CacheDirectory` that has the manifests which the processes share."""
 
 JOBS_PER_WORKER = 50
 """Jobs after which a worker process is replaced, in case it leaks memory or files."""
@@ -135,14 +139,22 @@ def authenticator(
 
 
 def registry(
-    reactor: Reactor, config: Config, shared_breakers: SharedBreakers | None = None
+    reactor: Reactor,
+    config: Config,
+    shared_breakers: SharedBreakers | None = None,
+    threads: Threads | None = None,
 ) -> RegistryClient:
     """Return the client of all configured registries.
 
-    `shared_breakers` is what several processes share about registries that ask to wait. Raises
+    `shared_breakers` is what several processes share about registries that ask to wait. With
+    `threads` the processes of a machine share manifests, in `CacheDirectory`. Raises
     `ConfigurationError` if a location, a mirror or a proxy is unusable.
     """
     limits = Limits(rate=config.registry_least_rate, document=config.registry_document_time)
+    share_manifests = None
+    if threads is not None:
+        directory = config.cache_directory / MANIFESTS
+        share_manifests = partial(SharedManifests, directory, threads=threads)
     return RegistryClient(
         reactor,
         configured_locations(config),
@@ -153,6 +165,7 @@ def registry(
         limits=limits,
         proxied_hosts=config.proxied_hosts,
         shared_breakers=shared_breakers or SharedBreakers(),
+        share_manifests=share_manifests,
     )
 
 

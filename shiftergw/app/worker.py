@@ -45,7 +45,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         return preparation.seal().fingerprint(f"{login.user}:{login.password}", "registry login")
 
     shared_breakers = SharedBreakers(store, machine, fingerprint)
-    registry = compose.registry(reactor, config, shared_breakers)
+    registry = compose.registry(reactor, config, shared_breakers, parts.threads)
     lookasides = compose.lookasides(reactor, config, shared_breakers)
     policies = compose.policies(reactor, config, registry, lookasides, parts.threads)
     source = compose.image_source(registry, config, parts.layouts)

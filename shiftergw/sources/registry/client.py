@@ -15,7 +15,7 @@ from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.mirrors import ImageRoute, MirrorPlace, open_mirrors
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.registries import PARALLEL_BLOBS, Registries
+from shiftergw.sources.registry.registries import PARALLEL_BLOBS, Registries, ShareManifests
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 
@@ -55,17 +55,21 @@ class RegistryClient:
         patience: Patience = _PATIENCE,
         random: Callable[[], float] = system_random,
         proxied_hosts: tuple[str, ...] | None = None,
+        share_manifests: ShareManifests | None = None,
     ) -> None:
         """Open nothing; `environment` names the proxies. Raises `ConfigurationError`.
 
         `shared_breakers` has the breakers that all processes of the site use. `examples` are some
-        of what `find` returns: their files are read now.
+        of what `find` returns: their files are read now. `share_manifests` opens the manifests that
+        the processes of a machine share; without it they share none.
         """
         proxies = Proxies(environment, proxied_hosts)
         self._locations = locations
         self._locate = locate
         self._find = find
-        self._registries = Registries(reactor, proxies, limits, patience, shared_breakers, random)
+        self._registries = Registries(
+            reactor, proxies, limits, patience, shared_breakers, random, share_manifests
+        )
         for location in examples:
             self._registries.read_files(location)
         self._mirrors: dict[str, tuple[MirrorPlace, ...]] = {}

@@ -24,9 +24,9 @@ from shiftergw.oci.manifest import ACCEPT, MAX_CONFIG, MAX_MANIFEST
 from shiftergw.oci.schema1 import payload_of
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.content import read_document
-from shiftergw.sources.registry.quotas import RecentManifest
 from shiftergw.sources.registry.repository import HeadNotAnswered, Repository
 from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.shared_manifests import RecentManifest
 from shiftergw.sources.registry.transport import Transport, field
 
 T = TypeVar("T")
@@ -113,8 +113,8 @@ class Documents:
                 f"The image's indexes lead to more than {MOST_MANIFESTS} manifests."
             )
 
-        recent = self.repository.quotas.recent(self.repository.name, reference)
-        if recent is not None and await self.head(reference) == recent.digest:
+        recent = await self._recent(reference)
+        if recent is not None:
             return recent.content, recent.media_type
 
         async def attempt() -> tuple[bytes, str]:
@@ -136,7 +136,25 @@ class Documents:
         content, media_type = await self._try_for_bytes(attempt)
         manifest = RecentManifest(digest or Digest.of(content), content, media_type)
         self.repository.quotas.remember(self.repository.name, reference, manifest)
+        if not self.repository.private:
+            await self.repository.quotas.share(manifest)
         return content, media_type
+
+    async def _recent(self, reference: str) -> RecentManifest | None:
+        """Return what a reference means if it was read lately, as HEAD proves for this user."""
+        quotas, name = self.repository.quotas, self.repository.name
+        recent = quotas.recent(name, reference)
+        has_shared = await quotas.has_shared()
+        if recent is None and not has_shared:
+            return None
+        digest = await self.head(reference)
+        if digest is None:
+            return None
+        if recent is None or recent.digest != digest:
+            recent = await quotas.read_file(digest)
+            if recent is not None:
+                quotas.remember(name, reference, recent)
+        return recent
 
     async def prove(self, blob: Descriptor) -> None:
         """Return if the blob may be read here, without reading it; raise the refusal."""

@@ -1,20 +1,21 @@
 """Spend the requests that a registry counts sparingly.
 
 Registries such as Docker Hub count each GET of a manifest, by login or by address, and no HEAD. So
-this process remembers what they tell of the limits, and the manifests that it has read lately.
+this process remembers what they tell of the limits, and the manifests that it has read lately. The
+processes of a machine share public ones.
 While a registry counts requests, HEAD shows whether such a manifest is still the right one.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 
 from twisted.logger import Logger
 
 from shiftergw.image import Digest
 from shiftergw.model import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
+from shiftergw.sources.registry.shared_manifests import RecentManifest, SharedManifests
 
 MOST_LOGINS = 256
 """Logins whose limits are remembered."""
@@ -25,21 +26,17 @@ MOST_BYTES = 1 << 20
 _log = Logger()
 
 
-@dataclass(frozen=True, slots=True)
-class RecentManifest:
-    """A manifest or index that a registry has sent: its digest, bytes and media type."""
-
-    digest: Digest
-    content: bytes = field(repr=False)
-    media_type: str
-
-
 class Quotas:
     """The limits of one registry, and its recent manifests."""
 
-    def __init__(self, location: str) -> None:
-        """Start without knowledge of the registry; `location` names it in the log."""
+    def __init__(self, location: str, files: SharedManifests | None = None) -> None:
+        """Start without knowledge of the registry; `location` names it in the log.
+
+        `files` has the manifests that other processes have read, if there are any.
+        """
         self._location = location
+        self._files = files
+        self._may_share: bool | None = None
         self._limits: OrderedDict[RegistryLogin | None, RateLimit] = OrderedDict()
         self._manifests: OrderedDict[tuple[str, str], RecentManifest] = OrderedDict()
         self._bytes = 0
@@ -59,6 +56,23 @@ class Quotas:
                 subject="without a login" if login is None else "of a login",
                 limit=str(limit),
             )
+
+    async def has_shared(self) -> bool:
+        """Return whether processes of this machine share manifests of this registry."""
+        if self._files is None:
+            return False
+        if self._may_share is None:
+            self._may_share = await self._files.exist()
+        return self._may_share or bool(self._limits)
+
+    async def read_file(self, digest: Digest) -> RecentManifest | None:
+        """Return a manifest that any process of this machine has read; see `recent`."""
+        return None if self._files is None else await self._files.read(digest)
+
+    async def share(self, manifest: RecentManifest) -> None:
+        """Let other processes of this machine have a public manifest of a registry that counts."""
+        if self._files is not None and self._limits:
+            await self._files.write(manifest)
 
     def remember(self, repository: str, reference: str, manifest: RecentManifest) -> None:
         """Remember a manifest by the tag or digest under which it was read.

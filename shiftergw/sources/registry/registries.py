@@ -21,6 +21,7 @@ from shiftergw.sources.registry.quotas import Quotas
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience, with_retries
+from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 from shiftergw.sources.registry.tokens import Tokens
 from shiftergw.sources.registry.transport import Transport
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from shiftergw.ports import BlobSink, Say
 
 T = TypeVar("T")
+
+ShareManifests = Callable[[str], SharedManifests]
+"""Returns the manifests of a registry that the processes of a machine share, by its name."""
 
 PARALLEL_BLOBS = 6
 """Blobs that are downloaded at once by one client."""
@@ -50,13 +54,14 @@ class Registry:
         patience: Patience,
         random: Callable[[], float],
         blobs: DeferredSemaphore,
+        quotas: Quotas,
     ) -> None:
         """Keep the parts; `blobs` limits how many blobs are downloaded at once."""
         self.location = location
         self.transport = transport
         self._admission = admission
         self._tokens = Tokens(transport, reactor)
-        self._quotas = Quotas(location.name)
+        self._quotas = quotas
         self._clock = reactor
         self._patience = patience
         self._random = random
@@ -137,9 +142,11 @@ class Registries:
         patience: Patience,
         shared_breakers: SharedBreakers,
         random: Callable[[], float],
+        share_manifests: ShareManifests | None = None,
     ) -> None:
-        """Open nothing."""
+        """Open nothing; see `RegistryClient`."""
         self._reactor = reactor
+        self._share_manifests = share_manifests
         self._proxies = proxies
         self._limits = limits
         self._patience = patience
@@ -199,8 +206,17 @@ class Registries:
             admission,
             self._tls_of(location),
         )
+        share = self._share_manifests
+        quotas = Quotas(location.name, None if share is None else share(location.name))
         return Registry(
-            self._reactor, location, transport, admission, patience, self._random, self._blobs
+            self._reactor,
+            location,
+            transport,
+            admission,
+            patience,
+            self._random,
+            self._blobs,
+            quotas,
         )
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.reader import Limits
+from shiftergw.sources.registry.registries import ShareManifests
 from shiftergw.sources.registry.retry import Patience
 
 REACTOR: Any = installed_reactor
@@ -124,6 +125,7 @@ async def a_client(
     trusted_hosts: tuple[str, ...] = (),
     proxied_hosts: tuple[str, ...] | None = None,
     shared_breakers: SharedBreakers | None = None,
+    share_manifests: ShareManifests | None = None,
 ) -> AsyncIterator[RegistryClient]:
     """Give a client of one location, `test`; all its connections are gone afterwards."""
     location = Location("test", url, cacert, trusted_hosts)
@@ -137,6 +139,7 @@ async def a_client(
         patience=patience,
         random=lambda: 0.5,
         proxied_hosts=proxied_hosts,
+        share_manifests=share_manifests,
     )
     try:
         yield client

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
 import pytest
 import pytest_twisted
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -11,12 +16,14 @@ from shiftergw.errors import RetryLater
 from shiftergw.image import Digest, Platform
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
+from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.registry.client import RegistryClient
-from shiftergw.sources.registry.quotas import MOST_BYTES, MOST_LOGINS, Quotas, RecentManifest
+from shiftergw.sources.registry.quotas import MOST_BYTES, MOST_LOGINS, Quotas
 from shiftergw.sources.registry.retry import Patience
+from shiftergw.sources.registry.shared_manifests import RecentManifest, SharedManifests
 from tests.images import INDEX, make_image, make_index, tar_of
 from tests.sources.registry.faulty import ALICE, FaultySite, Reply, Request
-from tests.sources.registry.network import a_client
+from tests.sources.registry.network import REACTOR, a_client
 
 IMAGE, NEXT_IMAGE = (make_image([tar_of({name: b"x"})]) for name in "ab")
 PATIENCE = Patience(first=0.005, quick=0.5)
@@ -99,6 +106,45 @@ async def test_a_remembered_manifest_is_for_those_who_may_read_it() -> None:
         with pytest.raises(Exception, match="without a login"):
             await resolve(client)
     assert site.count == 2
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Callable[[str], SharedManifests]]:
+    """Return what opens the manifests that the processes of a machine share."""
+    threads = Threads(REACTOR, 1, "test")
+    threads.startService()
+    yield partial(SharedManifests, tmp_path, threads=threads)
+    pytest_twisted.blockon(threads.stopService())
+
+
+@pytest_twisted.ensureDeferred
+async def test_processes_share_manifests(share: Callable[[str], SharedManifests]) -> None:
+    """What one process has read costs no other one a request, even its first."""
+    site = CountingSite(2)
+    async with site.running() as url:
+        for _ in range(2):
+            async with a_client(url, patience=PATIENCE, share_manifests=share) as client:
+                assert await resolve(client) == IMAGE.digest
+    assert site.lines.count("GET manifest") == 1
+    assert site.count == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_private_manifests_are_not_shared(
+    share: Callable[[str], SharedManifests], tmp_path: Path
+) -> None:
+    """What needs a login stays in the memory of the process."""
+    site = CountingSite(10)
+    public_reply = site.script
+    site.access = "basic"
+    site.script = lambda request: public_reply(request) if request.caller == "alice" else None
+    async with (
+        site.running() as url,
+        a_client(url, patience=PATIENCE, share_manifests=share) as client,
+    ):
+        assert await resolve(client, ALICE) == IMAGE.digest
+    assert site.count == 2
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
 @pytest_twisted.ensureDeferred
