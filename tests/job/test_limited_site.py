@@ -29,8 +29,8 @@ STABLE_APPS = range(20, 40 if LONG else 26)
 FAR_USERS = USERS if LONG else range(5)
 HOUR = 3600.0
 ALLOWANCE = 100
-PROBES = 30
-"""Most refused requests in an hour: two breakers with a probe in five minutes, and some more."""
+MOST_REFUSALS = 90 if LONG else 36
+"""Refused requests at most; a breaker that HEAD closes, too, lets through 372, or 59."""
 
 
 @pytest.fixture
@@ -86,4 +86,4 @@ async def test_forty_users_share_a_limit(root: Path, refuses_head: bool) -> None
         assert site.processes.errors == []
         assert {result.record.status for result in site.results} == {State.READY}
         assert len(registry.reads) <= 2 * (len(USERS) + len(MOVING_APPS)) + 4
-        assert registry.refusals <= 4 * PROBES
+        assert registry.refusals <= MOST_REFUSALS
