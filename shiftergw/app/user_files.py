@@ -10,6 +10,8 @@ from twisted.application.service import Service
 from shiftergw.app.preparation import Preparation
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.config import Config
+from shiftergw.errors import Unavailable
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageStore
@@ -23,11 +25,21 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
 
 
+IMPORT_CHECKS = 2
+"""Files to import that are looked at together: each look may hang with its file system."""
+
+IMPORT_CHECK_SECONDS = 20.0
+"""Seconds that a look at a file to import may take."""
+
+
 def user_files(
     reactor: Reactor, config: Config, store: ImageStore, preparation: Preparation
 ) -> tuple[UserFileServices, list[Service]]:
     """Return what the gateway needs for files of users, and its services, to start in order."""
-    threads = Threads(reactor, CHUNKS_PER_USER + 8, "uploads")
+    threads = Threads(reactor, CHUNKS_PER_USER + 8 + IMPORT_CHECKS, "uploads")
+    calls = BoundedThreadCalls(
+        threads, IMPORT_CHECKS, IMPORT_CHECK_SECONDS, threads.clock, _no_answer
+    )
     spool = UploadFiles(config.upload_directory, threads, reactor)
     limits = UploadLimits(
         config.max_upload_size, config.upload_quota, config.upload_space, config.upload_keep
@@ -36,15 +48,22 @@ def user_files(
     files = UserFileServices(
         uploads,
         WorkerDownloads(spool, preparation.seal, reactor),
-        partial(check_import, config, threads),
+        partial(check_import, config, calls),
     )
     return files, [threads, spool, Rounds(uploads.tidy_up, reactor, INTERVAL, "uploads")]
 
 
-async def check_import(config: Config, threads: Threads, path: str, user: str) -> None:
+async def check_import(config: Config, calls: BoundedThreadCalls, path: str, user: str) -> None:
     """Raise an error unless a worker may read the file at `path` for this user."""
     check_path(path)
     if config.import_command:
         check_user(user)
     else:
-        await check_public_file(path, threads)
+        await check_public_file(path, calls)
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable(
+        "The file system of the file to import does not answer.",
+        remedy="Try again later, or upload the file with `shiftergw import FILE NAME`.",
+    )

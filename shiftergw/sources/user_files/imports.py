@@ -30,6 +30,7 @@ from shiftergw.errors import (
     printable,
 )
 from shiftergw.model import ImageFile, Progress
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.process import Command, run_command
 from shiftergw.plumbing.threads import Threads
@@ -132,9 +133,12 @@ def _not_public(path: str) -> NotAllowed:
     )
 
 
-async def check_public_file(path: str, threads: Threads) -> None:
-    """Raise `NotAllowed` unless `open_public_file` opens the file."""
-    await threads.run(lambda: os.close(open_public_file(path)))
+async def check_public_file(path: str, calls: BoundedThreadCalls) -> None:
+    """Raise `NotAllowed` unless `open_public_file` opens the file.
+
+    The file system may hang, and users choose it: `calls` limits the threads that it keeps.
+    """
+    await calls.run(lambda: os.close(open_public_file(path)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from twisted.internet import reactor
 
 from shiftergw.errors import BadRequest, ImageNotFound, ImageTooLarge, NotAllowed, TimedOut
 from shiftergw.model import ImageFile
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.user_files import imports as imports_module
 from shiftergw.sources.user_files.imports import (
@@ -205,7 +206,8 @@ async def test_a_public_file_is_copied(threads: Threads, directory: Path) -> Non
     file.write_bytes(b"squashfs")
     file.chmod(0o644)
     record = ImageFile(kind="squashfs", path=str(file), user="alice")
-    await check_public_file(str(file), threads)
+    calls = BoundedThreadCalls(threads, 1, patient(60), threads.clock, AssertionError)
+    await check_public_file(str(file), calls)
     copy = directory / "copy"
     await _imports(threads).read(record, 2001, copy, lambda _: None)
     assert copy.read_bytes() == b"squashfs"
@@ -215,4 +217,4 @@ async def test_a_public_file_is_copied(threads: Threads, directory: Path) -> Non
     with pytest.raises(NotAllowed):
         await _imports(threads).read(record, 2001, copy, lambda _: None)
     with pytest.raises(NotAllowed):
-        await check_public_file(str(file), threads)
+        await check_public_file(str(file), calls)
