@@ -7,11 +7,12 @@ may enter; they are opened step by step, and no link is followed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -117,12 +118,19 @@ def _check_mode(descriptor: int, bits: int, *, regular: bool = False) -> None:
         raise PermissionError("not for everybody")
 
 
+_NO_ATTRIBUTE = frozenset({errno.ENODATA, errno.ENOTSUP})
+
+
 def _has_acl(descriptor: int) -> bool:
-    with suppress(OSError):
+    """Return whether a file has an access list; raise `OSError` if that cannot be found out."""
+    try:
         # A descriptor of O_PATH has no extended attributes; the link in /proc leads to the file.
         os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
-        return True
-    return False
+    except OSError as error:
+        if error.errno in _NO_ATTRIBUTE:
+            return False
+        raise
+    return True
 
 
 def _not_public(path: str) -> NotAllowed:

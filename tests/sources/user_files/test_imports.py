@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -130,6 +131,22 @@ def test_an_access_control_list_excludes(directory: Path, monkeypatch: pytest.Mo
     file.touch()
     file.chmod(0o644)
     monkeypatch.setattr(os, "getxattr", lambda *_: b"")
+    with pytest.raises(NotAllowed):
+        open_public_file(str(file))
+
+
+def test_an_access_control_list_that_cannot_be_read_excludes(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose list cannot be read is not imported, since the list may exclude somebody."""
+
+    def fail(*_: str) -> bytes:
+        raise OSError(errno.EIO, "an error of the disk")
+
+    file = directory / "image"
+    file.touch()
+    file.chmod(0o644)
+    monkeypatch.setattr(os, "getxattr", fail)
     with pytest.raises(NotAllowed):
         open_public_file(str(file))
 
