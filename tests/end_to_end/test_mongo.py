@@ -65,7 +65,7 @@ def refusal(service: Service, path: str, method: str) -> tuple[int, str | None]:
 def test_a_restarted_gateway_has_its_images(
     registry: FaultyRegistry, mongodb: str, tmp_path: Path
 ) -> None:
-    """The state is in the database alone; the gateway keeps no file except its key."""
+    """The state is in the database alone; beside it the gateway keeps its key and uploads."""
     need("mksquashfs")
     with mongod.database(mongodb) as (name, db):
         with gateway(tmp_path, registry, mongodb, name) as service:
@@ -78,7 +78,8 @@ def test_a_restarted_gateway_has_its_images(
             assert service.poll(NAME)["status"] == "READY"
         (document,) = db["images"].find()
     assert (document["status"], document["id"]) == ("READY", done["id"])
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["secret.key"]
+    files = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert files == ["secret.key", "uploads"]  # and no database
 
 
 def test_a_server_that_is_down_at_the_start(registry: FaultyRegistry, tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ ROWS = [
         requests=TWO_DOWNLOADS,
         repeated_bytes=SIZE - 1,
         error=BlobCorrupt,
-        words="other bytes than its digest says: its registry, or a proxy on the way",
+        words="other bytes than its digest says: its registry, a proxy on the way, or the file",
     ),
     Row(
         "wrong bytes of an earlier download",
