@@ -124,9 +124,11 @@ def discard(
     if another process works on the blob now. Removes nothing once `stop` is set.
     """
     with disk_errors():
-        if inodes - {_inode_of(blob.whole)}:
+        # One look: another pull may remove the blob between two, and would then hide the damage.
+        inode = _inode_of(blob.whole)
+        if inodes - {inode}:
             return True
-        if not blob.whole.exists():
+        if inode == 0:
             return False
         with tried_lock(blob.lock) as alone:
             if not alone:

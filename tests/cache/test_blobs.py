@@ -56,6 +56,24 @@ def test_the_sweep_removes_what_is_old(tmp_path: Path) -> None:
     assert sorted(fresh.whole.parent.iterdir()) == sorted([fresh.whole, foreign])
 
 
+def test_a_discard_sees_what_another_pull_removes_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blob in use is no longer in the cache: the pull that uses it fetches it once more."""
+    paths = blob(tmp_path, "damaged")
+    inode = paths.whole.stat().st_ino
+    lstat = Path.lstat
+
+    def look_and_remove(path: Path) -> os.stat_result:
+        status = lstat(path)
+        path.unlink()
+        return status
+
+    monkeypatch.setattr(Path, "lstat", look_and_remove)
+    digest = Digest.of(b"sound")
+    assert blobs.discard(paths, digest, threading.Event(), {inode}) is True
+
+
 def test_there_may_be_no_cache_yet(tmp_path: Path) -> None:
     """Before the first download there is nothing to remove."""
     assert blobs.sweep(tmp_path / "cache", NOW) == 0
