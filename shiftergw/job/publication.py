@@ -100,13 +100,17 @@ class Publisher:
         request: ImageRecord,
         ready: ImageRecord | None,
         previous: ImageRecord | None,
+        records: Sequence[ImageRecord],
         *,
         private: bool,
     ) -> tuple[Access, int | None]:
         """Return who may read the image after a pull, and its puller of record.
 
-        See `rules.access.after_pull`, which gets the site's rule for private images without a list.
+        See `rules.access.after_upload` for files of users, whose `records` count; and else
+        `after_pull`, which gets the site's rule for private images without a list.
         """
+        if request.upload is not None:
+            return access.after_upload(request, records)
         without_acl = self._config.private_images_without_acl
         return access.after_pull(request, ready, previous, private=private, without_acl=without_acl)
 

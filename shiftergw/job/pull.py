@@ -254,7 +254,9 @@ class Pull:
         verified_record = await target.verify_file(ready, records, attempt.notify)
         if verified_record is None:
             return _Obstacle.FILE
-        readers, puller = self._publisher.access_after_pull(request, ready, None, private=private)
+        readers, puller = self._publisher.access_after_pull(
+            request, ready, None, records, private=private
+        )
         if readers != Access.from_record(ready) or not await target.has_metadata_of(ready):
             config = None if resolution is None else resolution.config
             complete = await target.add_missing_settings(ready, config)
@@ -321,7 +323,7 @@ class Pull:
         ):
             tag_record = None  # the tag now means another repository: its old readers do not count
         readers, puller = self._publisher.access_after_pull(
-            attempt.record, ready, tag_record, private=image.private
+            attempt.record, ready, tag_record, records, private=image.private
         )
         facts = {
             **resolution.facts(target),

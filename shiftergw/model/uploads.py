@@ -103,9 +103,10 @@ class ImageFile:
     user: str = ""
 
     def is_same_file(self, file: ImageFile | None) -> bool:
-        """Return whether both are the same upload or the same path, and mean the same image."""
-        return file is not None and (self.id, self.path, self.selector) == (
+        """Return whether both are the same upload or path, mean the same image, and for whom."""
+        return file is not None and (self.id, self.path, self.selector, self.public) == (
             file.id,
             file.path,
             file.selector,
+            file.public,
         )

@@ -6,10 +6,12 @@ the `.meta` file beside them carry the same ACL.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shiftergw.image import ResolvedImage
 from shiftergw.model import ANONYMOUS, ImageRecord, Origin, Session
+from shiftergw.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +167,6 @@ def after_pull(
             until somebody names an ACL.
 
     """
-    if request.upload is not None and ready is not None:
-        # Whoever uploads a copy of another user's private image does not open it to everybody.
-        admin = bool(request.by_admin)
-        private = private or not may_replace(request.requested_by, admin=admin, ready=ready)
     if not private or (ready is not None and not ready.is_private):
         return PUBLIC, request.requested_by if ready is None else ready.requested_by
     source = ready or (previous if previous is not None and previous.is_private else None)
@@ -186,6 +184,74 @@ def after_pull(
     requester = () if request.requested_by in {None, ANONYMOUS} else (request.requested_by,)
     users = dict.fromkeys((*current.user_acl, *requester))
     return Access(True, tuple(users), tuple(dict.fromkeys(current.group_acl))), puller
+
+
+def after_upload(request: ImageRecord, records: Sequence[ImageRecord]) -> tuple[Access, int | None]:
+    """Return who may read an image that is made of a user's file, and its puller of record.
+
+    The request states the access itself: nobody is a reader because an earlier image of the name
+    had this reader. Owners of other tags of the image stay readers, because they have sent its
+    content themselves. A user who may not replace the access list is only added to it, and never
+    opens a private image. A public image of a registry stays public.
+
+    Args:
+        request: the record of the pull; its `upload` says whether the image is to be public.
+        records: the records of the image's files, if they are delivered already.
+
+    """
+    assert request.upload is not None
+    requester = () if request.requested_by in {None, ANONYMOUS} else (request.requested_by,)
+    named_users, groups = request.user_acl or (), request.group_acl or ()
+    own = _record_of_type(request, records)
+    ready = own or next(iter(records), None)
+    if ready is not None and not may_replace(
+        request.requested_by, admin=bool(request.by_admin), ready=ready
+    ):
+        puller = _puller_of_record(request, ready, replaces=False)
+        if not ready.is_private:
+            return PUBLIC, puller
+        users = dict.fromkeys((*(ready.user_acl or ()), *requester))
+        return Access(True, tuple(users), ready.group_acl or ()), puller
+    puller = _puller_of_record(request, ready, replaces=True)
+    if request.upload.public or any(
+        record.upload is None and not record.is_private for record in records
+    ):
+        return PUBLIC, puller
+    owners = set() if own is None else _owners(own)
+    users = dict.fromkeys((*named_users, *requester, *sorted(owners)))
+    return Access(True, tuple(users), tuple(dict.fromkeys(groups))), puller
+
+
+def would_change_upload_readers(
+    session: Session, users: tuple[int, ...], groups: tuple[int, ...], ready: ImageRecord
+) -> bool:
+    """Return whether a pull of a file changes the access list of its READY private image.
+
+    `after_upload` makes the list that this compares with, so that a client which repeats its
+    request comes to an end.
+    """
+    if not ready.is_private or not may_replace(session.uid, admin=session.admin, ready=ready):
+        return False
+    readers, current = {*users, session.uid}, set(ready.user_acl or ())
+    return (
+        set(groups) != set(ready.group_acl or ())
+        or not readers <= current
+        or not current <= readers | _owners(ready)
+    )
+
+
+def _record_of_type(request: ImageRecord, records: Sequence[ImageRecord]) -> ImageRecord | None:
+    """Return the READY record to which the outcome of a pull adds its tag, if there is one."""
+    identity = request.system, request.itype
+    return next(
+        (r for r in records if (r.system, r.itype) == identity and r.status is State.READY), None
+    )
+
+
+def _owners(ready: ImageRecord) -> set[int]:
+    """Return the users who own a tag of an image."""
+    owners = (_owner_of_tag(ready, tag) for tag in ready.tags)
+    return {uid for uid in owners if uid is not None and uid != ANONYMOUS}
 
 
 def _puller_of_record(

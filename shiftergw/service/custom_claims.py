@@ -14,6 +14,7 @@ from shiftergw.config import Config
 from shiftergw.errors import BadRequest, GatewayError, NotAllowed, NotAuthenticated, Unavailable
 from shiftergw.model import ANONYMOUS, ImageFile, ImageRecord, PullRequest, Session, UploadChoice
 from shiftergw.ports import ImageStore
+from shiftergw.rules.access import would_change_upload_readers
 from shiftergw.service.claims import LEAST_FRESH, Claims, check_owner, check_readers, hide
 from shiftergw.service.housekeeping import extend_expiration
 from shiftergw.service.uploads import Uploads
@@ -94,7 +95,7 @@ class CustomClaims:
         file: ImageFile,
         describe: Callable[[], Awaitable[ImageFile]],
     ) -> ImageRecord:
-        existing = await self._work(session, request, file)
+        existing = await self._work(session, request)
         existing = existing or await self._ready(session, request, file)
         if existing is not None:
             return existing
@@ -105,7 +106,7 @@ class CustomClaims:
             request, self._clock.seconds(), self._claims.limits
         )
         if not is_new:
-            return _shown_to(session, record, file)
+            return _shown_to(session, record, request)
         try:
             # Another pull of this name may have ended between our query and our claim.
             existing = await self._ready(session, request, file)
@@ -120,24 +121,23 @@ class CustomClaims:
         self._wake()
         return replace(record, status=State.INIT)
 
-    async def _work(
-        self, session: Session, request: PullRequest, file: ImageFile
-    ) -> ImageRecord | None:
-        """Return work in flight on this name, or a recent failure of the same upload."""
+    async def _work(self, session: Session, request: PullRequest) -> ImageRecord | None:
+        """Return work in flight on this name, or a recent failure of the same request."""
         oldest = self._clock.seconds() - self._config.failure_hold
         for record in await self._store.find_work(request.system, request.itype, request.tag):
             if record.in_flight:
-                return _shown_to(session, record, file)
-            if _is_own(session, record, file) and (record.last_pull or 0) > oldest:
+                return _shown_to(session, record, request)
+            if _is_own(session, record, request) and (record.last_pull or 0) > oldest:
                 return record
         return None
 
     async def _ready(
         self, session: Session, request: PullRequest, file: ImageFile
     ) -> ImageRecord | None:
-        """Return the READY image of the same file, and remove its upload.
+        """Return the READY image of the same file with the same access, and remove its upload.
 
-        A file that was imported may have changed since: it is read again once the image is not
+        With another access the image is made again, so that no answer hides who may use it. A
+        file that was imported may have changed since: it is read again once the image is not
         fresh. Raises `NotAllowed` if another user's image has the name.
         """
         record = await self._store.find(request.system, request.itype, [request.tag])
@@ -146,7 +146,14 @@ class CustomClaims:
         now = self._clock.seconds()
         fresh = max(self._config.pull_update_timeout, LEAST_FRESH)
         is_current = bool(file.id) or (record.last_pull or 0) + fresh >= now
-        if is_current and record.may_be_read_by(session) and file.is_same_file(record.upload):
+        if (
+            is_current
+            and record.may_be_read_by(session)
+            and file.is_same_file(record.upload)
+            and not would_change_upload_readers(
+                session, request.user_acl, request.group_acl, record
+            )
+        ):
             timeout = self._config.image_expiration_timeout
             await extend_expiration(self._store, record, now, timeout)
             if self._uploads is not None and file.id:
@@ -169,13 +176,20 @@ def check_name(session: Session, request: PullRequest) -> None:
     request.reference.check_uploaded_name()
 
 
-def _is_own(session: Session, record: ImageRecord, file: ImageFile) -> bool:
-    return record.requested_by == session.uid and file.is_same_file(record.upload)
+def _is_own(session: Session, record: ImageRecord, request: PullRequest) -> bool:
+    """Return whether work, or a failure, is that of the same request of the same user."""
+    return (
+        record.requested_by == session.uid
+        and request.upload is not None
+        and request.upload.is_same_file(record.upload)
+        and {*request.user_acl} == {*(record.user_acl or ())}
+        and {*request.group_acl} == {*(record.group_acl or ())}
+    )
 
 
-def _shown_to(session: Session, record: ImageRecord, file: ImageFile) -> ImageRecord:
+def _shown_to(session: Session, record: ImageRecord, request: PullRequest) -> ImageRecord:
     """Return work in flight on a name as the user of an upload may see it."""
-    if _is_own(session, record, file):
+    if _is_own(session, record, request):
         return record
     owner = "your other pull" if record.requested_by == session.uid else "another user's pull"
     return hide(record, f"Waiting for {owner} of the same name")

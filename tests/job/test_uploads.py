@@ -92,14 +92,27 @@ async def test_a_copy_does_not_open_the_image_of_another_user(tmp_path: Path) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_new_version_takes_the_readers_over(tmp_path: Path) -> None:
-    """The next image of the same tag has the list of the one before."""
+async def test_a_new_version_names_its_readers_itself(tmp_path: Path) -> None:
+    """Readers of the earlier image of a tag may use the next one only if it names them."""
     async with running_bench(tmp_path) as bench:
-        await make(bench, user_acl=(BOB,))
+        await make(bench, user_acl=(BOB,), group_acl=(5,))
         bench.source.manifest = OTHER_MANIFEST
         record = await make(bench, file=replace(FILE, id="ef" * 16))
         assert record.id == OTHER_MANIFEST.hex
-        assert set(record.user_acl or ()) == {ALICE, BOB}
+        assert (record.user_acl, record.group_acl) == ((ALICE,), ())
+        assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_access_of_an_image_narrows(tmp_path: Path) -> None:
+    """The owner makes the same file again, private: record and metadata exclude all others."""
+    async with running_bench(tmp_path) as bench:
+        await make(bench, file=replace(FILE, public=True))
+        record = await make(bench, user_acl=(BOB,))
+        assert (record.is_private, set(record.user_acl or ())) == (True, {ALICE, BOB})
+        record = await make(bench)
+        assert (record.is_private, record.user_acl, bench.builder.builds) == (True, (ALICE,), 1)
+        assert bench.meta().user_acl == (ALICE,)
 
 
 @pytest_twisted.ensureDeferred

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import ANONYMOUS, ImageRecord, Origin, Session
+from shiftergw.model import ANONYMOUS, ImageFile, ImageRecord, Origin, Session
 from shiftergw.rules import access
-from shiftergw.rules.access import PUBLIC, Access, after_pull
+from shiftergw.rules.access import PUBLIC, Access, after_pull, after_upload
 from shiftergw.states import State
 
 ALICE, BOB, CAROL, ROOT = 2001, 2002, 2003, 0
@@ -289,3 +289,81 @@ def test_tags_of_earlier_records() -> None:
         ready = replace(image((), puller=puller), tags=("app:1",))
         assert access.may_replace_tag(session(ALICE), ready, "app:1") is (puller == ALICE)
         assert access.tag_owners(request, ready) == {"app:1": owner, "bobs:1": BOB}
+
+
+def upload_pull(request: ImageRecord, *, public: bool = False) -> ImageRecord:
+    """Return the request with an upload."""
+    return replace(
+        request,
+        system="mycluster",
+        itype="custom",
+        pulltag="app:1",
+        upload=ImageFile("ab" * 16, public=public),
+    )
+
+
+def custom_image(ready: ImageRecord, owners: dict[str, int]) -> ImageRecord:
+    """Return a READY record of an image of an upload, with the owners of its tags."""
+    return replace(
+        ready,
+        system="mycluster",
+        itype="custom",
+        tags=tuple(owners),
+        owners=owners,
+        upload=ImageFile("cd" * 16),
+    )
+
+
+def test_an_upload_states_its_readers() -> None:
+    """Its owner replaces the list, also by an empty one; owners of other tags stay readers."""
+    ready = custom_image(image((ALICE, BOB, CAROL), (2300,)), {"app:1": ALICE, "copy:1": BOB})
+    assert after_upload(upload_pull(pull(ALICE)), [ready]) == (Access(True, (ALICE, BOB)), ALICE)
+    assert after_upload(upload_pull(pull(ALICE), public=True), [ready]) == (PUBLIC, ALICE)
+    assert after_upload(upload_pull(pull(ALICE, (CAROL,), (5,))), []) == (
+        Access(True, (CAROL, ALICE), (5,)),
+        ALICE,
+    )
+
+
+def test_a_second_uploader_is_only_added() -> None:
+    """The second uploader neither opens nor narrows the image of the first."""
+    ready = custom_image(image((ALICE, CAROL), (2300,)), {"app:1": ALICE})
+    for public in (False, True):
+        request = upload_pull(pull(BOB, (7,)), public=public)
+        assert after_upload(request, [ready]) == (Access(True, (ALICE, CAROL, BOB), (2300,)), ALICE)
+        public_image = replace(ready, private=False, user_acl=(), group_acl=())
+        assert after_upload(request, [public_image]) == (PUBLIC, ALICE)
+
+
+def test_a_public_image_of_a_registry_stays_public() -> None:
+    """A private upload of the same content excludes nobody from the registry's image."""
+    assert after_upload(upload_pull(pull(ALICE)), [image((), private=False)]) == (PUBLIC, ALICE)
+
+
+@given(
+    IDS, IDS, IDS, IDS, st.sampled_from([ALICE, BOB]), st.booleans(), st.booleans(), st.booleans()
+)
+def test_polls_of_an_upload_end(
+    users: tuple[int, ...],
+    groups: tuple[int, ...],
+    named_users: tuple[int, ...],
+    named_groups: tuple[int, ...],
+    uid: int,
+    admin: bool,
+    private: bool,
+    public: bool,
+) -> None:
+    """The result of a pull answers the same request, whatever the image was before."""
+    ready = custom_image(image(users, groups, private=private), {"app:2": ALICE, "copy:1": BOB})
+    request = upload_pull(pull(uid, named_users, named_groups, admin=admin), public=public)
+    result, puller = after_upload(request, [ready])
+    owners = access.tag_owners(request, ready)
+    outcome = replace(
+        custom_image(
+            image(result.user_acl, result.group_acl, puller, private=result.private), owners
+        ),
+        upload=request.upload,
+    )
+    assert not access.would_change_upload_readers(
+        session(uid, admin=admin), named_users, named_groups, outcome
+    )

@@ -107,7 +107,9 @@ class CustomBench(Bench):
     async def finish(self, image_id: str = ID, uid: int = ALICE.uid) -> None:
         """End the work in flight as the worker does."""
         (waiting,) = await self.store.waiting(self.clock.seconds(), 1)
-        acl = {"private": True, "user_acl": (uid,), "group_acl": ()}
+        assert waiting.upload is not None
+        users = dict.fromkeys((*(waiting.user_acl or ()), uid))
+        acl = {"private": not waiting.upload.public, "user_acl": tuple(users), "group_acl": ()}
         changes = {"upload": waiting.upload, "requested_by": uid, **acl}
         await self.end(Ready(image_id, changes))
 
@@ -294,6 +296,37 @@ async def test_an_import_and_its_polls(bench: CustomBench) -> None:
     bench.clock.advance(301)
     assert (await bench.import_file()).status is State.INIT
     assert bench.wakes == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_access_is_another_image(bench: CustomBench) -> None:
+    """A fresh image does not answer a request for fewer or more readers; a poll of it does."""
+    steps: list[dict[str, Any]] = [
+        {"public": True},
+        {"users": (BOB.uid,)},
+        {"users": (BOB.uid, 2003)},
+        {"users": (2003,)},
+        {"public": True},
+    ]
+    for step in steps:
+        assert (await bench.import_file(**step)).status is State.INIT
+        await bench.finish()
+        assert (await bench.import_file(**step)).status is State.READY
+    assert bench.wakes == len(steps)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_with_other_readers_is_another_pull(bench: CustomBench) -> None:
+    """A request for other readers waits for the first pull, and is not answered by its result."""
+    upload_id = await bench.upload()
+    await bench.make(upload_id, users=(BOB.uid,))
+    changes: list[dict[str, Any]] = [{}, {"public": True}]
+    for members in changes:
+        answer = await bench.make(upload_id, **members)
+        assert (answer.status, answer.upload) == (State.PENDING, None)
+        assert "your other pull" in answer.status_message
+    await bench.finish()
+    assert (await bench.make(upload_id)).status is State.INIT
 
 
 @pytest_twisted.ensureDeferred
