@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from shiftergw.cache.upload_states import (
     data_path,
     files_in,
     list_uploads,
+    locked_state,
     read_upload,
     spool_errors,
     state_path,
@@ -100,13 +101,15 @@ class UploadFiles(Service):
         """See the port."""
         return await self._threads.run(_read, self._directory, upload_id, offset, size)
 
-    async def note_pull(self, upload_id: str, key: str, now: float) -> None:
+    async def note_pull(
+        self, upload_id: str, key: str, now: float, old_pulls: Collection[str] = ()
+    ) -> bool:
         """See the port."""
-        await self._threads.run(_note_pull, self._directory, upload_id, key, now)
+        return await self._threads.run(_note_pull, self._directory, upload_id, key, now, old_pulls)
 
-    async def remove(self, upload_id: str) -> None:
+    async def remove(self, upload_id: str, pulls: Collection[str] | None = None) -> None:
         """See the port."""
-        await self._threads.run(_remove, self._directory, upload_id)
+        await self._threads.run(_remove, self._directory, upload_id, pulls)
 
     async def free_space(self) -> int:
         """See the port."""
@@ -176,7 +179,8 @@ class UploadFile:
     def _commit(self, now: float) -> UserUpload:
         with spool_errors():
             os.fsync(self._descriptor)
-            # Another process may have noted a pull meanwhile.
+        with locked_state(self._directory, self.upload.id), spool_errors():
+            # Another process may have noted a pull, or removed the upload, meanwhile.
             current_state = read_upload(self._directory, self.upload.id)
             if current_state is None:
                 raise Unavailable("The upload was removed while it was written.")
@@ -223,17 +227,27 @@ def _read(directory: Path, upload_id: str, offset: int, size: int) -> bytes:
             os.close(descriptor)
 
 
-def _note_pull(directory: Path, upload_id: str, key: str, now: float) -> None:
-    upload = read_upload(directory, upload_id)
-    if upload is not None:
-        with spool_errors():
-            write_state(directory, replace(upload, pull=key, last_write=now))
+def _note_pull(
+    directory: Path, upload_id: str, key: str, now: float, old_pulls: Collection[str]
+) -> bool:
+    if UPLOAD_ID.fullmatch(upload_id) is None:
+        return False
+    with locked_state(directory, upload_id), spool_errors():
+        upload = read_upload(directory, upload_id)
+        if upload is None:
+            return False
+        pulls = (*(pull for pull in upload.pulls if pull != key and pull not in old_pulls), key)
+        write_state(directory, replace(upload, pulls=pulls, last_write=now))
+    return True
 
 
-def _remove(directory: Path, upload_id: str) -> None:
+def _remove(directory: Path, upload_id: str, pulls: Collection[str] | None) -> None:
     """Remove the JSON first: without it there is no upload, and the bytes are swept."""
     if UPLOAD_ID.fullmatch(upload_id) is not None:
-        with spool_errors():
+        with locked_state(directory, upload_id), spool_errors():
+            upload = None if pulls is None else read_upload(directory, upload_id)
+            if upload is not None and set(upload.pulls) != set(pulls or ()):
+                return
             state_path(directory, upload_id).unlink(missing_ok=True)
             data_path(directory, upload_id).unlink(missing_ok=True)
 

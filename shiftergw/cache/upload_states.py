@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,15 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload, data_file, state_file
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import read_whole, write_private
+from shiftergw.plumbing.locks import try_lock, unlock
 
 STATE_LIMIT = 16 << 10
 """Bytes of the largest JSON file of an upload."""
+
+LOCK_SECONDS = 20.0
+"""Seconds for which a process waits for the lock of an upload, which is held for one write."""
+
+LOCK_POLL_SECONDS = 0.01
 
 _NO_STATE = frozenset({errno.ENOENT, errno.EFBIG, errno.EINVAL, errno.EISDIR})
 """Errors of a file that is absent, too large, or not a file: it is not the state of an upload."""
@@ -28,12 +35,13 @@ def data_path(directory: Path, upload_id: str) -> Path:
 
 
 def read_upload(directory: Path, upload_id: str) -> UserUpload | None:
-    """Return an upload; None if it is absent, or if its JSON is not that of an upload. Blocks."""
+    """Return an upload; None if it lacks its bytes, or a JSON of the right form. Blocks."""
     if UPLOAD_ID.fullmatch(upload_id) is None:
         return None
     with spool_errors():
         try:
             content, _ = read_whole(state_path(directory, upload_id), STATE_LIMIT)
+            data_path(directory, upload_id).lstat()
         except OSError as error:
             if error.errno in _NO_STATE:
                 return None
@@ -60,7 +68,12 @@ def _parse_state(upload_id: str, document: dict[str, Any]) -> UserUpload:
     offset, last_write, pull = (document[name] for name in ("offset", "last_write", "pull"))
     if type(offset) is not int or not 0 <= offset <= document["size"] or not isinstance(pull, str):
         raise TypeError("offset")
-    return UserUpload(upload_id, UploadDeclaration(**values), offset, float(last_write), pull)
+    # Earlier versions wrote the last pull only.
+    pulls = document.get("pulls", [pull] if pull else [])
+    if not isinstance(pulls, list) or not all(isinstance(key, str) for key in pulls):
+        raise TypeError("pulls")
+    declaration = UploadDeclaration(**values)
+    return UserUpload(upload_id, declaration, offset, float(last_write), tuple(pulls))
 
 
 def write_state(directory: Path, upload: UserUpload) -> None:
@@ -69,9 +82,29 @@ def write_state(directory: Path, upload: UserUpload) -> None:
         **asdict(upload.declaration),
         "offset": upload.offset,
         "last_write": upload.last_write,
-        "pull": upload.pull,
+        "pull": upload.pulls[-1] if upload.pulls else "",
+        "pulls": list(upload.pulls),
     }
     write_private(state_path(directory, upload.id), json.dumps(document).encode())
+
+
+@contextmanager
+def locked_state(directory: Path, upload_id: str) -> Iterator[None]:
+    """Hold the lock of an upload's state, so that it is read and written by one process at a time.
+
+    Raises `Unavailable` after `LOCK_SECONDS`. Blocks.
+    """
+    path = directory / f"{upload_id}.lock"
+    end = time.monotonic() + LOCK_SECONDS
+    with spool_errors():
+        while (descriptor := try_lock(path)) is None:
+            if time.monotonic() > end:
+                raise Unavailable("Another gateway holds the lock of the upload.")
+            time.sleep(LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        unlock(path, descriptor)
 
 
 def files_in(directory: Path, suffix: str) -> Iterator[Path]:

@@ -48,15 +48,15 @@ class UploadDeclaration:
 class UserUpload:
     """An upload of which `offset` bytes have arrived.
 
-    `last_write` is the time of the last change, and `pull` the key of the record of the last pull
-    of this upload, or "".
+    `last_write` is the time of the last change, and `pulls` are the keys of the records of pulls of
+    this upload, the last one at the end; some of them may have ended.
     """
 
     id: str
     declaration: UploadDeclaration
     offset: int = 0
     last_write: float = 0
-    pull: str = ""
+    pulls: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -63,12 +63,20 @@ class UploadSpool(Protocol):
         """Return bytes of an upload: `size` from `offset`, fewer at its end."""
         ...
 
-    async def note_pull(self, upload_id: str, key: str, now: float) -> None:
-        """Note the key of the record that is made of an upload."""
+    async def note_pull(
+        self, upload_id: str, key: str, now: float, old_pulls: Collection[str] = ()
+    ) -> bool:
+        """Note the key of a record that is made of an upload; return whether there is the upload.
+
+        The keys of `old_pulls`, which have ended, are dropped.
+        """
         ...
 
-    async def remove(self, upload_id: str) -> None:
-        """Remove an upload; it need not exist. A reader that has opened it can still read it."""
+    async def remove(self, upload_id: str, pulls: Collection[str] | None = None) -> None:
+        """Remove an upload; it need not exist. A reader that has opened it can still read it.
+
+        With `pulls` it stays if other pulls than these have been noted.
+        """
         ...
 
     async def free_space(self) -> int:

@@ -26,7 +26,7 @@ from shiftergw.errors import (
     amount,
     printable,
 )
-from shiftergw.model import ANONYMOUS, Session, UploadDeclaration, UserUpload
+from shiftergw.model import ANONYMOUS, ImageRecord, Session, UploadDeclaration, UserUpload
 from shiftergw.plumbing.timing import shield
 from shiftergw.ports import ImageStore, UploadSpool, UploadWriter
 from shiftergw.service.upload_chunks import Chunk
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 UPLOADS_PER_USER = 100
 """Uploads that one user may have in the spool."""
+
+PULLS_PER_UPLOAD = 20
+"""Images that may be made of one upload at the same time."""
 
 CHUNKS_PER_USER = 8
 """Chunks that one user may send at the same time."""
@@ -235,14 +238,37 @@ class Uploads:
         return upload
 
     async def note_pull(self, upload_id: str, key: str) -> None:
-        """Note that the record `key` is being made of an upload, which stays until that ends."""
-        await self._spool.note_pull(upload_id, key, self._clock.seconds())
+        """Note that the record `key` is being made of an upload, which stays until that ends.
+
+        Raises `NotFound` if the upload is gone, and `TooMany` if it has too many pulls already.
+        """
+        upload = await self._spool.get(upload_id)
+        pulls = () if upload is None else upload.pulls
+        records = {pull: await self._store.get(pull) for pull in pulls}
+        old_pulls = {
+            pull for pull, record in records.items() if record is None or not record.in_flight
+        }
+        if len(pulls) - len(old_pulls) >= PULLS_PER_UPLOAD:
+            raise TooMany(f"{PULLS_PER_UPLOAD} images are being made of this upload already.")
+        if not await self._spool.note_pull(upload_id, key, self._clock.seconds(), old_pulls):
+            raise _no_upload(upload_id)
 
     async def forget(self, session: Session, upload_id: str) -> None:
-        """Remove an upload of the session's user, of which an image has been made."""
+        """Remove an upload of the session's user, of which an image has been made.
+
+        It stays while another image is being made of it.
+        """
         upload = await self._spool.get(upload_id)
-        if upload is not None and _is_owner(session, upload):
-            await self._spool.remove(upload_id)
+        if upload is None or not _is_owner(session, upload):
+            return
+        records = await self._records_of(upload)
+        if not any(record.in_flight for record in records):
+            await self._spool.remove(upload_id, upload.pulls)
+
+    async def _records_of(self, upload: UserUpload) -> Sequence[ImageRecord]:
+        """Return the records of the pulls of an upload."""
+        records = [await self._store.get(key) for key in upload.pulls]
+        return [record for record in records if record is not None]
 
     async def tidy_up(self) -> None:
         """Remove uploads whose image is made, and those that have not changed for too long.
@@ -252,10 +278,10 @@ class Uploads:
         """
         oldest = self._clock.seconds() - self._limits.keep_seconds
         for upload in await self._spool.list():
-            record = await self._store.get(upload.pull) if upload.pull else None
-            if record is not None and record.in_flight:
+            records = await self._records_of(upload)
+            if any(record.in_flight for record in records):
                 continue
-            is_made = record is not None and record.status is State.READY
+            is_made = any(record.status is State.READY for record in records)
             if is_made or (upload.last_write < oldest and upload.id not in self._chunks):
                 self._log.info(
                     "upload {id} of uid {uid} is removed: {reason}",
@@ -263,7 +289,7 @@ class Uploads:
                     uid=upload.declaration.uid,
                     reason="its image is made" if is_made else "it was abandoned",
                 )
-                await self._spool.remove(upload.id)
+                await self._spool.remove(upload.id, upload.pulls)
         await self._spool.sweep(oldest)
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
+from shiftergw.cache import upload_spool
 from shiftergw.cache.upload_spool import UploadFiles
-from shiftergw.cache.upload_states import data_path
+from shiftergw.cache.upload_states import data_path, write_state
 from shiftergw.errors import ConfigurationError, NoSpace, Unavailable
 from shiftergw.model import UploadDeclaration, UserUpload
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UploadWriter
+from tests.patience import patient
 
 DECLARATION = UploadDeclaration("mycluster", 2001, 10, "ab" * 32, "sif", "x.sif")
 
@@ -137,13 +143,72 @@ async def test_a_removed_upload_is_not_committed(spool: UploadFiles) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_pull_is_noted(spool: UploadFiles) -> None:
-    """The key of the record stays with the upload; an upload that is gone is no error."""
+    """The keys of the records stay with the upload; an upload that is gone is not revived."""
     upload = await spool.add(DECLARATION, 1.0)
-    await spool.note_pull(upload.id, "key", 3.0)
-    assert await spool.get(upload.id) == replace(upload, pull="key", last_write=3.0)
-    await spool.remove(upload.id)
-    await spool.note_pull(upload.id, "key", 3.0)
+    assert await spool.note_pull(upload.id, "key", 3.0)
+    assert await spool.note_pull(upload.id, "next", 4.0)
+    assert await spool.get(upload.id) == replace(upload, pulls=("key", "next"), last_write=4.0)
+    assert await spool.note_pull(upload.id, "last", 5.0, {"key"})
+    await spool.remove(upload.id, ("next",))
+    assert await spool.get(upload.id) == replace(upload, pulls=("next", "last"), last_write=5.0)
+    await spool.remove(upload.id, ("next", "last"))
+    assert not await spool.note_pull(upload.id, "key", 3.0)
     assert await spool.get(upload.id) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_state_of_an_earlier_version(spool: UploadFiles, tmp_path: Path) -> None:
+    """It has the last pull only."""
+    upload = await spool.add(DECLARATION, 1.0)
+    path = tmp_path / "uploads" / f"{upload.id}.json"
+    document = json.loads(path.read_text()) | {"pull": "key"}
+    del document["pulls"]
+    path.write_text(json.dumps(document))
+    assert await spool.get(upload.id) == replace(upload, pulls=("key",))
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_are_gone_are_no_upload(spool: UploadFiles, tmp_path: Path) -> None:
+    """Without its data file an upload is absent, so that its client begins anew."""
+    upload = await spool.add(DECLARATION, 1.0)
+    data_path(tmp_path / "uploads", upload.id).unlink()
+    assert await spool.get(upload.id) is None
+    assert await spool.list() == []
+    assert not await spool.note_pull(upload.id, "key", 3.0)
+
+
+@pytest.mark.parametrize("change", ["note", "commit"])
+@pytest_twisted.ensureDeferred
+async def test_a_removal_between_read_and_write(
+    spool: UploadFiles, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A removal waits until a state that was read is written, and then removes all of it."""
+    upload = await spool.add(DECLARATION, 1.0)
+    writer = await _open(spool, upload)
+    is_read, may_write = Event(), Event()
+
+    def write_later(directory: Path, state: UserUpload) -> None:
+        is_read.set()
+        assert may_write.wait(patient(10))
+        write_state(directory, state)
+
+    monkeypatch.setattr(upload_spool, "write_state", write_later)
+    changing = Deferred.fromCoroutine(
+        _ignore(spool.note_pull(upload.id, "key", 2.0) if change == "note" else writer.commit(2.0))
+    )
+    assert await deferToThread(is_read.wait, patient(10))
+    removing = Deferred.fromCoroutine(spool.remove(upload.id))
+    await deferLater(reactor, 0.05, int)  # a removal that did not wait would be over
+    assert not removing.called
+    may_write.set()
+    await changing
+    await removing
+    await writer.close()
+    assert await spool.list() == []
+
+
+async def _ignore(change: Awaitable[object]) -> None:
+    await change
 
 
 @pytest.mark.parametrize("upload_id", ["", "../x", "a" * 31, "A" * 32, "a" * 32 + "\n", ".lock"])
@@ -174,7 +239,8 @@ async def test_damaged_states_are_no_uploads(
 
 
 @pytest.mark.parametrize(
-    "change", [{"offset": 11}, {"offset": -1}, {"size": "10"}, {"uid": True}, {"pull": None}]
+    "change",
+    [{"offset": 11}, {"offset": -1}, {"size": "10"}, {"uid": True}, {"pull": None}, {"pulls": [1]}],
 )
 @pytest_twisted.ensureDeferred
 async def test_members_of_a_wrong_type(

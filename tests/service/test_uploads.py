@@ -278,3 +278,42 @@ async def test_an_upload_goes_when_its_image_is_made(bench: UploadBench) -> None
     await bench.store.finish(work.key, work.attempt, READY, START)
     await bench.uploads.tidy_up()
     assert await bench.spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_stays_for_its_last_pull(bench: UploadBench) -> None:
+    """Two names of one upload: the first that is READY leaves the upload to the second."""
+    upload_id = await bench.declare()
+    file = ImageFile(upload_id, "sif", 10, "ab" * 32)
+    records = []
+    for name in ("a:1", "b:1"):
+        wish = PullRequest("mycluster", "custom", ImageReference.parse(name), 2001, upload=file)
+        record, _ = await bench.store.claim(wish, START)
+        await bench.uploads.note_pull(upload_id, record.key)
+        records.append(record)
+    for record, image_id in zip(records, ("1" * 64, "2" * 64), strict=True):
+        assert await bench.spool.get(upload_id) is not None
+        work = await bench.store.begin(record.key, "here:1", START, 60)
+        assert work is not None
+        await bench.store.finish(work.key, work.attempt, replace(READY, id=image_id), START)
+        await bench.uploads.forget(ALICE, upload_id)
+        await bench.uploads.tidy_up()
+    assert await bench.spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_pulls_of_one_upload_have_a_limit(
+    bench: UploadBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pulls in flight count; an upload that is gone has none."""
+    monkeypatch.setattr(uploads_module, "PULLS_PER_UPLOAD", 1)
+    upload_id = await bench.declare()
+    file = ImageFile(upload_id, "sif", 10, "ab" * 32)
+    wish = PullRequest("mycluster", "custom", ImageReference.parse("a:1"), 2001, upload=file)
+    record, _ = await bench.store.claim(wish, START)
+    await bench.uploads.note_pull(upload_id, "ended")
+    await bench.uploads.note_pull(upload_id, record.key)
+    with pytest.raises(TooMany):
+        await bench.uploads.note_pull(upload_id, "next")
+    with pytest.raises(NotFound):
+        await bench.uploads.note_pull("0" * 32, record.key)
