@@ -127,18 +127,35 @@ class Admission:
         Raises `RetryLater` if the breaker is open; also after a 429 that names more than a moment,
         and after a probe without an answer that closes the breaker.
         """
-        account = "anonymous" if login is None else self._fingerprint(login)
-        suffix = "" if reads_manifest else " other"
-        key = f"limit {self._location} {account} {self._machine}{suffix}"
+        key = self._limit_key(login, reads_manifest=reads_manifest)
         async with self._probe_or_pass(key, limits=True) as probes:
             try:
                 yield
             except Interruption as error:
                 if error.is_rate_limit or (probes and not error.lasting):
-                    error.breaker = key
+                    error.breaker = (error.is_rate_limit and error.breaker) or key
                     if probes or (error.retry_after or 0) > self._patience.quick:
                         raise await self.postpone(error, 0) from error
                 raise
+
+    def _limit_key(self, login: RegistryLogin | None, *, reads_manifest: bool) -> str:
+        account = "anonymous" if login is None else self._fingerprint(login)
+        suffix = "" if reads_manifest else " other"
+        return f"limit {self._location} {account} {self._machine}{suffix}"
+
+    @asynccontextmanager
+    async def challenge_request(self) -> AsyncIterator[None]:
+        """Attribute a 429 within this context to anonymous requests, also on behalf of a login.
+
+        Nothing is held back: the registry answers this request even where it limits the others, and
+        without its answer no login could be used.
+        """
+        try:
+            yield
+        except Interruption as error:
+            if error.is_rate_limit:
+                error.breaker = self._limit_key(None, reads_manifest=False)
+            raise
 
     @asynccontextmanager
     async def host(self, host: str) -> AsyncIterator[None]:

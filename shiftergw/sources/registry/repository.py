@@ -223,9 +223,11 @@ class Repository:
     async def _root_challenges(self) -> Sequence[Challenge]:
         """Return the challenges of the registry's root, whatever its status is.
 
-        Their scopes are those of other repositories, and are left out.
+        Their scopes are those of other repositories, and are left out. The request has no login, so
+        its limit is not the login's.
         """
-        response = await self._transport.request("GET", self._root_url, {"Accept": "*/*"})
+        async with self._admission.challenge_request():
+            response = await self._transport.request("GET", self._root_url, {"Accept": "*/*"})
         await self._transport.explanation(response)
         return tuple(
             replace(

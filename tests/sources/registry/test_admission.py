@@ -189,6 +189,34 @@ async def test_an_exhausted_login_is_its_owners(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_limit_of_the_request_for_a_challenge(store: SqliteStore) -> None:
+    """A 429 at `/v2/`, which is asked without a login, is no limit of the login.
+
+    The registry hides its images: it answers 404 to anonymous requests, without a challenge.
+    """
+
+    def hides(ask: Ask) -> object:
+        if ask.path == "/v2/":
+            if ask.nth == 1:
+                return ask.answer(429, TOO_MANY, Retry_After="600")
+            return ask.answer(401, WWW_Authenticate='Basic realm="x"')
+        return None if ask.header("Authorization") else ask.answer(404)
+
+    async with (
+        registry(hides) as server,
+        a_client(
+            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+        ) as client,
+    ):
+        with pytest.raises(RetryLater, match="too many"):
+            await resolve(client, ALICE)
+        rows = await store._read(lambda db: db.execute("SELECT * FROM breakers").fetchall())
+        assert len(rows) == 1
+        assert "limit test anonymous node1 other" in map(str, rows[0])
+        assert await resolve(client, ALICE)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
     """At its time one asks; while it does the others wait for seconds, and then all may."""
     clock = Later()
