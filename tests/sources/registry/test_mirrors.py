@@ -230,6 +230,24 @@ async def test_the_location_is_the_last_place() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_image_of_the_location_comes_whole_from_there() -> None:
+    """A mirror without the manifest is not asked for the layers, even if it has them.
+
+    containers/image does the same: the first place that serves the manifest serves all the rest.
+    """
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(OLD)
+    mirror.blobs.update({str(digest): blob for digest, blob in NEW.blobs.items()})
+    sink = Sink()
+    async with site(origin, mirror) as place:
+        image = await place.resolve()
+        await place.fetch(image, sink)
+    assert image.mirror == ""
+    assert Digest.of(bytes(sink.content)) == image.layers[0].digest
+    assert asks(mirror) == [f"GET manifests/{NEW.digest}"]
+    assert asks(origin)[-1] == f"GET {layer_path(NEW)}"
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_the_location_refuses_is_refused() -> None:
     """An image that the location does not show is not taken from a mirror that has it."""
     for status, error in ((404, ImageNotFound), (403, RegistryDenied), (429, RetryLater)):
