@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,12 +18,43 @@ MOST_WAITING = 4 << 20
 """Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
 
 
+@dataclass(slots=True)
+class _Stream:
+    """The bytes that a source sends without interruption.
+
+    `is_abandoned` means that it has ended before it sent any byte that the file did not have.
+    """
+
+    start: int
+    is_abandoned: bool = False
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Bytes of one stream that wait for the disk; `offset` is that of the first of them."""
+
+    stream: _Stream
+    offset: int
+    pieces: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def end(self) -> int:
+        """Return the offset behind the last byte."""
+        return self.offset + self.size
+
+
 class BlobWriter:
     """The `BlobSink` over a `PartialBlob`.
 
     It takes bytes on the reactor's thread, writes them in order, batch after batch, in threads, and
     pauses the producer while the disk is slower than the network. Once it has failed (`failure`),
     it takes nothing more, and has called `on_failure`.
+
+    A source that cannot resume sends the blob from its first byte. Bytes that the file has are then
+    compared and not written. If they are the same, the file keeps all that it has, also if the
+    source breaks off once more. From the first batch that differs on, the new bytes replace those
+    of the file, because nobody knows which are right.
     """
 
     def __init__(
@@ -39,9 +71,11 @@ class BlobWriter:
         self._threads = threads
         self._report = report
         self._on_failure = on_failure
-        self._position = self._written_size = partial.start
-        self._waiting: list[bytes] = []
-        self._rewind: int | None = None
+        self._stream = _Stream(partial.start)
+        self._cursor = self._position = self._written_size = partial.start
+        self._batches: list[_Batch] = []
+        self._waiting_size = 0
+        """Bytes that have arrived, and are neither written nor compared yet."""
         self._writing: Deferred[None] | None = None
         self._producer: Any = None
         self._streaming = True
@@ -52,8 +86,13 @@ class BlobWriter:
 
     # What the source calls.
 
+    @property
+    def position(self) -> int:
+        """See the port; bytes that wait for the disk count."""
+        return self._position
+
     def begin(self, offset: int) -> None:
-        """Take the bytes from `offset`: 0, the start of the download, or the current position."""
+        """Take the bytes from `offset`: 0 or the position."""
         if self.failure is not None:
             raise self.failure
         if 0 < self._position < self._blob.size and self._is_proven():
@@ -65,14 +104,20 @@ class BlobWriter:
                     detail=str(self._blob.digest),
                 )
             )
-        if offset == self._position:
-            return
-        if offset not in {0, self._partial.start}:
+        if offset not in {0, self._position}:
             raise self._fail(_corrupt(self._blob, "The source sent a part that was not asked for"))
-        self.is_resumed = self.is_resumed and offset > 0
-        self._drop()
-        self._rewind = self._position = offset
-        self._write_on()
+        if self._cursor < self._position:
+            self._abandon()
+        self._stream = _Stream(offset)
+        self._cursor = offset
+
+    def _abandon(self) -> None:
+        """Keep what the file has: the stream has ended before it reached the end of that."""
+        self._stream.is_abandoned = True
+        for batch in self._batches:
+            if batch.stream is self._stream:
+                self._waiting_size -= batch.size
+        self._batches = [batch for batch in self._batches if batch.stream is not self._stream]
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """As `IConsumer`; a producer that is to be asked for each piece works too."""
@@ -90,10 +135,18 @@ class BlobWriter:
         """Take the next bytes; raise `BlobCorrupt` on more than the descriptor's size."""
         if self.failure is not None:
             raise self.failure
-        if self._position + len(data) > self._blob.size:
+        if self._cursor + len(data) > self._blob.size:
             raise self._fail(_corrupt(self._blob, "The source sent more than the manifest says"))
-        self._waiting.append(data)
-        self._position += len(data)
+        if not self._batches or self._batches[-1].stream is not self._stream:
+            self._batches.append(_Batch(self._stream, self._cursor))
+        batch = self._batches[-1]
+        batch.pieces.append(data)
+        batch.size += len(data)
+        self._waiting_size += len(data)
+        self._cursor += len(data)
+        self._position = max(self._position, self._cursor)
+        if self._stream.start == 0 and self._cursor >= self._partial.start:
+            self.is_resumed = False
         self._pause_if_full()
         self._write_on()
 
@@ -104,7 +157,7 @@ class BlobWriter:
         await self.flush()
         if self.failure is not None:
             raise self.failure
-        if self._position < self._blob.size:
+        if self._cursor < self._blob.size:
             raise _corrupt(self._blob, "The download of a layer ended early")
 
     async def flush(self) -> None:
@@ -141,19 +194,32 @@ class BlobWriter:
     async def _write_batches(self) -> None:
         """Write until nothing waits; one batch at a time keeps the order."""
         try:
-            while self._waiting or self._rewind is not None:
-                if self._rewind is not None:
-                    offset, self._rewind = self._rewind, None
-                    await self._threads.run(self._partial.rewind, offset)
-                    self._written_size = offset
-                else:
-                    batch, self._waiting = self._waiting, []
-                    await self._threads.run(self._partial.append, batch)
-                    self._written_size += sum(map(len, batch))
+            while self._batches:
+                batch = self._batches.pop(0)
+                await self._write_batch(batch)
+                self._waiting_size -= batch.size
                 self._report(self._written_size)
                 self._resume_if_room()
         except Exception as error:  # noqa: BLE001 - `finish` raises it
             self._fail(error)
+
+    async def _write_batch(self, batch: _Batch) -> None:
+        """Compare the bytes that the file has, and write those that it does not have."""
+        data = memoryview(b"".join(batch.pieces))
+        repeated_size = min(self._written_size - batch.offset, len(data))
+        if repeated_size > 0:
+            repetition = data[:repeated_size]
+            if await self._threads.run(self._partial.repeats, batch.offset, repetition):
+                data = data[repeated_size:]
+            elif batch.stream.is_abandoned:
+                return
+            else:
+                self._position = max(waiting.end for waiting in (batch, *self._batches))
+                await self._threads.run(self._partial.truncate, batch.offset)
+                self._written_size = batch.offset
+        if data:
+            await self._threads.run(self._partial.append, data)
+            self._written_size += len(data)
 
     def _fail(self, error: Exception) -> Exception:
         """Take nothing more; return the first failure, since later ones are its consequences."""
@@ -164,17 +230,16 @@ class BlobWriter:
         return self.failure
 
     def _drop(self) -> None:
-        self._waiting.clear()
-        self._rewind = None
+        self._batches.clear()
 
     def _pause_if_full(self) -> None:
-        full = self._position - self._written_size > MOST_WAITING
+        full = self._waiting_size > MOST_WAITING
         if full and self._streaming and not self._is_paused and self._producer is not None:
             self._is_paused = True
             self._producer.pauseProducing()
 
     def _resume_if_room(self) -> None:
-        room = self._position - self._written_size < MOST_WAITING // 2
+        room = self._waiting_size < MOST_WAITING // 2
         if room and self._producer is not None and (self._is_paused or not self._streaming):
             self._is_paused = False
             self._producer.resumeProducing()

@@ -32,7 +32,10 @@ def disk_errors() -> AbstractContextManager[None]:
 
 
 class PartialBlob:
-    """The bytes of a blob that have arrived so far, and their hash. All methods block."""
+    """The bytes of a blob that have arrived so far, and their hash. All methods block.
+
+    `arriving` is for readers during the download; they fail for good if bytes are dropped.
+    """
 
     def __init__(
         self, path: Path, blob: Descriptor, make_room: MakeRoom = lambda _, __: False
@@ -45,12 +48,11 @@ class PartialBlob:
         self._path = path
         self._blob = blob
         self._make_room = make_room
-        self._hash = self._hash_at_start = hashlib.new(blob.digest.algorithm)
+        self._hash = self._repeated_hash = hashlib.new(blob.digest.algorithm)
         self._descriptor = -1
         self._closing = False
         self._size = 0
         self.arriving = Arriving(path)
-        """For readers during the download; they fail for good if it starts anew."""
         self.start = 0
         """Bytes that the file had when it was opened."""
 
@@ -64,22 +66,32 @@ class PartialBlob:
             while not self._closing and (piece := os.read(self._descriptor, _PIECE)):
                 self._hash.update(piece)
                 self.start += len(piece)
-        self._hash_at_start = self._hash.copy()
         self._grow(self.start)
 
-    def rewind(self, offset: int) -> None:
-        """Go back to the beginning, or to where the file was when it was opened."""
+    def repeats(self, offset: int, data: memoryview) -> bool:
+        """Return whether the file has these bytes at `offset`: its source sends them once more.
+
+        A source starts at 0 and goes on, so all bytes before `offset` have been compared.
+        """
+        if offset == 0:
+            self._repeated_hash = hashlib.new(self._blob.digest.algorithm)
+        with disk_errors():
+            if os.pread(self._descriptor, len(data), offset) != data:
+                return False
+        self._repeated_hash.update(data)
+        return True
+
+    def truncate(self, offset: int) -> None:
+        """Drop the bytes from `offset`, where `repeats` has found a difference."""
         self.arriving.abort()
         with disk_errors():
             os.ftruncate(self._descriptor, offset)
             os.lseek(self._descriptor, offset, os.SEEK_SET)
-        # Copied, because the source may start from there once more.
-        fresh = hashlib.new(self._blob.digest.algorithm)
-        self._hash = self._hash_at_start.copy() if offset else fresh
+        self._hash = self._repeated_hash.copy()
+        self._size = offset
 
-    def append(self, pieces: list[bytes]) -> None:
+    def append(self, data: memoryview) -> None:
         """Hash and write the next bytes."""
-        data = memoryview(b"".join(pieces))
         size = len(data)
         self._hash.update(data)
         self._make_room(size, False)

@@ -37,11 +37,19 @@ Say = Callable[[str], None]
 class BlobSink(Protocol):
     """Receives the bytes of a blob: an `IConsumer` that first gets the offset of the first byte."""
 
-    def begin(self, offset: int) -> None:
-        """Expect the bytes from `offset` on.
+    @property
+    def position(self) -> int:
+        """Return how many bytes of the blob the sink has, from its first one.
 
-        It is the requested offset, or 0 if the source cannot resume. A source that starts again
-        after a broken connection calls this again.
+        It shrinks if bytes that are sent again turn out to differ from those that the sink has.
+        """
+        ...
+
+    def begin(self, offset: int) -> None:
+        """Expect the bytes from `offset` on: `position`, or 0 if the source cannot resume there.
+
+        Bytes that the sink has are compared with those that are sent again, and dropped only if
+        they differ. A source that starts again after a broken connection calls this again.
         """
         ...
 

@@ -259,17 +259,17 @@ async def test_damaged_partial_is_replaced(tmp_path: Path, cache: BlobFiles, lef
 
 @pytest_twisted.ensureDeferred
 async def test_source_that_starts_again(tmp_path: Path, cache: BlobFiles) -> None:
-    """After a broken connection a source goes on, goes back to its start, or to 0."""
+    """After a broken connection a source goes on where it was, or starts at 0."""
     leave_partial(tmp_path, CONTENT[:1000])
 
     async def restless(offset: int, sink: BlobSink) -> None:
         sink.begin(offset)
         sink.write(b"\0" * 5000)
         await pause(0.01, reactor)
-        sink.begin(offset)
-        sink.write(b"\0" * 7000)
-        sink.begin(offset)
-        sink.write(CONTENT[1000:50_000])
+        sink.begin(0)
+        sink.write(CONTENT[:1000] + b"\0" * 7000)
+        sink.begin(0)
+        sink.write(CONTENT[:50_000])
         sink.begin(50_000)
         sink.write(b"\0")
         sink.begin(0)
@@ -281,6 +281,94 @@ async def test_source_that_starts_again(tmp_path: Path, cache: BlobFiles) -> Non
         sink.write(CONTENT[60_000:])
 
     path = await got(cache, BLOB, restless, ignore)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [1, 60_000, 100_000, 100_001, 150_000])
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_are_sent_again(tmp_path: Path, cache: BlobFiles, size: int) -> None:
+    """What is on disk stays, however few bytes a source sends that starts at 0 and breaks off."""
+    leave_partial(tmp_path, CONTENT[:100_000])
+    positions: list[int] = []
+    reports: list[int] = []
+
+    async def starts_at_0(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        for start in range(0, size, 1000):
+            sink.write(CONTENT[start : min(size, start + 1000)])
+            await pause(0, reactor)
+        positions.append(sink.position)
+        raise RegistryUnavailable("gone")
+
+    for _ in range(2):
+        with pytest.raises(RegistryUnavailable):
+            await got(cache, BLOB, starts_at_0, reports.append)
+    length = max(size, 100_000)
+    assert positions == [length, length]
+    assert reports == sorted(reports)
+    assert place(tmp_path, ".partial").read_bytes() == CONTENT[:length]
+    source = Source()
+    assert (await got(cache, BLOB, source, ignore)).read_bytes() == CONTENT
+    assert source.asked == [length]
+
+
+@pytest_twisted.ensureDeferred
+async def test_readers_of_bytes_that_are_sent_again(
+    tmp_path: Path, threads: Threads, cache: BlobFiles
+) -> None:
+    """A layer is read to its end while a source repeats its beginning: nothing begins anew."""
+    leave_partial(tmp_path, CONTENT[:100_000])
+    follower = Follower(threads)
+    following: list[Deferred[None]] = []
+
+    async def starts_at_0(_: int, sink: BlobSink) -> None:
+        following.append(follower.begin())
+        await follower.has(100_000)
+        await Source(resumes=False)(0, sink)
+
+    await got(cache, BLOB, starts_at_0, ignore, follower.openings.append)
+    await following[0]
+    assert follower.read == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_bytes_that_are_sent_again(tmp_path: Path, cache: BlobFiles) -> None:
+    """They replace those on disk, from where they differ; the next request starts behind them."""
+    leave_partial(tmp_path, CONTENT[:1000] + b"?" * 99_000)
+    positions: list[int] = []
+
+    async def starts_at_0(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        for start in range(0, 50_000, 1000):
+            sink.write(CONTENT[start : start + 1000])
+        positions.append(sink.position)
+        while sink.position > 50_000:
+            await pause(0, reactor)
+        sink.begin(50_000)
+        sink.write(CONTENT[50_000:60_000])
+        raise RegistryUnavailable("gone")
+
+    with pytest.raises(RegistryUnavailable):
+        await got(cache, BLOB, starts_at_0, ignore)
+    assert positions == [100_000]
+    assert place(tmp_path, ".partial").read_bytes() == CONTENT[:60_000]
+    source = Source()
+    assert (await got(cache, BLOB, source, ignore)).read_bytes() == CONTENT
+    assert source.asked == [60_000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_difference_that_no_longer_counts(tmp_path: Path, cache: BlobFiles) -> None:
+    """A few bytes that differ do not discard what is on disk once the source resumes behind it."""
+    leave_partial(tmp_path, CONTENT[:100_000])
+
+    async def resumes_after_all(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(b"?" * 1000)
+        sink.begin(100_000)
+        sink.write(CONTENT[100_000:])
+
+    path = await got(cache, BLOB, resumes_after_all, ignore)
     assert path.read_bytes() == CONTENT
 
 
@@ -611,11 +699,11 @@ class GatedBlob(PartialBlob):
         self.entered = threading.Event()
         self.gate = threading.Event()
 
-    def append(self, pieces: list[bytes]) -> None:
+    def append(self, data: memoryview) -> None:
         """Wait for the gate, then write."""
         self.entered.set()
         assert self.gate.wait(10)
-        super().append(pieces)
+        super().append(data)
 
 
 def test_hashing_what_is_there_can_be_interrupted(tmp_path: Path) -> None:

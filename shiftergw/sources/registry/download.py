@@ -50,16 +50,22 @@ class Download:
         self._transport = transport
         self._repository = repository
         self._blob = blob
-        self._position = offset
         self._sink = sink
+        self._first_offset = offset
         self._start = offset
+        """Where the bytes of the present response start."""
+        self._cursor = offset
+        """Where the next byte of the present response belongs."""
         self._wrong_parts = 0
         self._may_be_page = False
         self._has_begun = False
+        self._has_sent = False
+        """Whether the sink has got bytes, so that its position counts, not the first offset."""
 
     async def attempt(self) -> None:
         """Stream the rest of the blob; raise `Interruption` if bytes are missing afterwards."""
         response, self._start = await self._open()
+        self._cursor = self._start
         media_type = field(response, "Content-Type") or ""
         self._may_be_page = media_type.lower().startswith("text/html")
         self._has_begun = False
@@ -68,22 +74,25 @@ class Download:
         except Interruption:
             # Without a length HTTP cannot tell the end from an interruption. The size can, and the
             # cache checks the digest.
-            if self._position != self._blob.size:
+            if self._cursor != self._blob.size:
                 raise
-        if self._position < self._blob.size:
+        if self._cursor < self._blob.size:
             raise Interruption(
-                f"{self._transport.subject} sent {self._position} bytes of a layer of"
+                f"{self._transport.subject} sent {self._cursor} bytes of a layer of"
                 f" {self._blob.size} bytes.",
                 lasting=True,
             )
 
     async def _open(self) -> tuple[IResponse, int]:
         """Return a response and where its bytes start: at the position, or at 0 without ranges."""
-        if self._position:
-            response = await self._request({"Range": f"bytes={self._position}-"})
+        offset = self._sink.position if self._has_sent else self._first_offset
+        if self._wrong_parts >= WRONG_PARTS:
+            self._wrong_parts = offset = 0
+        if offset:
+            response = await self._request({"Range": f"bytes={offset}-"})
             if response.code == HTTPStatus.PARTIAL_CONTENT:
-                self._check_range(response)
-                return response, self._position
+                self._check_range(response, offset)
+                return response, offset
             if response.code == HTTPStatus.OK:
                 return response, 0
             self._transport.discard(response)
@@ -96,17 +105,15 @@ class Download:
         path = f"blobs/{self._blob.digest}"
         return await self._repository.ask("GET", path, {"Accept": "*/*", **headers}, _RANGES)
 
-    def _check_range(self, response: IResponse) -> None:
+    def _check_range(self, response: IResponse, offset: int) -> None:
         part = parse_content_range(field(response, "Content-Range") or "")
-        if part is None or part[0] != self._position or part[2] not in {None, self._blob.size}:
+        if part is None or part[0] != offset or part[2] not in {None, self._blob.size}:
             raise self._refuse_part(response)
 
     def _refuse_part(self, response: IResponse) -> Interruption:
         """Close a response with bytes of another part; return the error."""
         self._transport.discard(response)
         self._wrong_parts += 1
-        if self._wrong_parts >= WRONG_PARTS:
-            self._position = 0
         return Interruption(
             f"{self._transport.subject} sent another part of a layer than was requested.",
             lasting=True,
@@ -116,12 +123,14 @@ class Download:
         if not self._has_begun:
             if self._may_be_page and data.lstrip()[:14].lower().startswith(_PAGE_STARTS):
                 raise self._page_error(data)  # before the sink drops good bytes
-            self._has_begun = True
-            self._position = self._start
+            if self._start and self._has_sent and self._start != self._sink.position:
+                # Only now the sink has found that bytes which were sent again differ.
+                raise Interruption(f"{self._transport.subject} sent a layer with other bytes.")
+            self._has_begun = self._has_sent = True
             self._sink.begin(self._start)
         self._sink.write(data)
-        self._position += len(data)
-        self.progress = max(self.progress, self._position)
+        self._cursor += len(data)
+        self.progress = max(self.progress, self._cursor)
 
     def _page_error(self, page: bytes) -> Interruption:
         """Return the error for a web page, which captive portals and proxies send with status 200.

@@ -279,21 +279,17 @@ class ImageRoute:
         """
         places = self._places_of(image)
         if places:
-            verifier = VerifyingSink(sink, blob, offset)
+            verifier = VerifyingSink(sink, blob)
             for place in places:
                 repository = place.registry.repository(self._name, place.login)
                 try:
-                    await place.registry.download(
-                        repository, blob, verifier.position, verifier, self._say
-                    )
+                    await place.registry.download(repository, blob, offset, verifier, self._say)
                     verifier.check()
                 except _MIRROR_FAILURES as error:
                     self._pass_over(place, error)
-                    if isinstance(error, BlobCorrupt):
-                        verifier.position = 0
+                    offset = 0 if isinstance(error, BlobCorrupt) else verifier.position
                 else:
                     return
-            offset = verifier.position
         repository = self._origin.repository(self._name, self._login, private=image.private)
         await self._origin.download(repository, blob, offset, sink, self._say)
 

@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 class VerifyingSink:
     """Passes bytes to a sink, and hashes those of a blob that began at its first byte."""
 
-    def __init__(self, sink: BlobSink, blob: Descriptor, position: int) -> None:
-        """Continue at `position`."""
+    def __init__(self, sink: BlobSink, blob: Descriptor) -> None:
+        """Pass bytes on to `sink`."""
         self._sink = sink
         self._blob = blob
-        self.position = position
+        self._cursor = 0
         self._hash: Any = None
+
+    @property
+    def position(self) -> int:
+        """Return how many bytes the sink has."""
+        return self._sink.position
 
     def begin(self, offset: int) -> None:
         """Expect the bytes from `offset` on."""
         self._sink.begin(offset)
         if offset == 0:
             self._hash = hashlib.new(self._blob.digest.algorithm)
-        elif offset != self.position:
+        elif offset != self._cursor:
             self._hash = None
-        self.position = offset
+        self._cursor = offset
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Let the sink pause the producer."""
@@ -42,7 +47,7 @@ class VerifyingSink:
     def write(self, data: bytes) -> None:
         """Pass the next bytes on."""
         self._sink.write(data)
-        self.position += len(data)
+        self._cursor += len(data)
         if self._hash is not None:
             self._hash.update(data)
 

@@ -71,11 +71,16 @@ def correctly(_: Ask) -> object:
     return None
 
 
-def broken_after(size: int, *, reset: bool = False, hang: bool = False) -> Step:
-    """Send so many bytes of the requested part, then close the connection, reset it, or hang."""
+def broken_after(
+    size: int, *, reset: bool = False, hang: bool = False, whole: bool = False
+) -> Step:
+    """Send so many bytes of the requested part, then close the connection, reset it, or hang.
+
+    With `whole` the bytes are those of the beginning, whatever part is requested.
+    """
 
     def answer(ask: Ask) -> object:
-        start = start_of(ask)
+        start = 0 if whole else start_of(ask)
         fields = {"Content_Range": f"bytes {start}-{BLOB.size - 1}/{BLOB.size}"} if start else {}
         code = 206 if start else 200
         ask.begin(CONTENT[start : start + size], BLOB.size - start, code, **fields)
@@ -130,6 +135,11 @@ class MeteredSink:
         self._position = offset
         self.registerProducer = sink.registerProducer
         self.unregisterProducer = sink.unregisterProducer
+
+    @property
+    def position(self) -> int:
+        """Return how many bytes the sink has."""
+        return self._sink.position
 
     def begin(self, offset: int) -> None:
         """Continue at this offset."""

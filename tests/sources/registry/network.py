@@ -82,6 +82,11 @@ class Sink:
         self.producer: Any = None
         self.on_write: Callable[[bytes], object] = len
 
+    @property
+    def position(self) -> int:
+        """Return how many bytes there are."""
+        return len(self.content)
+
     def begin(self, offset: int) -> None:
         """Forget what lies behind `offset`."""
         assert offset <= len(self.content)
