@@ -40,6 +40,7 @@ from shiftergw.sources.local.layout_location import LayoutLocation
 from shiftergw.sources.local.opening import open_source
 from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
+from shiftergw.sources.registry.mirrors import OnMirrorFailure, ignore_failure
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
@@ -143,12 +144,14 @@ def registry(
     config: Config,
     shared_breakers: SharedBreakers | None = None,
     threads: Threads | None = None,
+    on_mirror_failure: OnMirrorFailure = ignore_failure,
 ) -> RegistryClient:
     """Return the client of all configured registries.
 
     `shared_breakers` is what several processes share about registries that ask to wait. With
-    `threads` the processes of a machine share manifests, in `CacheDirectory`. Raises
-    `ConfigurationError` if a location, a mirror or a proxy is unusable.
+    `threads` the processes of a machine share manifests, in `CacheDirectory`. `on_mirror_failure`
+    hears why a mirror is passed over. Raises `ConfigurationError` if a location, a mirror or a
+    proxy is unusable.
     """
     limits = Limits(rate=config.registry_least_rate, document=config.registry_document_time)
     share_manifests = None
@@ -166,6 +169,7 @@ def registry(
         proxied_hosts=config.proxied_hosts,
         shared_breakers=shared_breakers or SharedBreakers(),
         share_manifests=share_manifests,
+        on_mirror_failure=on_mirror_failure,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
@@ -56,7 +56,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         )
         for name, system in config.systems.items()
     }
-    targets = _targets(config, directories)
+    targets = {name: target_of(config, name, directories[name]) for name in config.systems}
     gateway = None
     if config.gateway_url is not None:
         gateway = SpoolClient(config.gateway_url, preparation.seal, parts.threads, reactor)
@@ -96,17 +96,15 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
     return OrderedServices(services), make_worker
 
 
-def _targets(config: Config, directories: Mapping[str, ImageDirectory]) -> dict[str, Target]:
-    """Return the target of each system by its name."""
-    return {
-        name: Target(
-            system.directory_name,
-            directories[name],
-            system.architecture,
-            system.squash_options(config),
-            config.directory_of(name)[1],
-            config.ost_count_of(name),
-            not config.disable_acl_metadata,
-        )
-        for name, system in config.systems.items()
-    }
+def target_of(config: Config, name: str, directory: ImageDirectory) -> Target:
+    """Return how images for a system are made and delivered, into its image directory."""
+    system = config.systems[name]
+    return Target(
+        system.directory_name,
+        directory,
+        system.architecture,
+        system.squash_options(config),
+        config.directory_of(name)[1],
+        config.ost_count_of(name),
+        not config.disable_acl_metadata,
+    )

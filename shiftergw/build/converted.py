@@ -61,6 +61,10 @@ class ConvertedFiles:
         self.early = directory / f"{base}.early"
         self.part = directory / f"{base}.part"
 
+    def exist(self) -> bool:
+        """Return whether the converted file is in place."""
+        return self.squashfs.is_file() and self.sidecar.is_file()
+
 
 def make_empty(path: Path) -> None:
     """Make the file before `mksquashfs` does: it would let everybody read it."""

@@ -164,6 +164,11 @@ class SquashBuilder:
                     use.push_async_callback(self._threads.release, os.close, held)
             yield replace(built, seconds={**seconds, **built.seconds})
 
+    async def has(self, image_id: str, options: SquashOptions) -> bool:
+        """Return whether the converted file of (image id, options) is here, unverified."""
+        files = ConvertedFiles(self._directory, image_id, options.key)
+        return await self._threads.run(files.exist)
+
     async def check_space(self, size: int) -> None:
         """Refuse layers whose squashfs cannot fit, even if all unused files were removed.
 

@@ -61,12 +61,19 @@ class BlobCaches:
 
     def of(self, image: ResolvedImage) -> BlobCache:
         """Return the cache that an image's blobs belong in."""
-        place = self._directory
-        if image.private:
-            origin = f"{image.location}\n{image.repository}".encode()
-            place = place / blobs.PRIVATE / hashlib.sha256(origin).hexdigest()[:32]
+        place = self._place_of(image)
         new = BlobFiles(place, self._threads, self._clock, self._directory)
         return self._caches.setdefault(place, new)
+
+    def _place_of(self, image: ResolvedImage) -> Path:
+        if not image.private:
+            return self._directory
+        origin = f"{image.location}\n{image.repository}".encode()
+        return self._directory / blobs.PRIVATE / hashlib.sha256(origin).hexdigest()[:32]
+
+    async def sizes_of(self, image: ResolvedImage) -> list[int]:
+        """Return how many bytes of each layer are here, in the image's order; change nothing."""
+        return await self._threads.run(blobs.present_sizes, self._place_of(image), image.layers)
 
     async def sweep(self, before: float) -> int:
         """Remove blobs that were last used before this time, and are not now; return how many."""

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pathlib import Path
 from threading import Event
 
 from shiftergw.cache.partial import disk_errors
-from shiftergw.image import Digest
+from shiftergw.image import Descriptor, Digest
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,
@@ -88,6 +89,15 @@ def size_of(path: Path) -> int:
         return path.lstat().st_size
     except OSError:
         return 0
+
+
+def present_sizes(directory: Path, descriptors: Sequence[Descriptor]) -> list[int]:
+    """Return how many bytes of each of these blobs are below a directory, whole or in part."""
+    sizes = []
+    for descriptor in descriptors:
+        blob, size = BlobPaths.of(directory, descriptor.digest), descriptor.size
+        sizes.append(size if is_whole(blob.whole, size) else min(size_of(blob.partial), size))
+    return sizes
 
 
 def hold(path: Path, size: int) -> int | None:

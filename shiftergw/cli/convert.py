@@ -75,7 +75,7 @@ def convert(
         config = _config(config_file, image, plain_http, scratch)
     except GatewayError as error:
         raise Misuse(text_of(error)) from error
-    name = _system(config, system)
+    name = system_of(config, system)
     options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
     async def command(reactor: Reactor) -> int:
@@ -176,7 +176,7 @@ def default_document(
     }
 
 
-def _system(config: Config, name: str | None) -> str:
+def system_of(config: Config, name: str | None) -> str:
     """Return the name of the chosen system, or else of the only one; raise `Misuse`."""
     names = list(config.systems)
     if name is None and len(names) == 1:

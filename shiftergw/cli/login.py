@@ -67,7 +67,7 @@ def login(
     file = LoginFile(home())
     _read(file)  # to report what is wrong with it before the user types a password
     try:
-        content = _login_from_input(username) if password_stdin else _ask_login(location, username)
+        content = login_from_input(username) if password_stdin else ask_login(location, username)
     except InterruptedBySignal:
         report_interruption("\nInterrupted: nothing is kept.")
         raise
@@ -90,7 +90,7 @@ def _read(file: LoginFile) -> bytes:
     return content
 
 
-def _login_from_input(username: str | None) -> bytes:
+def login_from_input(username: str | None) -> bytes:
     """Return `user:password` with the password from standard input."""
     if username is None:
         raise _no_terminal()
@@ -100,7 +100,7 @@ def _login_from_input(username: str | None) -> bytes:
     return login_text(os.fsencode(username), password.removesuffix(b"\n").removesuffix(b"\r"))
 
 
-def _ask_login(location: str, username: str | None) -> bytes:
+def ask_login(location: str, username: str | None) -> bytes:
     """Ask for user and password on the terminal; return `user:password`."""
     with terminal() as ask:
         if ask is None:

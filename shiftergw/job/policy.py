@@ -16,6 +16,7 @@ from shiftergw.config import Config
 from shiftergw.errors import ConfigurationError, ImageRefused, PolicyInvalid, TimedOut
 from shiftergw.image import ResolvedImage
 from shiftergw.job.attempt import Attempt
+from shiftergw.job.watcher import Watcher
 from shiftergw.model import ImageRecord, ImageReference, RegistryLogin
 from shiftergw.model.signatures import (
     SIGNATURE_SIZE_LIMIT,
@@ -133,31 +134,14 @@ class ImagePolicies:
     ) -> PolicyVerdict | None:
         """Return the verdict that accepts an image, or None if the system has no policy.
 
-        Raises `ImageRefused` if the policy does not accept it, and the errors of the source of the
-        signatures if it is unknown which there are.
+        Raises `ImageRefused` if the policy does not accept it, and the errors of `judge`.
         """
         system = attempt.record.system
-        policy = await self._policy(system)
-        if policy is None:
+        verdict = await self.judge(system, reference, image, login, attempt)
+        if verdict is None:
             return None
-        identity = identify_image(image, reference, self._url(image.location))
-        scope = policy.requirements_of(identity.transport, identity.scopes)
-        requirements = () if scope.rejects else scope.signature_requirements
-        signatures: Sequence[SignatureBlob] = ()
-        if requirements and identity.reference is not None:
-            attempt.enter_stage(State.PULLING, "Checking signatures")
-            kinds = frozenset[SignatureKind]().union(*(r.kinds for r in requirements))
-            try:
-                signatures = await self._source.signatures(
-                    image, identity.reference, kinds, login, attempt.notify
-                )
-            except ConfigurationError as error:  # of registries.d
-                raise _unusable(error) from error
-        verification = self._verify(requirements, signatures)
-        results = await within(VERIFICATION_SECONDS, self._clock, verification, _too_slow)
-        verdict = judge(policy, identity, results)
         if not verdict.is_accepted:
-            raise self._refusal(system, identity, verdict)
+            raise self.refusal(system, reference, image, verdict)
         self._log.info(
             "{work}: the policy accepts {image} by {requirement}, signed by {signers}; {trace}",
             image=verdict.image,
@@ -167,6 +151,42 @@ class ImagePolicies:
             trace=describe_attempt(attempt.record),
         )
         return verdict
+
+    async def judge(
+        self,
+        system: str,
+        reference: ImageReference,
+        image: ResolvedImage,
+        login: RegistryLogin | None,
+        watcher: Watcher,
+    ) -> PolicyVerdict | None:
+        """Return the verdict of a system's policy on an image, or None if there is no policy.
+
+        Raises `ImageRefused` if the policy cannot be used, and the errors of the source of the
+        signatures if it is unknown which there are.
+        """
+        policy = await self._policy(system)
+        if policy is None:
+            return None
+        identity = self._identify(image, reference)
+        scope = policy.requirements_of(identity.transport, identity.scopes)
+        requirements = () if scope.rejects else scope.signature_requirements
+        signatures: Sequence[SignatureBlob] = ()
+        if requirements and identity.reference is not None:
+            watcher.enter_stage(State.PULLING, "Checking signatures")
+            kinds = frozenset[SignatureKind]().union(*(r.kinds for r in requirements))
+            try:
+                signatures = await self._source.signatures(
+                    image, identity.reference, kinds, login, watcher.notify
+                )
+            except ConfigurationError as error:  # of registries.d
+                raise _unusable(error) from error
+        verification = self._verify(requirements, signatures)
+        results = await within(VERIFICATION_SECONDS, self._clock, verification, _too_slow)
+        return judge(policy, identity, results)
+
+    def _identify(self, image: ResolvedImage, reference: ImageReference) -> ImageIdentity:
+        return identify_image(image, reference, self._url(image.location))
 
     async def _verify(
         self, requirements: Sequence[SignatureRequirement], signatures: Sequence[SignatureBlob]
@@ -198,6 +218,16 @@ class ImagePolicies:
     def _url(self, location: str) -> str:
         section = self._config.locations.get(location)
         return section.url if section is not None else ""
+
+    def refusal(
+        self,
+        system: str,
+        reference: ImageReference,
+        image: ResolvedImage,
+        verdict: PolicyVerdict,
+    ) -> ImageRefused:
+        """Return the error for a verdict that does not accept an image."""
+        return self._refusal(system, self._identify(image, reference), verdict)
 
     def _refusal(
         self, system: str, identity: ImageIdentity, verdict: PolicyVerdict

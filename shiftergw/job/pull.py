@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, ImageNotFound, NoSpace, amount, stage_timeout
-from shiftergw.image import BuiltImage, ResolvedImage
+from shiftergw.errors import ImageBlocked, ImageNotFound, stage_timeout
+from shiftergw.image import BuiltImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.policy import ImagePolicies
@@ -272,24 +272,12 @@ class Pull:
     ) -> Ready:
         """Download and convert the image, then deliver it."""
         image, target = resolution.image, job.target
-        await self._check_space(image, job)
+        await job.pipeline.check_space(image)
+        await target.check_space(image)
         async with job.pipeline.convert(
             image, resolution.config, job.login, target.options, job.attempt
         ) as squashfs:
             return await self._deliver(job, resolution, squashfs, tag_record)
-
-    async def _check_space(self, image: ResolvedImage, job: _Job) -> None:
-        """Raise `NoSpace` if the image surely does not fit on this machine or on the system.
-
-        As in `ImageBuilder.check_space`, an image needs at least half of its layers' size.
-        """
-        await job.pipeline.check_space(image)
-        free = await job.target.directory.free_space()
-        if free < image.download_size // 2:
-            raise NoSpace(
-                f"The image needs about {amount(image.download_size)} and the system's image"
-                f" directory has {amount(free)} left."
-            )
 
     async def _deliver(
         self,
@@ -345,6 +333,9 @@ class Pull:
             **squashfs.report.to_document(),
             "metadata": list(resolution.omissions),
             "verification": asdict(verification),
+            "seconds": {
+                stage: round(seconds, 1) for stage, seconds in attempt.timeline.seconds().items()
+            },
         }
         return self._publisher.ready(
             target, image.id, facts, readers, puller, resolution, resolution.verdict

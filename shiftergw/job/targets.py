@@ -9,7 +9,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from shiftergw.image import ImageConfig, Platform, SquashOptions
+from shiftergw.errors import NoSpace, amount
+from shiftergw.image import ImageConfig, Platform, ResolvedImage, SquashOptions
 from shiftergw.model import ImageRecord
 from shiftergw.oci.meta import Meta, MetaFile, MetaRejected, read_meta, write_meta
 from shiftergw.ports import ImageDirectory, InstalledFile, Say
@@ -51,6 +52,18 @@ class Target:
     def meta_of(self, record: ImageRecord) -> MetaFile:
         """Return the metadata file of a record for this system; raise `AclTooLong`."""
         return meta_of(record, names_readers=self.names_readers)
+
+    async def check_space(self, image: ResolvedImage) -> None:
+        """Raise `NoSpace` if an image surely does not fit into the directory.
+
+        As in `ImageBuilder.check_space`, an image needs at least half of its layers' size.
+        """
+        free = await self.directory.free_space()
+        if free < image.download_size // 2:
+            raise NoSpace(
+                f"The image needs about {amount(image.download_size)} and the system's image"
+                f" directory has {amount(free)} left."
+            )
 
     async def verify_file(
         self, record: ImageRecord, records: Sequence[ImageRecord], notify: Say

@@ -1085,6 +1085,24 @@ async def test_private_repositories_share_no_blobs(tmp_path: Path, threads: Thre
 
 
 @pytest_twisted.ensureDeferred
+async def test_sizes_of_layers(tmp_path: Path, threads: Threads) -> None:
+    """Bytes of whole and partial blobs count, each in the cache of its repository."""
+    caches = BlobCaches(tmp_path / "cache", threads, reactor)
+    mine, theirs = resolved("mine", private=True), resolved("theirs", private=True)
+    assert await caches.sizes_of(mine) == [0]
+    assert list(tmp_path.iterdir()) == []
+    path = await got(caches.of(mine), BLOB, Source(), ignore)
+    assert await caches.sizes_of(mine) == [BLOB.size]
+    assert await caches.sizes_of(theirs) == [0]
+    path.rename(path.with_name(f"{path.name}.partial"))
+    assert await caches.sizes_of(mine) == [BLOB.size]
+    path.with_name(f"{path.name}.partial").write_bytes(b"1234")
+    assert await caches.sizes_of(mine) == [4]
+    path.with_name(f"{path.name}.partial").write_bytes(bytes(BLOB.size + 1))
+    assert await caches.sizes_of(mine) == [BLOB.size]
+
+
+@pytest_twisted.ensureDeferred
 async def test_partial_blobs_stay_with_their_repository(tmp_path: Path, threads: Threads) -> None:
     """Any public pull resumes a public one; a private one is resumed by its repository alone."""
     caches = BlobCaches(tmp_path / "cache", threads, reactor)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.cli.command import shiftergw
 from tests.images import oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
@@ -54,6 +56,24 @@ def test_a_pull_from_a_mirror(servers: tuple[Service, DockerRegistry, DockerRegi
     assert answer["status"] == "READY"
     assert cache.blob_requests() == 2
     assert f"comes from the mirror {cache.host}" in service.log.read_text()
+
+
+def test_an_explanation(servers: tuple[Service, DockerRegistry, DockerRegistry]) -> None:
+    """While the gateway runs, it shows the mirror, the delivery, and how long that took."""
+    service, _, cache = servers
+    assert service.pull("team/app:1")["status"] == "READY"
+    count = cache.blob_requests()
+    arguments = ("explain", "--config", str(service.config), "--system", SYSTEM, "team/app:1")
+    result = shiftergw(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    explanation = json.loads(result.stdout)
+    assert (explanation["action"], explanation["source"]) == ("reuse", cache.host)
+    assert [place["name"] for place in explanation["places"]] == [cache.host, "reg"]
+    assert explanation["missing_size"] == 0
+    delivery = explanation["delivered_image"]
+    assert {"PULLING", "TRANSFER"} <= delivery["seconds"].keys()
+    assert f"{delivery['id']}.squashfs" in [file.name for file in service.images.iterdir()]
+    assert cache.blob_requests() <= count + 1  # the configuration
 
 
 def test_a_pull_by_registries_conf(

@@ -59,6 +59,7 @@ async def test_record_of_a_weaker_verification(
         record = await bench.pull("lib/app:1")
         assert record.report is not None
         assert record.report["verification"] == {"method": "sha256", "reason": ""}
+        assert {"PULLING", "TRANSFER"} <= record.report["seconds"].keys()
         bench.image_path.unlink()
         monkeypatch.setattr(LocalDirectory, "install", with_samples)
         record = await bench.pull("lib/app:1")

@@ -9,13 +9,26 @@ from typing import TYPE_CHECKING
 from shiftergw.errors import ImageNotFound
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.explanations import ImagePlace
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.location import Location
-from shiftergw.sources.registry.mirrors import ImageRoute, MirrorPlace, open_mirrors
+from shiftergw.sources.registry.mirrors import (
+    ImageRoute,
+    MirrorPlace,
+    OnMirrorFailure,
+    ignore_failure,
+    open_mirrors,
+)
+from shiftergw.sources.registry.places import describe_places
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.registries import PARALLEL_BLOBS, Registries, ShareManifests
+from shiftergw.sources.registry.registries import (
+    PARALLEL_BLOBS,
+    Registries,
+    Registry,
+    ShareManifests,
+)
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 
@@ -56,14 +69,17 @@ class RegistryClient:
         random: Callable[[], float] = system_random,
         proxied_hosts: tuple[str, ...] | None = None,
         share_manifests: ShareManifests | None = None,
+        on_mirror_failure: OnMirrorFailure = ignore_failure,
     ) -> None:
         """Open nothing; `environment` names the proxies. Raises `ConfigurationError`.
 
         `shared_breakers` has the breakers that all processes of the site use. `examples` are some
         of what `find` returns: their files are read now. `share_manifests` opens the manifests that
-        the processes of a machine share; without it they share none.
+        the processes of a machine share; without it they share none. `on_mirror_failure` hears why
+        a mirror is passed over.
         """
-        proxies = Proxies(environment, proxied_hosts)
+        self._on_mirror_failure = on_mirror_failure
+        self._proxies = proxies = Proxies(environment, proxied_hosts)
         self._locations = locations
         self._locate = locate
         self._find = find
@@ -80,6 +96,15 @@ class RegistryClient:
     async def close(self) -> None:
         """Close all idle connections."""
         await self._registries.close()
+
+    def places(
+        self, reference: ImageReference, login: RegistryLogin | None
+    ) -> tuple[ImagePlace, ...]:
+        """Return where a reference is looked for, in this order; nothing is requested."""
+        origin, mirrors, repository = self._open(*self._locate(reference))
+        by_digest = reference.digest is not None
+        mirrors = tuple(place for place in mirrors if place.mirror.has(by_digest=by_digest))
+        return tuple(describe_places(origin, mirrors, repository, login, self._proxies))
 
     async def head(
         self, reference: ImageReference, login: RegistryLogin | None, say: Say
@@ -150,6 +175,11 @@ class RegistryClient:
     def _route(
         self, name: str, repository: str, login: RegistryLogin | None, say: Say
     ) -> ImageRoute:
+        places = self._open(name, repository)
+        return ImageRoute(*places, login, say, self._on_mirror_failure)
+
+    def _open(self, name: str, repository: str) -> tuple[Registry, tuple[MirrorPlace, ...], str]:
+        """Return a location, its mirrors, and the name of a repository there."""
         location = self._locations.get(name) or self._find(name, repository)
         if location is None:
             raise ImageNotFound(
@@ -161,5 +191,4 @@ class RegistryClient:
         mirrors = self._mirrors.get(name)
         if mirrors is None:
             mirrors = open_mirrors(self._registries, location)
-        origin = self._registries.at(location)
-        return ImageRoute(origin, mirrors, repository, login, say)
+        return self._registries.at(location), mirrors, repository

@@ -10,7 +10,7 @@ its breakers are those of registries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,13 @@ _MIRROR_FAILURES = (
 )
 """What lets the next place be asked; errors of this machine, such as a full disk, do not."""
 
+OnMirrorFailure = Callable[[str, str], None]
+"""Hears the host of a mirror that is passed over, and why."""
+
+
+def ignore_failure(_mirror: str, _cause: str) -> None:
+    """Do nothing: the log has the failure."""
+
 
 @dataclass(frozen=True, slots=True)
 class MirrorPlace:
@@ -98,8 +105,10 @@ class ImageRoute:
         repository: str,
         login: RegistryLogin | None,
         say: Say,
+        on_failure: OnMirrorFailure = ignore_failure,
     ) -> None:
         """Visit `repository` with `login`; `origin` is the location itself."""
+        self._on_failure = on_failure
         self._origin = origin
         self._mirrors = mirrors
         self._name = repository
@@ -295,6 +304,7 @@ class ImageRoute:
 
     def _pass_over(self, place: MirrorPlace, error: PullError) -> None:
         cause = printable(f"{error.what} {error.detail}".strip(), 300)
+        self._on_failure(place.name, cause)
         self._say(f"Passing over the mirror {place.name}")
         _log.warn(
             "{location}/{repository}: the mirror {mirror} is passed over: {cause}",

@@ -57,6 +57,10 @@ class Quotas:
                 limit=str(limit),
             )
 
+    def limit_of(self, login: RegistryLogin | None) -> RateLimit | None:
+        """Return the limit that the registry told last on the requests with this login."""
+        return self._limits.get(login)
+
     async def has_shared(self) -> bool:
         """Return whether processes of this machine share manifests of this registry."""
         if self._files is None:

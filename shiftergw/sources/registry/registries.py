@@ -10,6 +10,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from shiftergw.image import Descriptor
 from shiftergw.model import RegistryLogin
+from shiftergw.oci.rate_limits import RateLimit
 from shiftergw.sources.registry.admission import Admission, SharedBreakers
 from shiftergw.sources.registry.attachments import Attachments
 from shiftergw.sources.registry.documents import Documents, Retries
@@ -84,6 +85,10 @@ class Registry:
             self._quotas,
             private=private,
         )
+
+    def limit_of(self, login: RegistryLogin | None) -> RateLimit | None:
+        """Return the limit on the requests with this login, if the registry has told one."""
+        return self._quotas.limit_of(login)
 
     def documents(self, repository: Repository, say: Say) -> Documents:
         """Return the manifests and configurations of a repository, for one reference."""

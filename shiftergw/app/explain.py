@@ -1,0 +1,351 @@
+"""Look up what a pull of an image would do, behind `shiftergw explain`.
+
+The look-ups are those of a worker on this machine: the same sources, mirrors and proxies, the same
+circuit breakers, policy, cache, database and image directory. Manifests, the configuration and
+signatures are read; no layer is.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.app import compose
+from shiftergw.app.locations import layout_directories
+from shiftergw.app.worker import target_of
+from shiftergw.config import Config
+from shiftergw.delivery.disk_calls import MOST_HANGING
+from shiftergw.errors import (
+    ConfigurationError,
+    GatewayError,
+    ImageBlocked,
+    PullError,
+    RetryLater,
+    TimedOut,
+)
+from shiftergw.image import ResolvedImage
+from shiftergw.job.explain import ImageFacts, explain
+from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.policy import ImagePolicies
+from shiftergw.job.recordable import recordable
+from shiftergw.job.targets import Target
+from shiftergw.model import ImageReference, Progress, RegistryLogin
+from shiftergw.model.explanations import Explanation, ImagePlace
+from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import within
+from shiftergw.ports import ImageStore, Say
+from shiftergw.rules.waiting import decide_wait
+from shiftergw.sources.registry.admission import NoBreakers, SharedBreakers
+from shiftergw.sources.registry.client import RegistryClient
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+    from shiftergw.store.mongo.store import MongoStore
+    from shiftergw.store.sqlite.store import SqliteStore
+
+T = TypeVar("T")
+
+SECONDS = 60.0
+"""The time limit of all requests to the registry and the system together."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """An image, for a system of the configuration; `login` is for the image's registry."""
+
+    reference: ImageReference
+    system: str
+    login: RegistryLogin | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapters:
+    """What a worker has, for one system; without a `store` nothing has been delivered yet.
+
+    `mirror_failures` gets the causes for which mirrors are passed over, by their hosts.
+    """
+
+    parts: compose.ConversionParts
+    registry: RegistryClient
+    mirror_failures: dict[str, str]
+    pipeline: Pipeline
+    policies: ImagePolicies
+    target: Target
+    store: SqliteStore | MongoStore | None
+    closing: Sequence[ClosedAtStop]
+
+
+async def explain_image(
+    reactor: Reactor, config: Config, request: ExplainRequest, say: Say
+) -> Explanation:
+    """Return what a pull of an image would do now; `say` hears what the look-ups wait for.
+
+    Errors that a pull would meet are part of the explanation. Raises `ConfigurationError` if this
+    process is not of the gateway's user, `Unavailable` if the database cannot be opened, and the
+    errors of `Config.locate`.
+    """
+    config.locate(request.reference)
+    parts = compose.ConversionParts(reactor, config)
+    disks = Threads(reactor, MOST_HANGING + 2, "images")
+    threads = OrderedServices([parts.threads, parts.layouts, disks])
+    await threads.startService()
+    try:
+        adapters = await _open(reactor, config, request, parts, disks)
+        store = [] if adapters.store is None else [adapters.store]
+        services = OrderedServices([*store, *adapters.closing])
+        await services.startService()
+        try:
+            return explain(await _LookUps(reactor, config, request, adapters, say).run())
+        finally:
+            await services.stopService()
+    finally:
+        await threads.stopService()
+
+
+async def _open(
+    reactor: Reactor,
+    config: Config,
+    request: ExplainRequest,
+    parts: compose.ConversionParts,
+    disks: Threads,
+) -> _Adapters:
+    """Return the adapters of a worker, wired as in `app/worker.py`; no directory is made."""
+    has_state, has_cache = await parts.threads.run(_check_user, config)
+    store = compose.store(reactor, config) if has_state or config.mongodb_uri else None
+    shared_breakers = await _shared_breakers(config, request, store, parts.threads)
+    failures: dict[str, str] = {}
+    registry = compose.registry(
+        reactor,
+        config,
+        shared_breakers,
+        parts.threads if has_cache else None,
+        failures.__setitem__,
+    )
+    lookasides = compose.lookasides(reactor, config, shared_breakers)
+    system = config.systems[request.system]
+    delivery = compose.delivery_to(system, reactor, disks, config.ost_count_of(system.name))
+    directory = delivery.with_breaker(
+        system, store or NoBreakers(), shared_breakers.machine, reactor
+    )
+    source = compose.image_source(registry, config, parts.layouts)
+    return _Adapters(
+        parts,
+        registry,
+        failures,
+        Pipeline(source, parts.caches.of, parts.builder, config.build_limits(), reactor),
+        compose.policies(reactor, config, registry, lookasides, parts.threads),
+        target_of(config, system.name, directory),
+        store,
+        [ClosedAtStop(part.close) for part in (registry, lookasides, directory)],
+    )
+
+
+def _check_user(config: Config) -> tuple[bool, bool]:
+    """Return whether the gateway has a database file here, and whether it has a cache. Blocks.
+
+    Raises `ConfigurationError` for another user than that of the gateway, who can neither read its
+    database and its keys nor, as root, write files that the gateway can use.
+    """
+    for key, directory in (
+        ("StateDirectory", config.state_directory),
+        ("CacheDirectory", config.cache_directory),
+    ):
+        try:
+            owner = directory.stat().st_uid
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigurationError(
+                f"{key}: {directory} cannot be read: {error.strerror}.",
+                remedy="Run this command as the gateway's user.",
+            ) from error
+        if owner != os.geteuid():
+            name = str(owner)
+            with suppress(KeyError):
+                name = pwd.getpwuid(owner).pw_name
+            raise ConfigurationError(
+                f"{key}: {directory} belongs to another user, {name}.",
+                remedy=f"Run this command as the gateway's user: sudo -H -u {name} shiftergw"
+                " explain …",
+            )
+    return compose.state_file(config).exists(), config.cache_directory.exists()
+
+
+async def _shared_breakers(
+    config: Config, request: ExplainRequest, store: ImageStore | None, threads: Threads
+) -> SharedBreakers:
+    """Return the breakers that the site's workers use; none if there is no database yet."""
+    machine = socket.gethostname()
+    if store is None:
+        return SharedBreakers(machine=machine)
+    if request.login is None:
+        return SharedBreakers(store, machine)
+    seal = await threads.run(Seal.read, config.secret_key_file)
+
+    def fingerprint(login: RegistryLogin) -> str:
+        return seal.fingerprint(f"{login.user}:{login.password}", "registry login")
+
+    return SharedBreakers(store, machine, fingerprint)
+
+
+class _Listener:
+    """The `Watcher` of the look-ups: it passes on what they wait for."""
+
+    def __init__(self, say: Say) -> None:
+        self.notify = say
+
+    def enter_stage(self, state: State, message: str) -> None:
+        """Do nothing."""
+
+    def report(self, progress: Progress) -> None:
+        """Do nothing."""
+
+
+class _LookUps:
+    """Looks up the facts of one image; an error of one look-up does not keep the others."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        config: Config,
+        request: ExplainRequest,
+        adapters: _Adapters,
+        say: Say,
+    ) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._request = request
+        self._adapters = adapters
+        self._target = adapters.target
+        self._watcher = _Listener(say)
+        self._end = reactor.seconds() + SECONDS
+        self._failures: list[GatewayError] = []
+
+    async def run(self) -> ImageFacts:
+        """Return all facts."""
+        request, target, adapters = self._request, self._target, self._adapters
+        login, store = request.login, adapters.store
+        facts = ImageFacts(
+            request.system,
+            request.reference,
+            target.platform,
+            target.name,
+            "" if login is None else login.user,
+        )
+        if store is not None:
+            facts = await self._attempt(self._tag(facts, store), facts)
+        await self._attempt(target.directory.reach(), None)
+        image = await self._attempt(self._resolve(), None)
+        if image is not None:
+            facts = replace(
+                facts,
+                image=image,
+                layer_sizes=await adapters.parts.caches.sizes_of(image),
+                is_converted=await adapters.parts.builder.has(image.id, target.options),
+            )
+            if store is not None:
+                facts = await self._attempt(self._delivery(facts, image, store), facts)
+            verdict = await self._attempt(self._judge(image), None)
+            facts = replace(facts, verdict=verdict)
+            if explain(facts).action == "build":
+                await self._attempt(adapters.pipeline.check_space(image), None)
+                await self._attempt(target.check_space(image), None)
+        return replace(facts, places=self._places(), failures=tuple(self._failures))
+
+    async def _attempt(self, work: Coroutine[Deferred[Any], Any, T], default: T) -> T:
+        """Return the result of a look-up; after an error note it, and return `default`.
+
+        A wait that would be too long for a pull is the error that the pull would end with.
+        """
+        seconds = max(0.0, self._end - self._reactor.seconds())
+        try:
+            return await within(seconds, self._reactor, work, _too_long)
+        except CancelledError:
+            raise
+        except RetryLater as delay:
+            try:
+                decide_wait(0.0, delay, self._reactor.seconds(), self._config.wait_limits())
+            except PullError as error:
+                self._failures.append(error)
+            else:
+                self._failures.append(delay)
+        except GatewayError as error:
+            self._failures.append(error)
+        return default
+
+    async def _tag(self, facts: ImageFacts, store: ImageStore) -> ImageFacts:
+        """Add what the tag means on the system now, and a pull of it that is under way."""
+        system, tag = facts.system, str(facts.reference)
+        work = await store.find_work(system, "docker", tag)
+        return replace(
+            facts,
+            tag_record=await store.find(system, "docker", [tag]),
+            work=next((record for record in work if record.in_flight), None),
+        )
+
+    async def _resolve(self) -> ResolvedImage:
+        request, config = self._request, self._config
+        image, image_config = await self._adapters.pipeline.resolve(
+            request.reference, self._target.platform, request.login, self._watcher
+        )
+        try:
+            recordable(image_config, config.max_record_size)
+        except PullError as error:
+            self._failures.append(error)
+        return image
+
+    async def _delivery(
+        self, facts: ImageFacts, image: ResolvedImage, store: ImageStore
+    ) -> ImageFacts:
+        """Add the records of the image's file, and whether the file is as they say."""
+        target = self._target
+        if await store.is_blocked(target.name, {image.id, image.source_digest.hex}):
+            raise ImageBlocked("The admins of this system have taken this image down.")
+        records = await store.find_id(target.systems, image.id)
+        has_file = True
+        if records:
+            file = await target.directory.exists(f"{image.id}.squashfs")
+            sizes = {record.size for record in records} - {None}
+            has_file = file is not None and (not sizes or file.size in sizes)
+        return replace(facts, records=records, has_file=has_file)
+
+    async def _judge(self, image: ResolvedImage) -> Any:
+        """Return the verdict of the system's policy; note a refusal."""
+        request = self._request
+        subject = request.system, request.reference, image
+        verdict = await self._adapters.policies.judge(*subject, request.login, self._watcher)
+        if verdict is not None and not verdict.is_accepted:
+            self._failures.append(self._adapters.policies.refusal(*subject, verdict))
+        return verdict
+
+    def _places(self) -> tuple[ImagePlace, ...]:
+        """Return where the image is looked for, with what the last requests have shown."""
+        reference = self._request.reference
+        name, repository = self._config.locate(reference)
+        directory = layout_directories(self._config).get(name)
+        if directory is not None:
+            return (ImagePlace("directory", name, str(directory), repository),)
+        places = self._adapters.registry.places(reference, self._request.login)
+        return tuple(
+            replace(place, failure=self._adapters.mirror_failures.get(place.name, ""))
+            if place.kind == "mirror"
+            else place
+            for place in places
+        )
+
+
+def _too_long() -> TimedOut:
+    return TimedOut(
+        f"The look-ups took longer than {SECONDS:.0f} s together.",
+        remedy="The registry or the system is slow: `shiftergw check` looks at each of them.",
+    )

@@ -1,0 +1,169 @@
+"""Explain what a pull would do, from what look-ups have found: a pure function.
+
+`app/explain.py` asks the registry, the policy, the cache, the database and the image directory, and
+downloads no layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shiftergw.errors import GatewayError, RetryLater, printable
+from shiftergw.image import Platform, ResolvedImage
+from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.model.explanations import (
+    DeliveredImage,
+    Explanation,
+    ImagePlace,
+    LayerPresence,
+    Obstacle,
+    PullAction,
+)
+from shiftergw.model.signatures import PolicyVerdict
+from shiftergw.rules.pull import Prove, Reuse, decide_from_manifest
+
+MOST_LAYERS = 200
+"""Layers that an explanation lists; the sums are those of all layers."""
+
+MOST_TAGS = 20
+"""Tags of a delivered image that an explanation names."""
+
+_TEXT_LIMIT = 1000
+"""Characters of each text of an obstacle."""
+
+_STAGES_LIMIT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What look-ups have found about an image; None stands for what is unknown.
+
+    `layer_sizes` are the bytes of each layer in the cache. `records` are the READY records of the
+    image's files, `tag_record` is that of the tag, and `work` a record of the tag in flight.
+    `has_file` is false if the file in the image directory is not the one that was delivered.
+    `failures` are the errors that a pull would meet: those of the source, the policy and the disks.
+    """
+
+    system: str
+    reference: ImageReference
+    platform: Platform
+    directory: str
+    user: str = ""
+    places: Sequence[ImagePlace] = ()
+    image: ResolvedImage | None = None
+    layer_sizes: Sequence[int] | None = None
+    is_converted: bool | None = None
+    verdict: PolicyVerdict | None = None
+    records: Sequence[ImageRecord] = ()
+    tag_record: ImageRecord | None = None
+    work: ImageRecord | None = None
+    has_file: bool = True
+    failures: Sequence[GatewayError] = ()
+
+
+def explain(facts: ImageFacts) -> Explanation:
+    """Return what a pull of the image would do now, for a user who is not among its readers."""
+    image, work = facts.image, facts.work
+    previous = facts.tag_record
+    explanation = Explanation(
+        image=str(facts.reference),
+        system=facts.system,
+        architecture=str(facts.platform),
+        directory=printable(facts.directory, _TEXT_LIMIT),
+        action=_action(facts),
+        user=printable(facts.user),
+        places=tuple(facts.places),
+        policy=facts.verdict,
+        previous_image=None if previous is None else _delivered_image(previous),
+        work="" if work is None else printable(f"{work.status}: {work.status_message or ''}"),
+        obstacles=tuple(map(_obstacle, facts.failures)),
+    )
+    return explanation if image is None else _with_image(explanation, facts, image)
+
+
+def _with_image(explanation: Explanation, facts: ImageFacts, image: ResolvedImage) -> Explanation:
+    """Add what is known of the image once it is resolved."""
+    layer_sizes = facts.layer_sizes
+    layers: tuple[LayerPresence, ...] = ()
+    missing_size = None
+    if layer_sizes is not None:
+        layers = tuple(
+            LayerPresence(str(layer.digest), layer.size, size)
+            for layer, size in zip(image.layers, layer_sizes, strict=True)
+        )
+        missing_size = sum(
+            {layer.digest: layer.size - layer.cached_size for layer in layers}.values()
+        )
+    record = _own_record(facts)
+    previous = facts.tag_record
+    return replace(
+        explanation,
+        private=image.private,
+        source=image.mirror or image.location,
+        digest=str(image.digest),
+        source_digest=str(image.source_digest),
+        layers=layers[:MOST_LAYERS],
+        layer_count=len(image.layers),
+        size=image.download_size,
+        missing_size=missing_size,
+        is_converted=facts.is_converted,
+        delivered_image=None if record is None else _delivered_image(record),
+        previous_image=(
+            None if previous is None or previous.id == image.id else _delivered_image(previous)
+        ),
+    )
+
+
+def _own_record(facts: ImageFacts) -> ImageRecord | None:
+    """Return the record of the image's file: that of the system itself, or of one beside it."""
+    if not facts.has_file or not facts.records:
+        return None
+    own = (record for record in facts.records if record.system == facts.system)
+    return next(own, facts.records[0])
+
+
+def _action(facts: ImageFacts) -> PullAction:
+    if any(not isinstance(failure, RetryLater) for failure in facts.failures):
+        return "fail"
+    if facts.failures or facts.image is None:
+        return "wait"
+    missing_id = None if facts.has_file else facts.image.id
+    request = ImageRecord(system=facts.system, pulltag=str(facts.reference))
+    match decide_from_manifest(request, facts.image, facts.records, missing_id):
+        case Reuse():
+            return "reuse"
+        case Prove():
+            return "prove"
+    return "build"
+
+
+def _obstacle(error: GatewayError) -> Obstacle:
+    what, remedy, detail = (
+        printable(text, _TEXT_LIMIT) for text in (error.what, error.remedy, error.detail)
+    )
+    if isinstance(error, RetryLater):
+        reason = printable(error.why)
+        return Obstacle(error.failure.code, what, remedy, detail, error.at, reason)
+    return Obstacle(error.code, what, remedy, detail)
+
+
+def _delivered_image(record: ImageRecord) -> DeliveredImage:
+    return DeliveredImage(
+        record.id or "",
+        tuple(printable(tag) for tag in record.tags[:MOST_TAGS]),
+        record.is_private,
+        record.size,
+        record.last_pull,
+        _seconds_of(record.report),
+    )
+
+
+def _seconds_of(report: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return how long each stage of a delivery took; records of earlier versions do not tell."""
+    seconds = (report or {}).get("seconds")
+    if not isinstance(seconds, dict):
+        return {}
+    stages = [(name, value) for name, value in seconds.items() if isinstance(value, int | float)]
+    return {printable(str(name), 40): float(value) for name, value in stages[:_STAGES_LIMIT]}

@@ -1,0 +1,154 @@
+"""explain: the words for people, the JSON for scripts, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from shiftergw.cli.explain import lines_of
+from shiftergw.cli.main import main
+from shiftergw.model.explanations import (
+    DeliveredImage,
+    Explanation,
+    ImagePlace,
+    LayerPresence,
+    Obstacle,
+    RequestLimit,
+)
+from shiftergw.model.signatures import PolicyVerdict
+from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.configurations import SMALLEST
+from tests.images import oci_layout, tar_of
+from tests.registries import USER, DockerRegistry
+
+LIMIT = RequestLimit("", 9, "9 of 100 requests in 6 hours are left")
+MIRROR = ImagePlace("mirror", "cache", "https://cache", "hub/app", "p:1", "robot", failure="down")
+EXPLANATION = Explanation(
+    image="team/app:1",
+    system="mycluster",
+    architecture="arm64/v8",
+    directory="/images",
+    action="build",
+    user="alice",
+    private=True,
+    places=(
+        MIRROR,
+        ImagePlace("registry", "reg", "https://reg", "team/app", limits=(LIMIT,)),
+    ),
+    source="reg",
+    digest="sha256:aa",
+    source_digest="sha256:bb",
+    layers=(
+        LayerPresence("sha256:11", 2000, 2000),
+        LayerPresence("sha256:22", 3000, 1000),
+        LayerPresence("sha256:33", 4000, 0),
+    ),
+    layer_count=5,
+    size=9000,
+    missing_size=6000,
+    is_converted=False,
+    policy=PolicyVerdict(True, "signedBy (docker reg)", "key", "It is signed by key.", "", ""),
+    previous_image=DeliveredImage("cc", (), True, 7000, 0.0, {"PULLING": 2.0, "TRANSFER": 0.5}),
+    work="PULLING: Pulling layers",
+)
+
+
+def test_the_words() -> None:
+    """Each fact has a line."""
+    assert list(lines_of(EXPLANATION)) == [
+        "image      team/app:1",
+        "system     mycluster, arm64/v8, login alice",
+        "mirror     cache, https://cache, repository hub/app, proxy p:1, login robot",
+        "           passed over: down",
+        "registry   reg, https://reg, repository team/app",
+        "           9 of 100 requests in 6 hours are left, without a login",
+        "digest     sha256:aa, from reg, private: the registry asked for the login",
+        "           sha256:bb is what the name means: an index",
+        "layers     5, 9 kB, 6 kB of them not in the cache",
+        "           sha256:11      2 kB in the cache",
+        "           sha256:22      3 kB 1 kB in the cache",
+        "           sha256:33      4 kB to be downloaded",
+        "           and 2 more",
+        "policy     accepted by signedBy (docker reg): It is signed by key.",
+        "delivered  no",
+        "tag now    cc, 7 kB, private, last pulled 1970-01-01 00:00:00",
+        "           that took 2.5 s (PULLING 2 s, TRANSFER 0.5 s)",
+        "under way  PULLING: Pulling layers",
+        "a pull     downloads 6 kB, converts the image, and delivers it to /images.",
+    ]
+
+
+def test_the_words_of_other_ends() -> None:
+    """A pull that waits or fails has its reasons, with what to do."""
+    delivered = replace(
+        EXPLANATION, action="reuse", delivered_image=DeliveredImage("dd", (), False)
+    )
+    lines = list(lines_of(delivered))
+    assert "delivered  dd" in lines
+    assert "a pull     does nothing: the image is delivered." in lines
+    obstacle = Obstacle("x", "It is down.", "Try later.", "host:1", 60.0, "reg (unreachable)")
+    assert list(lines_of(replace(delivered, action="wait", obstacles=(obstacle,))))[-4:] == [
+        "a pull     waits in the queue.",
+        "because    Until 1970-01-01 00:01:00, for reg (unreachable): It is down.",
+        "           host:1",
+        "           → Try later.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["./image.tar"], "is an image of your own"),
+        (["custom:app:1"], "come from no registry"),
+        (["--password-stdin", "app:1"], "needs --username"),
+        (["--system", "other", "app:1"], "must be one of: mycluster"),
+        (["UPPER:1"], "is not an image reference"),
+        (["--config", "/nonexistent.json", "app:1"], "cannot be read"),
+    ],
+)
+def test_misuse(arguments: list[str], words: str, tmp_path: Path) -> None:
+    """A wrong command line exits with 2 before anything is asked."""
+    file = tmp_path / "imagemanager.json"
+    file.write_text(json.dumps(SMALLEST))
+    (tmp_path / "image.tar").touch()
+    result = CliRunner().invoke(main, ["explain", "--config", str(file), *arguments])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """A password from standard input opens a private image, and is shown nowhere."""
+    oci_layout(tmp_path / "image", [tar_of({"a": b"b"})])
+    (tmp_path / "images").mkdir()
+    with DockerRegistry(tmp_path / "registry", private=True) as registry:
+        registry.push(tmp_path / "image", "team/app:1")
+        document = {
+            **SMALLEST,
+            "StateDirectory": str(tmp_path / "state"),
+            "CacheDirectory": str(tmp_path / "cache"),
+            "ExpandDirectory": str(tmp_path / "expand"),
+            "DefaultImageLocation": "reg",
+            "Locations": {"reg": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}},
+            "Platforms": {
+                "s": {"accesstype": "local", "local": {"imageDir": str(tmp_path / "images")}}
+            },
+        }
+        (tmp_path / "config.json").write_text(json.dumps(document))
+        command = [*PROGRAM, "explain", "--config", str(tmp_path / "config.json")]
+        login = ["--username", USER.user, "--password-stdin", "--json"]
+        result = subprocess.run(
+            [*command, *login, "team/app:1"],
+            input=f"{USER.password}\n".encode(),
+            env=ENVIRONMENT,
+            capture_output=True,
+            check=False,
+        )
+    assert result.returncode == 0, result.stderr
+    explanation = json.loads(result.stdout)
+    assert (explanation["action"], explanation["user"]) == ("build", USER.user)
+    assert USER.password.encode() not in result.stdout + result.stderr

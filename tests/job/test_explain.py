@@ -1,0 +1,171 @@
+"""An explanation follows from what was looked up, and its size is bounded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shiftergw.errors import (
+    GatewayError,
+    ImageRefused,
+    RegistryDenied,
+    RegistryUnavailable,
+    RetryLater,
+)
+from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.job.explain import MOST_LAYERS, ImageFacts, explain
+from shiftergw.model import ImageRecord, ImageReference, Origin
+from shiftergw.states import State
+
+BIG, SMALL = (
+    Descriptor(Digest.of(b"big"), 1000),
+    Descriptor(Digest.of(b"small"), 10),
+)
+IMAGE = ResolvedImage(
+    Digest.of(b"manifest"), Digest.of(b"index"), SMALL, (BIG, SMALL, BIG), "reg", "team/app"
+)
+READY = ImageRecord(
+    system="a",
+    tags=("team/app:1",),
+    status=State.READY,
+    id=IMAGE.id,
+    private=False,
+    origin=Origin("reg", "team/app", str(IMAGE.source_digest)),
+    size=900,
+    last_pull=1000.0,
+    report={"seconds": {"PULLING": 2.5, "TRANSFER": 1}},
+)
+FACTS = ImageFacts(
+    "a",
+    ImageReference.parse("team/app:1"),
+    Platform(),
+    "/images",
+    image=IMAGE,
+    layer_sizes=(400, 10, 400),
+    is_converted=False,
+)
+DENIAL = RegistryDenied("The registry refused it.")
+WAIT = RetryLater(2000.0, "reg (rate limit)", RegistryUnavailable("Too many requests."))
+
+
+def test_an_image_that_is_not_delivered() -> None:
+    """A pull downloads what is missing of each distinct layer."""
+    explanation = explain(FACTS)
+    assert explanation.action == "build"
+    assert (explanation.layer_count, explanation.size, explanation.missing_size) == (3, 1010, 600)
+    assert [layer.cached_size for layer in explanation.layers] == [400, 10, 400]
+    assert (explanation.source, explanation.private) == ("reg", False)
+    assert explanation.digest == str(IMAGE.digest)
+    assert explanation.source_digest == str(IMAGE.source_digest)
+    assert (explanation.delivered_image, explanation.previous_image) == (None, None)
+
+
+def test_a_delivered_image() -> None:
+    """A pull does nothing; the explanation says how long the delivery took."""
+    explanation = explain(replace(FACTS, records=(READY,), tag_record=READY))
+    assert explanation.action == "reuse"
+    image = explanation.delivered_image
+    assert image is not None
+    assert (image.id, image.size, image.tags) == (IMAGE.id, 900, ("team/app:1",))
+    assert image.seconds == {"PULLING": 2.5, "TRANSFER": 1.0}
+    assert explanation.previous_image is None
+
+
+def test_a_private_delivered_image() -> None:
+    """Another user proves access in the repository that it came from; elsewhere it is built."""
+    private = replace(READY, private=True, user_acl=(7,))
+    image = replace(IMAGE, private=True)
+    assert explain(replace(FACTS, image=image, records=(private,))).action == "prove"
+    copy = replace(image, repository="other/app")
+    assert explain(replace(FACTS, image=copy, records=(private,))).action == "build"
+
+
+def test_a_delivered_file_that_is_gone() -> None:
+    """The record alone does not count."""
+    explanation = explain(replace(FACTS, records=(READY,), has_file=False))
+    assert (explanation.action, explanation.delivered_image) == ("build", None)
+
+
+def test_the_record_of_the_system_itself_is_shown() -> None:
+    """A system beside it in the same image directory has a record of its own."""
+    other = replace(READY, system="b", size=1)
+    image = explain(replace(FACTS, records=(other, READY))).delivered_image
+    assert image is not None
+    assert image.size == 900
+
+
+def test_a_tag_that_has_moved() -> None:
+    """What the tag means on the system is shown beside the new image, and without one."""
+    old = replace(READY, id="b" * 64, tags=("team/app:1",) * 100)
+    for image in (IMAGE, None):
+        previous = explain(replace(FACTS, image=image, tag_record=old)).previous_image
+        assert previous is not None
+        assert previous.id == "b" * 64
+        assert len(previous.tags) < 100
+
+
+@pytest.mark.parametrize(
+    ("failures", "action"),
+    [
+        ([DENIAL], "fail"),
+        ([WAIT], "wait"),
+        ([WAIT, DENIAL], "fail"),
+        ([ImageRefused("The policy refuses it.")], "fail"),
+    ],
+)
+def test_obstacles(failures: list[GatewayError], action: str) -> None:
+    """An error that waiting does not mend decides; each obstacle has its texts."""
+    for image in (IMAGE, None):
+        explanation = explain(replace(FACTS, image=image, records=(READY,), failures=failures))
+        assert explanation.action == action
+        assert [o.what for o in explanation.obstacles] == [error.what for error in failures]
+        assert [o.retry_at for o in explanation.obstacles] == [
+            2000.0 if error is WAIT else None for error in failures
+        ]
+    waits = [obstacle for obstacle in explanation.obstacles if obstacle.retry_at is not None]
+    assert {(o.code, o.reason) for o in waits} <= {("registry-unavailable", "reg (rate limit)")}
+
+
+def test_a_pull_that_is_under_way() -> None:
+    """Its state is part of the explanation, on one printable line."""
+    work = replace(READY, status=State.PULLING, status_message="Pulling\nlayers")
+    assert explain(replace(FACTS, work=work)).work == r"PULLING: Pulling\x0alayers"
+
+
+@pytest.mark.parametrize("seconds", [None, [1], {"A": "x"}, {}])
+def test_records_without_durations(seconds: Any) -> None:
+    """Records of earlier versions, and odd ones, have no durations."""
+    for report in (None, {"seconds": seconds}):
+        record = replace(READY, report=report)
+        image = explain(replace(FACTS, records=(record,))).delivered_image
+        assert image is not None
+        assert image.seconds == {}
+
+
+def test_the_size_of_an_explanation() -> None:
+    """However many layers, tags and words there are, it has less than 64 KiB of JSON."""
+    layers = tuple(Descriptor(Digest.of(bytes([n % 256, n // 256])), 2) for n in range(500))
+    record = replace(
+        READY,
+        tags=tuple("t" * 500 for _ in range(1000)),
+        report={"seconds": {f"{n}" * 100: 1.0 for n in range(1000)}},
+    )
+    failures = [RegistryUnavailable("w" * 10**5, remedy="r" * 10**5, detail="\n" * 10**5)] * 3
+    explanation = explain(
+        replace(
+            FACTS,
+            image=replace(IMAGE, layers=layers),
+            layer_sizes=(1,) * 500,
+            records=(record,),
+            tag_record=replace(record, id="b" * 64),
+            failures=failures,
+            user="u" * 10**5,
+            directory="d" * 10**5,
+        )
+    )
+    assert (len(explanation.layers), explanation.layer_count) == (MOST_LAYERS, 500)
+    assert (explanation.size, explanation.missing_size) == (1000, 500)
+    assert len(json.dumps(explanation.to_document())) < 64 << 10
