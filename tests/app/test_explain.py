@@ -50,8 +50,8 @@ class Site:
         policy = root / "policy.json"
         policy.write_text(json.dumps({"default": [{"type": "reject"}]}))
         system = {"accesstype": "local", "local": {"imageDir": str(self.images)}}
-        away = f"http://127.0.0.1:{free_port()}"
-        urls = {"reg": f"http://{registry.host}", "away": away}
+        dead_url = f"http://127.0.0.1:{free_port()}"
+        urls = {"reg": f"http://{registry.host}", "away": dead_url}
         document: dict[str, Any] = {
             "Authentication": "mock",
             "DefaultImageLocation": "reg",
@@ -60,7 +60,7 @@ class Site:
             "ExpandDirectory": str(root / "expand"),
             "Locations": {
                 **{name: {"remotetype": "dockerv2", "url": url} for name, url in urls.items()},
-                "mirrored": {"remotetype": "dockerv2", "url": urls["reg"], "mirrors": [away]},
+                "mirrored": {"remotetype": "dockerv2", "url": urls["reg"], "mirrors": [dead_url]},
                 "files": {"remotetype": "oci-layout", "url": f"file://{root}/layouts"},
             },
             "Platforms": {SYSTEM: system, STRICT: {**system, "policy_file": str(policy)}},
@@ -175,7 +175,7 @@ async def test_a_breaker_that_is_open(site: Site) -> None:
     """It is reported at once, with its time, and no request is sent."""
     port = site.config.locations["away"].url.rpartition(":")[2]
     key = f"unreachable 127.0.0.1:{port} {socket.gethostname()}"
-    now = reactor.seconds()  # type: ignore[attr-defined]
+    now = reactor.seconds()
     async with site.database() as store:
         await store.trip_breaker(key, now + 500, "away (unreachable)", now)
     explanation = await site.explain("away/team/app:1")

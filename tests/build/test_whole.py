@@ -8,6 +8,7 @@ import os
 import struct
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,11 @@ async def test_what_is_told_on_the_way(site: Site) -> None:
 async def test_a_built_file_is_used_again(site: Site) -> None:
     """The second build of the same finds the file, verifies it, and says the same of it."""
     layers = site.two
+    options = SquashOptions(level=1, memory="64M")
+    assert not await site.builder.has(ID, options)
     first = await site.built(layers)
+    assert await site.builder.has(ID, options)
+    assert not await site.builder.has(ID, replace(options, level=2))
     inode = first.path.stat().st_ino
     site.states.clear()
     second = await site.built(layers)

@@ -1088,18 +1088,18 @@ async def test_private_repositories_share_no_blobs(tmp_path: Path, threads: Thre
 async def test_sizes_of_layers(tmp_path: Path, threads: Threads) -> None:
     """Bytes of whole and partial blobs count, each in the cache of its repository."""
     caches = BlobCaches(tmp_path / "cache", threads, reactor)
-    mine, theirs = resolved("mine", private=True), resolved("theirs", private=True)
-    assert await caches.sizes_of(mine) == [0]
-    assert list(tmp_path.iterdir()) == []
-    path = await got(caches.of(mine), BLOB, Source(), ignore)
-    assert await caches.sizes_of(mine) == [BLOB.size]
-    assert await caches.sizes_of(theirs) == [0]
+    image, neighbor = resolved("a", private=True), resolved("b", private=True)
+    assert await caches.sizes_of(image) == [0]
+    assert not place(tmp_path).parent.parent.exists()
+    path = await got(caches.of(image), BLOB, Source(), ignore)
+    assert await caches.sizes_of(image) == [BLOB.size]
+    assert await caches.sizes_of(neighbor) == [0]
     path.rename(path.with_name(f"{path.name}.partial"))
-    assert await caches.sizes_of(mine) == [BLOB.size]
+    assert await caches.sizes_of(image) == [BLOB.size]
     path.with_name(f"{path.name}.partial").write_bytes(b"1234")
-    assert await caches.sizes_of(mine) == [4]
+    assert await caches.sizes_of(image) == [4]
     path.with_name(f"{path.name}.partial").write_bytes(bytes(BLOB.size + 1))
-    assert await caches.sizes_of(mine) == [BLOB.size]
+    assert await caches.sizes_of(image) == [BLOB.size]
 
 
 @pytest_twisted.ensureDeferred

@@ -85,14 +85,14 @@ def test_the_words() -> None:
 
 def test_the_words_of_other_ends() -> None:
     """A pull that waits or fails has its reasons, with what to do."""
-    delivered = replace(
+    reused_image = replace(
         EXPLANATION, action="reuse", delivered_image=DeliveredImage("dd", (), False)
     )
-    lines = list(lines_of(delivered))
+    lines = list(lines_of(reused_image))
     assert "delivered  dd" in lines
     assert "a pull     does nothing: the image is delivered." in lines
     obstacle = Obstacle("x", "It is down.", "Try later.", "host:1", 60.0, "reg (unreachable)")
-    assert list(lines_of(replace(delivered, action="wait", obstacles=(obstacle,))))[-4:] == [
+    assert list(lines_of(replace(reused_image, action="wait", obstacles=(obstacle,))))[-4:] == [
         "a pull     waits in the queue.",
         "because    Until 1970-01-01 00:01:00, for reg (unreachable): It is down.",
         "           host:1",

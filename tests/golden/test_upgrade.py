@@ -44,6 +44,7 @@ MASKS = {
     "sealed": "sealed",
     "runner": "host:pid",
     "waited": "seconds",
+    "seconds": "stages",
 }
 
 

@@ -91,8 +91,8 @@ def test_a_delivered_file_that_is_gone() -> None:
 
 def test_the_record_of_the_system_itself_is_shown() -> None:
     """A system beside it in the same image directory has a record of its own."""
-    other = replace(READY, system="b", size=1)
-    image = explain(replace(FACTS, records=(other, READY))).delivered_image
+    neighbor = replace(READY, system="b", size=1)
+    image = explain(replace(FACTS, records=(neighbor, READY))).delivered_image
     assert image is not None
     assert image.size == 900
 
