@@ -45,10 +45,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 
+def deal_slow_tests(
+    slow: list[pytest.Item], rest: list[pytest.Item], processes: int
+) -> list[pytest.Item]:
+    """Return an order in which the share of each process begins with slow tests.
+
+    The schedule `worksteal` of xdist gives each process a contiguous share of the tests. If all
+    slow tests came first, they would be the share of one process.
+    """
+    order: list[pytest.Item] = []
+    total = len(slow) + len(rest)
+    for process in range(processes):
+        share = slow[process::processes]
+        size = (total - len(order)) // (processes - process)
+        count = max(0, size - len(share))
+        order += share + rest[:count]
+        rest = rest[count:]
+    return order + rest
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow tests, so that the run does not end with a wait for one of them."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    rest = [item for item in items if item.get_closest_marker("slow") is None]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = deal_slow_tests(slow, rest, processes)
 
 
 GZIP = b"\x1f\x8b"

@@ -58,6 +58,7 @@ def test_functions_are_short(program: dict[str, str]) -> None:
     assert house.long_functions({"a.py": text}, 60) == [(61, "a.py:1 f")]
 
 
+@pytest.mark.slow
 def test_no_new_vague_identifiers() -> None:
     """No room has more pronouns, adverbs and bare participles as names than the table allows."""
     counts = Counter(definition.room for definition in house.vague_definitions(house.files()))

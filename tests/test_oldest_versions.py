@@ -70,6 +70,7 @@ def test_impostors(python: str) -> None:
 
 
 @pytest.mark.timeout(SECONDS + 20)
+@pytest.mark.slow
 def test_the_web_site(python: str) -> None:
     """The HTTP server, which uses private members, behaves as with the newest versions."""
     _run(python, *(WEB if RUNS_ALL else [*WEB, "-k", "not any_"]))

@@ -60,6 +60,7 @@ def configuration(root: Path, sshd: Sshd, registry: FaultyRegistry) -> Config:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.slow
 async def test_a_converted_image_waits_for_its_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

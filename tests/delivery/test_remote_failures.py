@@ -76,6 +76,7 @@ def opens(threads: Threads) -> Iterator[Opens]:
 
 @pytest.mark.parametrize("verify", ["sha256", "sample"])
 @pytest_twisted.ensureDeferred
+@pytest.mark.slow
 async def test_broken_connections(
     sshd: Sshd,
     opens: Opens,

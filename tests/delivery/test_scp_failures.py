@@ -191,6 +191,7 @@ async def test_part_by_another_protocol(
 
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
 @pytest_twisted.ensureDeferred
+@pytest.mark.slow
 async def test_frozen_server(
     sshd: Sshd, opens: Opens, root: Path, large: tuple[Path, str], transport: str
 ) -> None:

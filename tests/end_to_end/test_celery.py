@@ -231,6 +231,7 @@ def files_with_secret(place: Path, secret: bytes) -> list[Path]:
 
 
 @pytest.mark.timeout(1200 if LONG else 150)
+@pytest.mark.slow
 def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ) -> None:
     """All pulls end READY, no attempt converts twice, and no password is kept or sent in clear."""
     chance = random.Random(7)

@@ -116,6 +116,7 @@ def test_an_image_that_always_kills(registry: FaultyRegistry, tmp_path: Path) ->
         assert gateway.pull("lib/app2:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs(registry: FaultyRegistry, tmp_path: Path) -> None:
     """It is stopped once, another worker finishes its pull, and other pulls do not wait."""
     body = "if $ONCE; then kill -STOP $PPID; sleep 100; fi"
@@ -140,6 +141,7 @@ def test_a_log_whose_disk_is_full(registry: FaultyRegistry, tmp_path: Path) -> N
         assert gateway.get("/readyz")[0] == 200
 
 
+@pytest.mark.slow
 def test_an_orderly_restart(registry: FaultyRegistry, tmp_path: Path) -> None:
     """An interrupted pull resumes after the restart, which does not count as a worker's death."""
     with Gateway(tmp_path, registry, "$ONCE && sleep 100") as gateway:
@@ -155,6 +157,7 @@ def test_an_orderly_restart(registry: FaultyRegistry, tmp_path: Path) -> None:
         assert "died" not in gateway.log.read_text()
 
 
+@pytest.mark.slow
 def test_no_worker_can_start(registry: FaultyRegistry, tmp_path: Path) -> None:
     """The gateway reports it, pulls fail after a while, and work resumes once workers start."""
     with Gateway(tmp_path, registry, "", WorkerWait=3) as gateway:

@@ -166,6 +166,7 @@ def lose(service: Service) -> None:
             os.killpg(worker, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_gateway_takes_up_the_work_of_another(
     registry: FaultyRegistry, mongodb: str, tmp_path: Path
 ) -> None:

@@ -209,6 +209,7 @@ def test_a_second_tag_of_an_image_needs_no_second_file(
     assert (service.images / f"{first['id']}.squashfs").stat().st_mtime_ns == mtime
 
 
+@pytest.mark.slow
 def test_a_moved_tag_is_followed(registry: DockerRegistry, tmp_path: Path) -> None:
     """A pull of an image that is older than `PullUpdateTimeout` asks the registry again."""
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
@@ -321,6 +322,7 @@ def flip(path: Path, *, swap: bool = False) -> None:
     os.utime(path, (1, 1))
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_delivered_again(registry: DockerRegistry, tmp_path: Path) -> None:
     """The next pull that asks the registry replaces it, from the converted file if that is intact.
 

@@ -327,6 +327,7 @@ def test_the_existing_client_in_every_mode(site: Site, system: str) -> None:
     assert anonymous_client.run("images").code == 1
 
 
+@pytest.mark.slow
 def test_a_thousand_polls_start_one_job(site: Site) -> None:
     """A thousand requests for the same image begin a single job."""
     munged = site.munged["beta"]

@@ -74,6 +74,7 @@ def test_a_wait_of_six_hours_fails_pulls(
         assert dict(busy.manifest_requests) == counts
 
 
+@pytest.mark.slow
 def test_a_wait_of_seconds_postpones_pulls(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_restart_during_a_wait(
         assert service.pull(name, seconds=60)["status"] == "READY"
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_down(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:

@@ -73,6 +73,7 @@ def test_messages_of_the_gateway() -> None:
     check("celery-gateway", {name: _own(message) for name, message in messages.items()})
 
 
+@pytest.mark.slow
 def test_an_earlier_gateway(earlier_version: Any, directory: Path) -> None:
     """The present machine runs the offers of an earlier gateway, and publishes what is recorded."""
     file = directory / "messages.json"

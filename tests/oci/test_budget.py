@@ -308,6 +308,7 @@ def test_a_sort_in_buckets_sorts(monkeypatch: pytest.MonkeyPatch, count: int) ->
     assert list(stoppable_sorted(names, Event(), int)) == sorted(names, key=int)
 
 
+@pytest.mark.slow
 def test_the_buckets_of_a_sort_are_small() -> None:
     """No single call sorts many items."""
 

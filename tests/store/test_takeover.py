@@ -241,6 +241,7 @@ async def test_odd_lookup_rows_become_text(mongodb: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.slow
 async def test_a_repeated_pull_leaves_an_orderly_record(
     mongodb: str, small_database: tuple[str, Any]
 ) -> None:
@@ -287,6 +288,7 @@ def _check_order(db: Any, key: str, request: PullRequest) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.slow
 async def test_a_moved_tag_leaves_all_old_records(
     mongodb: str, small_database: tuple[str, Any]
 ) -> None:

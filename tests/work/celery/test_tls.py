@@ -176,6 +176,7 @@ def replaced_certificate(broker: RabbitMQ, pem: Path, replacement: Path) -> Iter
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.slow
 async def test_an_expired_certificate(
     tls_broker: RabbitMQ, authority: Authority, pem: Path
 ) -> None:
