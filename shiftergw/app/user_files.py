@@ -16,7 +16,8 @@ from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageStore
 from shiftergw.service.housekeeping import INTERVAL
-from shiftergw.service.uploads import CHUNKS_PER_USER, UploadLimits, Uploads
+from shiftergw.service.upload_space import UploadLimits
+from shiftergw.service.uploads import CHUNKS_PER_USER, Uploads
 from shiftergw.service.user_files import UserFileServices
 from shiftergw.service.worker_downloads import WorkerDownloads
 from shiftergw.sources.user_files.imports import check_path, check_public_file, check_user

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from shiftergw.errors import (
-    GatewayError,
-    NoSpace,
     NotAuthenticated,
     NotFound,
     TooLarge,
@@ -30,13 +27,11 @@ from shiftergw.model import ANONYMOUS, ImageRecord, Session, UploadDeclaration, 
 from shiftergw.plumbing.timing import shield
 from shiftergw.ports import ImageStore, UploadSpool, UploadWriter
 from shiftergw.service.upload_chunks import Chunk
+from shiftergw.service.upload_space import UploadLimits, UploadSpace
 from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
-
-UPLOADS_PER_USER = 100
-"""Uploads that one user may have in the spool."""
 
 PULLS_PER_UPLOAD = 20
 """Images that may be made of one upload at the same time."""
@@ -46,22 +41,6 @@ CHUNKS_PER_USER = 8
 
 CHUNKS = 64
 """Chunks of all users that may arrive at the same time; each one occupies a connection."""
-
-DISK_RESERVE = 1 << 30
-"""Bytes that stay free on the disk of the spool."""
-
-
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """The limits on uploads in bytes: of one, of all uploads of one user, and of all users.
-
-    An upload is removed `keep_seconds` after its last change.
-    """
-
-    upload: int = 100 * 10**9
-    user: int = 200 * 10**9
-    space: int = 10**12
-    keep_seconds: float = 86400.0
 
 
 class Uploads:
@@ -76,6 +55,7 @@ class Uploads:
         self._spool = spool
         self._store = store
         self._limits = limits
+        self._space = UploadSpace(spool, limits, clock)
         self._clock = clock
         self._chunks: dict[str, Chunk] = {}
         self._chunks_of_users: Counter[int] = Counter()
@@ -92,23 +72,13 @@ class Uploads:
         """
         if session.uid == ANONYMOUS:
             raise NotAuthenticated("Without a credential nothing can be uploaded.")
-        if declaration.size > self._limits.upload:
-            raise TooLarge(
-                f"The file has {amount(declaration.size)}; the gateway takes uploads of at most"
-                f" {amount(self._limits.upload)}.",
-                remedy="Make the image smaller, or ask the gateway's admins to raise"
-                " `MaxUploadSize`.",
-            )
+        self._space.check_size(declaration)
         async with self._declaring, self._spool.lock():
             uploads = await self._spool.list()
             for upload in uploads:
                 if upload.declaration.is_same_upload(declaration):
                     return upload
-            self._check_quota(declaration, uploads)
-            missing = sum(upload.declaration.size - upload.offset for upload in uploads)
-            free = await self._spool.free_space() - missing - DISK_RESERVE
-            if declaration.size > free:
-                raise NoSpace("The gateway's disk for uploads has no room for the file.")
+            await self._space.check_declaration(declaration, uploads)
             upload = await self._spool.add(declaration, self._clock.seconds())
         self._log.info(
             "upload {id} of {user}({uid}) for {system} begins: {size}, {kind} {filename}",
@@ -121,27 +91,6 @@ class Uploads:
             filename=printable(declaration.filename, 100),
         )
         return upload
-
-    def _check_quota(self, declaration: UploadDeclaration, uploads: Sequence[UserUpload]) -> None:
-        sizes = [
-            upload.declaration.size
-            for upload in uploads
-            if upload.declaration.uid == declaration.uid
-        ]
-        if len(sizes) >= UPLOADS_PER_USER or sum(sizes) + declaration.size > self._limits.user:
-            raise TooMany(
-                f"Your {len(sizes)} uploads have {amount(sum(sizes))} and this one would add"
-                f" {amount(declaration.size)}; a user may have {UPLOADS_PER_USER} uploads of"
-                f" {amount(self._limits.user)} altogether (UploadQuota).",
-                remedy="Finish or remove your uploads, or wait until the gateway removes them.",
-            )
-        total = sum(upload.declaration.size for upload in uploads)
-        if total + declaration.size > self._limits.space:
-            raise NoSpace(
-                "The uploads of all users fill the space that the gateway has for them"
-                " (UploadSpace).",
-                remedy="Try again later; if it lasts, tell the site's support.",
-            )
 
     async def get(self, session: Session, upload_id: str) -> UserUpload:
         """Return an upload of the session's user; raise `NotFound` also for other users'."""
@@ -163,7 +112,7 @@ class Uploads:
 
         A chunk of the same upload that is still arriving is cut off: its client has usually been
         killed, and its connection has not ended yet. Raises `UploadConflict`, which has the true
-        offset, `NotFound`, and `TooMany` while too many chunks are arriving.
+        offset, `NotFound`, `NoSpace`, and `TooMany` while too many chunks are arriving.
         """
         upload = await self.get(session, upload_id)
         chunk = self._chunks.get(upload.id)
@@ -193,7 +142,8 @@ class Uploads:
             raise UploadConflict("Another request is writing this upload.", upload.offset)
         try:
             _check_place(writer.upload, offset, size)
-        except GatewayError:
+            await self._space.check_chunk(size)
+        except BaseException:
             await writer.close()
             raise
         return writer

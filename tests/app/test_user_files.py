@@ -17,7 +17,7 @@ from shiftergw.app import user_files as wiring
 from shiftergw.errors import Unavailable
 from shiftergw.model import Session, UploadDeclaration
 from shiftergw.plumbing.timing import within
-from shiftergw.service import uploads as uploads_module
+from shiftergw.service import upload_space
 from shiftergw.sources.user_files import imports
 from tests.configurations import load_config
 from tests.patience import patient
@@ -36,7 +36,7 @@ async def test_imports_that_hang_stop_no_upload(
 
     monkeypatch.setattr(imports, "open_public_file", hang)
     monkeypatch.setattr(wiring, "IMPORT_CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(uploads_module, "DISK_RESERVE", 0)
+    monkeypatch.setattr(upload_space, "DISK_RESERVE", 0)
     config = load_config({"UploadDirectory": str(tmp_path / "uploads")}).config
     preparation: Any = SimpleNamespace(seal=None)
     store: Any = None

@@ -22,10 +22,11 @@ from shiftergw.errors import (
 )
 from shiftergw.model import Failed, ImageFile, Ready, Session, UploadChoice, UploadDeclaration
 from shiftergw.plumbing.threads import Threads
-from shiftergw.service import uploads as uploads_module
+from shiftergw.service import upload_space
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.imports import ImportChoice
-from shiftergw.service.uploads import UploadLimits, Uploads
+from shiftergw.service.upload_space import UploadLimits
+from shiftergw.service.uploads import Uploads
 from shiftergw.service.user_files import UserFileServices
 from shiftergw.service.worker_downloads import WorkerDownloads
 from shiftergw.states import State
@@ -117,7 +118,7 @@ class CustomBench(Bench):
 @pytest_twisted.async_yield_fixture()
 async def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[UploadFiles]:
     """Yield a spool."""
-    monkeypatch.setattr(uploads_module, "DISK_RESERVE", 0)
+    monkeypatch.setattr(upload_space, "DISK_RESERVE", 0)
     pool = Threads(reactor, 4, "test")
     pool.startService()
     files = UploadFiles(tmp_path / "uploads", pool, reactor)

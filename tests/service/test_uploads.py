@@ -26,8 +26,10 @@ from shiftergw.errors import (
 )
 from shiftergw.model import ImageFile, ImageReference, PullRequest, Session, UploadDeclaration
 from shiftergw.plumbing.threads import Threads
+from shiftergw.service import upload_space
 from shiftergw.service import uploads as uploads_module
-from shiftergw.service.uploads import CHUNKS_PER_USER, UploadLimits, Uploads
+from shiftergw.service.upload_space import UploadLimits
+from shiftergw.service.uploads import CHUNKS_PER_USER, Uploads
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.service.test_gateway import ALICE, ANONYMOUS_SESSION, BOB, READY, START
 
@@ -60,7 +62,7 @@ class UploadBench:
 @pytest_twisted.async_yield_fixture()
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[UploadBench]:
     """Yield uploads in a new spool."""
-    monkeypatch.setattr(uploads_module, "DISK_RESERVE", 0)
+    monkeypatch.setattr(upload_space, "DISK_RESERVE", 0)
     pool = Threads(reactor, 4, "test")
     pool.startService()
     store = SqliteStore(reactor, tmp_path / "store.sqlite")
@@ -193,7 +195,7 @@ async def test_limits(bench: UploadBench, monkeypatch: pytest.MonkeyPatch) -> No
     await bench.declare(BOB, size=900)
     with pytest.raises(NoSpace, match="UploadSpace"):
         await bench.declare(BOB, size=101)
-    monkeypatch.setattr(uploads_module, "DISK_RESERVE", 1 << 62)
+    monkeypatch.setattr(upload_space, "DISK_RESERVE", 1 << 62)
     with pytest.raises(NoSpace, match="disk"):
         await bench.declare(BOB, size=100)
     with pytest.raises(NotAuthenticated):
@@ -205,7 +207,7 @@ async def test_the_number_of_uploads_has_a_limit(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiny uploads count too."""
-    monkeypatch.setattr(uploads_module, "UPLOADS_PER_USER", 2)
+    monkeypatch.setattr(upload_space, "UPLOADS_PER_USER", 2)
     await bench.declare(size=1)
     await bench.declare(size=2)
     with pytest.raises(TooMany):
@@ -317,3 +319,47 @@ async def test_pulls_of_one_upload_have_a_limit(
         await bench.uploads.note_pull(upload_id, "next")
     with pytest.raises(NotFound):
         await bench.uploads.note_pull("0" * 32, record.key)
+
+
+@pytest_twisted.ensureDeferred
+async def test_declarations_alone_shut_nobody_out(
+    bench: UploadBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without bytes a user reserves the allowance only; with bytes, as much again."""
+    monkeypatch.setattr(upload_space, "USER_ALLOWANCE", 100)
+    for uid in (2003, 2004, 2005):
+        await bench.declare(replace(ALICE, uid=uid), size=1000)
+    await bench.declare(BOB, size=1000)
+    upload_id = await bench.declare(size=1000)
+    uploads = await bench.spool.list()
+    assert upload_space.reserved_bytes(uploads) == 500
+    await bench.send(upload_id, b"x" * 400)
+    uploads = await bench.spool.list()
+    assert upload_space.reserved_bytes(uploads) == 800
+    for uid in (2006, 2007):
+        await bench.declare(replace(ALICE, uid=uid), size=1000)
+    await bench.send(upload_id, b"x" * 300, 400)
+    with pytest.raises(NoSpace, match="UploadSpace"):
+        await bench.declare(replace(ALICE, uid=2008), size=1000)
+
+
+@pytest.mark.parametrize(("limit", "words"), [("space", "UploadSpace"), ("disk", "full")])
+@pytest_twisted.ensureDeferred
+async def test_a_chunk_without_room_is_refused(
+    bench: UploadBench, monkeypatch: pytest.MonkeyPatch, limit: str, words: str
+) -> None:
+    """What has arrived stays, and the upload continues once there is room again."""
+    upload_id = await bench.declare(size=1000)
+    await bench.send(upload_id, b"0123")
+    with monkeypatch.context() as patch:
+        if limit == "disk":
+            patch.setattr(upload_space, "DISK_RESERVE", 1 << 62)
+        else:
+            patch.setattr(bench.uploads, "_space", _small_space(bench, 5))
+        with pytest.raises(NoSpace, match=words):
+            await bench.send(upload_id, b"45", 4)
+    assert await bench.send(upload_id, b"45", 4) == 6
+
+
+def _small_space(bench: UploadBench, size: int) -> upload_space.UploadSpace:
+    return upload_space.UploadSpace(bench.spool, replace(LIMITS, space=size), bench.clock)

@@ -26,9 +26,10 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import CHUNK_LIMIT, UploadChoice
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.service import uploads as uploads_module
+from shiftergw.service import upload_space
 from shiftergw.service.upload_chunks import Chunk
-from shiftergw.service.uploads import CHUNKS_PER_USER, UploadLimits, Uploads
+from shiftergw.service.upload_space import UploadLimits
+from shiftergw.service.uploads import CHUNKS_PER_USER, Uploads
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.web.bodies import MOST_WAITING
 from shiftergw.web.channel import IDLE_LIMIT, LEAST_RATE, READ
@@ -116,7 +117,7 @@ async def _running(tmp_path: Path, clock: Any) -> AsyncIterator[Place]:
 @pytest_twisted.async_yield_fixture()
 async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     """Yield a site that listens."""
-    monkeypatch.setattr(uploads_module, "DISK_RESERVE", 0)
+    monkeypatch.setattr(upload_space, "DISK_RESERVE", 0)
     async with (
         _running(tmp_path, reactor) as running,
         listening(site_of(running.gateway, reactor)) as port,
