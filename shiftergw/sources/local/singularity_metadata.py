@@ -29,11 +29,21 @@ FILE_LIMIT = 1 << 20
 """Bytes of one of these files that are read."""
 
 
+ENVIRONMENT_LIMIT = 128 << 10
+"""Bytes of a script in which variables are looked for: 2 MB take 1.7 s of a processor."""
+
+
 def environment(scripts: list[bytes]) -> list[str]:
-    """Return the variables that these shell scripts set to constants, as `NAME=value`."""
+    """Return the variables that these shell scripts set to constants, as `NAME=value`.
+
+    Of each script only the whole lines within `ENVIRONMENT_LIMIT` are read.
+    """
     variables: dict[str, str] = {}
     for script in scripts:
-        for line in script.decode("utf-8", "replace").splitlines():
+        lines = script[:ENVIRONMENT_LIMIT]
+        if len(script) > ENVIRONMENT_LIMIT:
+            lines = lines[: lines.rfind(b"\n") + 1]
+        for line in lines.decode("utf-8", "replace").splitlines():
             # Split by hand: a pattern for the whole line takes minutes for a long row of blanks.
             name, equals, text = _EXPORT.sub("", line.strip(), count=1).partition("=")
             if not equals or not _NAME.fullmatch(name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shiftergw.sources.local.singularity_metadata import environment, labels
+from shiftergw.sources.local.singularity_metadata import ENVIRONMENT_LIMIT, environment, labels
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,13 @@ from shiftergw.sources.local.singularity_metadata import environment, labels
 def test_variables(line: str, variables: list[str]) -> None:
     """A line is read only if a shell would do nothing but assign a constant."""
     assert environment([line.encode()]) == variables
+
+
+def test_the_end_of_a_long_script_is_not_read() -> None:
+    """The time is bounded; a line that is cut off sets nothing."""
+    long_line = b"B=" + b"x" * ENVIRONMENT_LIMIT + b"\n"
+    assert environment([b"A=1\n" + long_line + b"C=2\n", b"D=3\n"]) == ["A=1", "D=3"]
+    assert len(environment([b"".join(b"A%d=1\n" % n for n in range(200_000))])) < 20_000
 
 
 def test_several_scripts() -> None:
