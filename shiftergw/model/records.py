@@ -184,16 +184,27 @@ class ImageRecord:
 
     @property
     def notice(self) -> str:
-        """Return one line about settings that the image lost, for its users; mostly empty.
+        """Return one line about what a pull could not do, for the image's users; mostly empty.
 
         An image loses settings that a `.meta` file cannot contain, and labels beyond
-        `MaxRecordSize`.
+        `MaxRecordSize`. An upload does not change who may use an image of another user.
         """
-        settings = (self.report or {}).get("metadata")
-        if self.status is not State.READY or not isinstance(settings, list) or not settings:
+        if self.status is not State.READY:
             return ""
-        names = printable(", ".join(map(str, settings)), NOTICE_LIMIT)
-        return f"Jobs do without settings that the gateway cannot store: {names}"
+        settings = (self.report or {}).get("metadata")
+        sentences = []
+        if isinstance(settings, list) and settings:
+            names = printable(", ".join(map(str, settings)), NOTICE_LIMIT)
+            sentences.append(f"Jobs do without settings that the gateway cannot store: {names}")
+        if self.upload is not None and self.upload.public and self.is_private:
+            sentences.append(
+                "The image stays private: another user made it of the same content before."
+            )
+        if self.upload is not None and not self.upload.public and not self.is_private:
+            sentences.append(
+                "Everybody may use the image: its content was public before this upload."
+            )
+        return " ".join(sentences)
 
     @property
     def in_flight(self) -> bool:

@@ -87,8 +87,12 @@ async def test_a_copy_does_not_open_the_image_of_another_user(tmp_path: Path) ->
         await make(bench)
         record = await make(bench, BOB, "copy:1", replace(FILE, public=True))
         assert (record.is_private, record.user_acl) == (True, (ALICE, BOB))
+        assert "stays private" in record.notice
         record = await make(bench, ALICE, "app:2", replace(FILE, public=True))
-        assert (record.is_private, record.user_acl) == (False, ())
+        assert (record.is_private, record.user_acl, record.notice) == (False, (), "")
+        record = await make(bench, BOB, "copy:1")
+        assert not record.is_private
+        assert record.notice.startswith("Everybody may use the image")
 
 
 @pytest_twisted.ensureDeferred
