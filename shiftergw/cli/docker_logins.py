@@ -20,6 +20,7 @@ from typing import Any
 from shiftergw.cli.credential_helpers import HelperFailed, ask_helper
 from shiftergw.cli.exits import Misuse
 from shiftergw.errors import printable
+from shiftergw.model import IDENTITY_TOKEN_USER
 from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 from shiftergw.plumbing.files import read_whole
 
@@ -34,9 +35,6 @@ _SCHEME = re.compile("(https?)://", re.IGNORECASE)
 _API = frozenset({"", "v1", "v2"})
 """Paths that old versions of Docker append to the host; others are namespaces (podman)."""
 
-_TOKEN_USER = b"<token>"
-"""The user of a login whose secret is an identity token (OAuth 2), which only Docker can use."""
-
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 _READABLE = stat.S_IRWXG | stat.S_IRWXO
 
@@ -47,7 +45,10 @@ class UnusableLogin(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DockerLogin:
-    """A login for a registry, and the file or helper that it comes from."""
+    """A login for a registry, and the file or helper that it comes from.
+
+    The user of an identity token is `IDENTITY_TOKEN_USER`, as helpers write it.
+    """
 
     user: bytes
     password: bytes = field(repr=False)
@@ -165,8 +166,7 @@ class DockerConfig:
             except HelperFailed as error:
                 raise UnusableLogin(f"{error}.") from error
             if login is not None:
-                origin = f"docker-credential-{helper}"
-                return _usable(login.user, login.secret, origin)
+                return DockerLogin(login.user, login.secret, f"docker-credential-{helper}")
         return None
 
     def _stored_login(self, host: str) -> DockerLogin | None:
@@ -190,18 +190,21 @@ class DockerConfig:
     def _login_of(self, key: str, entry: Mapping[str, Any]) -> DockerLogin | None:
         """Return the login in an entry; None if the entry only says that a helper has one."""
         origin = printable(str(self.path), 200)
-        if entry.get("identitytoken"):
-            return _usable(_TOKEN_USER, b"", origin)
         user, password = entry.get("username"), entry.get("password")
+        token = entry.get("identitytoken")
         text = entry.get("auth")
         try:
-            if isinstance(text, str) and text:
+            if token:
+                # Docker writes `auth`, too, with a user but without a password.
+                if isinstance(token, str):
+                    return DockerLogin(IDENTITY_TOKEN_USER.encode(), token.encode(), origin)
+            elif isinstance(text, str) and text:
                 login = b64decode(text, validate=True)
                 user_bytes, colon, password_bytes = login.partition(b":")
                 if colon:
-                    return _usable(user_bytes, password_bytes.rstrip(b"\0"), origin)
+                    return DockerLogin(user_bytes, password_bytes.rstrip(b"\0"), origin)
             elif isinstance(user, str) and isinstance(password, str) and user:
-                return _usable(user.encode(), password.encode(), origin)
+                return DockerLogin(user.encode(), password.encode(), origin)
             elif not text and not user:
                 return None
         except ValueError:
@@ -209,16 +212,6 @@ class DockerConfig:
         raise UnusableLogin(
             f"The entry {printable(key, 100)!r} in {origin} is not a login as Docker writes it."
         )
-
-
-def _usable(user: bytes, password: bytes, origin: str) -> DockerLogin:
-    """Return a login; raise `UnusableLogin` for an identity token."""
-    if user == _TOKEN_USER:
-        raise UnusableLogin(
-            "Docker keeps an identity token there, which only Docker can use. Make an access token"
-            " on the registry's pages, and give it to `shiftergw login` as your password."
-        )
-    return DockerLogin(user, password, origin)
 
 
 def _document(

@@ -23,6 +23,7 @@ from shiftergw.cli.logins import LoginFile, check_key, home, login_text, replace
 from shiftergw.cli.requests import answer_of
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
+from shiftergw.model import IDENTITY_TOKEN_USER
 
 _ANY_REGISTRY = "*"
 """The location of a gateway that gets images from any registry."""
@@ -122,6 +123,8 @@ def _store(settings: Settings, file: LoginFile, logins: Iterable[_LocatedLogin])
     file.change(change)
     for stored_login in logins:
         user = printable(stored_login.login.user.decode("utf-8", "replace"), 60)
+        if user == IDENTITY_TOKEN_USER:
+            user = "an identity token"
         click.echo(
             f"The login for {stored_login.location} on {system} is kept in {file.path}: {user},"
             f" from {stored_login.login.origin}.",

@@ -19,6 +19,7 @@ from shiftergw.model.records import (
 from shiftergw.model.references import REFERENCE_LIMIT, ImageReference
 from shiftergw.model.requests import (
     ANONYMOUS,
+    IDENTITY_TOKEN_USER,
     IMAGE_TYPES,
     PullRequest,
     QueueLimits,
@@ -44,6 +45,7 @@ from shiftergw.model.uploads import (
 __all__ = [
     "ANONYMOUS",
     "CHUNK_LIMIT",
+    "IDENTITY_TOKEN_USER",
     "IMAGE_TYPES",
     "MEMBERS",
     "NOTICE_LIMIT",

@@ -15,9 +15,17 @@ IMAGE_TYPES = frozenset({"docker", "custom"})
 """The image types that records have; clients handle the types `id` and `local` themselves."""
 
 
+IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 - the name of a user
+"""The user of a login whose password is an identity token: the convention of Docker's helpers."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryLogin:
-    """A user's login at one registry; the password is never shown."""
+    """A user's login at one registry; the password is never shown.
+
+    If the user is `IDENTITY_TOKEN_USER`, the password is an identity token: a refresh token of
+    OAuth 2 (RFC 6749, section 1.5), which only the registry's token service takes.
+    """
 
     user: str
     password: str = field(repr=False)
@@ -27,6 +35,11 @@ class RegistryLogin:
         """Split `user:password` at the first colon; the password may contain more colons."""
         user, _, password = text.partition(":")
         return cls(user, password)
+
+    @property
+    def is_identity_token(self) -> bool:
+        """Return whether the password is an identity token."""
+        return self.user == IDENTITY_TOKEN_USER
 
 
 @dataclass(frozen=True, slots=True)

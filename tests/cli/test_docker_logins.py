@@ -73,6 +73,9 @@ def test_entries(tmp_path: Path, key: str) -> None:
         ({"username": "ann", "password": "x"}, (b"ann", b"x")),
         ({"auth": "YW5uOng="}, (b"ann", b"x")),
         ({"auth": "YW5uOngAAAA="}, (b"ann", b"x")),  # old versions of Docker append NULs
+        ({"auth": "YW5uOg==", "identitytoken": "t:1"}, (b"<token>", b"t:1")),
+        (entry("<token>", "t:1"), (b"<token>", b"t:1")),
+        ({**entry("ann", "x"), "identitytoken": ""}, (b"ann", b"x")),
         ({}, None),
         ({"email": "ann@example.org"}, None),
         ({"auth": ""}, None),
@@ -87,8 +90,7 @@ def test_forms_of_an_entry(tmp_path: Path, content: Any, login: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"auth": "YW5uOg==", "identitytoken": "hush"}, "identity token"),
-        (entry("<token>", "hush"), "identity token"),
+        ({**entry("ann", "hush"), "identitytoken": ["hush"]}, "not a login as Docker writes it"),
         ({"auth": "hush!"}, "not a login as Docker writes it"),
         ({"auth": "aHVzaA=="}, "not a login as Docker writes it"),
         ({"auth": "hüsh"}, "not a login as Docker writes it"),
@@ -147,8 +149,9 @@ def test_a_helper_with_an_identity_token(tmp_path: Path, monkeypatch: pytest.Mon
     """The user `<token>` marks an identity token also in a helper's answer."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     write_helper(tmp_path, "store", helper_of({"reg.example": ("<token>", "hush")}))
-    with pytest.raises(UnusableLogin, match="identity token"):
-        config_of(tmp_path, {"credsStore": "store"}).login_for("reg.example")
+    login = config_of(tmp_path, {"credsStore": "store"}).login_for("reg.example")
+    assert pair(login) == (b"<token>", b"hush")
+    assert "hush" not in repr(login)
     with pytest.raises(UnusableLogin, match="docker-credential-other is not installed"):
         config_of(tmp_path, {"credsStore": "other"}).login_for("reg.example")
 
@@ -222,7 +225,7 @@ def test_places_of_the_files(tmp_path: Path) -> None:
 
 def test_the_first_usable_login(tmp_path: Path) -> None:
     """A file whose login is unusable does not hide that of the next one."""
-    bad = config_of(tmp_path / "1", {"auths": {"reg.example": entry("<token>", "x")}})
+    bad = config_of(tmp_path / "1", {"auths": {"reg.example": {"auth": "x"}}})
     good = config_of(tmp_path / "2", {"auths": {"reg.example": entry("ann", "x")}})
     login, problems = login_in([bad, good], "reg.example")
     assert (pair(login), problems) == ((b"ann", b"x"), ())

@@ -130,12 +130,24 @@ async def test_one_location(user: DockerUser) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_part_of_the_logins(user: DockerUser) -> None:
     """An unusable login is reported, the others are stored, and the exit code says so."""
-    auths = {"quay.io": entry("<token>", "secret"), "reg.example:5000": entry("ann", "1")}
+    auths = {"quay.io": {"auth": "secret!"}, "reg.example:5000": entry("ann", "1")}
     write_config(user.docker, {"auths": auths})
     code, errors = await user.login(FakeGateway(hosts=HOSTS))
     assert code == 4
     assert user.logins() == {"closed": b"ann:1"}
-    assert errors.startswith("The login for quay.io is left out: Docker keeps an identity token")
+    assert errors.startswith("The login for quay.io is left out: The entry 'quay.io' in ")
+    assert "secret" not in errors
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_identity_token(user: DockerUser) -> None:
+    """It is stored as Docker's helpers name it, and called by its name."""
+    auths = {"quay.io": {"auth": "MDAwMDo=", "identitytoken": "secret"}}
+    write_config(user.docker, {"auths": auths})
+    code, errors = await user.login(FakeGateway(hosts=HOSTS))
+    assert code == 0
+    assert user.logins() == {"quay.io": b"<token>:secret"}
+    assert errors.endswith(f": an identity token, from {user.docker}.\n")
     assert "secret" not in errors
 
 

@@ -1,7 +1,8 @@
 """Answer the challenges of a registry: with a login (Basic) or a token (Bearer).
 
 The registry names the token service. It is asked by GET or, if it does not know that, by the POST
-of OAuth2 (token specifications of the distribution project). Secrets are in this cache and in the
+of OAuth2 (token specifications of the distribution project). An identity token is sent by POST
+alone, to the token service alone: it is no password. Secrets are in this cache and in the
 requests that carry them, and are never shown.
 """
 
@@ -45,6 +46,7 @@ TOKEN_LIMIT = 256 << 10
 
 _NO_GET = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 _CLIENT_ID = "shiftergw"
+_ONLY_PASSWORDS = "it takes a user and a password, and no identity token"
 _TOKEN = re.compile(r"[!-~]{1,65536}")
 
 
@@ -127,11 +129,14 @@ class Tokens:
             try:
                 return await self._bearer(offers["bearer"], access)
             except PullError as error:
-                if "basic" not in offers or _is_limit(error):
+                is_token = access.login is not None and access.login.is_identity_token
+                if "basic" not in offers or is_token or _is_limit(error):
                     raise
                 if access.login is None:
                     raise TokenDenialError(error.what, error) from error
         if "basic" in offers and access.login is not None:
+            if access.login.is_identity_token:
+                raise TokenDenialError(_ONLY_PASSWORDS)
             return _Grant(basic(access.login), self._clock.seconds() + LONGEST_LIFE)
         return None
 
@@ -147,20 +152,29 @@ class Tokens:
         parameters = {"client_id": _CLIENT_ID, "scope": scope}
         if service := challenge.parameters.get("service"):
             parameters["service"] = service
-        response = await self._get(realm, parameters, access.login)
-        if response.code in _NO_GET and access.login is not None:
-            await self._transport.explanation(response)
-            response = await self._post(realm, parameters, access.login)
+        is_token = access.login is not None and access.login.is_identity_token
+        response = await self._request_token(realm, parameters, access.login)
         if response.code == HTTPStatus.OK:
             return self._read(
                 await read_document(self._transport, response, TOKEN_LIMIT, self._service, "token")
             )
         text = conceal(await self._transport.explanation(response), access.login)
         is_refusal = 400 <= response.code < 500  # noqa: PLR2004 - the class of client errors
-        if is_refusal and (access.login is None or response.code not in _NO_GET):
-            raise TokenDenialError(text)
+        if is_refusal and (access.login is None or is_token or response.code not in _NO_GET):
+            raise TokenDenialError(text or (_ONLY_PASSWORDS if is_token else ""))
         words = f": {text}" if text else "."
         raise RegistryUnavailable(f"{self._service} answered with status {response.code}{words}")
+
+    async def _request_token(
+        self, realm: str, parameters: Mapping[str, str], login: RegistryLogin | None
+    ) -> IResponse:
+        """Return the response of the token service: to GET, or to POST where that is needed."""
+        if login is None or not login.is_identity_token:
+            response = await self._get(realm, parameters, login)
+            if login is None or response.code not in _NO_GET:
+                return response
+            await self._transport.explanation(response)
+        return await self._post(realm, parameters, login)
 
     async def _get(
         self, realm: str, parameters: Mapping[str, str], login: RegistryLogin | None
@@ -175,18 +189,20 @@ class Tokens:
     async def _post(
         self, realm: str, parameters: Mapping[str, str], login: RegistryLogin
     ) -> IResponse:
-        """Send the request that OAuth2 specifies (RFC 6749, section 4.3)."""
-        form = {
-            **parameters,
-            "grant_type": "password",
-            "username": login.user,
-            "password": login.password,
-        }
+        """Send the request that OAuth2 specifies (RFC 6749, sections 4.3 and 6)."""
+        if login.is_identity_token:
+            form = {"grant_type": "refresh_token", "refresh_token": login.password}
+        else:
+            form = {
+                "grant_type": "password",
+                "username": login.user,
+                "password": login.password,
+            }
         return await self._transport.request(
             "POST",
             realm,
             {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"},
-            content=urlencode(form).encode("ascii"),
+            content=urlencode({**parameters, **form}).encode("ascii"),
         )
 
     def _read(self, body: bytes) -> _Grant:

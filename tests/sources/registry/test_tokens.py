@@ -346,6 +346,77 @@ async def test_oauth2(status: int) -> None:
     ]
 
 
+IDENTITY = RegistryLogin.parse("<token>:re:fresh wörd")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_identity_token() -> None:
+    """It is sent as a refresh token by POST, to the token service alone, for each new token."""
+    registry = TokenRegistry(public=False)
+    forms: list[dict[str, list[str]]] = []
+    logins: list[str | None] = []
+
+    def service(ask: Ask) -> object:
+        logins.append(ask.header("Authorization"))
+        if ask.method == "GET":
+            return None
+        assert ask.request.content is not None
+        forms.append(parse_qs(ask.request.content.read().decode()))
+        token = f"token-x{len(forms)}"
+        registry.good.add(token)
+        body = {"access_token": token, "refresh_token": "re:fresh wörd", "expires_in": 900}
+        return ask.answer(200, json.dumps(body).encode())
+
+    registry.service = service
+    async with serving(registry) as client:
+        image = await resolve(client, IDENTITY)
+        assert image.private
+        registry.revoke()
+        await fetch(client, image, IDENTITY)
+    assert len(forms) == 2
+    assert forms[0] == {
+        "grant_type": ["refresh_token"],
+        "refresh_token": ["re:fresh wörd"],
+        "client_id": ["shiftergw"],
+        "service": ["the registry"],
+        "scope": ["repository:team/app:pull"],
+    }
+    assert set(logins) == {None}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (400, b'{"error": "invalid_grant", "error_description": "it has expired"}', "has expired"),
+        (401, b'{"details": "re:fresh w\xc3\xb6rd is unknown"}', r"\*\*\* is unknown"),
+        (404, b"", "no identity token"),
+        (405, b"", "no identity token"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_identity_token_that_is_refused(status: int, body: bytes, words: str) -> None:
+    """The words of the token service are shown without the token; no password is tried."""
+    registry = TokenRegistry(public=False)
+    registry.service = lambda ask: (
+        None if ask.method == "GET" else ask.answer(status, body, Content_Type="application/json")
+    )
+    async with serving(registry) as client:
+        with pytest.raises(RegistryDenied, match=words):
+            await resolve(client, IDENTITY)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_identity_token_is_no_password() -> None:
+    """A registry without a token service does not get it, and the error says so."""
+    registry = FakeRegistry(
+        IMAGE, misbehave=lambda ask: ask.answer(401, WWW_Authenticate='Basic realm="x"')
+    )
+    async with serving(registry) as client:
+        with pytest.raises(RegistryDenied, match="no identity token"):
+            await resolve(client, IDENTITY)
+    assert {ask.header("Authorization") for ask in registry.asked} == {None}
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_redirected_password() -> None:
     """A POST that holds the password is never redirected."""
