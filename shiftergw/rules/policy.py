@@ -154,24 +154,26 @@ class Policy:
             return ScopeRequirements(f"transport {transport}", table[""])
         return ScopeRequirements("default", self.default)
 
-    def all_requirements(self) -> Iterator[Requirement]:
+    def all_scopes(self) -> Iterator[ScopeRequirements]:
         """Yield the requirements of all scopes."""
-        yield from self.default
-        for table in self.transports.values():
-            for requirements in table.values():
-                yield from requirements
+        yield ScopeRequirements("default", self.default)
+        for transport, table in self.transports.items():
+            for scope, requirements in table.items():
+                name = f"{transport} {scope}" if scope else f"transport {transport}"
+                yield ScopeRequirements(name, requirements)
 
     @property
     def needs_signatures(self) -> bool:
         """Return whether any requirement needs signatures."""
-        return any(isinstance(r, SignatureRequirement) for r in self.all_requirements())
+        return any(scope.signature_requirements for scope in self.all_scopes())
 
     @property
     def needs_gpg(self) -> bool:
         """Return whether any requirement needs OpenPGP."""
         return any(
-            isinstance(requirement, SignatureRequirement) and isinstance(requirement.keys, GpgKeys)
-            for requirement in self.all_requirements()
+            isinstance(requirement.keys, GpgKeys)
+            for scope in self.all_scopes()
+            for requirement in scope.signature_requirements
         )
 
 

@@ -83,7 +83,7 @@ class GpgVerifier:
 
     async def check_program(self) -> None:
         """Raise `ConfigurationError` unless `gpgv` can be started."""
-        command = Command([self._program, "--version"], _environment(), total=GPGV_SECONDS)
+        command = Command([self._program, "--version"], gpg_environment(), total=GPGV_SECONDS)
         try:
             await run_command(command, self._reactor, self._clock)
         except (ChildFailed, TimedOut) as error:
@@ -122,14 +122,14 @@ class GpgVerifier:
 
         with ExitStack() as stack:
             status, *files = (
-                stack.enter_context(_memory_file(content)) for content in (b"", message, *keyrings)
+                stack.enter_context(memory_file(content)) for content in (b"", message, *keyrings)
             )
             argv = [self._program, "--homedir", "/nonexistent", "--status-fd", str(_STATUS)]
             for number in range(len(keyrings)):
                 argv += ["--keyring", f"/proc/self/fd/{_FIRST_KEYRING + number}"]
             argv += ["--output", "-", "--", f"/proc/self/fd/{_MESSAGE}"]
             command = Command(
-                argv, _environment(), descriptors=(status, *files), total=GPGV_SECONDS
+                argv, gpg_environment(), descriptors=(status, *files), total=GPGV_SECONDS
             )
             try:
                 await run_command(command, self._reactor, self._clock, collect)
@@ -155,12 +155,13 @@ class _RejectionError(Exception):
         self.key = key
 
 
-def _environment() -> dict[str, str]:
+def gpg_environment() -> dict[str, str]:
+    """Return the environment of the programs of GnuPG: their words are not translated."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
 @contextmanager
-def _memory_file(content: bytes) -> Iterator[int]:
+def memory_file(content: bytes) -> Iterator[int]:
     """Yield the descriptor of a file in memory with this content."""
     descriptor = os.memfd_create("gpgv")
     try:

@@ -6,7 +6,7 @@ For an operator who wants to use the gateway on a database that another program 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -87,12 +87,12 @@ class Tally:
 class Survey:
     """Count documents as they come; `systems` are the configured ones, `now` is the time.
 
-    `classify` returns a further class of an image that users run, or "" if it has none.
+    `classify` returns the further classes of an image that users run.
     """
 
     systems: Collection[str]
     now: float
-    classify: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    classify: Callable[[Mapping[str, Any]], Iterable[str]] = lambda _: ()
     records: int = 0
     foreign_records: int = 0
     """How many of the records another program wrote."""
@@ -127,7 +127,7 @@ class Survey:
         if not has_object_id and category in _RUNNABLE:
             category = Category.KEYLESS
         self.categories.setdefault(category, Tally()).add(name)
-        if category in _RUNNABLE and (further_class := self.classify(members)):
+        for further_class in self.classify(members) if category in _RUNNABLE else ():
             self.classes.setdefault(further_class, Tally()).add(name)
         state = _text_of(members.get("system")), _text_of(document.get("status"))
         _count(self.states, state, (REST_NAME, REST_NAME))

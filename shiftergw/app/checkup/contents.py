@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shiftergw.app.checkup.database import expiry, mongodb_failure
 from shiftergw.app.checkup.finding import Finding, Level, failure
+from shiftergw.app.checkup.locations import GONE_LOCATIONS, LocatedRecords
 from shiftergw.app.checkup.policies import PolicyRecords
 from shiftergw.app.compose import delivery_to
 from shiftergw.config import Config, System
@@ -43,6 +44,15 @@ _UNNAMED_REMEDY = (
     " another program. Remove them by hand once no job uses them."
 )
 
+_POLICY_REMEDY = (
+    "They stay, and jobs can run them. Pull them again to have them judged, or remove them:"
+    " `shiftergw expire IMAGE`."
+)
+_LOCATION_REMEDY = (
+    "They stay, and jobs can run them. The next pull of them is refused, or asks another registry:"
+    " add theirs to `Locations`, or remove them: `shiftergw expire IMAGE`."
+)
+
 _QUIET = frozenset(
     {Category.LISTED, Category.UNTAGGED, Category.IN_FLIGHT, Category.FAILURES, Category.EXPIRED}
 )
@@ -60,8 +70,12 @@ _REMEDIES: Mapping[Category | Oddity, str] = {
 
 async def contents(reactor: Reactor, config: Config) -> list[Finding]:
     """Return the findings about the records, and about the files that belong to them."""
-    records = PolicyRecords(config)
-    survey = Survey(config.systems.keys(), reactor.seconds(), records.judge)
+    judges = (PolicyRecords(config).judge, LocatedRecords(config).judge)
+
+    def classify(document: Mapping[str, Any]) -> Iterable[str]:
+        return filter(None, (judge(document) for judge in judges))
+
+    survey = Survey(config.systems.keys(), reactor.seconds(), classify)
     try:
         findings = await _database(reactor, config, survey)
     except GatewayError as error:
@@ -69,7 +83,7 @@ async def contents(reactor: Reactor, config: Config) -> list[Finding]:
         return [mongodb_failure("database", error) if mongodb else failure("database", error)]
     findings += _systems(survey)
     findings += _records(survey)
-    findings += _policy_classes(survey)
+    findings += _classes(survey)
     findings += await _files(reactor, config, survey)
     return findings
 
@@ -156,14 +170,16 @@ def _records(survey: Survey) -> Iterator[Finding]:
         yield Finding("unknown members", Level.OK, f"kept: {_numbers(survey.unknown_members)}")
 
 
-def _policy_classes(survey: Survey) -> Iterator[Finding]:
-    """Yield the images that policies do not accept; nothing is done to them."""
-    remedy = (
-        "They stay, and jobs can run them. Pull them again to have them judged, or remove them:"
-        " `shiftergw expire IMAGE`."
-    )
+def _classes(survey: Survey) -> Iterator[Finding]:
+    """Yield the images that policies do not accept, and those that cannot be pulled again.
+
+    Nothing is done to them.
+    """
     for name, tally in sorted(survey.classes.items()):
-        yield Finding("policy", Level.WARNING, f"{tally.count} {name}{_examples(tally)}", remedy)
+        kind, remedy = "policy", _POLICY_REMEDY
+        if name == GONE_LOCATIONS:
+            kind, remedy = "locations", _LOCATION_REMEDY
+        yield Finding(kind, Level.WARNING, f"{tally.count} {name}{_examples(tally)}", remedy)
 
 
 def _examples(tally: Tally) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +19,9 @@ LEAST_FOR_STATE = 10**6
 
 LITTLE_FOR_STATE = 100 * 10**6
 """Free bytes below which StateDirectory, which contains the database, gets a warning."""
+
+WARNING_TIME = dt.timedelta(days=14)
+"""The time before the end of a certificate or a key at which a warning begins."""
 
 _TELL = "Tell the site's support"
 
@@ -44,6 +48,24 @@ def failure(name: str, error: GatewayError) -> Finding:
     """Return an error as a finding."""
     text = " ".join(filter(None, [error.what, printable(error.detail)]))
     return Finding(name, Level.FAILURE, text, for_support(error.remedy))
+
+
+def date_problem(
+    start: dt.datetime, end: dt.datetime | None, now: dt.datetime
+) -> tuple[Level, str] | None:
+    """Return what is wrong with the time in which a certificate or a key is valid, if anything.
+
+    An `end` of None is never.
+    """
+    if start > now:
+        return Level.FAILURE, f"is not valid before {start:%Y-%m-%d}"
+    if end is None:
+        return None
+    if end < now:
+        return Level.FAILURE, f"expired on {end:%Y-%m-%d}"
+    if end < now + WARNING_TIME:
+        return Level.WARNING, f"expires on {end:%Y-%m-%d}"
+    return None
 
 
 def for_support(remedy: str) -> str:

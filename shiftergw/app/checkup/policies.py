@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.app.checkup.finding import Finding, Level, failure
+from shiftergw.app.checkup.policy_keys import PolicyKeys
 from shiftergw.config import Config, System
 from shiftergw.config.locations import ANY_REGISTRY
 from shiftergw.config.registries_directory import read_registries_directory
@@ -47,6 +48,8 @@ async def policies(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
         needs_signatures = needs_signatures or policy.needs_signatures
         yield _policy(name, system.policy_file, policy)
         for finding in _idle_scopes(name, config, policy):
+            yield finding
+        for finding in await PolicyKeys(name, policy, reactor).findings():
             yield finding
     if needs_gpg:
         yield await _gpgv(reactor)

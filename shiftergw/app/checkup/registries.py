@@ -10,7 +10,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure
+from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, date_problem, failure
 from shiftergw.app.locations import configured_locations, layout_directories
 from shiftergw.config import Config
 from shiftergw.config.locations import ANY_REGISTRY
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
 
 _REMEDY = "Check the url, the network, the proxy (https_proxy) and sslcacert."
-_WARNING_TIME = dt.timedelta(days=14)
-"""The time before the end of a certificate at which a warning begins."""
 
 
 async def registries(config: Config, environ: Mapping[str, str], reactor: Reactor) -> list[Finding]:
@@ -85,24 +83,12 @@ def _client_certificate(name: str, location: Location) -> Finding | None:
         dates = client_certificate_dates(location)
     except ConfigurationError:
         return None
-    problem = _problem_of_dates(*dates, dt.datetime.now(dt.UTC))
+    problem = date_problem(*dates, dt.datetime.now(dt.UTC))
     text = f"clientCertificate {location.client_certificate}"
     if problem is None:
         return Finding(name, Level.OK, f"{text} is valid")
     level, what = problem
     return Finding(name, level, f"{text} {what}", "Have its authority renew it.")
-
-
-def _problem_of_dates(
-    start: dt.datetime, end: dt.datetime, now: dt.datetime
-) -> tuple[Level, str] | None:
-    if end < now:
-        return Level.FAILURE, f"expired on {end:%Y-%m-%d}"
-    if start > now:
-        return Level.FAILURE, f"is not valid before {start:%Y-%m-%d}"
-    if end < now + _WARNING_TIME:
-        return Level.WARNING, f"expires on {end:%Y-%m-%d}"
-    return None
 
 
 async def _answer(

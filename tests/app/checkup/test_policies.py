@@ -23,7 +23,15 @@ from shiftergw.model.signatures import PolicyVerdict
 from tests.configurations import load_config
 from tests.parts import need
 
-SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
+KEY = (
+    "mDMEaw0WfRYJKwYBBAHaRw8BAQdACSPGLII4wAlK3xHt7P8ZoUR+s4EACOXSm0t1hQDnPgu0FXRlc3RzIDx0QGV4"
+    "YW1wbGUub3JnPoiQBBMWCAA4FiEE6MLRnnCJl9ikg9KAgNSx1eApxDAFAmsNFn0CGwMFCwkIBwIGFQoJCAsCBBYC"
+    "AwECHgECF4AACgkQgNSx1eApxDDfowEA05gTEPANiarX8d1qrEbzUaSuctI8EFW4dI2OwTWzbegA/10oABwHP4x5"
+    "6ZMGqmIGkB2c4oO2yRpxkt2Xgjir+DQD"
+)
+"""The keyring of an OpenPGP key that does not expire."""
+
+SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": KEY}
 ACCEPT = {"type": "insecureAcceptAnything"}
 REJECT = {"type": "reject"}
 
@@ -57,8 +65,9 @@ async def test_a_valid_policy(tmp_path: Path) -> None:
     config = config_of(tmp_path, document, RegistriesDirectory=str(tmp_path))
     findings = await findings_of(config)
     assert {name: level for name, (level, _) in findings.items()} == dict.fromkeys(
-        ("policy_file of mycluster", "gpgv", "RegistriesDirectory"), Level.OK
-    )
+        ("policy_file of mycluster", "keys of policy_file of mycluster", "gpgv",
+         "RegistriesDirectory"), Level.OK
+    )  # fmt: skip
     assert "1 scopes beside the default; digest sha256:" in findings["policy_file of mycluster"][1]
     assert findings["RegistriesDirectory"][1] == "scopes with signatures: 1"
 
