@@ -45,7 +45,7 @@ from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from shiftergw.sources.user_files.files import FilePlaces, UserFiles
-from shiftergw.sources.user_files.imports import Imports
+from shiftergw.sources.user_files.imports import Imports, import_calls
 from shiftergw.sources.user_files.spool_client import SpoolClient
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.work.pool import PoolOptions, WorkerPool
@@ -222,6 +222,7 @@ def user_files(
         config.max_upload_size,
         limits.stages.fetch,
         threads,
+        import_calls(threads),
         reactor,
     )
     places = FilePlaces(config.upload_directory, config.expand_directory / "uploads")

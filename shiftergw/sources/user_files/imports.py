@@ -14,8 +14,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -27,6 +27,7 @@ from shiftergw.errors import (
     ImageTooLarge,
     NotAllowed,
     PullError,
+    TimedOut,
     amount,
     printable,
 )
@@ -37,12 +38,16 @@ from shiftergw.plumbing.process import Command, run_command
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Report
+from shiftergw.sources.user_files.public_copy import FileCopy
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
 
-STEP = 1 << 20
-"""Bytes that are copied between two looks at a cancellation."""
+STEPS = 2
+"""Steps of imports that run, or hang, at the same time in one worker."""
+
+STEP_SECONDS = 60.0
+"""Seconds that a step of an import may take: to open the file, or to read and write 4 MiB."""
 
 LOOK_SECONDS = 0.5
 """Seconds between two looks at the size of what a command prints."""
@@ -153,8 +158,9 @@ async def check_public_file(path: str, calls: BoundedThreadCalls) -> None:
 class Imports:
     """Copies files that users import to this machine's scratch space, up to `limit` bytes.
 
-    Without a `command` only public files are read. Its arguments `{user}`, `{uid}` and `{path}` are
-    replaced by the user and the file; no shell sees them. It may take `seconds`.
+    Without a `command` only public files are read, each step by `calls`. The arguments `{user}`,
+    `{uid}` and `{path}` of the command are replaced by the user and the file; no shell sees them.
+    It may take `seconds`.
     """
 
     command: Sequence[str]
@@ -162,28 +168,29 @@ class Imports:
     limit: int
     seconds: float
     threads: Threads
+    calls: BoundedThreadCalls
     reactor: Reactor
 
     async def read(self, file: ImageFile, uid: int, copy: Path, report: Report) -> None:
         """Copy the file at `file.path`, as the user `file.user` may read it, to `copy`.
 
         Raises `ImageNotFound` with the end of what the command prints, `ImageTooLarge`, `NoSpace`
-        and `TimedOut`.
+        and `TimedOut`, also if the file system does not answer.
         """
         check_path(file.path)
-        stop = Event()
-        if not self.command:
-            await self.threads.run_until(stop.set, self._copy_public, file.path, copy, stop, report)
-            return
-        check_user(file.user)
-        values = {"{user}": file.user, "{uid}": str(uid), "{path}": file.path}
-        arguments = [values.get(argument, argument) for argument in self.command]
+        if self.command:
+            check_user(file.user)
         with _disk_errors():
             descriptor = await self.threads.run(
                 os.open, copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
             )
         try:
-            await self._run(arguments, descriptor, report)
+            if self.command:
+                values = {"{user}": file.user, "{uid}": str(uid), "{path}": file.path}
+                arguments = [values.get(argument, argument) for argument in self.command]
+                await self._run(arguments, descriptor, report)
+            else:
+                await self._copy_public(file.path, descriptor, report)
         finally:
             await self.threads.release(os.close, descriptor)
 
@@ -223,21 +230,36 @@ class Imports:
         if await size() > self.limit:
             raise self._too_large()
 
-    def _copy_public(self, path: str, copy: Path, stop: Event, report: Report) -> None:
+    async def _copy_public(self, path: str, descriptor: int, report: Report) -> None:
+        """Copy in steps of limited time: the user chooses the file system, and it may hang."""
+        file = FileCopy(partial(open_public_file, path), descriptor)
         count = 0
-        source = open_public_file(path)
-        with os.fdopen(source, "rb") as file, _disk_errors(), copy.open("wb") as target:
-            while (data := file.read(STEP)) and not stop.is_set():
-                target.write(data)
-                count += len(data)
-                if count > self.limit:
-                    raise self._too_large()
-                self.threads.call_reactor(report, Progress("PULLING", count, 0))
+        try:
+            with _disk_errors():
+                while size := await self.calls.run(file.step):
+                    count += size
+                    if count > self.limit:
+                        raise self._too_large()
+                    report(Progress("PULLING", count, 0))
+        finally:
+            await self.threads.release(file.close)
 
     def _too_large(self) -> ImageTooLarge:
         return ImageTooLarge.for_limit(
             f"The file has more than {amount(self.limit)}.", "MaxUploadSize"
         )
+
+
+def import_calls(threads: Threads) -> BoundedThreadCalls:
+    """Return the calls for steps of imports; a file system that hangs keeps only their threads."""
+    return BoundedThreadCalls(threads, STEPS, STEP_SECONDS, threads.clock, _no_answer)
+
+
+def _no_answer() -> TimedOut:
+    return TimedOut(
+        "The file system of the file to import does not answer.",
+        remedy="Try again later, or upload the file with `shiftergw import FILE NAME`.",
+    )
 
 
 def _disk_errors() -> AbstractContextManager[None]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -18,13 +21,16 @@ from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.user_files import imports as imports_module
 from shiftergw.sources.user_files.imports import (
+    STEPS,
     Imports,
     check_path,
     check_public_file,
     check_user,
+    import_calls,
     open_public_file,
 )
 from tests.patience import patient
+from tests.work.waiting import until
 
 PRINT = [sys.executable, "-c", "import sys; print(*sys.argv[1:], end='')", "{user}", "{uid}"]
 
@@ -170,7 +176,8 @@ def test_users_that_are_refused(user: str) -> None:
 
 
 def _imports(threads: Threads, *command: str, limit: int = 1000, seconds: float = 60) -> Imports:
-    return Imports(command, os.environ, limit, patient(seconds), threads, reactor)
+    calls = import_calls(threads)
+    return Imports(command, os.environ, limit, patient(seconds), threads, calls, reactor)
 
 
 FILE = ImageFile(kind="squashfs", path="/data/x;$(id) {user}", user="alice")
@@ -211,7 +218,8 @@ async def test_a_file_that_is_too_large(
 @pytest_twisted.ensureDeferred
 async def test_a_command_that_hangs(threads: Threads, tmp_path: Path) -> None:
     """It has a time limit."""
-    imports = Imports(["sleep", "600"], os.environ, 1000, 0.2, threads, reactor)
+    calls = import_calls(threads)
+    imports = Imports(["sleep", "600"], os.environ, 1000, 0.2, threads, calls, reactor)
     with pytest.raises(TimedOut):
         await imports.read(FILE, 2001, tmp_path / "copy", lambda _: None)
 
@@ -235,3 +243,46 @@ async def test_a_public_file_is_copied(threads: Threads, directory: Path) -> Non
         await _imports(threads).read(record, 2001, copy, lambda _: None)
     with pytest.raises(NotAllowed):
         await check_public_file(str(file), calls)
+
+
+@pytest.mark.parametrize("step", ["open", "read"])
+@pytest_twisted.ensureDeferred
+async def test_a_file_system_that_hangs(
+    threads: Threads, directory: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The pull ends; with two steps that hang the next one at once. What hangs writes no more."""
+    monkeypatch.setattr(imports_module, "STEP_SECONDS", 0.2)
+    file = directory / "image.squashfs"
+    file.write_bytes(b"squashfs")
+    file.chmod(0o644)
+    record = ImageFile(kind="squashfs", path=str(file), user="alice")
+    answer = threading.Event()
+    function = getattr(os, step)
+
+    def hang(*arguments: Any, **members: Any) -> Any:
+        name = arguments[0] if step == "open" else _path_of(arguments[0])
+        if name in {file.name, str(file)}:
+            answer.wait()
+        return function(*arguments, **members)
+
+    imports = _imports(threads)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, hang)
+        for number in range(STEPS + 1):
+            with pytest.raises(TimedOut, match="does not answer"):
+                await imports.read(record, 2001, directory / str(number), lambda _: None)
+        answer.set()
+        await until(lambda: not any(path.startswith(str(directory)) for path in _open_paths()))
+    assert {(directory / str(n)).read_bytes() for n in range(STEPS + 1)} == {b""}
+    await imports.read(record, 2001, directory / "copy", lambda _: None)
+    assert (directory / "copy").read_bytes() == b"squashfs"
+
+
+def _path_of(descriptor: int) -> str:
+    with suppress(OSError):
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    return ""
+
+
+def _open_paths() -> set[str]:
+    return {_path_of(int(path.name)) for path in Path("/proc/self/fd").iterdir()}
