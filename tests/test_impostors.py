@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import pytest_twisted
@@ -20,13 +21,17 @@ from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import NoGateway
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
-from shiftergw.errors import RegistryUntrusted, RetryLater, Unavailable
+from shiftergw.errors import PullError, RegistryUntrusted, RetryLater, Unavailable
 from shiftergw.image import Platform
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model import ImageFile, ImageReference, RegistryLogin
 from shiftergw.mongo.address import MongoAddress
 from shiftergw.mongo.connector import PrimaryConnector
+from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience
+from shiftergw.sources.user_files import spool_client
+from shiftergw.sources.user_files.spool_client import SpoolClient
 from shiftergw.work.celery.app import connect_once, make_app
 from shiftergw.work.celery.broker_errors import translate_error
 from tests.certificates import Authority
@@ -47,6 +52,7 @@ PASSWORD = "s3cret"
 LOGIN = RegistryLogin("alice", PASSWORD)
 REFERENCE = ImageReference.parse("team/app")
 IMAGE = make_image([tar_of({"a": b"a"})])
+SEAL = Seal(b"k" * 32)
 LIMIT = 20.0
 """Seconds for a server of the loopback: a busy machine may take some."""
 
@@ -178,6 +184,25 @@ async def to_gateway_quickly(host: str, port: int, authority: Authority) -> str:
     return type(caught.value).__name__
 
 
+async def to_spool(host: str, port: int, authority: Authority) -> str:
+    """Fetch an upload from the gateway, as a worker on another machine does."""
+    threads = Threads(REACTOR, 2, "test")
+    threads.startService()
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as directory:
+        patch.setenv("SSL_CERT_FILE", str(authority.pem))
+        patch.setattr(spool_client, "TRIES", 1)
+        client = SpoolClient(f"https://{host}:{port}", lambda: SEAL, threads, REACTOR)
+        file = ImageFile("a" * 32, "sif", 10, "b" * 64)
+        try:
+            with pytest.raises((PullError, RetryLater)) as caught:
+                await client.fetch("mycluster", file, Path(directory, "file"), lambda _: None)
+        finally:
+            await client.close()
+            await threads.stopService()
+    assert caught.value.remedy
+    return f"{type(caught.value).__name__}: {caught.value} {caught.value.detail}"
+
+
 WAYS = [
     to_registry,
     through_proxy,
@@ -187,6 +212,7 @@ WAYS = [
     to_broker,
     to_gateway,
     to_gateway_quickly,
+    to_spool,
 ]
 
 
@@ -213,6 +239,9 @@ def check_words(connect: Connect, reason: str, impostor: Impostor) -> None:
         return
     assert impostor.words in reason
     if connect in {to_mongodb, to_gateway}:
+        return
+    if connect is to_spool:
+        assert reason.startswith("PullError: The worker cannot fetch the upload")
         return
     assert reason.startswith("RegistryUntrusted")
     assert "he registry 'test'" in reason  # or its token service

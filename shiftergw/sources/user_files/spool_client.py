@@ -1,7 +1,8 @@
 """Fetch uploads from the gateway, for workers on other machines.
 
 Each request is signed with the site's secret key (`Seal.sign_request`). A fetch continues behind
-the bytes that are on this machine already.
+the bytes that are on this machine already. For https the gateway's certificate is verified as those
+of all servers are: by the authorities of this machine.
 """
 
 from __future__ import annotations
@@ -15,21 +16,27 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IResponse
+from zope.interface import implementer
 
 from shiftergw.errors import GatewayError, ImageNotFound, PullError, RetryLater, TimedOut, printable
 from shiftergw.model import ImageFile, Progress
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.head_limits import HeadTooLong
+from shiftergw.plumbing.http_heads import BoundedHeads
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import abandonable, within
+from shiftergw.plumbing.tls import CertificateRefused, ClientTls
 from shiftergw.ports import Report
 
 if TYPE_CHECKING:
@@ -37,6 +44,9 @@ if TYPE_CHECKING:
 
 PIECE = 4 << 20
 """Bytes of one request, which are in memory for a moment."""
+
+CONNECT_SECONDS = 20.0
+"""The time limit for a connection to the gateway."""
 
 PIECE_SECONDS = 120.0
 """The time limit for one request."""
@@ -57,6 +67,7 @@ class _RequestInterruptedError(Exception):
     """A request without a usable answer; another attempt may succeed."""
 
 
+@implementer(IAgentEndpointFactory)
 class SpoolClient:
     """Fetches and removes uploads over HTTP."""
 
@@ -68,8 +79,19 @@ class SpoolClient:
         self._seal = seal
         self._threads = threads
         self._clock = reactor
+        self._tls: ClientTls | None = None
         self._pool = HTTPConnectionPool(reactor)
-        self._agent = Agent(reactor, connectTimeout=20, pool=self._pool)
+        self._agent = Agent.usingEndpointFactory(reactor, self, self._pool)
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return how to connect to the gateway."""
+        host = uri.host.decode("ascii").strip("[]")
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            self._clock, host, uri.port, timeout=CONNECT_SECONDS
+        )
+        if self._tls is not None:
+            endpoint = wrapClientTLS(self._tls.to(host), endpoint)
+        return BoundedHeads(endpoint)
 
     async def close(self) -> None:
         """Close idle connections."""
@@ -79,7 +101,7 @@ class SpoolClient:
         """Append the bytes of an upload that are missing in the file `target`.
 
         Raises `RetryLater` if the gateway does not answer, `ImageNotFound` if it does not have the
-        upload, and `NoSpace`.
+        upload, `PullError` if its certificate is refused, and `NoSpace`.
         """
         offset = await self._threads.run(_prepare, target, file.size)
         failures = 0
@@ -125,11 +147,17 @@ class SpoolClient:
             DNSLookupError,
             ResponseFailed,
             PotentialDataLoss,
+            HeadTooLong,
         ) as error:
+            refusal = _certificate_refusal(error)
+            if refusal is not None:
+                raise self._certificate_error(refusal) from error
             raise _RequestInterruptedError(str(error) or type(error).__name__) from error
 
     async def _exchange(self, method: bytes, path: str, size: int | None) -> bytes:
         time = int(self._clock.seconds())
+        if self._tls is None and self._url.startswith("https:"):
+            self._tls = await self._threads.run(ClientTls)  # it reads the authorities
         credential = self._seal().sign_request(method.decode("ascii"), path, time)
         headers = Headers({b"authentication": [credential.encode("ascii")]})
         url = f"{self._url}{path}".encode("ascii")
@@ -157,6 +185,14 @@ class SpoolClient:
             )
         raise _RequestInterruptedError(f"status {status}")
 
+    def _certificate_error(self, refusal: CertificateRefused) -> PullError:
+        return PullError(
+            "The worker cannot fetch the upload: the gateway's certificate cannot be trusted, it"
+            f" {refusal.problem}.",
+            remedy=f"Tell the site's support: GatewayURL leads there. {refusal.remedy}",
+            detail=f"{self._url}: {refusal.certificate}",
+        )
+
     def _no_answer(self, error: Exception) -> RetryLater:
         failure = PullError(
             "The worker cannot fetch the upload from the gateway.",
@@ -165,6 +201,14 @@ class SpoolClient:
         )
         at = self._clock.seconds() + RETRY_SECONDS
         return RetryLater(at, "the gateway's uploads", failure, limit=WAIT_SECONDS)
+
+
+def _certificate_refusal(error: BaseException) -> CertificateRefused | None:
+    """Return the refused certificate among the reasons that Twisted's client wraps, if any."""
+    if isinstance(error, CertificateRefused):
+        return error
+    reasons = (_certificate_refusal(reason.value) for reason in getattr(error, "reasons", ()))
+    return next(filter(None, reasons), None)
 
 
 class _Body(Protocol):
