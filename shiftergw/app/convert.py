@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING
 from shiftergw.app import compose
 from shiftergw.app.waiting import run_with_waits
 from shiftergw.build import mksquashfs
-from shiftergw.config import Config
+from shiftergw.config import Config, System
 from shiftergw.delivery.placement import place
 from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
 from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.policy import read_policy
 from shiftergw.job.watcher import Watcher
 from shiftergw.model import ImageReference, LocalSourceName
+from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.ports import ImageSource
+from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.sources.local.opening import open_source
 from shiftergw.states import State
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
+    from shiftergw.plumbing.threads import Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +55,18 @@ async def convert(
     """Convert one image; temporary files lie in the directories of `config`.
 
     Returns what the command prints: id, bytes, entries, dropped, and the seconds of each stage.
-    Stages overlap: layers are indexed while they are fetched.
+    Stages overlap: layers are indexed while they are fetched. If the system has a policy, it is
+    asked before any layer is fetched: raises `ImageRefused`, and `PolicyInvalid` for the policy.
     """
     parts = compose.ConversionParts(reactor, config)
     registry = compose.registry(reactor, config)
-    services = OrderedServices(
-        [parts.threads, parts.readers, parts.layouts, ClosedAtStop(registry.close)]
-    )
+    lookasides = compose.lookasides(reactor, config)
+    policies = compose.policies(reactor, config, registry, lookasides, parts.threads)
+    clients = [ClosedAtStop(registry.close), ClosedAtStop(lookasides.close)]
+    services = OrderedServices([parts.threads, parts.readers, parts.layouts, *clients])
     await services.startService()
     try:
+        await _check_policy(config.systems[conversion.system], parts.threads, reactor)
         mksquashfs.check_version(await mksquashfs.version(config.mksquashfs, reactor, reactor))
         for directory in (config.cache_directory, config.expand_directory):
             await parts.threads.run(private_directory, directory)
@@ -68,22 +75,25 @@ async def convert(
         source: ImageSource = compose.image_source(registry, config, parts.layouts)
         reference = conversion.source
         if isinstance(reference, LocalSourceName):
-            begin = partial(watcher.enter_stage, State.PULLING)
             source = await open_source(
                 reference,
                 conversion.scratch,
                 limits,
                 parts.threads,
                 reactor,
-                begin,
+                partial(watcher.enter_stage, State.PULLING),
                 watcher.report,
             )
             reference = ImageReference(reference.kind)
         pipeline = Pipeline(source, parts.caches.of, parts.builder, limits, reactor)
 
-        async def build() -> tuple[ResolvedImage, BuiltImage, float]:
-            platform = config.systems[conversion.system].architecture
+        async def build() -> dict[str, object]:
+            system = conversion.system
+            platform = config.systems[system].architecture
             image, image_config = await pipeline.resolve(reference, platform, None, watcher)
+            verdict = await policies.judge(system, reference, image, None, watcher)
+            if verdict is not None and not verdict.is_accepted:
+                raise policies.refusal(system, reference, image, verdict)
             resolve_seconds = time.monotonic() - start
             await pipeline.check_space(image)
             async with pipeline.convert(
@@ -97,18 +107,28 @@ async def convert(
                     watcher.report,
                     link=conversion.link,
                 )
-            return image, squashfs, resolve_seconds
+            total_seconds = time.monotonic() - start
+            return _result(image, squashfs, verdict, resolve_seconds, total_seconds)
 
-        image, squashfs, resolve_seconds = await run_with_waits(
-            build, reactor, config.wait_limits(), watcher.notify
-        )
-        return _result(image, squashfs, resolve_seconds, time.monotonic() - start)
+        return await run_with_waits(build, reactor, config.wait_limits(), watcher.notify)
     finally:
         await services.stopService()
 
 
+async def _check_policy(system: System, threads: Threads, reactor: Reactor) -> None:
+    """Raise `PolicyInvalid`, or `ConfigurationError` without `gpgv`, for an unusable policy."""
+    if system.policy_file is not None:
+        policy = await threads.run(read_policy, system.policy_file)
+        if policy.needs_gpg:
+            await GpgVerifier(reactor, reactor).check_program()
+
+
 def _result(
-    image: ResolvedImage, squashfs: BuiltImage, resolve_seconds: float, total: float
+    image: ResolvedImage,
+    squashfs: BuiltImage,
+    verdict: PolicyVerdict | None,
+    resolve_seconds: float,
+    total: float,
 ) -> dict[str, object]:
     """Return the JSON object that the command prints; times are in seconds."""
     report = squashfs.report.to_document()
@@ -122,4 +142,5 @@ def _result(
             **{stage: round(seconds, 3) for stage, seconds in squashfs.seconds.items()},
             "total": round(total, 3),
         },
+        **({} if verdict is None else {"policy": verdict.to_answer()}),
     }

@@ -39,6 +39,13 @@ SYSTEM = "local"
 @click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="imagemanager.json")
 @click.option("--system", "system", help="Whose architecture and squashfs options.")
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Which images need which signatures: containers-policy.json(5).",
+)
 @click.option("--plain-http", is_flag=True, help="Speak http with the registry that SOURCE names.")
 @click.option(
     "--compressor",
@@ -52,6 +59,7 @@ SYSTEM = "local"
 def convert(
     config_file: Path | None,
     system: str | None,
+    policy_file: Path | None,
     plain_http: bool,
     compressor: str | None,
     level: int | None,
@@ -63,6 +71,9 @@ def convert(
     SOURCE is the name of an image in a registry, or one of oci:DIR[:TAG], oci-archive:FILE[:TAG],
     docker-archive:FILE[:NAME], dir:DIR, sif:FILE, squashfs:FILE, the path of any of them, or - for
     standard input.
+
+    With --config the image must be one that the policy of the system accepts. --policy replaces
+    that policy.
 
     Progress goes to standard error; on standard output comes one JSON object at the end.
     """
@@ -76,6 +87,8 @@ def convert(
     except GatewayError as error:
         raise Misuse(text_of(error)) from error
     name = system_of(config, system)
+    if policy_file is not None:
+        config = _with_policy(config, name, policy_file.absolute())
     options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
     async def command(reactor: Reactor) -> int:
@@ -184,6 +197,12 @@ def system_of(config: Config, name: str | None) -> str:
     if name not in names:
         raise Misuse(f"--system must be one of: {', '.join(names)}")
     return name
+
+
+def _with_policy(config: Config, name: str, policy_file: Path) -> Config:
+    """Return the configuration with another policy of one system."""
+    system = config.systems[name].model_copy(update={"policy_file": policy_file})
+    return config.model_copy(update={"systems": {**config.systems, name: system}})
 
 
 def squash_options(

@@ -140,3 +140,12 @@ class PolicyVerdict:
     def to_document(self) -> dict[str, Any]:
         """Return the verdict as a JSON object."""
         return asdict(self)
+
+    def to_answer(self) -> dict[str, str]:
+        """Return what users see of the verdict that accepts an image, as a JSON object."""
+        return {
+            "requirement": self.requirement,
+            "identity": self.identity,
+            "reason": self.reason,
+            "policy": self.policy,
+        }

@@ -99,7 +99,7 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
     An image that was accepted by its system's policy has one more, `policy`.
     """
     verdict = PolicyVerdict.from_document(image.verdict)
-    policy = {} if verdict is None else {"policy": _verdict(verdict)}
+    policy = {} if verdict is None else {"policy": verdict.to_answer()}
     members = _without_null(
         {
             "id": image.id,
@@ -118,15 +118,6 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
         }
     )
     return members | policy
-
-
-def _verdict(verdict: PolicyVerdict) -> dict[str, str]:
-    return {
-        "requirement": verdict.requirement,
-        "identity": verdict.identity,
-        "reason": verdict.reason,
-        "policy": verdict.policy,
-    }
 
 
 def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:

@@ -198,6 +198,60 @@ def test_a_pipe_that_is_interrupted(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def policy_file(path: Path, **transports: Any) -> Path:
+    """Write a policy that rejects all but these scopes; return its path."""
+    path.write_text(json.dumps({"default": [{"type": "reject"}], "transports": transports}))
+    return path
+
+
+ACCEPT = [{"type": "insecureAcceptAnything"}]
+
+
+def test_a_policy_of_the_command_line(
+    source: tuple[DockerRegistry, Digest], tmp_path: Path
+) -> None:
+    """No layer of an image that it refuses is fetched; the words and the exit code say so."""
+    registry, _ = source
+    requests = registry.blob_requests()
+    image = f"{registry.host}/a/b:1"
+    policy = policy_file(tmp_path / "policy.json", docker={"reg.example.org": ACCEPT})
+    command = ["convert", "--plain-http", "--policy", str(policy)]
+    result = shiftergw(*command, image, str(tmp_path / "o"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"The policy of local does not accept {image}, by reject (default)" in result.stderr
+    assert registry.blob_requests() == requests + 1, "the configuration alone"
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.json"]
+
+
+def test_the_policy_of_a_system(tmp_path: Path) -> None:
+    """With a configuration that of the system counts, unless the command line names another."""
+    (tmp_path / "saved.tar").write_bytes(ARCHIVE)
+    document: dict[str, Any] = default_document(None, tmp_path, plain_http=False)
+    refusing = policy_file(tmp_path / "refusing.json", sif={"": ACCEPT})
+    document["Platforms"]["local"]["policy_file"] = str(refusing)
+    config = tmp_path / "imagemanager.json"
+    config.write_text(json.dumps(document))
+    accepting = policy_file(tmp_path / "accepting.json", **{"docker-archive": {"": ACCEPT}})
+    command = ["convert", "--config", str(config), f"{tmp_path}/saved.tar", str(tmp_path / "o")]
+    result = shiftergw(*command)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "does not accept an image of the transport docker-archive" in result.stderr
+    result = shiftergw(*command, "--policy", str(accepting))
+    assert result.returncode == 0, result.stderr
+    requirement = "insecureAcceptAnything (transport docker-archive)"
+    assert json.loads(result.stdout)["policy"]["requirement"] == requirement
+
+
+def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
+    """It is a fault of the command line, and nothing is converted."""
+    (tmp_path / "saved.tar").write_bytes(ARCHIVE)
+    path = str(tmp_path / "absent.json")
+    result = shiftergw("convert", "--policy", path, f"{tmp_path}/saved.tar", f"{tmp_path}/o")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{path} cannot be read" in result.stderr
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     """After any signal no file is left, and the exit code is that of shells."""

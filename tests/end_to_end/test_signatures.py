@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from shiftergw.cli.convert import default_document
+from shiftergw.model import ImageReference
 from tests.cli.command import shiftergw
 from tests.gpg import GpgHome
 from tests.images import entry, oci_layout, tar_of
@@ -89,6 +91,26 @@ def service(site: Site) -> Iterator[Service]:
     service.config.write_text(json.dumps(document))
     with service:
         yield service
+
+
+def test_conversions_ask_the_policy(site: Site, tmp_path: Path) -> None:
+    """`convert` verifies real signatures, and makes no file for a stranger's."""
+    need("mksquashfs")
+    reference = ImageReference.parse(f"{site.registry.host}/lib/signed")
+    document = default_document(reference, tmp_path, plain_http=True)
+    document["RegistriesDirectory"] = str(site.registries)
+    document["Platforms"]["local"]["policy_file"] = str(site.policy)
+    config = tmp_path / "imagemanager.json"
+    config.write_text(json.dumps(document))
+    command = ("convert", "--config", str(config))
+    out = str(tmp_path / "o")
+    result = shiftergw(*command, f"{site.registry.host}/lib/foreign:1", out)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "signed by a key that the policy does not accept" in result.stderr
+    assert not Path(out).exists()
+    result = shiftergw(*command, f"{site.registry.host}/lib/signed:1", out)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["policy"]["identity"] == site.signer
 
 
 def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
