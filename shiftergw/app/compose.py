@@ -48,6 +48,7 @@ from shiftergw.sources.user_files.files import FilePlaces, UserFiles
 from shiftergw.sources.user_files.imports import Imports, import_calls
 from shiftergw.sources.user_files.spool_client import SpoolClient
 from shiftergw.store.sqlite.store import SqliteStore
+from shiftergw.work.explainer import ExplainerProcess
 from shiftergw.work.pool import PoolOptions, WorkerPool
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ def queue(reactor: Reactor, config: Config, config_file: Path) -> WorkerPool | C
         dict(os.environ),
         PoolOptions(config.worker_threads, JOBS_PER_WORKER, warm=1, systems=tuple(config.systems)),
     )
+
+
+def explainer(reactor: Reactor, config_file: Path) -> ExplainerProcess:
+    """Return what explains pulls for users, in a process of its own."""
+    argv = [sys.executable, "-m", "shiftergw.app.explainer", "--config", str(config_file)]
+    return ExplainerProcess(argv, dict(os.environ), reactor)
 
 
 @dataclass(frozen=True, slots=True)

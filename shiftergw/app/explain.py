@@ -1,4 +1,4 @@
-"""Look up what a pull of an image would do, behind `shiftergw explain`.
+"""Look up what a pull of an image would do, for operators and, by `app/explainer.py`, for users.
 
 The look-ups are those of a worker on this machine: the same sources, mirrors and proxies, the same
 circuit breakers, policy, cache, database and image directory. Manifests, the configuration and
@@ -7,82 +7,37 @@ signatures are read; no layer is.
 
 from __future__ import annotations
 
-import os
-import pwd
-import socket
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.app import compose
+from shiftergw.app.explain_adapters import ExplainAdapters, open_adapters
 from shiftergw.app.locations import layout_directories
-from shiftergw.app.worker import target_of
 from shiftergw.config import Config
 from shiftergw.delivery.disk_calls import MOST_HANGING
-from shiftergw.errors import (
-    ConfigurationError,
-    GatewayError,
-    ImageBlocked,
-    PullError,
-    RetryLater,
-    TimedOut,
-)
+from shiftergw.errors import GatewayError, ImageBlocked, PullError, RetryLater, TimedOut
 from shiftergw.image import ResolvedImage
 from shiftergw.job.explain import ImageFacts, explain
-from shiftergw.job.pipeline import Pipeline
-from shiftergw.job.policy import ImagePolicies
 from shiftergw.job.recordable import recordable
-from shiftergw.job.targets import Target
-from shiftergw.model import ImageReference, Progress, RegistryLogin
-from shiftergw.model.explanations import Explanation, ImagePlace
-from shiftergw.plumbing.seal import Seal
-from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+from shiftergw.model import Progress
+from shiftergw.model.explanations import ExplainRequest, Explanation, ImagePlace
+from shiftergw.plumbing.services import OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, Say
 from shiftergw.rules.waiting import decide_wait
-from shiftergw.sources.registry.admission import NoBreakers, SharedBreakers
-from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.states import State
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-    from shiftergw.store.mongo.store import MongoStore
-    from shiftergw.store.sqlite.store import SqliteStore
 
 T = TypeVar("T")
 
 SECONDS = 60.0
 """The time limit of all requests to the registry and the system together."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainRequest:
-    """An image, for a system of the configuration; `login` is for the image's registry."""
-
-    reference: ImageReference
-    system: str
-    login: RegistryLogin | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Adapters:
-    """What a worker has, for one system; without a `store` nothing has been delivered yet.
-
-    `mirror_failures` gets the causes for which mirrors are passed over, by their hosts.
-    """
-
-    parts: compose.ConversionParts
-    registry: RegistryClient
-    mirror_failures: dict[str, str]
-    pipeline: Pipeline
-    policies: ImagePolicies
-    target: Target
-    store: SqliteStore | MongoStore | None
-    closing: Sequence[ClosedAtStop]
 
 
 async def explain_image(
@@ -100,7 +55,7 @@ async def explain_image(
     threads = OrderedServices([parts.threads, parts.layouts, disks])
     await threads.startService()
     try:
-        adapters = await _open(reactor, config, request, parts, disks)
+        adapters = await open_adapters(reactor, config, request, parts, disks)
         store = [] if adapters.store is None else [adapters.store]
         services = OrderedServices([*store, *adapters.closing])
         await services.startService()
@@ -110,92 +65,6 @@ async def explain_image(
             await services.stopService()
     finally:
         await threads.stopService()
-
-
-async def _open(
-    reactor: Reactor,
-    config: Config,
-    request: ExplainRequest,
-    parts: compose.ConversionParts,
-    disks: Threads,
-) -> _Adapters:
-    """Return the adapters of a worker, wired as in `app/worker.py`; no directory is made."""
-    has_state, has_cache = await parts.threads.run(_check_user, config)
-    store = compose.store(reactor, config) if has_state or config.mongodb_uri else None
-    shared_breakers = await _shared_breakers(config, request, store, parts.threads)
-    failures: dict[str, str] = {}
-    registry = compose.registry(
-        reactor,
-        config,
-        shared_breakers,
-        parts.threads if has_cache else None,
-        failures.__setitem__,
-    )
-    lookasides = compose.lookasides(reactor, config, shared_breakers)
-    system = config.systems[request.system]
-    delivery = compose.delivery_to(system, reactor, disks, config.ost_count_of(system.name))
-    directory = delivery.with_breaker(
-        system, store or NoBreakers(), shared_breakers.machine, reactor
-    )
-    source = compose.image_source(registry, config, parts.layouts)
-    return _Adapters(
-        parts,
-        registry,
-        failures,
-        Pipeline(source, parts.caches.of, parts.builder, config.build_limits(), reactor),
-        compose.policies(reactor, config, registry, lookasides, parts.threads),
-        target_of(config, system.name, directory),
-        store,
-        [ClosedAtStop(part.close) for part in (registry, lookasides, directory)],
-    )
-
-
-def _check_user(config: Config) -> tuple[bool, bool]:
-    """Return whether the gateway has a database file here, and whether it has a cache. Blocks.
-
-    Raises `ConfigurationError` for another user than that of the gateway, who can neither read its
-    database and its keys nor, as root, write files that the gateway can use.
-    """
-    for key, directory in (
-        ("StateDirectory", config.state_directory),
-        ("CacheDirectory", config.cache_directory),
-    ):
-        try:
-            owner = directory.stat().st_uid
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ConfigurationError(
-                f"{key}: {directory} cannot be read: {error.strerror}.",
-                remedy="Run this command as the gateway's user.",
-            ) from error
-        if owner != os.geteuid():
-            name = str(owner)
-            with suppress(KeyError):
-                name = pwd.getpwuid(owner).pw_name
-            raise ConfigurationError(
-                f"{key}: {directory} belongs to another user, {name}.",
-                remedy=f"Run this command as the gateway's user: sudo -H -u {name} shiftergw"
-                " explain …",
-            )
-    return compose.state_file(config).exists(), config.cache_directory.exists()
-
-
-async def _shared_breakers(
-    config: Config, request: ExplainRequest, store: ImageStore | None, threads: Threads
-) -> SharedBreakers:
-    """Return the breakers that the site's workers use; none if there is no database yet."""
-    machine = socket.gethostname()
-    if store is None:
-        return SharedBreakers(machine=machine)
-    if request.login is None:
-        return SharedBreakers(store, machine)
-    seal = await threads.run(Seal.read, config.secret_key_file)
-
-    def fingerprint(login: RegistryLogin) -> str:
-        return seal.fingerprint(f"{login.user}:{login.password}", "registry login")
-
-    return SharedBreakers(store, machine, fingerprint)
 
 
 class _Listener:
@@ -219,7 +88,7 @@ class _LookUps:
         reactor: Reactor,
         config: Config,
         request: ExplainRequest,
-        adapters: _Adapters,
+        adapters: ExplainAdapters,
         say: Say,
     ) -> None:
         self._reactor = reactor
@@ -241,6 +110,7 @@ class _LookUps:
             target.platform,
             target.name,
             "" if login is None else login.user,
+            reader=request.reader,
         )
         if store is not None:
             facts = await self._attempt(self._tag(facts, store), facts)

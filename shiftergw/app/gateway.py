@@ -20,6 +20,7 @@ from shiftergw.plumbing.services import OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Authenticator
 from shiftergw.service.dispatch import Dispatch
+from shiftergw.service.explanations import Explanations
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.service.recovery import Recovery, WorkerShortage
@@ -44,14 +45,8 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
 
     store = compose.store(reactor, config, CHECK_SECONDS)
     queue = compose.queue(reactor, config, config_file)
-    dispatch = Dispatch(
-        store,
-        queue,
-        reactor,
-        config.heartbeat_limit,
-        config.systems,
-        config.user_limits.running,
-    )
+    limits = config.heartbeat_limit, config.systems, config.user_limits.running
+    dispatch = Dispatch(store, queue, reactor, *limits)
     recovery = Recovery(store, dispatch, reactor)
     queue.on_idle, queue.on_end = dispatch.wake, recovery.job_ended
     # Only for a local pool: a broken installation must be repaired, but worker machines that are
@@ -79,7 +74,10 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
     files, file_services = user_files(reactor, config, store, preparation)
     policies = PresentPolicies(config, threads, reactor)
     seal, wake = preparation.seal, dispatch.wake
-    rules = Gateway(config, store, seal, wake, reactor, queue, files, policies.is_judged)
+    explanations = _explanations(reactor, config, config_file)
+    rules = Gateway(
+        config, store, seal, wake, reactor, queue, files, policies.is_judged, explanations
+    )
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
     connections = _connection_limits(config)
     site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
@@ -97,11 +95,19 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
             housekeeping,
             *credential_rounds,
             *file_services,
+            *([] if explanations is None else [explanations]),
             user_threads,
             *users.listings.values(),
             *(Listener(text, site, reactor) for text in config.listen),
         ]
     )
+
+
+def _explanations(reactor: Reactor, config: Config, config_file: Path) -> Explanations | None:
+    """Return what explains pulls; with a broker, other machines have the cache and the systems."""
+    if config.broker_url is not None:
+        return None
+    return Explanations(config, compose.explainer(reactor, config_file), reactor)
 
 
 def _connection_limits(config: Config) -> ConnectionLimits:

@@ -75,6 +75,14 @@ def parse_registries(answer: Any) -> list[dict[str, Any]]:
     return registries
 
 
+def parse_explanation(answer: Any) -> dict[str, Any]:
+    """Return the state of an explanation, with its `id` and `status`; raise `InvalidAnswer`."""
+    state = parse_object(answer)
+    if not isinstance(state.get("status"), str) or not isinstance(state.get("id"), str):
+        raise InvalidAnswer
+    return state
+
+
 @dataclass(frozen=True, slots=True)
 class UploadState:
     """What a gateway says of an upload: its id, the bytes it has, and the longest chunk."""

@@ -1,18 +1,20 @@
-"""explain: say what a pull of an image would do on this machine, and why it would fail."""
+"""explain: say what a pull of an image would do, and why it would fail."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from shiftergw.cli.answers import InvalidAnswer
 from shiftergw.cli.convert import system_of
-from shiftergw.cli.exits import DONE, FAILURE, Misuse, text_of
+from shiftergw.cli.decoding import decode
+from shiftergw.cli.exits import DONE, FAILURE, LINE_LIMIT, Misuse, NoGateway, Stop, text_of
 from shiftergw.cli.images import image_of
 from shiftergw.cli.login import ask_login, login_from_input
 from shiftergw.cli.options import config_option, single_system_option
@@ -22,10 +24,20 @@ from shiftergw.cli.upload_source import check_registry_image
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import GatewayError, amount, printable
 from shiftergw.model import ImageReference, RegistryLogin
-from shiftergw.model.explanations import DeliveredImage, Explanation, ImagePlace, Obstacle
+from shiftergw.model.explanations import (
+    DeliveredImage,
+    ExplainRequest,
+    Explanation,
+    ImagePlace,
+    Obstacle,
+)
 
 if TYPE_CHECKING:
+    from shiftergw.cli.remote import Remote
     from shiftergw.plumbing.reactor import Reactor
+
+INTERVAL = 0.5
+"""Seconds between two polls."""
 
 _WIDTH = 11
 """Characters of the first column."""
@@ -44,7 +56,9 @@ _ACTIONS = {
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
-@click.option("-u", "--username", metavar="NAME", help="A login; its password is asked for.")
+@click.option(
+    "-u", "--username", metavar="NAME", help="A login, with --config; its password is asked for."
+)
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, for scripts."
 )
@@ -59,11 +73,13 @@ def explain(
     password_stdin: bool,
     image: str,
 ) -> None:
-    """Say what a pull of IMAGE would do now, and why it would fail.
+    """Say what a pull of IMAGE would do now, and why it would fail. No layer is downloaded.
 
-    For the gateway's user on a machine with workers, whether the gateway runs or not. It looks at
-    what a worker looks at: location, mirrors and proxy, the database, the cache, the system's
-    policy and its image directory. No layer is downloaded.
+    The gateway looks it up for you, with your logins for registries.
+
+    With --config (or $GWCONFIG, and no --gateway) the command looks it up itself, on a machine with
+    workers and as the gateway's user, whether the gateway runs or not: location, mirrors and proxy,
+    the database, the cache, the system's policy and its image directory.
 
     Exits with 1 if a pull would wait or fail.
     """
@@ -73,6 +89,13 @@ def explain(
         raise Misuse(f"Images of the type {itype} come from no registry: there is nothing to ask.")
     if password_stdin and username is None:
         raise Misuse("--password-stdin needs --username NAME.")
+    is_local = "GWCONFIG" in os.environ or "CONFIG_PATH" in os.environ
+    if config_file is None and (settings.gateways or not is_local):
+        if username is not None:
+            raise Misuse(
+                "The gateway uses the logins of `shiftergw login`: --username is for --config."
+            )
+        _ask_gateway(settings, name, as_json)
     try:
         loaded_config = Config.load(config_file or file_of_environment(os.environ), os.environ)
         reference = ImageReference.parse(name)
@@ -84,19 +107,73 @@ def explain(
 
     async def command(reactor: Reactor) -> int:
         # Not needed for `--help`.
-        from shiftergw.app.explain import ExplainRequest, explain_image  # noqa: PLC0415
+        from shiftergw.app.explain import explain_image  # noqa: PLC0415
 
         request = ExplainRequest(reference, system, login)
-        explanation = await explain_image(
-            reactor, config, request, lambda line: click.echo(printable(line), err=True)
-        )
-        if as_json:
-            click.echo(json.dumps(explanation.to_document()))
-        else:
-            click.echo("\n".join(lines_of(explanation)))
-        return FAILURE if explanation.action in {"wait", "fail"} else DONE
+        return _show(await explain_image(reactor, config, request, _notify), as_json)
 
     run(command)
+
+
+def _ask_gateway(settings: Settings, image: str, as_json: bool) -> NoReturn:
+    """Have the gateway explain a pull, print the explanation, and exit."""
+
+    async def command(reactor: Reactor) -> int:
+        # Not needed for `--help`.
+        from shiftergw.cli.exchange_twisted import TwistedExchange  # noqa: PLC0415
+        from shiftergw.cli.remote import Remote  # noqa: PLC0415
+
+        state = await _last_state(Remote(TwistedExchange(reactor), settings), reactor, image)
+        return _show(explanation_of(state), as_json)
+
+    run(command)
+
+
+class ExplanationFailed(Stop):
+    """The gateway could not explain a pull."""
+
+    exit_code = FAILURE
+
+
+def explanation_of(state: Mapping[str, Any]) -> Explanation:
+    """Return the explanation in a gateway's last answer; raise `Stop` if there is none."""
+    if state["status"] == "FAILURE":
+        texts = (state.get("cause") or "The gateway did not explain it.", state.get("remedy"))
+        lines = [printable(str(text), LINE_LIMIT) for text in texts if text]
+        raise ExplanationFailed("\n".join(lines))
+    try:
+        return decode(Explanation, state.get("explanation"))
+    except InvalidAnswer:
+        raise NoGateway("The gateway sent an explanation that is not understood.") from None
+
+
+async def _last_state(remote: Remote, clock: Any, image: str) -> dict[str, Any]:
+    """Return the state of an explanation at its end."""
+    from twisted.internet.task import deferLater  # noqa: PLC0415 - as above
+
+    state = await remote.explain("docker", image)
+    is_waiting = False
+    while state["status"] in {"WAITING", "RUNNING"}:
+        if state["status"] == "WAITING" and not is_waiting:
+            is_waiting = True
+            _notify("Waiting for the explanations of other users")
+        await deferLater(clock, INTERVAL, int)
+        state = await remote.explanation(state["id"])
+    return state
+
+
+def _notify(line: str) -> None:
+    click.echo(printable(line), err=True)
+
+
+def _show(explanation: Explanation, as_json: bool) -> int:
+    """Print an explanation; return the exit code."""
+    if as_json:
+        click.echo(json.dumps(explanation.to_document()))
+    else:
+        for line in lines_of(explanation):
+            click.echo(printable(line, LINE_LIMIT))
+    return FAILURE if explanation.action in {"wait", "fail"} else DONE
 
 
 def _login(username: str, password_stdin: bool, image: str) -> RegistryLogin:
@@ -150,7 +227,7 @@ def _line(label: str, text: str) -> str:
 def _place(place: ImagePlace) -> str:
     texts = [
         place.name,
-        place.url,
+        *([place.url] if place.url else []),
         f"repository {place.repository}",
         *([f"proxy {place.proxy}"] if place.proxy else []),
         *([f"login {printable(place.user)}"] if place.user else []),

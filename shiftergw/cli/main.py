@@ -31,7 +31,7 @@ COMMANDS = {
     "expire": CommandEntry(
         "admin", "Take the tag IMAGE away; an image without any tag is removed."
     ),
-    "explain": CommandEntry("explain", "Say what a pull of IMAGE would do on this machine."),
+    "explain": CommandEntry("explain", "Say what a pull of IMAGE would do."),
     "images": CommandEntry("images", "List the images of the system."),
     "import": CommandEntry("import_file", "Upload a squashfs file of your own.", "import_file"),
     "login": CommandEntry("login", "Keep your login for a registry."),

@@ -134,6 +134,14 @@ class Remote:
             self._busy_since = now
         return now < self._busy_since + BUSY_LIMIT
 
+    async def explain(self, itype: str, image: str) -> dict[str, Any]:
+        """Have a gateway explain the pull of an image; return the state of the explanation."""
+        return await self._first("POST", ["explain", itype, image], answers.parse_explanation)
+
+    async def explanation(self, explanation_id: str) -> dict[str, Any]:
+        """Return the state of an explanation, from the gateway that was asked for it."""
+        return await self.ask_last("GET", ["explain", explanation_id], answers.parse_explanation)
+
     async def expire(self, itype: str, image: str) -> None:
         """Remove a tag from its image."""
         answer = await self._ask("GET", "expire", itype, image)

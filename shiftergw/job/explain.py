@@ -12,7 +12,7 @@ from typing import Any
 
 from shiftergw.errors import GatewayError, RetryLater, printable
 from shiftergw.image import Platform, ResolvedImage
-from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.model import ImageRecord, ImageReference, Session
 from shiftergw.model.explanations import (
     DeliveredImage,
     Explanation,
@@ -44,6 +44,7 @@ class ImageFacts:
     image's files, `tag_record` is that of the tag, and `work` a record of the tag in flight.
     `has_file` is false if the file in the image directory is not the one that was delivered.
     `failures` are the errors that a pull would meet: those of the source, the policy and the disks.
+    `reader` is the user who asks, None an operator.
     """
 
     system: str
@@ -61,24 +62,29 @@ class ImageFacts:
     work: ImageRecord | None = None
     has_file: bool = True
     failures: Sequence[GatewayError] = ()
+    reader: Session | None = None
 
 
 def explain(facts: ImageFacts) -> Explanation:
-    """Return what a pull of the image would do now, for a user who is not among its readers."""
-    image, work = facts.image, facts.work
-    previous = facts.tag_record
+    """Return what a pull of the image would do now.
+
+    An explanation for a `reader` is the answer to this user, without what only operators may see:
+    details of errors, proxies and logins of the gateway, other users' private images. Without a
+    reader it is that for a user who is not among the readers of a private image.
+    """
+    image = facts.image
     explanation = Explanation(
         image=str(facts.reference),
         system=facts.system,
         architecture=str(facts.platform),
-        directory=printable(facts.directory, _TEXT_LIMIT),
+        directory=printable(facts.system if facts.reader else facts.directory, _TEXT_LIMIT),
         action=_action(facts),
         user=printable(facts.user),
-        places=tuple(facts.places),
+        places=tuple(_place(facts, place) for place in facts.places),
         policy=facts.verdict,
-        previous_image=None if previous is None else _delivered_image(previous),
-        work="" if work is None else printable(f"{work.status}: {work.status_message or ''}"),
-        obstacles=tuple(map(_obstacle, facts.failures)),
+        previous_image=_previous_image(facts),
+        work=_work(facts),
+        obstacles=tuple(_obstacle(facts, failure) for failure in facts.failures),
     )
     return explanation if image is None else _with_image(explanation, facts, image)
 
@@ -97,7 +103,6 @@ def _with_image(explanation: Explanation, facts: ImageFacts, image: ResolvedImag
             {layer.digest: layer.size - layer.cached_size for layer in layers}.values()
         )
     record = _own_record(facts)
-    previous = facts.tag_record
     return replace(
         explanation,
         private=image.private,
@@ -109,11 +114,36 @@ def _with_image(explanation: Explanation, facts: ImageFacts, image: ResolvedImag
         size=image.download_size,
         missing_size=missing_size,
         is_converted=facts.is_converted,
-        delivered_image=None if record is None else _delivered_image(record),
-        previous_image=(
-            None if previous is None or previous.id == image.id else _delivered_image(previous)
-        ),
+        delivered_image=None if record is None else _delivered_image(facts, record),
     )
+
+
+def _place(facts: ImageFacts, place: ImagePlace) -> ImagePlace:
+    if facts.reader is None:
+        return place
+    failure = "it does not serve the image now" if place.failure else ""
+    limits = () if place.user else place.limits
+    url = "" if place.kind == "directory" else place.url
+    return replace(place, url=url, proxy="", user="", limits=limits, failure=failure)
+
+
+def _previous_image(facts: ImageFacts) -> DeliveredImage | None:
+    """Return the other image that the tag means on the system."""
+    record, image = facts.tag_record, facts.image
+    if record is None or (image is not None and record.id == image.id):
+        return None
+    if facts.reader is not None and not record.may_be_read_by(facts.reader):
+        return None
+    return _delivered_image(facts, record)
+
+
+def _work(facts: ImageFacts) -> str:
+    work, reader = facts.work, facts.reader
+    if work is None:
+        return ""
+    if reader is not None and work.requested_by != reader.uid:
+        return "a pull of another user"
+    return printable(f"{work.status}: {work.status_message or ''}")
 
 
 def _own_record(facts: ImageFacts) -> ImageRecord | None:
@@ -130,7 +160,8 @@ def _action(facts: ImageFacts) -> PullAction:
     if facts.failures or facts.image is None:
         return "wait"
     missing_id = None if facts.has_file else facts.image.id
-    request = ImageRecord(system=facts.system, pulltag=str(facts.reference))
+    uid = None if facts.reader is None else facts.reader.uid
+    request = ImageRecord(system=facts.system, pulltag=str(facts.reference), requested_by=uid)
     match decide_from_manifest(request, facts.image, facts.records, missing_id):
         case Reuse():
             return "reuse"
@@ -139,9 +170,10 @@ def _action(facts: ImageFacts) -> PullAction:
     return "build"
 
 
-def _obstacle(error: GatewayError) -> Obstacle:
+def _obstacle(facts: ImageFacts, error: GatewayError) -> Obstacle:
+    detail = error.detail if facts.reader is None else ""
     what, remedy, detail = (
-        printable(text, _TEXT_LIMIT) for text in (error.what, error.remedy, error.detail)
+        printable(text, _TEXT_LIMIT) for text in (error.what, error.remedy, detail)
     )
     if isinstance(error, RetryLater):
         reason = printable(error.why)
@@ -149,7 +181,9 @@ def _obstacle(error: GatewayError) -> Obstacle:
     return Obstacle(error.code, what, remedy, detail)
 
 
-def _delivered_image(record: ImageRecord) -> DeliveredImage:
+def _delivered_image(facts: ImageFacts, record: ImageRecord) -> DeliveredImage:
+    if facts.reader is not None and not record.may_be_read_by(facts.reader):
+        return DeliveredImage(record.id or "", (), private=True)
     return DeliveredImage(
         record.id or "",
         tuple(printable(tag) for tag in record.tags[:MOST_TAGS]),

@@ -1,4 +1,4 @@
-"""What a pull of an image would do: the places of the image, its layers, and the obstacles."""
+"""What a pull would do: the request to explain it, and the places, layers and obstacles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin, Session
 from shiftergw.model.signatures import PolicyVerdict
 
 PlaceKind = Literal["registry", "mirror", "directory"]
@@ -20,6 +22,46 @@ PullAction = Literal["reuse", "prove", "build", "wait", "fail"]
 * `wait`: stay in the queue until the time of an obstacle.
 * `fail`: fail at once.
 """
+
+
+EXPLANATION_BYTES = 64 << 10
+"""Bytes of an explanation as JSON, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """A request to explain the pull of an image for a system; `login` is for its registry.
+
+    `reader` is the user for whom it is explained; None stands for an operator, who sees everything.
+    """
+
+    reference: ImageReference
+    system: str
+    login: RegistryLogin | None = field(default=None, repr=False)
+    reader: Session | None = None
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the request as a JSON object, which has the password."""
+        login, reader = self.login, self.reader
+        return {
+            "image": str(self.reference),
+            "system": self.system,
+            "login": None if login is None else f"{login.user}:{login.password}",
+            "uid": None if reader is None else reader.uid,
+            "groups": [] if reader is None else sorted(reader.groups),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> ExplainRequest:
+        """Parse what `to_document` returns."""
+        system, login, uid = document["system"], document["login"], document["uid"]
+        groups = frozenset(document["groups"])
+        return cls(
+            ImageReference.parse(document["image"]),
+            system,
+            None if login is None else RegistryLogin.parse(login),
+            None if uid is None else Session(system, str(uid), uid, "", -1, groups),
+        )
 
 
 @dataclass(frozen=True, slots=True)

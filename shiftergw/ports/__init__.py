@@ -5,6 +5,7 @@ A method is a coroutine unless it only reads memory. Methods raise no exceptions
 the type checker only. Times are arguments, in seconds since 1970.
 """
 
+from shiftergw.ports.explanations import Explainer
 from shiftergw.ports.images import (
     BlobCache,
     BlobSink,
@@ -39,6 +40,7 @@ __all__ = [
     "BlobSink",
     "BreakerStore",
     "Download",
+    "Explainer",
     "GroupDirectory",
     "ImageBuilder",
     "ImageDirectory",

@@ -26,6 +26,7 @@ from shiftergw.ports import ImageStore, QueueTrouble
 from shiftergw.rules.access import may_replace_tag, would_change_readers
 from shiftergw.service.housekeeping import extend_expiration
 from shiftergw.service.polls import LastAnswers
+from shiftergw.service.registry_logins import login_for
 from shiftergw.states import State
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Claims:
     async def _find_or_create(
         self, session: Session, request: PullRequest, text: str, location: str
     ) -> ImageRecord:
-        login = self._login(session, location)
+        login = login_for(self._config, session, location)
         existing = await self._work(session, request, with_login=login is not None)
         existing = existing or await self._ready(session, request, text)
         if existing is not None:
@@ -129,7 +130,8 @@ class Claims:
         await self._check_owner(session, request, text)
         self.check_workers()
         if login is not None:
-            request = replace(request, sealed=self._seal().close(login, request.claim))
+            text_of_login = f"{login.user}:{login.password}"
+            request = replace(request, sealed=self._seal().close(text_of_login, request.claim))
         if await self._changes_readers_only(session, request, text):
             request = replace(request, kind="acl")
         record, is_new = await self._store.claim(request, self._clock.seconds(), self.limits)
@@ -224,23 +226,6 @@ class Claims:
             and (session.admin or record.requested_by == session.uid)
             and would_change_readers(session, request.user_acl, request.group_acl, record)
         )
-
-    def _login(self, session: Session, location: str) -> str | None:
-        """Return the login for a location as text; `default` is that for the default location.
-
-        Users may have stored it under another spelling of the location's name.
-        """
-        login = session.logins.get(location) or next(
-            (
-                login
-                for name, login in session.logins.items()
-                if name != "default" and self._config.location_named(name) == location
-            ),
-            None,
-        )
-        if login is None and location == self._config.default_image_location:
-            login = session.logins.get("default")
-        return None if login is None else f"{login.user}:{login.password}"
 
 
 def check_readers(session: Session, request: PullRequest) -> None:

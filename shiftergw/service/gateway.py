@@ -36,6 +36,7 @@ from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.rules.access import may_expire
 from shiftergw.service.claims import Claims, IsJudged, judges_nothing, may_see
 from shiftergw.service.custom_claims import CustomClaims
+from shiftergw.service.explanations import Explanations
 from shiftergw.service.housekeeping import expire_due, extend_expiration
 from shiftergw.service.imports import FileImports, ImportChoice
 from shiftergw.service.user_files import UserFileServices
@@ -67,10 +68,12 @@ class Gateway:
         queue: JobQueue,
         files: UserFileServices | None = None,
         is_judged: IsJudged = judges_nothing,
+        explanations: Explanations | None = None,
     ) -> None:
         """Encrypt logins with `seal`; call `wake` when there is new work for the `queue`.
 
         Without `files` no images are made of files of users. `is_judged` knows the policies.
+        Without `explanations` no pulls are explained.
         """
         self._config = config
         self._store = store
@@ -78,6 +81,7 @@ class Gateway:
         self._clock = clock
         self._queue = queue
         self._files = files
+        self._explanations = explanations
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble, is_judged)
         uploads = None if files is None else files.uploads
         self._custom_claims = CustomClaims(config, store, self._claims, uploads, wake, clock)
@@ -98,6 +102,16 @@ class Gateway:
         if self._files is None:
             raise NotAllowed("This gateway takes no files of users.")
         return self._files
+
+    @property
+    def explanations(self) -> Explanations:
+        """Return what explains pulls; raise `NotAllowed` if this gateway does not."""
+        if self._explanations is None:
+            raise NotAllowed(
+                "This gateway explains no pulls: other machines do its work.",
+                remedy="Ask the site's support, who can run `shiftergw explain` there.",
+            )
+        return self._explanations
 
     @property
     def shows_labels(self) -> bool:

@@ -126,6 +126,14 @@ async def _registries(gateway: Gateway, request: RoutedRequest) -> Answer:
     return render.listing({"location": name, "host": host} for name, host in registries)
 
 
+async def _explain(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return render.answer(gateway.explanations.begin(request.session, request.itype, request.image))
+
+
+async def _explanation(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return render.answer(gateway.explanations.find(request.session, request.image))
+
+
 async def _take_down(gateway: Gateway, request: RoutedRequest) -> Answer:
     image_id = parameters.image_id(request.image)
     names = await gateway.take_down(request.session, image_id)
@@ -212,6 +220,13 @@ ROUTES: dict[str, Route] = {
         siblings=(Route("DELETE", uploads.discard, Names.ID, changes=True, for_workers=True),),
     ),
     "doimport": Route("POST", _import, Names.IMAGE, changes=True, unproved_answer=_last_answer),
+    "explain": Route(
+        "POST",
+        _explain,
+        Names.IMAGE,
+        changes=True,
+        siblings=(Route("GET", _explanation, Names.ID),),
+    ),
     "expire": Route("GET", _expire, Names.IMAGE, changes=True),
     "autoexpire": Route("GET", _autoexpire, changes=True),
     "queue": Route("GET", _queue),

@@ -16,12 +16,12 @@ from twisted.internet import reactor
 
 from shiftergw.app import explain as module
 from shiftergw.app.compose import state_file
-from shiftergw.app.explain import ExplainRequest, explain_image
+from shiftergw.app.explain import explain_image
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import Digest
 from shiftergw.model import ImageReference, Origin, PullRequest, RegistryLogin
-from shiftergw.model.explanations import Explanation
+from shiftergw.model.explanations import ExplainRequest, Explanation
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry import retry

@@ -6,11 +6,15 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_twisted
 from click.testing import CliRunner
 
-from shiftergw.cli.explain import lines_of
+from shiftergw.cli.answers import InvalidAnswer, parse_explanation
+from shiftergw.cli.exits import Stop
+from shiftergw.cli.explain import explanation_of, lines_of
 from shiftergw.cli.main import main
 from shiftergw.model.explanations import (
     DeliveredImage,
@@ -21,10 +25,11 @@ from shiftergw.model.explanations import (
     RequestLimit,
 )
 from shiftergw.model.signatures import PolicyVerdict
-from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli.command import ENVIRONMENT, PROGRAM, ask
 from tests.configurations import SMALLEST
 from tests.images import oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
+from tests.web.fakes import FakeGateway
 
 LIMIT = RequestLimit("", 9, "9 of 100 requests in 6 hours are left")
 MIRROR = ImagePlace("mirror", "cache", "https://cache", "hub/app", "p:1", "robot", failure="down")
@@ -119,6 +124,67 @@ def test_misuse(arguments: list[str], words: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["explain", "--config", str(file), *arguments])
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
+
+
+class ListedStates:
+    """The explanations of a fake gateway: its answers are listed beforehand."""
+
+    def __init__(self, *states: dict[str, Any]) -> None:
+        """Answer the first request with the first state, and polls with the next ones."""
+        self.states = [{"id": "ab", **state} for state in states]
+        self.calls: list[Any] = []
+
+    def begin(self, session: Any, itype: str, image: str) -> dict[str, Any]:
+        """Return the first state."""
+        self.calls.append((session.user, itype, image))
+        return self.states.pop(0)
+
+    def find(self, session: Any, explanation_id: str) -> dict[str, Any]:
+        """Return the next state."""
+        self.calls.append((session.user, explanation_id))
+        return self.states.pop(0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_explains() -> None:
+    """Without a configuration the gateway is asked, and polled until it has the explanation."""
+    explanation = replace(EXPLANATION, action="fail").to_document()
+    states = ListedStates(
+        {"status": "WAITING"},
+        {"status": "RUNNING"},
+        {"status": "READY", "explanation": {**explanation, "work": "\x1b[2J"}},
+    )
+    result = await ask(FakeGateway(explanations=states), "explain", "docker://team/app:1")
+    assert result.returncode == 1, result.stderr
+    assert "a pull     fails." in result.stdout.splitlines()
+    assert "\x1b" not in result.stdout
+    assert result.stderr == "Waiting for the explanations of other users\n"
+    assert states.calls == [("ann", "docker", "team/app:1"), ("ann", "ab"), ("ann", "ab")]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "words"),
+    [
+        ({"status": "FAILURE", "cause": "Too\nslow.", "remedy": "Try later."}, 1, "Too.+\nTry"),
+        ({"status": "FAILURE"}, 1, "did not explain it"),
+        ({"status": "READY", "explanation": {"image": 1}}, 3, "not understood"),
+        ({"status": "DANCING"}, 3, "not understood"),
+    ],
+)
+def test_a_gateway_that_does_not_explain(state: dict[str, Any], code: int, words: str) -> None:
+    """Its reason is shown; an answer of another form is not the image's fault."""
+    with pytest.raises(Stop, match=words) as caught:
+        explanation_of(state)
+    assert caught.value.exit_code == code
+    with pytest.raises(InvalidAnswer):
+        parse_explanation(state)  # it has no id
+
+
+def test_a_login_is_not_for_the_gateway() -> None:
+    """The gateway gets the stored logins, and no others."""
+    result = CliRunner().invoke(main, ["--gateway", "g", "explain", "-u", "alice", "app:1"])
+    assert result.exit_code == 2
+    assert "--username is for --config" in result.stderr
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.cli.command import shiftergw
 from tests.images import oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
-from tests.running_service import SYSTEM, Service
+from tests.running_service import BOB, SYSTEM, Service
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,12 @@ def test_an_explanation(servers: tuple[Service, DockerRegistry, DockerRegistry])
     assert {"PULLING", "TRANSFER"} <= delivery["seconds"].keys()
     assert f"{delivery['id']}.squashfs" in [file.name for file in service.images.iterdir()]
     assert cache.blob_requests() <= count + 1  # the configuration
+    user = {"SHIFTERGW_GATEWAY": service.url, "SHIFTERGW_CREDENTIAL": BOB}
+    result = shiftergw("explain", "--system", SYSTEM, "team/app:1", "--json", env=user)
+    assert result.returncode == 0, result.stderr
+    explanation = json.loads(result.stdout)
+    assert (explanation["action"], explanation["directory"]) == ("reuse", SYSTEM)
+    assert "explained team/app:1 on mycluster to uid 2002" in service.log.read_text()
 
 
 def test_a_pull_by_registries_conf(

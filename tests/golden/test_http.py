@@ -64,6 +64,7 @@ REQUESTS: Mapping[str, tuple[str, str, str | None, Any]] = {
     "metrics of all": ("GET", API.format("metrics"), ADMIN, None),
     "workers": ("GET", API.format("workers"), ADMIN, None),
     "registries": ("GET", API.format("registries"), BOB, None),
+    "explain": ("POST", "explain lib/ready:1", ALICE, None),
     "import": ("POST", "doimport app:1", ALICE, {"filepath": "/a", "format": "squashfs"}),
     "take down": ("POST", API.format("takedown") + "f" * 64, ADMIN, None),
     "allow": ("POST", API.format("allow") + "f" * 64, ADMIN, None),

@@ -17,7 +17,8 @@ from shiftergw.errors import (
 )
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.job.explain import MOST_LAYERS, ImageFacts, explain
-from shiftergw.model import ImageRecord, ImageReference, Origin
+from shiftergw.model import ImageRecord, ImageReference, Origin, Session
+from shiftergw.model.explanations import ImagePlace, RequestLimit
 from shiftergw.states import State
 
 BIG, SMALL = (
@@ -143,6 +144,64 @@ def test_records_without_durations(seconds: Any) -> None:
         image = explain(replace(FACTS, records=(record,))).delivered_image
         assert image is not None
         assert image.seconds == {}
+
+
+def test_what_a_user_sees() -> None:
+    """No details, proxies and logins of the gateway, and nothing of other users' images."""
+    limit = RequestLimit("", 1, "1 request")
+    mirror = ImagePlace("mirror", "m", "https://m", "r", "proxy:3128", "robot", limits=(limit,))
+    places = (
+        replace(mirror, failure="The mirror 'm' is down: 10.0.0.1"),
+        ImagePlace("registry", "reg", "https://reg", "r", "proxy:3128", limits=(limit,)),
+    )
+    private = replace(READY, private=True, user_acl=(7,))
+    work = replace(READY, requested_by=7, status=State.PULLING, status_message="Pulling")
+    denial = RegistryDenied("It refused.", detail="10.0.0.1")
+    facts = replace(
+        FACTS,
+        reader=Session("a", "bob", 8, "users", 100),
+        places=places,
+        records=(private,),
+        tag_record=replace(private, id="b" * 64),
+        work=work,
+        failures=(denial,),
+        directory="host:/images",
+    )
+    explanation = explain(facts)
+    text = json.dumps(explanation.to_document())
+    for secret in (
+        "10.0.0.1",
+        "proxy:3128",
+        "robot",
+        "/images",
+        'team/app:1"]',
+        "b" * 64,
+        "Pulling",
+    ):
+        assert secret not in text
+    assert explanation.places[1].limits == (limit,)
+    assert explanation.places[0].failure == "it does not serve the image now"
+    assert explanation.work == "a pull of another user"
+    image = explanation.delivered_image
+    assert image is not None
+    assert (image.id, image.size, image.seconds) == (IMAGE.id, None, {})
+    owner = explain(replace(facts, reader=Session("a", "ann", 7, "users", 100)))
+    assert owner.work == "PULLING: Pulling"
+    assert owner.delivered_image is not None
+    assert owner.delivered_image.size == 900
+    assert owner.previous_image is not None
+
+
+def test_a_reader_of_a_private_image() -> None:
+    """A user in its list need not prove anything; another one has to."""
+    facts = replace(
+        FACTS,
+        image=replace(IMAGE, private=True),
+        records=(replace(READY, private=True, user_acl=(7,)),),
+    )
+    for uid, action in ((7, "reuse"), (8, "prove")):
+        reader = Session("a", "x", uid, "users", 100)
+        assert explain(replace(facts, reader=reader)).action == action
 
 
 def test_the_size_of_an_explanation() -> None:

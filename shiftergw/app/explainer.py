@@ -1,0 +1,51 @@
+"""Explain one pull for the gateway: `python -m shiftergw.app.explainer --config FILE`.
+
+The request is a JSON object on standard input, since it may have a password. The explanation is one
+on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shiftergw.app.explain import explain_image
+from shiftergw.app.reactor import run_main
+from shiftergw.config import Config
+from shiftergw.errors import GatewayError
+from shiftergw.model.explanations import ExplainRequest
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
+
+def main() -> None:
+    """Explain the pull and exit; errors are on standard error."""
+    parser = argparse.ArgumentParser(prog="shiftergw.app.explainer")
+    parser.add_argument("--config", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        config = Config.load(arguments.config, os.environ).config
+        request = ExplainRequest.from_document(json.load(sys.stdin))
+    except GatewayError as error:
+        sys.exit(f"{error} {error.detail}")
+
+    async def command(reactor: Reactor) -> int:
+        try:
+            explanation = await explain_image(reactor, config, request, lambda _: None)
+        except GatewayError as error:
+            sys.stderr.write(f"{error} {error.detail}\n")
+            return 1
+        sys.stdout.write(json.dumps(explanation.to_document()))
+        sys.stdout.flush()
+        return 0
+
+    sys.exit(run_main(command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Explain a pull in a child process: `app/explainer.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shiftergw.errors import ChildFailed, TimedOut, Unavailable, printable
+from shiftergw.model.explanations import EXPLANATION_BYTES, ExplainRequest
+from shiftergw.plumbing.process import Command, run_command
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
+SECONDS = 90.0
+"""The time limit of the process: that of its requests, and time to start and to end."""
+
+_MESSAGE = "The gateway cannot explain pulls at the moment."
+
+
+class ExplainerProcess:
+    """Implements the port `Explainer` with one child process for each request."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        reactor: Reactor,
+        seconds: float = SECONDS,
+    ) -> None:
+        """Run `argv`, which reads the request from standard input."""
+        self._argv = argv
+        self._env = env
+        self._reactor = reactor
+        self._seconds = seconds
+
+    async def explain(self, request: ExplainRequest) -> Mapping[str, Any]:
+        """See the port. The request, which may have a password, is in no file and no argument."""
+        descriptor = os.memfd_create("explain")
+        try:
+            _write_all(descriptor, json.dumps(request.to_document()).encode())
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            command = Command(
+                self._argv,
+                self._env,
+                stdin=descriptor,
+                total=self._seconds,
+                output_limit=EXPLANATION_BYTES + 1,
+            )
+            output = await run_command(command, self._reactor, self._reactor)
+        except ChildFailed as error:
+            detail = f"{error.what} {printable(error.detail)}"
+            raise Unavailable(_MESSAGE, detail=detail) from error
+        except TimedOut as error:
+            raise TimedOut(
+                f"The explanation took longer than {self._seconds:.0f} s.",
+                remedy="Try again later; if it lasts, tell the site's support.",
+                detail=error.what,
+            ) from error
+        finally:
+            os.close(descriptor)
+        return _parse(output.stdout)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _parse(content: bytes) -> Mapping[str, Any]:
+    try:
+        document = json.loads(content) if len(content) <= EXPLANATION_BYTES else None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise Unavailable(_MESSAGE, detail="the process gave no explanation")
+    return document

@@ -1,0 +1,174 @@
+"""Explanations are made one at a time, and only the user who asked for one gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.errors import (
+    BadRequest,
+    NotAuthenticated,
+    NotFound,
+    TimedOut,
+    TooMany,
+)
+from shiftergw.model import ANONYMOUS, RegistryLogin, Session
+from shiftergw.model.explanations import ExplainRequest
+from shiftergw.service import explanations as module
+from shiftergw.service.explanations import Explanations
+from tests.configurations import load_config
+
+ALICE = Session("mycluster", "alice", 2001, "users", 100)
+BOB = replace(ALICE, user="bob", uid=2002)
+DOCUMENT = {"action": "build"}
+
+
+class ManualExplainer:
+    """An `Explainer` whose answers the test gives."""
+
+    def __init__(self) -> None:
+        """Start without requests."""
+        self.requests: list[ExplainRequest] = []
+        self.answers: list[Deferred[Mapping[str, Any]]] = []
+        self.cancellations = 0
+
+    async def explain(self, request: ExplainRequest) -> Mapping[str, Any]:
+        """Wait for the answer."""
+        self.requests.append(request)
+        self.answers.append(Deferred(self._count))
+        return await self.answers[-1]
+
+    def _count(self, _: Deferred[Mapping[str, Any]]) -> None:
+        self.cancellations += 1
+
+
+class Bench:
+    """The service with a manual explainer and clock."""
+
+    def __init__(self) -> None:
+        """Start with nothing in progress."""
+        self.clock = Clock()
+        self.explainer = ManualExplainer()
+        config = load_config({}).config
+        self.service = Explanations(config, self.explainer, self.clock)
+        self.service.startService()
+
+    def begin(self, image: str = "app:1", session: Session = ALICE, itype: str = "docker") -> Any:
+        """Ask for an explanation."""
+        return self.service.begin(session, itype, image)
+
+    def status(self, state: Any, session: Session = ALICE) -> Any:
+        """Return the present status of an explanation."""
+        return self.service.find(session, state["id"])["status"]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Return a service for one test."""
+    return Bench()
+
+
+def test_an_explanation(bench: Bench) -> None:
+    """Its user polls it until it is there, and for some minutes afterwards; nobody else does."""
+    state = bench.begin()
+    assert state["status"] == "RUNNING"
+    bench.explainer.answers[0].callback(DOCUMENT)
+    answer = bench.service.find(ALICE, state["id"])
+    assert answer == {"id": state["id"], "status": "READY", "explanation": DOCUMENT}
+    for stranger in (BOB, replace(ALICE, system="other")):
+        with pytest.raises(NotFound):
+            bench.service.find(stranger, state["id"])
+    bench.clock.advance(module.KEEP_SECONDS + 1)
+    with pytest.raises(NotFound, match="no such explanation"):
+        bench.status(state)
+
+
+def test_the_request(bench: Bench) -> None:
+    """It has the normalized name, the user, and the login for the image's registry."""
+    logins = {"default": RegistryLogin("alice", "secret")}
+    bench.begin("app", replace(ALICE, logins=logins))
+    (request,) = bench.explainer.requests
+    assert str(request.reference) == "app:latest"
+    assert request.login == logins["default"]
+    assert request.reader is not None
+    assert request.reader.uid == ALICE.uid
+    assert "secret" not in repr(request)
+
+
+def test_one_at_a_time(bench: Bench) -> None:
+    """The next one begins when one has ended, also by an error."""
+    first, second = bench.begin("a:1"), bench.begin("b:1", BOB)
+    assert (second["status"], len(bench.explainer.requests)) == ("WAITING", 1)
+    bench.explainer.answers[0].errback(TimedOut("It took too long.", remedy="Try again."))
+    failure = bench.service.find(ALICE, first["id"])
+    assert (failure["status"], failure["cause"]) == ("FAILURE", "It took too long.")
+    assert bench.status(second, BOB) == "RUNNING"
+    bench.explainer.answers[1].callback(DOCUMENT)
+    assert bench.status(second, BOB) == "READY"
+
+
+def test_the_same_request_again(bench: Bench) -> None:
+    """It finds the one in progress; after the end it is a new one, with new answers."""
+    state = bench.begin("app:1")
+    assert bench.begin("docker://app:1")["id"] == state["id"]
+    assert bench.begin("app:1", BOB)["id"] != state["id"]
+    bench.explainer.answers[0].callback(DOCUMENT)
+    assert bench.begin("app:1")["id"] != state["id"]
+    assert bench.status(state) == "READY"
+
+
+def test_limits(bench: Bench) -> None:
+    """A user has two in progress; all users together have a bounded number."""
+    bench.begin("a:1")
+    bench.begin("b:1")
+    with pytest.raises(TooMany):
+        bench.begin("c:1")
+    for number in range(module.MOST_IN_PROGRESS - 2):
+        bench.begin("a:1", replace(BOB, uid=3000 + number))
+    with pytest.raises(TooMany):
+        bench.begin("a:1", BOB)
+
+
+def test_the_oldest_results_are_dropped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory for results is bounded; those in progress stay."""
+    monkeypatch.setattr(module, "MOST_RESULTS", 2)
+    states = []
+    for number in range(4):
+        states.append(bench.begin(f"a:{number}"))
+        bench.explainer.answers[-1].callback(DOCUMENT)
+    running = bench.begin("b:1")
+    for state in states[:2]:
+        with pytest.raises(NotFound):
+            bench.status(state)
+    assert [bench.status(state) for state in (*states[2:], running)] == ["READY"] * 2 + ["RUNNING"]
+
+
+def test_who_and_what_is_refused(bench: Bench) -> None:
+    """Nothing is begun for anonymous users, other types, and names without a registry."""
+    with pytest.raises(NotAuthenticated):
+        bench.begin(session=replace(ALICE, uid=ANONYMOUS))
+    for image, itype in (("app:1", "custom"), ("APP:1", "docker"), ("x.example.org/a", "docker")):
+        with pytest.raises(BadRequest):
+            bench.begin(image, itype=itype)
+    assert bench.explainer.requests == []
+
+
+def test_a_fault(bench: Bench) -> None:
+    """A client does not wait forever after a fault of the program."""
+    state = bench.begin()
+    bench.explainer.answers[0].errback(RuntimeError("bug"))
+    assert bench.status(state) == "FAILURE"
+
+
+def test_the_stop_of_the_gateway(bench: Bench) -> None:
+    """It ends what is in progress, and begins nothing."""
+    bench.begin("a:1")
+    bench.begin("b:1")
+    stopping = bench.service.stopService()
+    assert stopping.called
+    assert (len(bench.explainer.requests), bench.explainer.cancellations) == (1, 1)
