@@ -18,7 +18,7 @@ MOST_WAITING = 4 << 20
 """Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Stream:
     """The bytes that a source sends without interruption.
 
@@ -76,6 +76,8 @@ class BlobWriter:
         self._batches: list[_Batch] = []
         self._waiting_size = 0
         """Bytes that have arrived, and are neither written nor compared yet."""
+        self._is_discarded = False
+        """Whether the next batch is to be written to an empty file."""
         self._writing: Deferred[None] | None = None
         self._producer: Any = None
         self._streaming = True
@@ -108,16 +110,21 @@ class BlobWriter:
             raise self._fail(_corrupt(self._blob, "The source sent a part that was not asked for"))
         if self._cursor < self._position:
             self._abandon()
+        elif offset == 0 and self._cursor == self._blob.size:
+            self._discard()
         self._stream = _Stream(offset)
         self._cursor = offset
 
     def _abandon(self) -> None:
         """Keep what the file has: the stream has ended before it reached the end of that."""
         self._stream.is_abandoned = True
-        for batch in self._batches:
-            if batch.stream is self._stream:
-                self._waiting_size -= batch.size
-        self._batches = [batch for batch in self._batches if batch.stream is not self._stream]
+        self._drop(self._stream)
+
+    def _discard(self) -> None:
+        """Keep nothing: who starts again after the last byte has found that bytes are wrong."""
+        self._drop()
+        self._position = 0
+        self._is_discarded = True
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """As `IConsumer`; a producer that is to be asked for each piece works too."""
@@ -205,6 +212,10 @@ class BlobWriter:
 
     async def _write_batch(self, batch: _Batch) -> None:
         """Compare the bytes that the file has, and write those that it does not have."""
+        if self._is_discarded:
+            self._is_discarded = False
+            await self._threads.run(self._partial.truncate, 0)
+            self._written_size = 0
         data = memoryview(b"".join(batch.pieces))
         repeated_size = min(self._written_size - batch.offset, len(data))
         if repeated_size > 0:
@@ -229,8 +240,11 @@ class BlobWriter:
             self._on_failure()
         return self.failure
 
-    def _drop(self) -> None:
-        self._batches.clear()
+    def _drop(self, stream: _Stream | None = None) -> None:
+        """Forget the bytes of a stream, or of all, that wait for the disk."""
+        remaining = [b for b in self._batches if stream not in {None, b.stream}]
+        self._waiting_size -= sum(b.size for b in self._batches) - sum(b.size for b in remaining)
+        self._batches[:] = remaining
 
     def _pause_if_full(self) -> None:
         full = self._waiting_size > MOST_WAITING

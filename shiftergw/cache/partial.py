@@ -82,11 +82,13 @@ class PartialBlob:
         return True
 
     def truncate(self, offset: int) -> None:
-        """Drop the bytes from `offset`, where `repeats` has found a difference."""
+        """Drop the bytes from `offset`: 0, or where `repeats` has found a difference."""
         self.arriving.abort()
         with disk_errors():
             os.ftruncate(self._descriptor, offset)
             os.lseek(self._descriptor, offset, os.SEEK_SET)
+        if offset == 0:
+            self._repeated_hash = hashlib.new(self._blob.digest.algorithm)
         self._hash = self._repeated_hash.copy()
         self._size = offset
 

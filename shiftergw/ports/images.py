@@ -48,8 +48,9 @@ class BlobSink(Protocol):
     def begin(self, offset: int) -> None:
         """Expect the bytes from `offset` on: `position`, or 0 if the source cannot resume there.
 
-        Bytes that the sink has are compared with those that are sent again, and dropped only if
-        they differ. A source that starts again after a broken connection calls this again.
+        Bytes that the sink has are compared with those that are sent again, and dropped where they
+        differ; all of them if the source starts again after the last byte, for then some are wrong.
+        A source that starts again after a broken connection calls this again.
         """
         ...
 

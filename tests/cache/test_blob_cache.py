@@ -373,6 +373,26 @@ async def test_a_difference_that_no_longer_counts(tmp_path: Path, cache: BlobFil
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_whole_blob_of_wrong_bytes(tmp_path: Path, cache: BlobFiles) -> None:
+    """A source that starts again after the last byte is resumed where the new bytes end."""
+    leave_partial(tmp_path, CONTENT[:100_000])
+
+    async def has_a_wrong_mirror(_: int, sink: BlobSink) -> None:
+        sink.begin(100_000)
+        sink.write(CONTENT[100_000:-1] + b"?")
+        assert sink.position == len(CONTENT)
+        sink.begin(0)
+        assert sink.position == 0
+        sink.write(CONTENT[:50_000])
+        await pause(0.01, reactor)
+        sink.begin(50_000)
+        sink.write(CONTENT[50_000:])
+
+    path = await got(cache, BLOB, has_a_wrong_mirror, ignore)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
 async def test_part_that_was_not_asked_for(cache: BlobFiles) -> None:
     """Bytes from somewhere else are refused."""
 
