@@ -142,10 +142,14 @@ class PolicyVerdict:
         return asdict(self)
 
     def to_answer(self) -> dict[str, str]:
-        """Return what users see of the verdict that accepts an image, as a JSON object."""
+        """Return what users see of the verdict that accepts an image, as a JSON object.
+
+        An image may have several names: `image` is the one that was judged.
+        """
         return {
             "requirement": self.requirement,
             "identity": self.identity,
             "reason": self.reason,
             "policy": self.policy,
+            "image": self.image,
         }

@@ -119,6 +119,7 @@ def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
     assert image["status"] == "READY", image
     assert image["policy"]["identity"] == site.signer
     assert image["policy"]["requirement"] == f"signedBy (docker {site.registry.host})"
+    assert image["policy"]["image"] == f"{site.registry.host}/lib/signed:1"
     assert service.lookup("lib/signed:1")[1]["policy"] == image["policy"]
     _, images = service.get(f"/api/list/{SYSTEM}/")
     assert [record["policy"] for record in images["list"]] == [image["policy"]]
