@@ -38,10 +38,10 @@ from shiftergw.sources.by_location import SourcesByLocation
 from shiftergw.sources.local.layout_location import SLOTS as LAYOUT_THREADS
 from shiftergw.sources.local.layout_location import LayoutLocation
 from shiftergw.sources.local.opening import open_source
-from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.sources.registry.mirrors import OnMirrorFailure, ignore_failure
 from shiftergw.sources.registry.reader import Limits
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from shiftergw.sources.user_files.files import FilePlaces, UserFiles

@@ -23,8 +23,8 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.services import ClosedAtStop
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageStore
-from shiftergw.sources.registry.admission import NoBreakers, SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
+from shiftergw.sources.registry.shared_breakers import NoBreakers, SharedBreakers
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor

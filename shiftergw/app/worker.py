@@ -24,7 +24,7 @@ from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Sweepable, runner_name
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
-from shiftergw.sources.registry.admission import SharedBreakers
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.user_files.spool_client import SpoolClient
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BreakerStore, Verification
 from shiftergw.sftp.outgoing_file import REACH
-from shiftergw.sources.registry.admission import NoBreakers
+from shiftergw.sources.registry.shared_breakers import NoBreakers
 from shiftergw.states import State
 from tests.delivery.contract import IMAGE, names
 from tests.delivery.far import sftp_server

@@ -30,9 +30,9 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache
 from shiftergw.service.dispatch import Dispatch
 from shiftergw.service.gateway import Gateway
-from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, DeferredLock
@@ -23,11 +22,11 @@ from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
 from shiftergw.model import Breaker, RegistryLogin
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.sources.registry.retry import Interruption, Patience
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.ports import BreakerStore
 
 PROBE_SECONDS = 90.0
 """Seconds after which another request may probe: time to connect and to read a response head.
@@ -50,39 +49,6 @@ A check may take 5 s until it fails, and all requests to a location would wait f
 
 class RateLimited(RetryLater):
     """The registry limits the requests of this login, or anonymous ones."""
-
-
-class NoBreakers:
-    """A `BreakerStore` that holds nothing back: for conversions outside the service."""
-
-    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
-        """Hold nothing back."""
-
-    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
-        """Do nothing."""
-
-    async def close_breaker(self, key: str, now: float) -> None:
-        """Do nothing."""
-
-    async def end_probe(self, key: str, end: float, at: float) -> None:
-        """Do nothing."""
-
-
-def _no_fingerprint(_: RegistryLogin) -> str:
-    return "login"
-
-
-@dataclass(frozen=True, slots=True)
-class SharedBreakers:
-    """The breakers that the processes of a site share, and the names in their keys.
-
-    `machine` is the host name of the machine that sends the requests. `fingerprint` returns a keyed
-    digest of a login: the login cannot be computed from it.
-    """
-
-    breakers: BreakerStore = field(default_factory=NoBreakers)
-    machine: str = ""
-    fingerprint: Callable[[RegistryLogin], str] = _no_fingerprint
 
 
 class Admission:

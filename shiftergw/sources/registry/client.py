@@ -11,7 +11,6 @@ from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedI
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.explanations import ImagePlace
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
-from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.mirrors import (
     ImageRoute,
@@ -30,6 +29,7 @@ from shiftergw.sources.registry.registries import (
     ShareManifests,
 )
 from shiftergw.sources.registry.retry import Patience
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 
 __all__ = ["PARALLEL_BLOBS", "RegistryClient"]

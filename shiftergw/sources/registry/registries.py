@@ -11,7 +11,7 @@ from twisted.internet.defer import DeferredSemaphore
 from shiftergw.image import Descriptor
 from shiftergw.model import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
-from shiftergw.sources.registry.admission import Admission, SharedBreakers
+from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.attachments import Attachments
 from shiftergw.sources.registry.documents import Documents, Retries
 from shiftergw.sources.registry.download import Download
@@ -22,6 +22,7 @@ from shiftergw.sources.registry.quotas import Quotas
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience, with_retries
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 from shiftergw.sources.registry.tokens import Tokens

@@ -21,11 +21,12 @@ from shiftergw.model.signatures import (
     SignatureKind,
 )
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
-from shiftergw.sources.registry.admission import Admission, SharedBreakers
+from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience, with_retries
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.simple_signatures import (
     LookasideStorage,
     SignatureExtension,

@@ -19,12 +19,12 @@ from zope.interface import implementer
 
 from shiftergw.model import ImageReference
 from shiftergw.plumbing.timing import pause
-from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.registries import ShareManifests
 from shiftergw.sources.registry.retry import Patience
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 
 REACTOR: Any = installed_reactor
 PUBLIC = "8.8.4.4"

@@ -18,10 +18,11 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
-from shiftergw.sources.registry.admission import STORE_PAUSE, Admission, NoBreakers, SharedBreakers
+from shiftergw.sources.registry.admission import STORE_PAUSE, Admission
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Interruption, Patience, with_retries
+from shiftergw.sources.registry.shared_breakers import NoBreakers, SharedBreakers
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.certificates import Authority
 from tests.images import make_image, tar_of

@@ -14,13 +14,14 @@ from twisted.web.http_headers import Headers
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.model import Breaker, ImageReference, RegistryLogin
-from shiftergw.sources.registry.admission import Admission, NoBreakers, SharedBreakers
+from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.documents import Documents
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Interruption, Patience
+from shiftergw.sources.registry.shared_breakers import NoBreakers, SharedBreakers
 from shiftergw.sources.registry.transport import Transport
 from tests.raw_servers import Answer, answering, endless
 from tests.sources.registry.network import Network, Sink, a_client

@@ -27,13 +27,14 @@ from shiftergw.errors import (
 )
 from shiftergw.image import Digest, Platform
 from shiftergw.model import ImageReference, RegistryLogin
-from shiftergw.sources.registry.admission import Admission, SharedBreakers
+from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.quotas import Quotas
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import Patience
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.tokens import Tokens
 from shiftergw.sources.registry.transport import Transport
 from tests.images import INDEX, MANIFEST, descriptor, json_bytes, make_image, tar_of

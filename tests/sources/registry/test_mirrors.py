@@ -21,9 +21,9 @@ from shiftergw.errors import (
 from shiftergw.image import Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.timing import pause
-from shiftergw.sources.registry.admission import SharedBreakers
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.tokens import basic
 from tests.images import MadeImage, make_image, tar_of
 from tests.registries import Ask, FakeRegistry, Misbehave
