@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,9 +68,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    """Return a service for one test."""
-    return Bench()
+def bench() -> Iterator[Bench]:
+    """Give a service for one test, and stop it."""
+    bench = Bench()
+    yield bench
+    assert bench.service.stopService().called
 
 
 def test_an_explanation(bench: Bench) -> None:

@@ -363,6 +363,7 @@ async def test_the_requests_reach_the_rules(template: Path) -> None:
     assert statuses == {
         **dict.fromkeys(ROUTES, 200),
         "doimport": 400,
+        "explain": 403,
         "upload": 400,
         "spool": 403,
     }
