@@ -110,7 +110,7 @@ def explain(
         from shiftergw.app.explain import explain_image  # noqa: PLC0415
 
         request = ExplainRequest(reference, system, login)
-        return _show(await explain_image(reactor, config, request, _notify), as_json)
+        return show(await explain_image(reactor, config, request, _notify), as_json)
 
     run(command)
 
@@ -123,8 +123,8 @@ def _ask_gateway(settings: Settings, image: str, as_json: bool) -> NoReturn:
         from shiftergw.cli.exchange_twisted import TwistedExchange  # noqa: PLC0415
         from shiftergw.cli.remote import Remote  # noqa: PLC0415
 
-        state = await _last_state(Remote(TwistedExchange(reactor), settings), reactor, image)
-        return _show(explanation_of(state), as_json)
+        state = await last_state(Remote(TwistedExchange(reactor), settings), reactor, image)
+        return show(explanation_of(state), as_json)
 
     run(command)
 
@@ -147,7 +147,7 @@ def explanation_of(state: Mapping[str, Any]) -> Explanation:
         raise NoGateway("The gateway sent an explanation that is not understood.") from None
 
 
-async def _last_state(remote: Remote, clock: Any, image: str) -> dict[str, Any]:
+async def last_state(remote: Remote, clock: Any, image: str) -> dict[str, Any]:
     """Return the state of an explanation at its end."""
     from twisted.internet.task import deferLater  # noqa: PLC0415 - as above
 
@@ -166,7 +166,7 @@ def _notify(line: str) -> None:
     click.echo(printable(line), err=True)
 
 
-def _show(explanation: Explanation, as_json: bool) -> int:
+def show(explanation: Explanation, as_json: bool) -> int:
     """Print an explanation; return the exit code."""
     if as_json:
         click.echo(json.dumps(explanation.to_document()))

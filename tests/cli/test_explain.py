@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from click.testing import CliRunner
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from shiftergw.cli.answers import InvalidAnswer, parse_explanation
 from shiftergw.cli.exits import Stop
-from shiftergw.cli.explain import explanation_of, lines_of
+from shiftergw.cli.explain import INTERVAL, explanation_of, last_state, lines_of, show
 from shiftergw.cli.main import main
 from shiftergw.model.explanations import (
     DeliveredImage,
@@ -25,11 +26,10 @@ from shiftergw.model.explanations import (
     RequestLimit,
 )
 from shiftergw.model.signatures import PolicyVerdict
-from tests.cli.command import ENVIRONMENT, PROGRAM, ask
+from tests.cli.command import ENVIRONMENT, PROGRAM
 from tests.configurations import SMALLEST
 from tests.images import oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
-from tests.web.fakes import FakeGateway
 
 LIMIT = RequestLimit("", 9, "9 of 100 requests in 6 hours are left")
 MIRROR = ImagePlace("mirror", "cache", "https://cache", "hub/app", "p:1", "robot", failure="down")
@@ -127,39 +127,47 @@ def test_misuse(arguments: list[str], words: str, tmp_path: Path) -> None:
 
 
 class ListedStates:
-    """The explanations of a fake gateway: its answers are listed beforehand."""
+    """A `Remote` whose answers are listed beforehand."""
 
     def __init__(self, *states: dict[str, Any]) -> None:
         """Answer the first request with the first state, and polls with the next ones."""
         self.states = [{"id": "ab", **state} for state in states]
         self.calls: list[Any] = []
 
-    def begin(self, session: Any, itype: str, image: str) -> dict[str, Any]:
+    async def explain(self, itype: str, image: str) -> dict[str, Any]:
         """Return the first state."""
-        self.calls.append((session.user, itype, image))
+        self.calls.append((itype, image))
         return self.states.pop(0)
 
-    def find(self, session: Any, explanation_id: str) -> dict[str, Any]:
+    async def explanation(self, explanation_id: str) -> dict[str, Any]:
         """Return the next state."""
-        self.calls.append((session.user, explanation_id))
+        self.calls.append(explanation_id)
         return self.states.pop(0)
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_gateway_explains() -> None:
-    """Without a configuration the gateway is asked, and polled until it has the explanation."""
-    explanation = replace(EXPLANATION, action="fail").to_document()
-    states = ListedStates(
-        {"status": "WAITING"},
-        {"status": "RUNNING"},
-        {"status": "READY", "explanation": {**explanation, "work": "\x1b[2J"}},
-    )
-    result = await ask(FakeGateway(explanations=states), "explain", "docker://team/app:1")
-    assert result.returncode == 1, result.stderr
-    assert "a pull     fails." in result.stdout.splitlines()
-    assert "\x1b" not in result.stdout
-    assert result.stderr == "Waiting for the explanations of other users\n"
-    assert states.calls == [("ann", "docker", "team/app:1"), ("ann", "ab"), ("ann", "ab")]
+def test_polls_of_a_gateway(capsys: pytest.CaptureFixture[str]) -> None:
+    """The gateway is polled until it has the explanation; a wait for other users is told once."""
+    ready = {"status": "READY", "explanation": json.loads(json.dumps(EXPLANATION.to_document()))}
+    remote: Any = ListedStates(*[{"status": "WAITING"}] * 2, {"status": "RUNNING"}, ready)
+    clock = Clock()
+    polling = Deferred.fromCoroutine(last_state(remote, clock, "team/app:1"))
+    clock.pump([INTERVAL] * 3)
+    states: list[Any] = []
+    polling.addCallback(states.append)
+    assert [explanation_of(state) for state in states] == [EXPLANATION]
+    assert remote.calls == [("docker", "team/app:1"), *["ab"] * 3]
+    assert capsys.readouterr().err == "Waiting for the explanations of other users\n"
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing that a gateway sends controls the terminal; the exit code is that of the action."""
+    assert show(replace(EXPLANATION, work="\x1b[2J", source="\n"), as_json=False) == 0
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert len(output.splitlines()) == len(list(lines_of(EXPLANATION)))
+    for action in ("wait", "fail"):
+        assert show(replace(EXPLANATION, action=action), as_json=True) == 1
+        assert json.loads(capsys.readouterr().out)["action"] == action
 
 
 @pytest.mark.parametrize(

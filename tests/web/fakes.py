@@ -68,7 +68,6 @@ class FakeGateway:
     hosts: Mapping[str, str] = field(default_factory=dict)
     uploads: Any = None
     downloads: Any = None
-    explanations: Any = None
     raises: Exception | None = None
     gate: Deferred[None] | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
