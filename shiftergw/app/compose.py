@@ -27,7 +27,13 @@ from shiftergw.auth.users import HostUsers
 from shiftergw.build.whole import SquashBuilder
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.config import Config, LocalDelivery, SshDelivery, System
-from shiftergw.delivery.factory import SystemDelivery, local_delivery, ssh_delivery
+from shiftergw.delivery.factory import (
+    SystemDelivery,
+    local_delivery,
+    ssh_delivery,
+    ssh_directory,
+)
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.job.policy import ImagePolicies, Verifiers
 from shiftergw.model import ImageFile, LocalSourceName, SourceKind
 from shiftergw.plumbing.threads import Threads
@@ -259,6 +265,13 @@ def delivery_to(
             return local_delivery(section, reactor, threads, ost_count)
         case SshDelivery() as section:
             return ssh_delivery(section, system.host, reactor, threads, ost_count)
+
+
+def directory_on_host(
+    section: SshDelivery, host: str, reactor: Reactor, threads: Threads
+) -> RemoteDirectory:
+    """Return the image directory of a system as one of its hosts sees it."""
+    return ssh_directory(section, [host], reactor, threads)
 
 
 class ConversionParts:

@@ -5,7 +5,8 @@ Twisted's `MultiService` starts and stops all of its services at once and awaits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from twisted.application.service import Service
@@ -59,6 +60,21 @@ class OrderedServices(Service):
                 await maybeDeferred(service.stopService)
             except Exception:  # noqa: BLE001 - the other services must stop too
                 self._log.failure("{service} did not stop cleanly", service=service.name)
+
+
+@asynccontextmanager
+async def run_services(services: Sequence[Service]) -> AsyncIterator[None]:
+    """Start services in this order for the time of the context; stop them in reverse order.
+
+    If one fails to start, the started ones stop, and its error is raised. One that fails to stop
+    is logged, and the others stop too.
+    """
+    ordered_services = OrderedServices(services)
+    await ordered_services.startService()
+    try:
+        yield
+    finally:
+        await ordered_services.stopService()
 
 
 class ClosedAtStop(Service):

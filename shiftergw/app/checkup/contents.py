@@ -20,6 +20,7 @@ from shiftergw.app.compose import delivery_to
 from shiftergw.config import Config, System
 from shiftergw.errors import GatewayError, TimedOut, amount
 from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.services import ClosedAtStop, run_services
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile
@@ -282,14 +283,10 @@ def _ids(ids: Collection[str]) -> str:
 
 async def _list_directory(reactor: Reactor, system: System) -> Iterable[InstalledFile]:
     threads = Threads(reactor, 2, "check")
-    threads.startService()
     directory = delivery_to(system, reactor, threads).directory
 
     def late() -> TimedOut:
         return TimedOut(f"The directory was not listed within {LIST_SECONDS:.0f} s.")
 
-    try:
+    async with run_services([threads, ClosedAtStop(directory.close)]):
         return await within(LIST_SECONDS, reactor, directory.list(), late)
-    finally:
-        await directory.close()
-        await threads.stopService()

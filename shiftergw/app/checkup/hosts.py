@@ -12,14 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from shiftergw.app import compose
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
 from shiftergw.config import SshDelivery, System
-from shiftergw.delivery.factory import ssh_directory
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.upload import CONFIGURED_SAMPLES
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.services import ClosedAtStop, run_services
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile
@@ -69,11 +70,23 @@ async def remote_directory(system: System, section: SshDelivery, reactor: Reacto
 
 
 async def _host(system: System, section: SshDelivery, host: str, reactor: Reactor) -> _Host:
-    name = f"imageDir of {system.name} on {host}"
     threads = Threads(reactor, 1, "check")
-    threads.startService()
+    directory = compose.directory_on_host(section, host, reactor, threads)
+    async with run_services([threads, ClosedAtStop(directory.close)]):
+        return await _examine(system, section, host, directory, threads, reactor)
+
+
+async def _examine(
+    system: System,
+    section: SshDelivery,
+    host: str,
+    directory: RemoteDirectory,
+    threads: Threads,
+    reactor: Reactor,
+) -> _Host:
+    """Return the findings about the image directory that one host sees."""
+    name = f"imageDir of {system.name} on {host}"
     alone = system.model_copy(update={"host": (host,)})
-    directory = ssh_directory(section, [host], reactor, threads)
 
     async def check() -> tuple[int, Sequence[InstalledFile]]:
         free, files = await directory.free_space(), await directory.list()
@@ -97,9 +110,6 @@ async def _host(system: System, section: SshDelivery, host: str, reactor: Reacto
         command = f"ssh-trust {shlex.quote(system.name)}"
         remedy = finding.remedy.replace("ssh-trust SYSTEM", command)
         return _Host(host, replace(finding, remedy=remedy))
-    finally:
-        await directory.close()
-        await threads.stopService()
 
 
 async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Reactor) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from twisted.internet import reactor as global_reactor
 from shiftergw.app.checkup.finding import Finding, Level
 from shiftergw.app.checkup.hosts import remote_directory
 from shiftergw.config import Config
+from shiftergw.delivery.remote import RemoteDirectory
 from tests.delivery.far import sftp_server
 from tests.delivery.login_shells import server_with_shell
 from tests.sshd import Sshd
@@ -80,3 +82,21 @@ async def test_an_old_server(tmp_path: Path) -> None:
         results = await findings(sshd, tmp_path)
     assert results["deliveries to s"].level == Level.WARNING
     assert "no fsync" in results["deliveries to s"].text
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_that_do_not_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The findings are reported, and no thread is left, if a connection cannot be closed."""
+    close = RemoteDirectory.close
+
+    async def close_badly(directory: RemoteDirectory) -> None:
+        await close(directory)
+        raise OSError("no")
+
+    monkeypatch.setattr(RemoteDirectory, "close", close_badly)
+    with Sshd() as sshd:
+        results = await findings(sshd, tmp_path)
+    assert list(results) == ["imageDir of s"]
+    assert [thread for thread in threading.enumerate() if "-check-" in thread.name] == []
