@@ -86,6 +86,15 @@ def test_invalid_payloads(payload: bytes) -> None:
     assert "9999" not in "".join(traceback.format_exception(error))
 
 
+def test_an_identity_token() -> None:
+    """It has the form of a login of the user `<token>`, and may contain colons."""
+    payload = b'{"authorized_locations":{"quay.io":"<token>:a:b","ghcr.io":"token:a:b"}}'
+    by_location = logins(payload)
+    assert by_location["quay.io"] == RegistryLogin("<token>", "a:b")
+    assert by_location["quay.io"].is_identity_token
+    assert not by_location["ghcr.io"].is_identity_token
+
+
 @given(
     st.one_of(
         st.binary(), st.recursive(st.none() | st.text(), st.lists).map(json.dumps).map(str.encode)
