@@ -23,6 +23,9 @@ _LARGEST = 2**63 - 1
 _CHUNK = 16 << 20
 """Bytes of the longest chunk of an upload, if the gateway does not say."""
 
+UPLOAD_KEY = re.compile("[A-Za-z0-9_-]{1,100}")
+"""The form of the id of an upload, which becomes part of a URL."""
+
 _LATEST = 253_402_214_400
 """The last day of the year 9999, in seconds since 1970."""
 
@@ -96,11 +99,19 @@ def parse_upload(answer: Any) -> UploadState:
     """Return the state of an upload; raise `InvalidAnswer` if a member is missing or wrong."""
     members = parse_object(answer)
     key, offset, chunk = members.get("upload"), members.get("offset"), members.get("chunk", _CHUNK)
-    if not (isinstance(key, str) and re.fullmatch("[A-Za-z0-9_-]{1,100}", key)):
+    if not (isinstance(key, str) and UPLOAD_KEY.fullmatch(key)):
         raise InvalidAnswer
     if type(offset) is not int or offset < 0 or type(chunk) is not int or chunk < 1:
         raise InvalidAnswer
     return UploadState(key, offset, chunk)
+
+
+def parse_uploads(answer: Any) -> list[dict[str, Any]]:
+    """Return the uploads in a list; raise `InvalidAnswer` if a member is missing or wrong."""
+    uploads = parse_list(answer)
+    if not all(_is_upload(upload) for upload in uploads):
+        raise InvalidAnswer
+    return uploads
 
 
 def parse_rows(answer: Any) -> list[dict[str, Any]]:
@@ -121,6 +132,19 @@ def _row(answer: Any) -> dict[str, Any]:
     if not is_valid:
         raise InvalidAnswer
     return row
+
+
+def _is_upload(row: dict[str, Any]) -> bool:
+    key, images = row.get("upload"), row.get("images", [])
+    return (
+        isinstance(key, str)
+        and UPLOAD_KEY.fullmatch(key) is not None
+        and all(isinstance(row.get(name, ""), str) for name in ("filename", "kind"))
+        and all(_is_count(row.get(name)) for name in ("size", "offset"))
+        and _is_time(row.get("expires"))
+        and isinstance(images, list)
+        and all(isinstance(image, str) for image in images)
+    )
 
 
 def _is_count(value: object) -> bool:

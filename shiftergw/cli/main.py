@@ -43,6 +43,7 @@ COMMANDS = {
     "queue": CommandEntry("images", "Show the pulls that wait, work or have failed."),
     "rm": CommandEntry("admin", "Take an image down at once: all its tags and files (admins)."),
     "ssh-trust": CommandEntry("ssh_trust", "Make a system's SSH host keys known."),
+    "uploads": CommandEntry("uploads", "List your uploads, or remove them."),
     "workers": CommandEntry("workers", "Show the machines that do the work (admins)."),
 }
 

@@ -106,10 +106,9 @@ class Remote:
             credential = await self._credentials.fresh()
             limit = self._limit if base == last else min(self._limit, POLL_LIMIT)
             try:
-                answer = await self._exchange.ask(
-                    "POST", base, tail, credential=credential, body=body, limit=limit
+                record = await self._ask_at(
+                    base, "POST", tail, answers.parse_record, credential, body=body, limit=limit
                 )
-                record = self._accept(base, answers.parse_record, answer)
             except NoGateway as error:
                 if failure is None and self._may_recover(error):
                     raise
@@ -206,16 +205,36 @@ class Remote:
 
         `limit` is in seconds; None stands for the limit of all requests. Raises `Stop`.
         """
-        base = self._urls[0]
-        answer = await self._exchange.ask(
-            method,
-            base,
-            self._tail(path, query),
-            credential=await self._credentials.fresh(),
-            body=body,
-            limit=limit or self._limit,
+        tail, credential = self._tail(path, query), await self._credentials.fresh()
+        return await self._ask_at(
+            self._urls[0], method, tail, parse, credential, body=body, limit=limit
         )
-        return self._accept(base, parse, answer)
+
+    async def uploads(self) -> tuple[list[dict[str, Any]], list[Stop]]:
+        """Return the user's uploads at all gateways, the last changed one first, and all errors.
+
+        Each gateway has a spool of its own, or shares one with others.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        errors: list[Stop] = []
+        tail = self._tail(["upload"])
+        urls = self._urls
+        for base in urls:
+            credential = await self._credentials.fresh()
+            head_limit = None if len(urls) == 1 else HEAD_LIMIT
+            try:
+                uploads = await self._ask_at(
+                    base, "GET", tail, answers.parse_uploads, credential, head_limit=head_limit
+                )
+            except Stop as error:
+                errors.append(error)
+            else:
+                rows |= {upload["upload"]: upload for upload in uploads}
+        return sorted(rows.values(), key=lambda row: row["expires"], reverse=True), errors
+
+    async def remove_upload(self, upload_id: str) -> None:
+        """Remove an upload of the user from the gateway that has it."""
+        _check_success((await self._ask("DELETE", "upload", upload_id)).get("status"))
 
     async def registries(self) -> list[dict[str, Any]]:
         """Return the registries of the gateway, each with its `location` and `host`."""
@@ -244,23 +263,41 @@ class Remote:
         for base in self._urls:
             # Gateways may share a munge daemon, which accepts each credential only once.
             credential = await self._credentials.fresh()
+            head_limit = None if base == last else HEAD_LIMIT
             try:
-                answer = await self._exchange.ask(
-                    method,
-                    base,
-                    tail,
-                    credential=credential,
-                    body=body,
-                    limit=self._limit,
-                    head_limit=None if base == last else HEAD_LIMIT,
+                return await self._ask_at(
+                    base, method, tail, parse, credential, body=body, head_limit=head_limit
                 )
-                return self._accept(base, parse, answer)
             except Stop as error:
                 errors.append(error)
         refusals = [error for error in errors if not isinstance(error, NoGateway)]
         if refusals:
             raise refusals[0]
         raise NoGateway("\n".join(dict.fromkeys(error.message for error in errors)))
+
+    async def _ask_at(
+        self,
+        base: str,
+        method: str,
+        tail: str,
+        parse: Callable[[Any], T],
+        credential: str,
+        *,
+        body: str | bytes = "",
+        limit: float | None = None,
+        head_limit: float | None = None,
+    ) -> T:
+        """Return the answer of the gateway at `base`; `limit` None is that of all requests."""
+        answer = await self._exchange.ask(
+            method,
+            base,
+            tail,
+            credential=credential,
+            body=body,
+            limit=limit or self._limit,
+            head_limit=head_limit,
+        )
+        return self._accept(base, parse, answer)
 
     def _tail(self, path: Sequence[str], query: str = "") -> str:
         route, *image = path

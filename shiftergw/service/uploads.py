@@ -99,6 +99,21 @@ class Uploads:
             raise _no_upload(upload_id)
         return upload
 
+    async def list_own(self, session: Session) -> Sequence[tuple[UserUpload, Sequence[str]]]:
+        """Return the uploads of the session's user, the last changed one first.
+
+        With each upload are the names of the images that are being made of it.
+        """
+        if session.uid == ANONYMOUS:
+            raise NotAuthenticated("Without a credential there are no uploads.")
+        uploads = [upload for upload in await self._spool.list() if _is_owner(session, upload)]
+        uploads.sort(key=lambda upload: upload.last_write, reverse=True)
+        return [(upload, await self._images_in_flight(upload)) for upload in uploads]
+
+    async def _images_in_flight(self, upload: UserUpload) -> Sequence[str]:
+        records = await self._records_of(upload)
+        return [record.pulltag for record in records if record.in_flight and record.pulltag]
+
     async def remove(self, session: Session, upload_id: str) -> None:
         """Remove an upload of the session's user."""
         upload = await self.get(session, upload_id)

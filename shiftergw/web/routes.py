@@ -207,6 +207,7 @@ ROUTES: dict[str, Route] = {
         uploads.declare,
         changes=True,
         siblings=(
+            Route("GET", uploads.list_own),
             Route("GET", uploads.show, Names.ID),
             Route("PUT", uploads.refuse_short, Names.ID, changes=True, takes_long_body=True),
             Route("DELETE", uploads.remove, Names.ID, changes=True),

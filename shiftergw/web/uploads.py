@@ -1,4 +1,4 @@
-"""The routes of uploads: declare one, send its chunks, show it, remove it."""
+"""The routes of uploads: declare one, send its chunks, show it, remove it, list all."""
 
 from __future__ import annotations
 
@@ -62,6 +62,23 @@ async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
     filename = printable(_text(members, "filename", ""), FILENAME_LIMIT)
     declaration = UploadDeclaration(session.system, session.uid, size, sha256, kind, filename)
     return _answer(gateway, await gateway.files.uploads.declare(session, declaration))
+
+
+async def list_own(gateway: Gateway, request: RoutedRequest) -> Answer:
+    """Answer with the uploads of the user, the last changed one first."""
+    uploads = gateway.files.uploads
+    return render.listing(
+        {
+            "upload": upload.id,
+            "filename": upload.declaration.filename,
+            "kind": upload.declaration.kind,
+            "size": upload.declaration.size,
+            "offset": upload.offset,
+            "expires": float(uploads.expiration(upload)),
+            "images": list(images),
+        }
+        for upload, images in await uploads.list_own(request.session)
+    )
 
 
 async def show(gateway: Gateway, request: RoutedRequest) -> Answer:

@@ -43,7 +43,7 @@ class UploadGateway:
 
     `chunks` are offset and length of the chunks that were asked for; `requests` are method and path
     of all requests, `bodies` the bodies of pulls. `bytes_received` counts the stored bytes of all
-    chunks.
+    chunks. Without `lists_uploads` it is a gateway of an earlier version.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -51,6 +51,7 @@ class UploadGateway:
     pull_faults: list[Fault] = field(default_factory=list)
     pulls: list[dict[str, Any]] = field(default_factory=lambda: [READY])
     chunk: int = 16 << 20
+    lists_uploads: bool = True
     uploads: list[DeclaredUpload] = field(default_factory=list)
     chunks: list[tuple[int, int]] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -164,10 +165,27 @@ class _Handler(BaseHTTPRequestHandler):
             if not self._happens(self.gateway.faults):
                 self._answer(200, self._state(upload))
 
+    def do_GET(self) -> None:
+        """List the uploads."""
+        self.gateway.requests.append(("GET", self.path))
+        if not self.gateway.lists_uploads:
+            self._answer(405, {"error": "GET is not possible here. Use POST."})
+            return
+        rows = []
+        for number, upload in enumerate(self.gateway.uploads):
+            state = self._state(upload)
+            del state["chunk"]
+            facts = {name: upload.declaration.get(name, "") for name in ("filename", "kind")}
+            rows.append({**state, **facts, "expires": 1.5 + number, "images": ["app:1"]})
+        self._answer(200, {"list": rows})
+
     def do_DELETE(self) -> None:
         """Remove an upload."""
         self.gateway.requests.append(("DELETE", self.path))
         key = self._segments()[2]
+        if self.gateway.find(key) is None:
+            self._answer(404, {"error": "There is no such upload."})
+            return
         self.gateway.uploads = [upload for upload in self.gateway.uploads if upload.key != key]
         self._answer(200, {"status": True})
 

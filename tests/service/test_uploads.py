@@ -283,6 +283,38 @@ async def test_an_upload_goes_when_its_image_is_made(bench: UploadBench) -> None
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_list_has_the_own_uploads(bench: UploadBench) -> None:
+    """The last changed one is first; each names the images in flight, not those that ended."""
+    old_upload = await bench.declare()
+    await bench.declare(BOB)
+    await bench.declare(replace(ALICE, system="sister"))
+    bench.clock.advance(1)
+    new_upload = await bench.declare(size=11)
+    uploads = await bench.uploads.list_own(ALICE)
+    assert [(upload.id, images) for upload, images in uploads] == [
+        (new_upload, []),
+        (old_upload, []),
+    ]
+    bench.clock.advance(1)
+    file = ImageFile(old_upload, "sif", 10, "ab" * 32)
+    for name in ("a:1", "b:1"):
+        wish = PullRequest("mycluster", "custom", ImageReference.parse(name), 2001, upload=file)
+        record, _ = await bench.store.claim(wish, START)
+        await bench.uploads.note_pull(old_upload, record.key)
+    work = await bench.store.begin(record.key, "here:1", START, 60)
+    assert work is not None
+    uploads = await bench.uploads.list_own(ALICE)
+    assert [(upload.id, images) for upload, images in uploads] == [
+        (old_upload, ["a:1", "b:1"]),
+        (new_upload, []),
+    ]
+    await bench.store.finish(work.key, work.attempt, READY, START)
+    assert (await bench.uploads.list_own(ALICE))[0][1] == ["a:1"]
+    with pytest.raises(NotAuthenticated):
+        await bench.uploads.list_own(ANONYMOUS_SESSION)
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_upload_stays_for_its_last_pull(bench: UploadBench) -> None:
     """Two names of one upload: the first that is READY leaves the upload to the second."""
     upload_id = await bench.declare()

@@ -145,6 +145,33 @@ async def test_an_upload_in_chunks(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_list_of_uploads(place: Place) -> None:
+    """It has the uploads of the user alone, with what was declared and what has arrived."""
+    upload = await place.declare()
+    path = f"/api/upload/mycluster/{upload['upload']}"
+    await place.ask("PUT", f"{path}?offset=0", CONTENT[:7000])
+    state = (await place.ask("GET", path)).json
+    reply = await place.ask("GET", "/api/upload/mycluster/")
+    assert reply.status == 200
+    assert reply.json == {
+        "list": [
+            {
+                "upload": upload["upload"],
+                "filename": "x.sif",
+                "kind": "sif",
+                "size": SIZE,
+                "offset": 7000,
+                "expires": state["expires"],
+                "images": [],
+            }
+        ]
+    }
+    reply = await place.ask("GET", "/api/upload/mycluster/", user="bob")
+    assert reply.json == {"list": []}
+    assert (await place.ask("GET", "/api/upload/mycluster/", user="")).status == 401
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_chunk_of_16_mib(place: Place) -> None:
     """The longest chunk arrives as it was sent; one byte more is refused before it is read."""
     content = os.urandom(1 << 20) * 17
@@ -270,7 +297,7 @@ async def test_who_is_not_authenticated_sends_no_body(place: Place) -> None:
         ("PUT", "/api/upload/other/{}?offset=0", b"x", 404),
         ("PUT", "/api/upload/mycluster/", b"x", 405),
         ("POST", "/api/upload/mycluster/{}", b"{}", 405),
-        ("GET", "/api/upload/mycluster/", None, 405),
+        ("DELETE", "/api/upload/mycluster/", None, 405),
         ("GET", "/api/upload/mycluster/../x", None, 404),
         ("DELETE", "/api/upload/mycluster/x", None, 404),
     ],
