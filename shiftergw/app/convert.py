@@ -20,7 +20,7 @@ from shiftergw.job.watcher import Watcher
 from shiftergw.model import ImageReference, LocalSourceName
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.files import private_directory
-from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+from shiftergw.plumbing.services import ClosedAtStop, run_services
 from shiftergw.ports import ImageSource
 from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.sources.local.opening import open_source
@@ -63,9 +63,7 @@ async def convert(
     lookasides = compose.lookasides(reactor, config)
     policies = compose.policies(reactor, config, registry, lookasides, parts.threads)
     clients = [ClosedAtStop(registry.close), ClosedAtStop(lookasides.close)]
-    services = OrderedServices([parts.threads, parts.readers, parts.layouts, *clients])
-    await services.startService()
-    try:
+    async with run_services([parts.threads, parts.readers, parts.layouts, *clients]):
         await _check_policy(config.systems[conversion.system], parts.threads, reactor)
         mksquashfs.check_version(await mksquashfs.version(config.mksquashfs, reactor, reactor))
         for directory in (config.cache_directory, config.expand_directory):
@@ -111,8 +109,6 @@ async def convert(
             return _result(image, squashfs, verdict, resolve_seconds, total_seconds)
 
         return await run_with_waits(build, reactor, config.wait_limits(), watcher.notify)
-    finally:
-        await services.stopService()
 
 
 async def _check_policy(system: System, threads: Threads, reactor: Reactor) -> None:

@@ -24,7 +24,7 @@ from shiftergw.job.explain import ImageFacts, explain
 from shiftergw.job.recordable import recordable
 from shiftergw.model import Progress
 from shiftergw.model.explanations import ExplainRequest, Explanation, ImagePlace
-from shiftergw.plumbing.services import OrderedServices
+from shiftergw.plumbing.services import run_services
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, Say
@@ -52,19 +52,11 @@ async def explain_image(
     config.locate(request.reference)
     parts = compose.ConversionParts(reactor, config)
     disks = Threads(reactor, MOST_HANGING + 2, "images")
-    threads = OrderedServices([parts.threads, parts.layouts, disks])
-    await threads.startService()
-    try:
+    async with run_services([parts.threads, parts.layouts, disks]):
         adapters = await open_adapters(reactor, config, request, parts, disks)
         store = [] if adapters.store is None else [adapters.store]
-        services = OrderedServices([*store, *adapters.closing])
-        await services.startService()
-        try:
+        async with run_services([*store, *adapters.closing]):
             return explain(await _LookUps(reactor, config, request, adapters, say).run())
-        finally:
-            await services.stopService()
-    finally:
-        await threads.stopService()
 
 
 class _Listener:

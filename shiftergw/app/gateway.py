@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from shiftergw.plumbing import descriptors
 from shiftergw.plumbing.listening import Listener
 from shiftergw.plumbing.services import OrderedServices
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator
+from shiftergw.ports import Authenticator, UsedCredentials, UserDirectory
 from shiftergw.service.dispatch import Dispatch
 from shiftergw.service.explanations import Explanations
 from shiftergw.service.gateway import Gateway
@@ -59,17 +60,9 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
     # The host's user database may block all its places; each listing is parsed beside them.
     user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
     users = compose.users(config, user_threads, reactor)
-    authenticators: dict[str, Authenticator] = {
-        name: compose.authenticator(config, system, users.by_system[name], reactor)
-        for name, system in config.systems.items()
-    }
-    credential_rounds: list[Service] = []
-    used_credentials = store.used_credentials
-    if config.authentication == "munge" and used_credentials is not None:
-        # Several gateways may share the store: a credential counts once for all of them.
-        single_use = SingleUse(authenticators, used_credentials, reactor)
-        authenticators = dict.fromkeys(authenticators, single_use)
-        credential_rounds = [single_use.rounds]
+    authenticators, credential_rounds = _authenticators(
+        config, users.by_system, store.used_credentials, reactor
+    )
 
     files, file_services = user_files(reactor, config, store, preparation)
     policies = PresentPolicies(config, threads, reactor)
@@ -108,6 +101,27 @@ def _explanations(reactor: Reactor, config: Config, config_file: Path) -> Explan
     if config.broker_url is not None:
         return None
     return Explanations(config, compose.explainer(reactor, config_file), reactor)
+
+
+def _authenticators(
+    config: Config,
+    users: Mapping[str, UserDirectory],
+    used_credentials: UsedCredentials | None,
+    reactor: Reactor,
+) -> tuple[Mapping[str, Authenticator], Sequence[Service]]:
+    """Return what identifies the callers of each system, and the services that it needs.
+
+    Several gateways may share a store with `used_credentials`: a munge credential then counts once
+    for all of them.
+    """
+    authenticators = {
+        name: compose.authenticator(config, system, users[name], reactor)
+        for name, system in config.systems.items()
+    }
+    if config.authentication != "munge" or used_credentials is None:
+        return authenticators, []
+    single_use = SingleUse(authenticators, used_credentials, reactor)
+    return dict.fromkeys(authenticators, single_use), [single_use.rounds]
 
 
 def _connection_limits(config: Config) -> ConnectionLimits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
@@ -25,6 +25,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Sweepable, runner_name
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
+from shiftergw.sources.user_files.files import UserFiles
 from shiftergw.sources.user_files.spool_client import SpoolClient
 
 if TYPE_CHECKING:
@@ -70,14 +71,6 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         limits = config.heartbeat_limit, config.wait_limits()
         return Worker(store, pull, removal, reactor, runner, *limits)
 
-    # While a pull waits for its system, its converted file and its partial file are not used.
-    seconds = SCRATCH_SECONDS + config.delivery_wait
-    places: dict[str, tuple[Sweepable, float]] = {
-        f"system {name}": (directory, seconds) for name, directory in directories.items()
-    }
-    places["ExpandDirectory"] = (parts.builder, seconds)
-    places["uploads"] = (files, seconds)
-    places["CacheDirectory"] = (parts.caches, config.keep_layers)
     services = [
         disks,
         parts.threads,
@@ -89,11 +82,29 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         ClosedAtStop(registry.close),
         ClosedAtStop(lookasides.close),
         *([] if gateway is None else [ClosedAtStop(gateway.close)]),
-        Scratch(places, reactor),
+        Scratch(_scratch_places(config, directories, files, parts), reactor),
         # Stopped before Scratch, whose sweep may be waiting for a system that is down.
         *(ClosedAtStop(directory.close) for directory in directories.values()),
     ]
     return OrderedServices(services), make_worker
+
+
+def _scratch_places(
+    config: Config,
+    directories: Mapping[str, ImageDirectory],
+    files: UserFiles,
+    parts: compose.ConversionParts,
+) -> dict[str, tuple[Sweepable, float]]:
+    """Return where old temporary files lie, by the name for the log, and their ages in seconds."""
+    # While a pull waits for its system, its converted file and its partial file are not used.
+    seconds = SCRATCH_SECONDS + config.delivery_wait
+    places: dict[str, tuple[Sweepable, float]] = {
+        f"system {name}": (directory, seconds) for name, directory in directories.items()
+    }
+    places["ExpandDirectory"] = (parts.builder, seconds)
+    places["uploads"] = (files, seconds)
+    places["CacheDirectory"] = (parts.caches, config.keep_layers)
+    return places
 
 
 def target_of(config: Config, name: str, directory: ImageDirectory) -> Target:

@@ -8,7 +8,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+from shiftergw.plumbing.services import ClosedAtStop, OrderedServices, run_services
 
 
 class Part(Service):
@@ -85,6 +85,24 @@ async def test_a_failed_stop_does_not_prevent_other_stops() -> None:
     await services.startService()
     await services.stopService()
     assert events[2:] == ["stop two", "stop one"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_services_run_during_a_context() -> None:
+    """An error in the context is raised after all services have stopped, though one stops badly."""
+    events: list[str] = []
+    first, second = Part("one", events), Part("two", events, stops_badly=True)
+    for part in (first, second):
+        part.start_result.callback(None)
+
+    async def use_services() -> None:
+        async with run_services([first, second]):
+            events.append("context")
+            raise ConfigurationError("wrong")
+
+    with pytest.raises(ConfigurationError):
+        await use_services()
+    assert events == ["start one", "start two", "context", "stop two", "stop one"]
 
 
 @pytest_twisted.ensureDeferred
