@@ -124,7 +124,8 @@ def test_an_archive_of_docker_save_becomes_an_image(service: UploadService) -> N
     """Uploaded in chunks, private to its user, delivered with its settings; the spool is empty."""
     content = saved_image("app:1", size=9_000_000)
     upload_id = service.upload(content)
-    ready = service.wait_for_end("mine:1", {"upload": upload_id, "allowed_uids": "2005"})
+    members = {"upload": upload_id, "allowed_uids": "2005"}
+    ready = service.wait_for_end("mine:1", members)
     assert (ready["status"], ready["ENV"]) == ("READY", ["GREETING=hello"])
     assert sorted(ready["userACL"]) == [2001, 2005]
     assert "etc/motd" in listing(service.images / f"{ready['id']}.squashfs")
@@ -132,7 +133,7 @@ def test_an_archive_of_docker_save_becomes_an_image(service: UploadService) -> N
     assert "USERACL: 2001,2005" in meta or "USERACL: 2005,2001" in meta
     assert service.image_of("mine:1")[1]["id"] == ready["id"]
     assert service.image_of("mine:1", BOB)[0] == 404
-    assert service.wait_for_end("mine:1", {"upload": upload_id})["status"] == "READY"
+    assert service.wait_for_end("mine:1", members)["status"] == "READY"
     assert service.spool == []
 
 
