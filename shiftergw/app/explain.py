@@ -15,7 +15,6 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.app import compose
 from shiftergw.app.explain_adapters import ExplainAdapters, open_adapters
-from shiftergw.app.locations import layout_directories
 from shiftergw.config import Config
 from shiftergw.delivery.disk_calls import MOST_HANGING
 from shiftergw.errors import GatewayError, ImageBlocked, PullError, RetryLater, TimedOut
@@ -194,9 +193,10 @@ class _LookUps:
         """Return where the image is looked for, with what the last requests have shown."""
         reference = self._request.reference
         name, repository = self._config.locate(reference)
-        directory = layout_directories(self._config).get(name)
-        if directory is not None:
-            return (ImagePlace("directory", name, str(directory), repository),)
+        section = self._config.locations.get(name)
+        if section is not None and not section.is_registry:
+            path = str(section.directory or section.url)
+            return (ImagePlace("directory", name, path, repository),)
         places = self._adapters.registry.places(reference, self._request.login)
         return tuple(
             replace(place, failure=self._adapters.mirror_failures.get(place.name, ""))

@@ -24,7 +24,7 @@ def configured_locations(config: Config) -> dict[str, Location]:
 
 
 def layout_directories(config: Config) -> dict[str, Path]:
-    """Return the directories of the locations that are no registries, by name."""
+    """Return the directories with OCI layouts, by the names of their locations."""
     return {
         name: section.directory
         for name, section in config.locations.items()

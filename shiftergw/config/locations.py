@@ -18,6 +18,9 @@ from shiftergw.names import DOCKER_HUB_HOSTS
 ANY_REGISTRY = "*"
 """The name of the location that stands for every registry which has no location of its own."""
 
+REGISTRY = "dockerv2"
+"""The `remotetype` of a registry, and of the location `*`."""
+
 OCI_LAYOUT = "oci-layout"
 """The `remotetype` of a location that is a directory of the site's with OCI layouts."""
 
@@ -144,8 +147,13 @@ class LocationSection(RegistryHost):
     deny: HostPatterns = Field((), alias="deny")
 
     @property
+    def is_registry(self) -> bool:
+        """Return whether this is a registry, or `*`, which stands for registries."""
+        return self.remote_type == REGISTRY
+
+    @property
     def directory(self) -> Path | None:
-        """Return the directory of a location with OCI layouts; None for a registry."""
+        """Return the directory of a location with OCI layouts; None for any other location."""
         return Path(unquote(urlsplit(self.url).path)) if self.remote_type == OCI_LAYOUT else None
 
     def may_have(self, host: str) -> bool:
@@ -164,11 +172,11 @@ class LocationSection(RegistryHost):
 def registries(
     locations: Mapping[str, LocationSection],
 ) -> dict[str, LocationSection]:
-    """Return the locations that are registries; directories and `*` are left out."""
+    """Return the locations that are registries; other sources and `*` are left out."""
     return {
         name: location
         for name, location in locations.items()
-        if name != ANY_REGISTRY and location.directory is None
+        if name != ANY_REGISTRY and location.is_registry
     }
 
 
@@ -206,7 +214,7 @@ def _complete(locations: dict[str, LocationSection]) -> dict[str, LocationSectio
 
 
 def _default_url(name: str, location: LocationSection) -> str:
-    return "" if name == ANY_REGISTRY or location.remote_type == OCI_LAYOUT else f"https://{name}"
+    return f"https://{name}" if name != ANY_REGISTRY and location.is_registry else ""
 
 
 Locations = Annotated[dict[str, LocationSection], AfterValidator(_complete)]

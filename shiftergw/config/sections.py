@@ -69,6 +69,10 @@ class LocalDelivery(Section):
     is_mounted: ClassVar[bool] = True
     image_dir: LocalPath = Field(alias="imageDir")
 
+    def directory_name(self, hosts: Texts) -> str:  # noqa: ARG002 - this machine sees it
+        """Return the path of the image directory."""
+        return os.path.normpath(self.image_dir)
+
 
 class SshDelivery(Section):
     """`Platforms.S.ssh`: how images reach the image directory of a system over SSH.
@@ -89,6 +93,14 @@ class SshDelivery(Section):
     transfer: Literal["sftp", "scp"] = Field("sftp", alias="transfer")
     transport: Literal["conch", "openssh"] = Field("conch", alias="transport")
     verify: Literal["sha256", "sample"] = Field("sha256", alias="verify")
+
+    def directory_name(self, hosts: Texts) -> str:
+        """Return the path of the image directory, after its host.
+
+        Of several hosts it is the first, whichever is used, so that a site may add, remove and
+        reorder the other hosts.
+        """
+        return f"{hosts[0]}:{os.path.normpath(self.image_dir)}"
 
     @property
     def options(self) -> SshOptions:
@@ -139,7 +151,8 @@ def _expand_home(path: Path | None) -> Path | None:
 Delivery = LocalDelivery | SshDelivery
 """How images reach the image directory of a system: one section for each kind of system.
 
-`is_mounted` is true if the directory is mounted on this machine.
+`is_mounted` is true if the directory is mounted on this machine. `directory_name` gets the hosts of
+the system, and names the directory in the store (see `System.directory_name`).
 """
 
 
@@ -182,13 +195,12 @@ class System(Section):
 
     @property
     def directory_name(self) -> str:
-        """Return the name of the image directory in the store: its path, after that of its host.
+        """Return the name of the image directory in the store.
 
-        The store keeps leases and readers under this name. Of several hosts it contains the first,
-        whichever host is used, so that a site may add, remove and reorder the other hosts.
+        The store keeps leases and readers under this name, so systems that share the directory
+        must have the same.
         """
-        host = "" if self.delivery.is_mounted else f"{self.host[0]}:"
-        return f"{host}{os.path.normpath(self.image_dir)}"
+        return self.delivery.directory_name(self.host)
 
     def squash_options(self, config: Config) -> SquashOptions:
         """Return the options of the compression of images for this system."""

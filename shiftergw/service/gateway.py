@@ -281,7 +281,7 @@ class Gateway:
         return {
             name: urlsplit(location.url).netloc.rpartition("@")[2]
             for name, location in self._config.locations.items()
-            if location.directory is None
+            if location.is_registry
         }
 
     async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:

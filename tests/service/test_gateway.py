@@ -352,6 +352,18 @@ async def test_registries_without_their_logins(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_registries_take_logins(store: SqliteStore) -> None:
+    """A directory of the site's is none of them; `*` stands for those without a location."""
+    locations = {
+        "reg": {"remotetype": "dockerv2", "url": "https://reg.example"},
+        "site": {"remotetype": "oci-layout", "url": "file:///images/oci"},
+        "*": {"remotetype": "dockerv2"},
+    }
+    bench = Bench(store, Locations=locations, DefaultImageLocation="reg")
+    assert bench.gateway.registries(BOB) == {"reg": "reg.example", "*": ""}
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_anonymous_user_reads_public_images(bench: Bench) -> None:
     """And may pull without an access list; private images do not exist, nor do open ones."""
     assert (await bench.pull(ANONYMOUS_SESSION)).status is State.INIT
