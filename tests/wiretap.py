@@ -8,6 +8,8 @@ from contextlib import suppress
 from socket import SHUT_RDWR, create_connection, socket
 from typing import Self
 
+from tests.server_thread import ServerThread
+
 
 class Wiretap:
     """Forward connections to `port` in threads; `recording` has the bytes of both directions."""
@@ -32,15 +34,13 @@ class Wiretap:
 
     def __enter__(self) -> Self:
         """Begin to forward."""
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self._thread = ServerThread(self._server)
+        self._thread.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Accept no more connections; open ones end with their peers."""
-        self._server.shutdown()
-        self._server.socket.close()
-        self._thread.join()
+        self._thread.__exit__()
 
     def mute(self) -> None:
         """Drop all bytes of open connections, as a firewall does that has forgotten them."""

@@ -41,6 +41,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, entry, json_bytes, make_image, tar_of, write_layout
 from tests.registries import DockerRegistry
 from tests.running_service import ALICE, FINAL, Service
+from tests.server_thread import ServerThread
 
 SYSTEMS = ("near", "far")
 READY_IMAGE = "lib/ready:1"
@@ -146,14 +147,8 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Serve requests by a handler on a free port of the loopback; yield its host."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with ServerThread(server):
         yield f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @dataclass

@@ -20,13 +20,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.cli.command import ENVIRONMENT, PROGRAM
 from tests.munged import Munged
+from tests.server_thread import ServerThread
 
 IMAGE_ID = "ab" * 32
 ROWS = [
@@ -67,14 +67,9 @@ class _Gateway(BaseHTTPRequestHandler):
 @contextmanager
 def gateway() -> Iterator[str]:
     """Run the HTTP server; yield its URL."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Gateway)
+    with ServerThread(server):
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def cpu_of(candidate: Candidate) -> float:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.server_thread import ServerThread
 from tests.web.fakes import IMAGE_ID
 
 READY = {"status": "READY", "id": IMAGE_ID}
@@ -63,15 +63,10 @@ class UploadGateway:
     def running(self) -> Iterator[UploadGateway]:
         """Serve until the block ends."""
         handler = type("Handler", (_Handler,), {"gateway": self})
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        with ServerThread(server):
+            yield self
 
     @property
     def env(self) -> dict[str, str]:

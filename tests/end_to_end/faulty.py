@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from shiftergw.image import Digest
 from tests.images import MadeImage
+from tests.server_thread import ServerThread
 
 
 class FaultyRegistry:
@@ -40,15 +40,13 @@ class FaultyRegistry:
 
     def __enter__(self) -> Self:
         """Begin to serve."""
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self._thread = ServerThread(self._server)
+        self._thread.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._thread.__exit__()
 
     def add(self, name: str, image: MadeImage, fault: str = "") -> None:
         """Serve `image` as `name:1`."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import re
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from tests.images import MadeImage, entry, make_image, tar_of
+from tests.server_thread import ServerThread
 
 PASSWORDS = {"alice": "wonderland", "bob": "builder"}
 """The logins of the repositories whose name begins with `closed/`."""
@@ -55,15 +55,13 @@ class Registry:
 
     def __enter__(self) -> Self:
         """Begin to serve."""
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
+        self._thread = ServerThread(self._server)
+        self._thread.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._thread.__exit__()
 
 
 def _content(image: MadeImage, kind: str, reference: str) -> tuple[bytes, dict[str, str]] | None:
