@@ -52,6 +52,10 @@ class Misuse(Stop):
     exit_code = MISUSE
 
 
+class InvalidRequest(Misuse):
+    """The gateway does not understand a request; its version may be too old for a part of it."""
+
+
 class NoGateway(Stop):
     """A gateway cannot be reached, or cannot work at the moment."""
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from shiftergw.cli.exits import (
     GatewayBusy,
+    InvalidRequest,
     Misuse,
     NoGateway,
     RequestRefused,
@@ -78,6 +79,8 @@ def refusal(base: str, proxy: GatewayProxy | None, status: int, location: str, a
         return WrongOffset(message, offset)
     if status in {401, 403, 404}:
         return RequestRefused(message)
+    if status == HTTPStatus.BAD_REQUEST:
+        return InvalidRequest(message)
     if 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:  # noqa: PLR2004 - its range
         return Misuse(message)
     return GatewayBusy(f"The gateway {host_of(base)} cannot do this now: {message}")

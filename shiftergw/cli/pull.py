@@ -71,22 +71,26 @@ class PullOptions:
 
 
 async def pull_for_all(
-    reactor: Reactor, exchange: TwistedExchange, settings: Settings, options: PullOptions
+    reactor: Reactor, remotes: Mapping[str, Remote], options: PullOptions
 ) -> int:
     """Pull an image for the system or the systems of the command line; return the exit code."""
-    if len(settings.system_names()) == 1:
-        return await pull_image(Remote(exchange, settings), reactor, options)
-    return await pull_for_each(remotes(exchange, settings), reactor, options)
+    if len(remotes) > 1:
+        return await pull_for_each(remotes, reactor, options)
+    (remote,) = remotes.values()
+    return await pull_image(remote, reactor, options)
 
 
 def remotes(exchange: TwistedExchange, settings: Settings) -> dict[str, Remote]:
     """Return the gateways by system, all in the same order: one gateway can share work."""
+    systems = settings.system_names()
+    if len(systems) == 1:
+        return {systems[0]: Remote(exchange, settings)}
     urls = shuffle(settings.gateway_urls())
     return {
         system: Remote(
             exchange, replace(settings, systems=[system]), partial(_warn_about, system), urls
         )
-        for system in settings.system_names()
+        for system in systems
     }
 
 

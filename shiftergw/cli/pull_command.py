@@ -16,10 +16,11 @@ from shiftergw.cli.exits import Misuse
 from shiftergw.cli.images import image_of
 from shiftergw.cli.options import nowait_option, public_option, systems_option
 from shiftergw.cli.progress import Display
-from shiftergw.cli.pull import PullOptions, pull_for_all
+from shiftergw.cli.pull import PullOptions, pull_for_all, remotes
 from shiftergw.cli.reactor import run
 from shiftergw.cli.settings import Settings
 from shiftergw.cli.upload import prepared_source, upload
+from shiftergw.cli.upload_check import check_upload
 from shiftergw.cli.upload_source import check_registry_image, local_source_of
 from shiftergw.errors import BadRequest
 from shiftergw.model.references import ImageReference
@@ -76,7 +77,7 @@ def pull(
     itype_and_name = image_of(image, settings.default_type())
     options = PullOptions(itype_and_name, access_list(users, groups), not nowait)
     run(
-        lambda reactor: pull_for_all(reactor, TwistedExchange(reactor), settings, options),
+        lambda reactor: pull_for_all(reactor, remotes(TwistedExchange(reactor), settings), options),
         "Interrupted. If the pull has begun it goes on; the same command shows it again.",
     )
 
@@ -103,16 +104,23 @@ def pull_upload(
 
     async def command(reactor: Reactor) -> int:
         exchange = TwistedExchange(reactor)
+        gateways = remotes(exchange, settings)
+        check = partial(check_upload, gateways, image)
         async with AsyncExitStack() as stack:
             with Display() as display:
                 content = await stack.enter_async_context(
-                    prepared_source(source, exchange.in_thread, display)
+                    prepared_source(source, exchange.in_thread, display, check)
                 )
-            call = partial(upload, clock=reactor, in_thread=exchange.in_thread, source=content)
+            call = partial(
+                upload,
+                clock=reactor,
+                in_thread=exchange.in_thread,
+                source=content,
+                name=image,
+            )
             return await pull_for_all(
                 reactor,
-                exchange,
-                settings,
+                gateways,
                 PullOptions(
                     (itype, image),
                     {**members, "selector": content.selector},

@@ -63,15 +63,15 @@ class Remote:
 
     async def images(self) -> list[dict[str, Any]]:
         """Return the records of the system's images."""
-        return await self._first("GET", ["list"], answers.parse_list)
+        return await self.ask_first("GET", ["list"], answers.parse_list)
 
     async def queue(self) -> list[dict[str, Any]]:
         """Return the records of pulls that wait, work or have failed."""
-        return await self._first("GET", ["queue"], answers.parse_list)
+        return await self.ask_first("GET", ["queue"], answers.parse_list)
 
     async def lookup(self, itype: str, image: str) -> str:
         """Return the id of a READY image."""
-        return await self._first("GET", ["lookup", itype, image], answers.parse_image_id)
+        return await self.ask_first("GET", ["lookup", itype, image], answers.parse_image_id)
 
     async def pull(
         self, itype: str, image: str, members: Mapping[str, Any], *, to_last: bool = False
@@ -85,7 +85,7 @@ class Remote:
         if to_last:
             path = ["pull", itype, image]
             return await self.ask_last("POST", path, answers.parse_record, body=body)
-        return await self._first("POST", ["pull", itype, image], answers.parse_record, body=body)
+        return await self.ask_first("POST", ["pull", itype, image], answers.parse_record, body=body)
 
     async def poll(
         self, itype: str, image: str, members: Mapping[str, Any], notify: Callable[[str], None]
@@ -135,7 +135,7 @@ class Remote:
 
     async def explain(self, itype: str, image: str) -> dict[str, Any]:
         """Have a gateway explain the pull of an image; return the state of the explanation."""
-        return await self._first("POST", ["explain", itype, image], answers.parse_explanation)
+        return await self.ask_first("POST", ["explain", itype, image], answers.parse_explanation)
 
     async def explanation(self, explanation_id: str) -> dict[str, Any]:
         """Return the state of an explanation, from the gateway that was asked for it."""
@@ -164,11 +164,11 @@ class Remote:
 
     async def metrics(self, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` look-ups, oldest first."""
-        return await self._first("GET", ["metrics"], answers.parse_rows, query=f"?limit={limit}")
+        return await self.ask_first("GET", ["metrics"], answers.parse_rows, query=f"?limit={limit}")
 
     async def workers(self) -> list[dict[str, Any]]:
         """Return the worker machines of the system, sorted by name."""
-        return await self._first("GET", ["workers"], answers.parse_list)
+        return await self.ask_first("GET", ["workers"], answers.parse_list)
 
     def prefer_by(self, text: str) -> None:
         """Order the gateways by a text: the same gateways and text have the same order.
@@ -189,7 +189,7 @@ class Remote:
         body = json.dumps(members)
         if to_last:
             return await self.ask_last("POST", ["upload"], answers.parse_upload, body=body)
-        return await self._first("POST", ["upload"], answers.parse_upload, body=body)
+        return await self.ask_first("POST", ["upload"], answers.parse_upload, body=body)
 
     async def ask_last(
         self,
@@ -210,40 +210,14 @@ class Remote:
             self._urls[0], method, tail, parse, credential, body=body, limit=limit
         )
 
-    async def uploads(self) -> tuple[list[dict[str, Any]], list[Stop]]:
-        """Return the user's uploads at all gateways, the last changed one first, and all errors.
-
-        Each gateway has a spool of its own, or shares one with others.
-        """
-        rows: dict[str, dict[str, Any]] = {}
-        errors: list[Stop] = []
-        tail = self._tail(["upload"])
-        urls = self._urls
-        for base in urls:
-            credential = await self._credentials.fresh()
-            head_limit = None if len(urls) == 1 else HEAD_LIMIT
-            try:
-                uploads = await self._ask_at(
-                    base, "GET", tail, answers.parse_uploads, credential, head_limit=head_limit
-                )
-            except Stop as error:
-                errors.append(error)
-            else:
-                rows |= {upload["upload"]: upload for upload in uploads}
-        return sorted(rows.values(), key=lambda row: row["expires"], reverse=True), errors
-
-    async def remove_upload(self, upload_id: str) -> None:
-        """Remove an upload of the user from the gateway that has it."""
-        _check_success((await self._ask("DELETE", "upload", upload_id)).get("status"))
-
     async def registries(self) -> list[dict[str, Any]]:
         """Return the registries of the gateway, each with its `location` and `host`."""
-        return await self._first("GET", ["registries"], answers.parse_registries)
+        return await self.ask_first("GET", ["registries"], answers.parse_registries)
 
     async def _ask(self, method: str, *path: str) -> dict[str, Any]:
-        return await self._first(method, path, answers.parse_object)
+        return await self.ask_first(method, path, answers.parse_object)
 
-    async def _first(
+    async def ask_first(
         self,
         method: str,
         path: Sequence[str],
@@ -274,6 +248,26 @@ class Remote:
         if refusals:
             raise refusals[0]
         raise NoGateway("\n".join(dict.fromkeys(error.message for error in errors)))
+
+    async def ask_each(
+        self, method: str, path: Sequence[str], parse: Callable[[Any], T]
+    ) -> tuple[list[T], list[Stop]]:
+        """Return the answers of all gateways, and the errors of those that give none."""
+        values: list[T] = []
+        errors: list[Stop] = []
+        tail, urls = self._tail(path), self._urls
+        head_limit = None if len(urls) == 1 else HEAD_LIMIT
+        for base in urls:
+            credential = await self._credentials.fresh()
+            try:
+                value = await self._ask_at(
+                    base, method, tail, parse, credential, head_limit=head_limit
+                )
+            except Stop as error:
+                errors.append(error)
+            else:
+                values.append(value)
+        return values, errors
 
     async def _ask_at(
         self,

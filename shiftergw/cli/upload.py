@@ -6,7 +6,7 @@ after each chunk and after the same declaration by a later run, and the client g
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import random as system_random
 from typing import Any, Protocol
@@ -66,14 +66,23 @@ InThread = Callable[..., Any]
 """Awaits a function that blocks, such as `TwistedExchange.in_thread`."""
 
 
+SizeCheck = Callable[[int | None], Awaitable[None]]
+"""Raises an error if an upload of this size, None if that is not known, will be refused."""
+
+
 @asynccontextmanager
 async def prepared_source(
-    source: LocalSourceName, in_thread: InThread, display: UploadDisplay
+    source: LocalSourceName, in_thread: InThread, display: UploadDisplay, check: SizeCheck
 ) -> AsyncIterator[UploadSource]:
-    """Yield a source with its digest, which needs all of its bytes; raise `Misuse`."""
-    if source.kind == "stdin":
+    """Yield a source with its digest, which needs all of its bytes; raise `Misuse`.
+
+    `check` is awaited before any byte is read.
+    """
+    is_input = source.kind == "stdin"
+    if is_input:
         spool = InputSpool()
         try:
+            await check(None)
             display.stage("Copying standard input")
             while await in_thread(spool.copy_piece):
                 display.bytes(spool.size, 0)
@@ -84,6 +93,8 @@ async def prepared_source(
     else:
         content = await in_thread(open_source, source)
     try:
+        if not is_input:
+            await check(content.size)
         display.stage(f"Hashing {content.name}")
         while content.hashed_size < content.size:
             await in_thread(content.hash_piece)
@@ -94,13 +105,20 @@ async def prepared_source(
 
 
 async def upload(
-    remote: Remote, display: UploadDisplay, clock: Any, in_thread: InThread, source: UploadSource
+    remote: Remote,
+    display: UploadDisplay,
+    clock: Any,
+    in_thread: InThread,
+    source: UploadSource,
+    name: str,
 ) -> str:
     """Send what the gateway does not have of a source; return the id of the upload.
 
+    `name` is that of the image to be made.
+
     Raises `NoGateway` after `SILENCE_LIMIT` seconds without progress, and the gateway's refusal.
     """
-    return await _Sender(remote, clock, in_thread, source, display).send()
+    return await _Sender(remote, clock, in_thread, source, name, display).send()
 
 
 class _Sender:
@@ -112,12 +130,14 @@ class _Sender:
         clock: Any,
         in_thread: InThread,
         source: UploadSource,
+        name: str,
         display: UploadDisplay,
     ) -> None:
         self._remote = remote
         self._clock = clock
         self._in_thread = in_thread
         self._source = source
+        self._name = name
         self._display = display
         self._is_lost = False
         """Whether the gateway has to say again what it has."""
@@ -164,6 +184,7 @@ class _Sender:
             "sha256": source.digest,
             "kind": source.kind,
             "filename": source.name,
+            "name": self._name,
         }
         # Another gateway would need all bytes again, so one that is restarting is waited for.
         state = await self._remote.declare(members, to_last=self._is_lost)

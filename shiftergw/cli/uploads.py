@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.answers import UPLOAD_KEY
+from shiftergw.cli import answers
 from shiftergw.cli.exits import DONE, Misuse, RequestRefused
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
@@ -35,14 +35,15 @@ def uploads(settings: Settings, upload_ids: tuple[str, ...], as_json: bool) -> N
     if upload_ids and as_json:
         raise Misuse("Give one of: --remove ID, --json.")
     for upload_id in upload_ids:
-        if UPLOAD_KEY.fullmatch(upload_id) is None:
+        if answers.UPLOAD_KEY.fullmatch(upload_id) is None:
             raise Misuse(f"{printable(upload_id, 120)!r} is not the id of an upload.")
 
     async def command(remote: Remote) -> int:
         if not upload_ids:
             return await _list(remote, as_json=as_json)
         for upload_id in upload_ids:
-            await remote.remove_upload(upload_id)
+            path = ["upload", upload_id]
+            await remote.ask_first("DELETE", path, answers.parse_object)
             click.echo(f"{upload_id} is removed.")
         return DONE
 
@@ -51,7 +52,10 @@ def uploads(settings: Settings, upload_ids: tuple[str, ...], as_json: bool) -> N
 
 async def _list(remote: Remote, *, as_json: bool) -> int:
     """Print the uploads at all gateways, and the errors of those that do not answer."""
-    rows, errors = await remote.uploads()
+    lists, errors = await remote.ask_each("GET", ["upload"], answers.parse_uploads)
+    # Gateways have a spool each, or share one.
+    by_id = {row["upload"]: row for uploads in lists for row in uploads}
+    rows = sorted(by_id.values(), key=lambda row: row["expires"], reverse=True)
     code = DONE
     for error in errors:
         # The request has nothing that could be wrong.

@@ -163,6 +163,16 @@ class CustomClaims:
         check_owner(session, record, request.tag)
         return None
 
+    async def check_new_image(self, session: Session, request: PullRequest) -> None:
+        """Raise an error if the user may not have an image of this name made of a file.
+
+        A later pull may still be refused: the name is not reserved.
+        """
+        check_name(session, request)
+        record = await self._store.find(request.system, request.itype, [request.tag])
+        if record is not None:
+            check_owner(session, record, request.tag)
+
 
 def check_name(session: Session, request: PullRequest) -> None:
     """Raise an error for a name or type that an image made of a file cannot have."""

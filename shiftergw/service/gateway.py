@@ -183,6 +183,11 @@ class Gateway:
             return await self._custom_claims.pull_upload(session, request, upload)
         return await self._claims.pull(session, request, text)
 
+    async def check_new_image(self, session: Session, text: str) -> None:
+        """Raise the error that a pull of an upload under this name would end with at once."""
+        request = _request(session, "custom", text, request_id="")
+        await self._custom_claims.check_new_image(session, request)
+
     async def import_file(
         self,
         session: Session,

@@ -71,11 +71,11 @@ class UploadSpace:
         self._spool_size = 0
         self._next_count = 0.0
 
-    def check_size(self, declaration: UploadDeclaration) -> None:
+    def check_size(self, size: int) -> None:
         """Raise `TooLarge` for a file beyond the limit."""
-        if declaration.size > self._limits.upload:
+        if size > self._limits.upload:
             raise TooLarge(
-                f"The file has {amount(declaration.size)}; the gateway takes uploads of at most"
+                f"The file has {amount(size)}; the gateway takes uploads of at most"
                 f" {amount(self._limits.upload)}.",
                 remedy="Make the image smaller, or ask the gateway's admins to raise"
                 " `MaxUploadSize`.",

@@ -65,6 +65,10 @@ class Uploads:
         """Return the time at which an upload is removed unless it changes before."""
         return upload.last_write + self._limits.keep_seconds
 
+    def check_size(self, size: int) -> None:
+        """Raise `TooLarge` if no upload may have this size in bytes."""
+        self._space.check_size(size)
+
     async def declare(self, session: Session, declaration: UploadDeclaration) -> UserUpload:
         """Return the upload of this declaration, a new one unless the user has it already.
 
@@ -72,7 +76,7 @@ class Uploads:
         """
         if session.uid == ANONYMOUS:
             raise NotAuthenticated("Without a credential nothing can be uploaded.")
-        self._space.check_size(declaration)
+        self.check_size(declaration.size)
         async with self._declaring, self._spool.lock():
             uploads = await self._spool.list()
             for upload in uploads:

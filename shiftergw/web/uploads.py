@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -17,6 +18,7 @@ from shiftergw.model import (
     SHA256,
     UPLOAD_ID,
     UPLOAD_KINDS,
+    Session,
     UploadChoice,
     UploadDeclaration,
     UserUpload,
@@ -40,9 +42,25 @@ _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
-    """Answer with the upload that the body declares."""
+    """Answer with the upload that the body declares.
+
+    A body with a name and without a digest declares nothing: the answer says whether an image of
+    this name may be made of an upload, and one of this size, before its client reads the file.
+    """
     members = parameters.members(request.body)
-    session = request.session
+    session, uploads = request.session, gateway.files.uploads
+    if "name" in members and "sha256" not in members:
+        if "size" in members:
+            uploads.check_size(_size(members))
+        await gateway.check_new_image(session, _text(members, "name", ""))
+        return replace(render.answer({"status": True}), word="name checked")
+    declaration = _declaration(session, members)
+    if "name" in members:
+        await gateway.check_new_image(session, _text(members, "name", ""))
+    return _answer(gateway, await uploads.declare(session, declaration))
+
+
+def _declaration(session: Session, members: Mapping[str, Any]) -> UploadDeclaration:
     kind = _text(members, "kind", "")
     if kind not in UPLOAD_KINDS:
         kinds = ", ".join(sorted(UPLOAD_KINDS - {""}))
@@ -50,9 +68,7 @@ async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
             f"{printable(kind, 40)!r} is not a kind of upload.",
             remedy=f'The kinds are {kinds}, and "" if the content shall show it.',
         )
-    size = members.get("size")
-    if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
-        raise BadRequest("`size` is not a number of bytes.", remedy="An upload has at least one.")
+    size = _size(members)
     sha256 = _text(members, "sha256", "")
     if SHA256.fullmatch(sha256) is None:
         raise BadRequest(
@@ -60,8 +76,14 @@ async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
             remedy="Write the 64 hexadecimal digits of the whole file, in lower case.",
         )
     filename = printable(_text(members, "filename", ""), FILENAME_LIMIT)
-    declaration = UploadDeclaration(session.system, session.uid, size, sha256, kind, filename)
-    return _answer(gateway, await gateway.files.uploads.declare(session, declaration))
+    return UploadDeclaration(session.system, session.uid, size, sha256, kind, filename)
+
+
+def _size(members: Mapping[str, Any]) -> int:
+    size = members.get("size")
+    if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
+        raise BadRequest("`size` is not a number of bytes.", remedy="An upload has at least one.")
+    return size
 
 
 async def list_own(gateway: Gateway, request: RoutedRequest) -> Answer:

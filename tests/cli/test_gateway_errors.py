@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from shiftergw.cli import remote as gateways
 from shiftergw.cli.exchange import uri_of
 from shiftergw.cli.exchange_twisted import AnswerTimeout
-from shiftergw.cli.exits import GatewayBusy, Misuse, NoGateway, RequestRefused, Stop
+from shiftergw.cli.exits import GatewayBusy, InvalidRequest, NoGateway, RequestRefused, Stop
 from shiftergw.cli.gateway_errors import refusal
 from shiftergw.cli.hosts import is_host
 from shiftergw.cli.proxy import GatewayProxy
@@ -40,7 +40,7 @@ def settings_of(urls: Sequence[str]) -> Settings:
     ("proxy", "status", "location", "answer", "kind", "words"),
     [
         (None, 404, "", {"error": "No such image."}, RequestRefused, "No such image."),
-        (None, 400, "", {"error": "No such type."}, Misuse, "No such type."),
+        (None, 400, "", {"error": "No such type."}, InvalidRequest, "No such type."),
         (
             None,
             503,

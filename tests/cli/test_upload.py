@@ -82,6 +82,8 @@ def test_a_file(gateway: UploadGateway, file: Path) -> None:
         "kind": "docker-archive",
         "filename": "image.tar",
     }
+    assert gateway.checks == [{"name": "mine:2", "size": len(CONTENT)}]
+    assert gateway.names == ["mine:2"]
     assert gateway.chunks == [(0, MIB), (MIB, MIB), (2 * MIB, MIB), (3 * MIB, 3)]
     assert gateway.bodies == [{"selector": "app:1", "upload": stored_upload.key}]
     assert gateway.requests[-1] == ("POST", "/api/pull/mycluster/custom/mine%3A2/")
@@ -119,6 +121,7 @@ def test_standard_input(gateway: UploadGateway) -> None:
     assert code == 0, errors
     assert bytes(gateway.uploads[0].content) == CONTENT
     assert gateway.uploads[0].declaration["kind"] == ""
+    assert gateway.checks == [{"name": "mine"}]
     assert errors.startswith("Copying standard input\nHashing standard input\n")
     assert run(gateway, "pull", "-", "mine", stdin=CONTENT)[0] == 0
     assert gateway.bytes_received == len(CONTENT)
@@ -181,7 +184,7 @@ async def test_bytes_are_sent_as_they_are(with_client: Any) -> None:
     content = bytes(range(256)) * 10
 
     async def calls(remote: Remote) -> None:
-        state = await remote.declare({"size": 5000})
+        state = await remote.declare({"size": 5000, "sha256": "ab" * 32})
         for offset in (0, 0):
             await remote.ask_last(
                 "PUT", ["upload", state.key], parse_upload, body=content, query=f"?offset={offset}"
@@ -246,6 +249,42 @@ def test_a_refused_declaration(gateway: UploadGateway, file: Path, status: int, 
     assert result[0] == code
     assert "It is not possible now." in result[2]
     assert gateway.chunks == []
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "code"), [("file", 413, 2), ("file", 0, 3), ("-", 403, 4)]
+)
+def test_an_upload_that_will_be_refused(
+    gateway: UploadGateway, file: Path, source: str, status: int, code: int
+) -> None:
+    """The gateway is asked before any byte is read: nothing is hashed, copied or declared."""
+    gateway.check_faults = [Fault(status=status)]
+    image = str(file) if source == "file" else source
+    result = run(gateway, "pull", image, "mine", stdin=CONTENT)
+    assert result[0] == code
+    assert len(result[2].splitlines()) == 1
+    assert len(gateway.requests) == 1
+
+
+def test_a_gateway_that_cannot_check(gateway: UploadGateway, file: Path) -> None:
+    """A gateway of an earlier version refuses the question, and takes the upload."""
+    gateway.is_old = True
+    code, out, errors = run(gateway, "pull", str(file), "mine")
+    assert (code, out) == (0, f"{IMAGE_ID}\n"), errors
+    assert "sha256" not in errors
+
+
+def test_systems_that_refuse_an_upload(gateway: UploadGateway, file: Path) -> None:
+    """The file is read if one system takes it; if none does, each says why."""
+    arguments = ["pull", "--system", "one,two", str(file), "mine"]
+    gateway.check_faults = [Fault(status=403), Fault(status=413)]
+    code, out, errors = run(gateway, *arguments)
+    assert (code, out) == (2, "")
+    lines = errors.removeprefix("Error: ").splitlines()
+    assert lines == [f"{system}: It is not possible now." for system in ("one", "two")]
+    gateway.check_faults = [Fault(status=403)]
+    code, out, errors = run(gateway, *arguments)
+    assert (code, len(out.splitlines())) == (0, 2), errors
 
 
 def test_interrupted_upload(gateway: UploadGateway, tmp_path: Path) -> None:
@@ -383,7 +422,7 @@ def sending(remote: FakeRemote, clock: Clock, file: Path) -> tuple[Deferred[str]
     """Begin an upload."""
     display = SilentDisplay()
     any_remote: Any = remote
-    coroutine = upload(any_remote, display, clock, at_once, source_of(file))
+    coroutine = upload(any_remote, display, clock, at_once, source_of(file), "mine")
     return Deferred.fromCoroutine(coroutine), display
 
 
@@ -451,7 +490,7 @@ def test_a_file_that_changes(file: Path) -> None:
     file.write_bytes(b"other")
     any_remote: Any = remote
     with pytest.raises(SourceChanged, match=r"image\.tar has changed"):
-        value_of(upload(any_remote, SilentDisplay(), Clock(), at_once, source))
+        value_of(upload(any_remote, SilentDisplay(), Clock(), at_once, source, "mine"))
     assert remote.calls == [("declare", False), ("DELETE", True)]
 
 

@@ -71,7 +71,7 @@ def test_a_gateway_that_is_away(gateways: list[UploadGateway]) -> None:
 
 def test_an_older_gateway() -> None:
     """Its refusal is explained: it lists no uploads."""
-    with UploadGateway(lists_uploads=False).running() as gateway:
+    with UploadGateway(is_old=True).running() as gateway:
         result = shiftergw("uploads", env=gateway.env)
     assert (result.returncode, result.stdout) == (4, "")
     assert "older than this command" in result.stderr

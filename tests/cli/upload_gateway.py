@@ -43,7 +43,8 @@ class UploadGateway:
 
     `chunks` are offset and length of the chunks that were asked for; `requests` are method and path
     of all requests, `bodies` the bodies of pulls. `bytes_received` counts the stored bytes of all
-    chunks. Without `lists_uploads` it is a gateway of an earlier version.
+    chunks. `checks` are the bodies of declarations without a digest, and `names` the names in all
+    others. A gateway that `is_old` knows neither names nor the list of uploads.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -51,7 +52,10 @@ class UploadGateway:
     pull_faults: list[Fault] = field(default_factory=list)
     pulls: list[dict[str, Any]] = field(default_factory=lambda: [READY])
     chunk: int = 16 << 20
-    lists_uploads: bool = True
+    is_old: bool = False
+    check_faults: list[Fault] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     uploads: list[DeclaredUpload] = field(default_factory=list)
     chunks: list[tuple[int, int]] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -137,7 +141,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.gateway.bodies.append(body)
             pulls = self.gateway.pulls
             self._answer(200, pulls.pop(0) if len(pulls) > 1 else pulls[0])
+        elif "sha256" not in body:
+            if self.gateway.is_old:
+                self._answer(400, {"error": "`sha256` is not a SHA-256 digest."})
+            elif not self._happens(self.gateway.check_faults):
+                self.gateway.checks.append(body)
+                self._answer(200, {"status": True})
         elif not self._happens(self.gateway.declare_faults):
+            self.gateway.names.append(body.pop("name", ""))
             self._answer(200, self._state(self.gateway.declare(body)))
 
     def do_PUT(self) -> None:
@@ -163,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """List the uploads."""
         self.gateway.requests.append(("GET", self.path))
-        if not self.gateway.lists_uploads:
+        if self.gateway.is_old:
             self._answer(405, {"error": "GET is not possible here. Use POST."})
             return
         rows = []

@@ -188,6 +188,12 @@ def test_a_name_of_another_user(service: UploadService) -> None:
         body = json.dumps(members).encode()
         status, answer = service.ask(f"/api/pull/{SYSTEM}/custom/hers:1/", BOB, "POST", body)
         assert (status, answer["code"]) == (403, "not-allowed")
+    check: dict[str, Any] = {"name": "hers:1"}
+    for declaration in (check, {**check, "size": 1, "sha256": "ab" * 32}):
+        body = json.dumps(declaration).encode()
+        status, answer = service.ask(f"/api/upload/{SYSTEM}/", BOB, "POST", body)
+        assert (status, answer["code"]) == (403, "not-allowed")
+        assert service.ask(f"/api/upload/{SYSTEM}/", ALICE, "POST", body)[0] == 200
     assert service.image_of("hers:1")[1]["id"] == ready["id"]
 
 

@@ -214,6 +214,25 @@ async def test_names_belong_to_their_users(bench: CustomBench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_names_are_checked_before_an_upload(bench: CustomBench) -> None:
+    """What the pull would refuse is refused in the same words; nothing is stored."""
+    await bench.make(await bench.upload())
+    await bench.finish()
+    for session in (ALICE, ADMIN):
+        await bench.gateway.check_new_image(session, "app:1")
+    await bench.gateway.check_new_image(BOB, "app")
+    upload_id = await bench.upload(BOB)
+    for session, name in ((BOB, "app:1"), (BOB, "a/b"), (BOB, f"a@sha256:{ID}"), (BOB, "A"),
+                          (BOB, ""), (ANONYMOUS_SESSION, "new")):  # fmt: skip
+        with pytest.raises(GatewayError) as caught:
+            await bench.gateway.check_new_image(session, name)
+        with pytest.raises(type(caught.value)) as refusal:
+            await bench.make(upload_id, session, name)
+        assert str(caught.value) == str(refusal.value)
+    assert bench.wakes == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_image_of_an_upload_stays_fresh(bench: CustomBench) -> None:
     """A pull without an upload never asks a registry for the name; its readers may change."""
     await bench.make(await bench.upload())

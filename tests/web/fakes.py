@@ -118,6 +118,10 @@ class FakeGateway:
         image = self.pulls.pop(0) if len(self.pulls) > 1 else self.pulls[0]
         return replace(image, pulltag=text)
 
+    async def check_new_image(self, session: Session, text: str) -> None:
+        """Return, or raise."""
+        await self._turn("check_new_image", session, text)
+
     async def import_file(
         self,
         session: Session,

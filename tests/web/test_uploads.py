@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.cache.upload_states import data_path
-from shiftergw.errors import Unavailable
+from shiftergw.errors import NotAllowed, Unavailable
 from shiftergw.model import CHUNK_LIMIT, UploadChoice
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -335,6 +335,45 @@ async def test_declarations_that_are_wrong(place: Place, change: dict[str, Any])
     body = json.dumps(DECLARATION | change).encode()
     reply = await place.ask("POST", "/api/upload/mycluster/", body)
     assert (reply.status, reply.json["code"]) == (400, "bad-request")
+    assert await place.spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_name_of_the_image(place: Place) -> None:
+    """A declaration may have it; without a digest it is checked, and nothing is declared."""
+    checks = [{"name": "mine:1"}, {"name": "mine:1", "size": 10**8}]
+    for members in checks:
+        reply = await place.ask("POST", "/api/upload/mycluster/", json.dumps(members).encode())
+        assert (reply.status, reply.json) == (200, {"status": True})
+    assert await place.spool.list() == []
+    assert (await place.declare(name="mine:1"))["offset"] == 0
+    calls = [(call[0], call[-1]) for call in place.gateway.calls]
+    assert calls == [("check_new_image", "mine:1")] * 3
+    place.gateway.raises = NotAllowed("This name belongs to an image of another user.")
+    for body in (checks[0], DECLARATION | {"name": "mine:1", "sha256": "cd" * 32}):
+        reply = await place.ask("POST", "/api/upload/mycluster/", json.dumps(body).encode())
+        assert (reply.status, reply.json["code"]) == (403, "not-allowed")
+        assert "another user" in reply.json["error"]
+    assert len(await place.spool.list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "status"),
+    [
+        ({"name": 5}, 400),
+        ({"name": None}, 400),
+        ({"name": "mine", "size": 0}, 400),
+        ({"name": "mine", "size": "5"}, 400),
+        ({"name": "mine", "size": 10**8 + 1}, 413),
+        ({"size": 5}, 400),
+        (DECLARATION | {"name": None}, 400),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_checks_that_are_wrong(place: Place, members: dict[str, Any], status: int) -> None:
+    """A check without a proper name or size is refused, and so is a size beyond the limit."""
+    reply = await place.ask("POST", "/api/upload/mycluster/", json.dumps(members).encode())
+    assert reply.status == status
     assert await place.spool.list() == []
 
 
