@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-
-from shiftergw.errors import Unavailable
 from shiftergw.model import (
     Breaker,
     Expired,
@@ -30,26 +26,22 @@ from shiftergw.model import (
     QueueLimits,
     Ready,
 )
-from shiftergw.plumbing.threads import Threads
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.fair_schedule import InFlight, fair_schedule
 from shiftergw.store.lookups import LookupBuffer, LookupRow
 from shiftergw.store.sqlite import breakers, images, leases, queries, rows, steps
-from shiftergw.store.sqlite.database import open_reader, rewrite_version
-from shiftergw.store.sqlite.integrity import open_checked
-from shiftergw.store.sqlite.lane import Lane, run_reads, run_writes
+from shiftergw.store.sqlite.connections import SqliteConnections, require_open
+from shiftergw.store.sqlite.lane import Lane
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-
-T = TypeVar("T")
 
 MAX_LOOKUPS = 100_000
 """Look-up rows in the file; the oldest ones are removed."""
 
 
-class SqliteStore(Service):
+class SqliteStore(SqliteConnections):
     """An `ImageStore` in one file. Callers pass the times of records."""
 
     used_credentials = None
@@ -65,90 +57,19 @@ class SqliteStore(Service):
 
         `check_seconds` limits the search for damage at the start; None means no search.
         """
-        self._check_seconds = check_seconds
-        self._path = path
+        super().__init__(reactor, path, check_seconds)
         self._max_lookups = max_lookups
-        self._reactor = reactor
-        self._threads = Threads(reactor, 3, "store")
-        self._writer: Lane | None = None
-        self._reader: Lane | None = None
-        self._lister: Lane | None = None
         self._lookups: LookupBuffer | None = None
 
-    def startService(self) -> Deferred[None]:
-        """Open the file; fail with `ConfigurationError` or `Unavailable`."""
-        super().startService()
-        self._threads.startService()
-        return Deferred.fromCoroutine(self._open())
-
     async def _open(self) -> None:
-        try:
-            connection = await self._threads.run(open_checked, self._path, self._check_seconds)
-            self._writer = Lane(self._threads, connection, run_writes, self._reactor)
-            self._lookups = LookupBuffer(partial(self._add_lookups, self._writer), self._reactor)
-            self._reader = await self._open_reader()
-            # A connection for long lists, so that look-ups do not wait for them.
-            self._lister = await self._open_reader()
-        except BaseException:
-            super().stopService()
-            await self._close()
-            raise
+        await super()._open()
+        writer = require_open(self._writer)
+        self._lookups = LookupBuffer(partial(self._add_lookups, writer), self._reactor)
 
-    async def _open_reader(self) -> Lane:
-        connection = await self._threads.run(open_reader, self._path)
-        return Lane(self._threads, connection, run_reads, self._reactor)
-
-    def stopService(self) -> Deferred[None]:
-        """Finish all calls in progress and close the file."""
-        super().stopService()
-        return Deferred.fromCoroutine(self._close())
-
-    async def _close(self) -> None:
-        lookups, lanes = self._lookups, (self._lister, self._reader, self._writer)
-        self._lookups = self._lister = self._reader = self._writer = None
+    async def _flush(self) -> None:
+        lookups, self._lookups = self._lookups, None
         if lookups is not None:
             await lookups.flush()
-        for lane in lanes:
-            if lane is not None:
-                await lane.close()
-        await self._threads.stopService()
-
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await _require_open(self._reader).run(work)
-
-    async def _find_records(self, query: str, *values: Any) -> Sequence[ImageRecord]:
-        return await self._read(lambda db: rows.records_of(db.execute(query, values)))
-
-    async def _list_records(self, query: str, *values: Any) -> Sequence[ImageRecord]:
-        lane = _require_open(self._lister)
-        return await lane.run(lambda db: rows.records_of(db.execute(query, values)))
-
-    async def _list_page(self, query: str, *values: Any) -> Sequence[ImageRecord]:
-        lane = _require_open(self._lister)
-        return await lane.run(lambda db: rows.page_of(db.execute(query, values)))
-
-    async def _write_durably(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Write data that must outlive a power cut."""
-        return await _require_open(self._writer).run(work, durable=True)
-
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Write data that a power cut may lose."""
-        return await _require_open(self._writer).run(work)
-
-    async def _execute(self, query: str, *values: Any) -> int:
-        """Run one statement durably; return how many rows it changed."""
-        return await self._write_durably(lambda db: db.execute(query, values).rowcount)
-
-    async def ready(self) -> None:
-        """See `ImageStore`."""
-        writer, lanes = _require_open(self._writer), (self._lister, self._reader, self._writer)
-        for lane in lanes:
-            if lane is not None and lane.damage is not None:
-                raise lane.damage
-        await self._find_records(queries.GET, "")  # on the connection that serves no long lists
-        # An empty transaction takes the write lock. After a failure only a real write proves that
-        # the disk takes writes again.
-        await writer.run(rewrite_version if writer.is_failing else lambda _: None)
 
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None
@@ -272,7 +193,7 @@ class SqliteStore(Service):
             finally:
                 db.execute("COMMIT")
 
-        return await _require_open(self._lister).run(choose)
+        return await require_open(self._lister).run(choose)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
@@ -377,16 +298,9 @@ class SqliteStore(Service):
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
         """See `ImageStore`."""
-        _require_open(self._lookups).add(row)
+        require_open(self._lookups).add(row)
 
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
         """See `ImageStore`."""
-        await _require_open(self._lookups).flush()
+        await require_open(self._lookups).flush()
         return await self._read(lambda db: rows.last_lookups(db, system, limit))
-
-
-def _require_open(resource: T | None) -> T:
-    """Return a resource that exists while the file is open; raise `Unavailable` otherwise."""
-    if resource is None:
-        raise Unavailable("The gateway's database is not open.")
-    return resource
