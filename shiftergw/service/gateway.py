@@ -1,4 +1,4 @@
-"""Answer the requests of a session: list, lookup, pull, queue, expire, metrics.
+"""Answer the requests of a session: list, lookup, pull, queue, expire; `admin` has those of admins.
 
 Nothing here touches images: a pull becomes a record in the store, and a worker does the work.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from shiftergw.config import Config
@@ -28,16 +28,16 @@ from shiftergw.model import (
     PullRequest,
     Session,
     UploadChoice,
-    WorkerMachine,
 )
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.rules.access import may_expire
+from shiftergw.service.admin_requests import AdminRequests
 from shiftergw.service.claims import Claims, IsJudged, judges_nothing, may_see
 from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.explanations import Explanations
-from shiftergw.service.housekeeping import expire_due, extend_expiration
+from shiftergw.service.housekeeping import extend_expiration
 from shiftergw.service.imports import FileImports, ImportChoice
 from shiftergw.service.user_files import UserFileServices
 
@@ -80,6 +80,7 @@ class Gateway:
         self._wake = wake
         self._clock = clock
         self._queue = queue
+        self.admin = AdminRequests(config, store, wake, clock, queue)
         self._files = files
         self._explanations = explanations
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble, is_judged)
@@ -233,46 +234,6 @@ class Gateway:
             raise _no_image(session, itype, text)
         self._wake()
 
-    async def autoexpire(self, session: Session) -> Sequence[str]:
-        """Expire the images of the session's system that are due; return their ids. For admins."""
-        _check_admin(session)
-        records = await expire_due(self._store, self._clock.seconds(), {session.system})
-        if records:
-            self._wake()
-        return [record.id or record.unusable_id for record in records]
-
-    async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
-        """Remove an image with all its tags, and refuse to pull it from now on. For admins.
-
-        This concerns all systems that share the image directory: the files are the same. Returns
-        the removed tags as `type:tag`.
-        """
-        _check_admin(session)
-        directory, systems = self._config.directory_of(session.system)
-        await self._store.block(directory, image_id, session.uid, self._clock.seconds())
-        names: list[str] = []
-        for record in await self._store.find_id(systems, image_id):
-            if await self._store.expire(record.key) is not None:
-                names += [f"{record.itype}:{tag}" for tag in record.tags]
-        self._wake()
-        return names
-
-    async def allow(self, session: Session, image_id: str) -> None:
-        """Allow an image again that `take_down` blocked, or raise `NotFound`. For admins."""
-        _check_admin(session)
-        directory, _ = self._config.directory_of(session.system)
-        if not await self._store.allow(directory, image_id):
-            raise NotFound(
-                "This image is not blocked.", remedy="Check the id: 64 hexadecimal digits."
-            )
-
-    async def metrics(self, session: Session, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return the last `limit` look-ups of the session's system, oldest first. For admins."""
-        _check_admin(session)
-        if not self._config.metrics or limit <= 0:
-            return []
-        return await self._store.lookups(session.system, limit)
-
     def registries(self, session: Session) -> Mapping[str, str]:
         """Return the host (and port) of each registry by the name of its location.
 
@@ -288,26 +249,6 @@ class Gateway:
             for name, location in self._config.locations.items()
             if location.is_registry
         }
-
-    async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:
-        """Return the worker machines of the session's system, with the images each works on.
-
-        The names of images of other systems are hidden. For admins.
-        """
-        _check_admin(session)
-        machines = [
-            machine for machine in self._queue.machines() if session.system in machine.systems
-        ]
-        return [
-            (machine, [await self._name_of_job(key, session.system) for key in machine.jobs])
-            for machine in machines
-        ]
-
-    async def _name_of_job(self, key: str, system: str) -> str:
-        record = await self._store.get(key)
-        if record is None or record.system != system:
-            return "(of another system)"
-        return record.pulltag or ""
 
     async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
         """Yield pages of the work and failures that this user may see, oldest first."""
@@ -346,11 +287,6 @@ def _no_image(session: Session, itype: str, text: str) -> NotFound:
     elif "/" not in text:
         remedy += f" An image that was uploaded is called custom:{name}."
     return NotFound(f"There is no image {name} on {session.system}.", remedy=remedy)
-
-
-def _check_admin(session: Session) -> None:
-    if not session.admin:
-        raise NotAllowed(f"Only admins of {session.system} may do this.")
 
 
 def _check_type(itype: str) -> None:

@@ -109,15 +109,17 @@ async def _expire(gateway: Gateway, request: RoutedRequest) -> Answer:
 
 
 async def _autoexpire(gateway: Gateway, request: RoutedRequest) -> Answer:
-    return render.answer({"status": list(await gateway.autoexpire(request.session))})
+    return render.answer({"status": list(await gateway.admin.autoexpire(request.session))})
 
 
 async def _metrics(gateway: Gateway, request: RoutedRequest) -> Answer:
-    return render.rows(await gateway.metrics(request.session, parameters.limit(request.query)))
+    return render.rows(
+        await gateway.admin.metrics(request.session, parameters.limit(request.query))
+    )
 
 
 async def _workers(gateway: Gateway, request: RoutedRequest) -> Answer:
-    machines = await gateway.workers(request.session)
+    machines = await gateway.admin.workers(request.session)
     return render.listing(render.machine_row(machine, jobs) for machine, jobs in machines)
 
 
@@ -136,12 +138,12 @@ async def _explanation(gateway: Gateway, request: RoutedRequest) -> Answer:
 
 async def _take_down(gateway: Gateway, request: RoutedRequest) -> Answer:
     image_id = parameters.image_id(request.image)
-    names = await gateway.take_down(request.session, image_id)
+    names = await gateway.admin.take_down(request.session, image_id)
     return render.answer({"status": True, "removed": list(names)})
 
 
 async def _allow(gateway: Gateway, request: RoutedRequest) -> Answer:
-    await gateway.allow(request.session, parameters.image_id(request.image))
+    await gateway.admin.allow(request.session, parameters.image_id(request.image))
     return render.answer({"status": True})
 
 

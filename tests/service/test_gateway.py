@@ -422,10 +422,10 @@ async def test_due_images_expire_on_demand(store: SqliteStore) -> None:
     bench.clock.advance(200)
     await bench.gateway.lookup(ALICE, "docker", "app:2")
     with pytest.raises(NotAllowed):
-        await bench.gateway.autoexpire(ALICE)
-    assert await bench.gateway.autoexpire(replace(ADMIN, system="other")) == []
-    assert await bench.gateway.autoexpire(ADMIN) == ["0" * 64]
-    assert await bench.gateway.autoexpire(ADMIN) == []
+        await bench.gateway.admin.autoexpire(ALICE)
+    assert await bench.gateway.admin.autoexpire(replace(ADMIN, system="other")) == []
+    assert await bench.gateway.admin.autoexpire(ADMIN) == ["0" * 64]
+    assert await bench.gateway.admin.autoexpire(ADMIN) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -435,16 +435,19 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
         await bench.pull(ALICE, tag)
         await bench.end(READY)
     with pytest.raises(NotAllowed):
-        await bench.gateway.take_down(ALICE, ID)
-    assert sorted(await bench.gateway.take_down(ADMIN, ID)) == ["docker:app:1", "docker:app:2"]
+        await bench.gateway.admin.take_down(ALICE, ID)
+    assert sorted(await bench.gateway.admin.take_down(ADMIN, ID)) == [
+        "docker:app:1",
+        "docker:app:2",
+    ]
     directory = load_config().config.directory_of("mycluster")[0]
     assert await bench.store.is_blocked(directory, {ID})
     assert await list_images(bench, ALICE) == []
     with pytest.raises(NotAllowed):
-        await bench.gateway.allow(ALICE, ID)
-    await bench.gateway.allow(ADMIN, ID)
+        await bench.gateway.admin.allow(ALICE, ID)
+    await bench.gateway.admin.allow(ADMIN, ID)
     with pytest.raises(NotFound):
-        await bench.gateway.allow(ADMIN, ID)
+        await bench.gateway.admin.allow(ADMIN, ID)
 
 
 @pytest_twisted.ensureDeferred
@@ -457,12 +460,12 @@ async def test_metrics_are_for_admins(store: SqliteStore) -> None:
         await bench.gateway.lookup(ALICE, "docker", "app:1")
         bench.clock.advance(1)
     with pytest.raises(NotAllowed):
-        await bench.gateway.metrics(ALICE, 10)
-    rows = await bench.gateway.metrics(ADMIN, 2)
+        await bench.gateway.admin.metrics(ALICE, 10)
+    rows = await bench.gateway.admin.metrics(ADMIN, 2)
     assert [row["time"] for row in rows] == [START + 1, START + 2]
-    assert await bench.gateway.metrics(ADMIN, 0) == []
-    assert await bench.gateway.metrics(replace(ADMIN, system="other"), 10) == []
-    assert await Bench(store).gateway.metrics(ADMIN, 10) == []
+    assert await bench.gateway.admin.metrics(ADMIN, 0) == []
+    assert await bench.gateway.admin.metrics(replace(ADMIN, system="other"), 10) == []
+    assert await Bench(store).gateway.admin.metrics(ADMIN, 10) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -595,9 +598,9 @@ async def test_workers(bench: Bench) -> None:
     (record,) = await bench.store.waiting(START, 5)
     machine = WorkerMachine("a", "1", ("mycluster", "x"), 2, (record.key, "f" * 24), False, START)
     bench.queue.worker_machines = [machine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
-    assert await bench.gateway.workers(ADMIN) == [(machine, ["app:1", "(of another system)"])]
+    assert await bench.gateway.admin.workers(ADMIN) == [(machine, ["app:1", "(of another system)"])]
     with pytest.raises(NotAllowed):
-        await bench.gateway.workers(ALICE)
+        await bench.gateway.admin.workers(ALICE)
 
 
 @pytest_twisted.ensureDeferred

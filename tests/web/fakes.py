@@ -77,6 +77,11 @@ class FakeGateway:
         """Return what has `uploads` and `downloads`."""
         return self
 
+    @property
+    def admin(self) -> FakeGateway:
+        """Return what has the requests of admins."""
+        return self
+
     async def _turn(self, *call: Any) -> None:
         self.calls.append(call)
         if self.gate is not None:
