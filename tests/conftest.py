@@ -16,6 +16,7 @@ from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from tests import thread_tracing
 from tests.children import guard
 from tests.rabbitmq import RabbitMQ
 from tests.reactor_disk import WATCH
@@ -41,6 +42,7 @@ settings.load_profile("busy machine")
 # A process of xdist measures coverage if the environment says so. The programs that it starts do
 # not, since that would make them slow.
 if "PYTEST_XDIST_WORKER" in os.environ:
+    thread_tracing.install()
     coverage.process_startup()
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
