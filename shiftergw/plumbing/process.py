@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
 
 from shiftergw.errors import ChildFailed, TimedOut
 from shiftergw.plumbing.timing import wait_to_end
@@ -26,8 +27,24 @@ STDERR_KEPT = 4096
 KILL_AFTER = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
+LEAVE_AFTER = 10.0
+"""Seconds after SIGKILL after which a command no longer waits for the end of its child.
+
+The kernel keeps a process that waits for a file system or a device (in uninterruptible sleep).
+"""
+
+STUCK_LIMIT = 4
+"""Children of this process that may be left behind. Beyond it a command waits for its child, so
+that a file system that hangs collects no more processes."""
+
 PIPES_AFTER = 5.0
 """Seconds after the child's end during which its own children may keep its output open."""
+
+
+_log = Logger()
+
+_stuck_children: set[int] = set()
+"""The ids of processes that were left behind, and have not ended yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +78,7 @@ class CommandOutput:
 
 
 class _Watcher(ProcessProtocol):
-    """Collects the output of a child; `ended` fires once with its result."""
+    """Collects the output of a child; `result` fires once, at its end or if it is left behind."""
 
     def __init__(
         self, command: Command, clock: IReactorTime, on_stdout: Callable[[bytes], None] | None
@@ -76,21 +93,19 @@ class _Watcher(ProcessProtocol):
         self._callback_error: Exception | None = None
         self._calls: list[Any] = []
         self._idle: Any = None
+        self.pid = 0
+        self._is_stopping = False
+        self._has_exited = False
 
     def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.pid = self.transport.pid
         if self._command.total:
             self._after(self._command.total, f"ran longer than {self._command.total:g} s")
         if self._command.idle:
             self._idle = self._after(
                 self._command.idle, f"printed nothing for {self._command.idle:g} s"
             )
-
-    @property
-    def pid(self) -> int:
-        """Return the process id of the started child."""
-        assert self.transport is not None
-        pid: int = self.transport.pid
-        return pid
 
     def _after(self, seconds: float, why: str) -> Any:
         def expire() -> None:
@@ -103,8 +118,52 @@ class _Watcher(ProcessProtocol):
 
     def stop(self) -> None:
         """Send SIGTERM to the child, and SIGKILL after `KILL_AFTER` seconds."""
-        self._signal("TERM")
-        self._calls.append(self._clock.callLater(KILL_AFTER, self._signal, "KILL"))
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._signal("TERM")
+            self._calls.append(self._clock.callLater(KILL_AFTER, self._kill))
+
+    def _kill(self) -> None:
+        self._signal("KILL")
+        self._calls.append(self._clock.callLater(LEAVE_AFTER, self._leave))
+
+    def _leave(self) -> None:
+        """End the command though its child has not ended, unless too many were left behind."""
+        if self._has_exited:
+            return  # `processEnded` follows, once its pipes are closed
+        if len(_stuck_children) >= STUCK_LIMIT:
+            self._calls.append(self._clock.callLater(LEAVE_AFTER, self._leave))
+            return
+        _stuck_children.add(self.pid)
+        _log.error(
+            "{program} (process {pid}) does not end after SIGKILL, as if its file system did not"
+            " answer. It is left behind; {count} of at most {limit} such processes.",
+            program=self._program,
+            pid=self.pid,
+            count=len(_stuck_children),
+            limit=STUCK_LIMIT,
+        )
+        self._cancel_calls()
+        assert self.transport is not None
+        self.transport.loseConnection()
+        reason = self._timeout_reason or "was to end"
+        error = TimedOut(
+            f"{self._program} {reason}, and could not be killed.", detail=self._stderr_text
+        )
+        self.result.errback(self._callback_error or error)
+
+    def _cancel_calls(self) -> None:
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+
+    @property
+    def _program(self) -> str:
+        return os.path.basename(self._command.argv[0])  # noqa: PTH119
+
+    @property
+    def _stderr_text(self) -> str:
+        return bytes(self._stderr).decode("utf-8", "backslashreplace")
 
     def _signal(self, name: str) -> None:
         with suppress(ProcessExitedAlready):
@@ -112,6 +171,8 @@ class _Watcher(ProcessProtocol):
             self.transport.signalProcess(name)
 
     def outReceived(self, data: bytes) -> None:
+        if self.result.called:
+            return
         self._alive()
         if self._on_stdout is None:
             self._stdout += data[: self._command.output_limit - len(self._stdout)]
@@ -133,16 +194,22 @@ class _Watcher(ProcessProtocol):
             self._idle.reset(self._command.idle)
 
     def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
+        self._has_exited = True
         # A grandchild may keep the pipes open forever, and `processEnded` waits for them.
         assert self.transport is not None
         self._calls.append(self._clock.callLater(PIPES_AFTER, self.transport.loseConnection))
 
     def processEnded(self, reason: Any) -> None:
-        for call in self._calls:
-            if call.active():
-                call.cancel()
-        program = os.path.basename(self._command.argv[0])  # noqa: PTH119
-        stderr = bytes(self._stderr).decode("utf-8", "backslashreplace")
+        self._cancel_calls()
+        if self.result.called:
+            _stuck_children.discard(self.pid)
+            _log.info(
+                "{program} (process {pid}), which was left behind, has ended.",
+                program=self._program,
+                pid=self.pid,
+            )
+            return
+        program, stderr = self._program, self._stderr_text
         if self._callback_error is not None:
             self.result.errback(self._callback_error)
         elif self._timeout_reason is not None:
@@ -192,7 +259,8 @@ async def run_command(
     Raises `ChildFailed` (exit code, signal, cannot be started) and `TimedOut`. If `on_stdout` is
     given, it gets the output as it arrives, and no output is collected; an error that it raises
     ends the child and is raised here. When the caller is cancelled, the child gets SIGTERM, then
-    SIGKILL, and the cancellation is raised after its end.
+    SIGKILL, and the cancellation is raised after its end. A child that SIGKILL does not end within
+    `LEAVE_AFTER` seconds is left behind, `STUCK_LIMIT` of them at most.
     """
     watcher = _Watcher(command, clock, on_stdout)
     # Twisted looks programs up in our PATH or in the child's, depending on how it forks.
