@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -125,9 +126,28 @@ def test_directories_and_what_they_are(service: Service, layout: str, tmp_path: 
     code, image_id, errors = run(service, "pull", "--public", f"{layout}:latest", "tree:1")
     assert code == 0, errors
     assert run(service, "lookup", "custom:tree:1", user=BOB)[:2] == (0, image_id)
+    code, _, errors = run(service, "pull", f"{layout}:latest", "tree:1", user=BOB)
+    assert (code, errors.count("\n")) == (4, 1), errors  # before anything is hashed
+    assert "This name belongs to an image of another user." in errors
     skopeo_copy(f"{layout}:latest", f"dir:{tmp_path}/copy")
     code, out, errors = run(service, "pull", f"{tmp_path}/copy", "tree:2")
     assert (code, out) == (0, image_id), errors
+
+
+def test_the_list_of_uploads(service: Service) -> None:
+    """An upload that nobody goes on with is listed for its user, and can be removed."""
+    members = {"size": 10**6, "sha256": "ab" * 32, "kind": "sif", "filename": "app.sif"}
+    body = json.dumps(members).encode()
+    _, upload = service.ask(f"/api/upload/{SYSTEM}/", ALICE, "POST", body)
+    code, out, errors = run(service, "uploads")
+    assert code == 0, errors
+    (line,) = [line for line in out.splitlines() if line.startswith(upload["upload"])]
+    assert "0 bytes of 1 MB" in line
+    assert line.endswith("app.sif")
+    assert upload["upload"] not in run(service, "uploads", user=BOB)[1]
+    assert run(service, "uploads", "--remove", upload["upload"], user=BOB)[0] == 4
+    assert run(service, "uploads", "--remove", upload["upload"])[0] == 0
+    assert service.get(f"/api/upload/{SYSTEM}/{upload['upload']}")[0] == 404
 
 
 def test_import_of_a_delivered_image(service: Service, layout: str) -> None:
