@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
@@ -17,9 +16,8 @@ from twisted.internet.threads import deferToThread
 from shiftergw.auth.batched import BATCH_SIZE, MAX_QUEUED, BatchedCalls
 from shiftergw.errors import TimedOut
 from shiftergw.plumbing.timing import pause
+from tests.installed_reactor import reactor
 from tests.patience import patient
-
-reactor: Any = global_reactor
 
 LIMIT = 5.0
 

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -25,9 +24,8 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import UserDirectory
 from tests.auth.listings import SYSTEM
+from tests.installed_reactor import reactor
 from tests.patience import patient
-
-reactor: Any = global_reactor
 
 
 class Command:

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import pytest
 import pytest_twisted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.auth import munge as munge_module
@@ -30,11 +28,10 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Authenticator
+from tests.installed_reactor import reactor
 from tests.munged import Munged, clock_off_by
 from tests.parts import need
 from tests.patience import patient
-
-reactor: Any = global_reactor
 
 UNKNOWN = 54321, 54322
 """Ids that no machine of the tests knows."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import string
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 
 from shiftergw.auth import single_use as single_use_module
 from shiftergw.auth.munge import MungeAuthenticator
@@ -18,9 +16,9 @@ from shiftergw.auth.users import HostUsers
 from shiftergw.errors import NotAuthenticated, Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import CREDENTIAL_SECONDS, ReplayUnchecked
+from tests.installed_reactor import reactor
 from tests.munged import Munged
 
-reactor: Any = global_reactor
 SYSTEM = "perlmutter"
 BASE64 = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
@@ -21,9 +20,8 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import UserAccount
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UserDirectory
+from tests.installed_reactor import reactor
 from tests.patience import patient
-
-reactor: Any = global_reactor
 
 
 class CountingThreads(Threads):

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
@@ -18,8 +18,11 @@ from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions
 from shiftergw.plumbing.threads import Threads
 from tests.build.site import Arrived
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
-async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> None:
+
+async def convert(reactor: Reactor, directory: Path, request: dict[str, Any]) -> None:
     """Convert an image; `request` has `options`, and `layers` as pairs of path and digest."""
     threads = Threads(reactor, max(4, os.cpu_count() or 1), "worker")
     threads.startService()

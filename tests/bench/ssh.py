@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,6 +33,9 @@ from shiftergw.plumbing.threads import Threads
 from tests.bench.uploads import Cost, Uploads, UploadUnavailable
 from tests.distance import RATE, ROUND_TRIP, Distance
 from tests.sshd import Sshd
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 SPEED_BAR = 1.1
 CPU_BAR = 1.3
@@ -188,7 +191,7 @@ class Bench:
     directory: Path
     ciphers: Sequence[str]
     rounds: int
-    reactor: Any
+    reactor: Reactor
     threads: Threads
 
     def uploads(self, sshd: Sshd, port: int, cipher: str) -> Uploads:
@@ -202,7 +205,7 @@ class Bench:
         return self.directory / "source"
 
 
-async def compare(reactor: Any, options: argparse.Namespace) -> None:
+async def compare(reactor: Reactor, options: argparse.Namespace) -> None:
     """Make a file, measure uploads of it, and print the tables."""
     threads = Threads(reactor, 4, "bench")
     threads.startService()

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -25,6 +25,9 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshAccount, SshConnection, connect
 from tests.parts import need
 from tests.sshd import Sshd
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 IDLE_SECONDS = 60.0
 _PYTHON_CLIENTS = Path(__file__).with_name("python_clients.py")
@@ -55,7 +58,7 @@ class Uploads:
     cipher: str
     source: Path
     target: Path
-    reactor: Any
+    reactor: Reactor
     threads: Threads
 
     # OpenSSH's clients

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 from twisted.protocols.basic import FileSender
@@ -40,10 +39,9 @@ from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, BlobSink, Download
+from tests.installed_reactor import reactor
 from tests.parts import small_disk
 from tests.work.waiting import until
-
-reactor: Any = global_reactor
 
 CONTENT = os.urandom(300_000)
 BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))

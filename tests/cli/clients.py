@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pytest
-from twisted.internet import reactor as global_reactor
 from twisted.internet.threads import deferToThread
 
 from shiftergw.cli.blocking import value_of
@@ -14,12 +13,11 @@ from shiftergw.cli.exchange_blocking import BlockingExchange
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
+from tests.installed_reactor import reactor
 
 T = TypeVar("T")
 Calls = Callable[[Remote], Coroutine[Any, Any, T]]
 """Calls one or several methods of a client."""
-
-reactor: Any = global_reactor
 
 
 async def with_twisted(settings: Settings, calls: Calls[T], urls: Sequence[str] = ()) -> T:

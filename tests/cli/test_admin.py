@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 from click.testing import CliRunner
-from twisted.internet import reactor as global_reactor
 
 from shiftergw.cli.admin import metrics_table
 from shiftergw.cli.exchange_twisted import TwistedExchange
@@ -21,9 +20,9 @@ from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, NotFound
 from shiftergw.model import Session
 from tests.cli.command import answering, ask
+from tests.installed_reactor import reactor
 from tests.web.fakes import IMAGE_ID, FakeGateway
 
-reactor: Any = global_reactor
 ROWS = [
     {"user": "ann", "uid": 1, "system": "s", "type": "docker", "tag": "a:1", "time": 1.7e9},
     {"user": "b\x1b", "uid": 2, "system": "s", "type": "custom", "tag": "b", "id": "c" * 64},

@@ -10,7 +10,6 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import reactor as global_reactor
 from twisted.internet.threads import deferToThread
 
 from shiftergw.cli import answers
@@ -21,9 +20,9 @@ from shiftergw.cli.images import listing, queue_table
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from tests.cli.command import answering, shiftergw
+from tests.installed_reactor import reactor
 from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of
 
-reactor: Any = global_reactor
 STEERING = "\x1b]0;owned\x07\x1b[2Jx\nsecond line"
 OPTIONS = ("--system", "mycluster", "--credential", "x")
 

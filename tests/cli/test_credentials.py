@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.threads import deferToThread
 
 from shiftergw.auth.munge import MungeAuthenticator
@@ -30,10 +29,10 @@ from shiftergw.states import State
 from shiftergw.web.api import make_site
 from tests.cli.command import shiftergw
 from tests.cli.homes import at_home
+from tests.installed_reactor import reactor
 from tests.munged import Munged, clock_off_by
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening
 
-reactor: Any = global_reactor
 WORKING = ImageRecord(system="mycluster", status=State.PULLING)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -24,9 +23,9 @@ from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, NotFound, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
+from tests.installed_reactor import reactor
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, site_of
 
-reactor: Any = global_reactor
 WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
 OPTIONS = PullOptions(("docker", "x:1"), {}, wait=True)
 

@@ -21,8 +21,9 @@ from shiftergw.cli.hosts import is_host
 from shiftergw.cli.proxy import GatewayProxy
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
-from tests.cli.clients import both_clients, reactor
+from tests.cli.clients import both_clients
 from tests.cli.command import shiftergw
+from tests.installed_reactor import reactor
 from tests.parts import free_port
 from tests.raw_servers import answering, endless
 from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of

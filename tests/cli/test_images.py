@@ -25,8 +25,9 @@ from shiftergw.cli.settings import Settings
 from shiftergw.errors import BadRequest, NotAllowed, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
-from tests.cli.clients import both_clients, reactor
+from tests.cli.clients import both_clients
 from tests.cli.command import ask
+from tests.installed_reactor import reactor
 from tests.parts import free_port
 from tests.raw_servers import Answer, answering, endless
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -15,10 +14,10 @@ from twisted.web.server import Request, Site
 from shiftergw.cli.exits import Misuse
 from shiftergw.cli.proxy import GatewayProxy, proxy_for
 from tests.cli.command import shiftergw
+from tests.installed_reactor import reactor
 from tests.parts import free_port
 from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of
 
-reactor: Any = global_reactor
 GATEWAY = "http://gw.site.example:5000/base"
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 import pytest
 import pytest_twisted
 from click.testing import CliRunner
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -33,10 +32,10 @@ from shiftergw.states import State
 from shiftergw.web.api import make_site
 from tests.cli.command import shiftergw
 from tests.cli.homes import at_home
+from tests.installed_reactor import reactor
 from tests.munged import Munged
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
-reactor: Any = global_reactor
 WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
 FAILURE = ImageRecord(status=State.FAILURE, cause="No such tag.", remedy="Check the tag.")
 OTHER_ID = "cd" * 32

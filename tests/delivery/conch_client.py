@@ -8,15 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from twisted.internet import reactor as global_reactor
 
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Channel, Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshAccount, SshConnection, connect
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd
-
-reactor: Any = global_reactor
 
 
 def account(sshd: Sshd) -> SshAccount:

@@ -18,15 +18,13 @@ from twisted.conch.ssh.filetransfer import (
     SFTPError,
 )
 from twisted.conch.unix import SFTPServerForUnixConchUser
-from twisted.internet import reactor as global_reactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.components import registerAdapter
 from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 
-reactor: Any = global_reactor
-
+from tests.installed_reactor import reactor
 
 _DONE = Failure(ConnectionDone())
 

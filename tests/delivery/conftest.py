@@ -5,11 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
@@ -17,9 +15,8 @@ from zope.interface import implementer
 from shiftergw.plumbing.threads import Threads
 from tests.delivery.contract import CONTENT
 from tests.delivery.ssh_systems import System
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd
-
-reactor: Any = global_reactor
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from twisted.internet import reactor as global_reactor
-
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
@@ -17,11 +15,10 @@ from shiftergw.delivery.retries import QUICK_SECONDS
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.openssh import OpenSsh, OpensshAccount
+from tests.installed_reactor import reactor
 from tests.parts import need
 from tests.patience import scaled
 from tests.sshd import Sshd
-
-reactor: Any = global_reactor
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 20.0

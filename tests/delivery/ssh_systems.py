@@ -17,7 +17,8 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh import connection as ssh
 from shiftergw.ssh.openssh import OpenSsh
 from tests.delivery import conch_client
-from tests.delivery.far import FIRST_PAUSE, IDLE_SECONDS, account_on, reactor
+from tests.delivery.far import FIRST_PAUSE, IDLE_SECONDS, account_on
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd
 
 CONNECT_SECONDS = 1.0

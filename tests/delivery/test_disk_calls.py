@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
@@ -25,11 +24,10 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
+from tests.installed_reactor import reactor
 from tests.job.workbench import SISTER, running_bench
 from tests.parts import HungDisk
 from tests.patience import patient, scaled
-
-reactor: Any = global_reactor
 
 
 class TimedThreads(Threads):

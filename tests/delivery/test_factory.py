@@ -16,7 +16,8 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection
 from tests.configurations import load_config
-from tests.delivery.conch_client import reactor, run
+from tests.delivery.conch_client import run
+from tests.installed_reactor import reactor
 from tests.patience import patient
 from tests.sshd import Sshd
 

@@ -15,8 +15,8 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.timing import pause
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import reactor
 from tests.delivery.ssh_systems import CONNECT_SECONDS, System
+from tests.installed_reactor import reactor
 from tests.parts import need_root
 from tests.patience import patient
 from tests.sshd import Sshd

@@ -22,8 +22,9 @@ from shiftergw.sftp import packets
 from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT
 from tests.delivery.contract import IMAGE, META, ignore, names
-from tests.delivery.far import reactor, sftp_server
+from tests.delivery.far import sftp_server
 from tests.delivery.ssh_systems import System
+from tests.installed_reactor import reactor
 from tests.parts import need_root
 from tests.patience import patient, scaled
 from tests.sshd import Sshd

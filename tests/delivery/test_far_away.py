@@ -15,8 +15,9 @@ from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.source_file import SourceFile
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp.parallel_write import RATE
-from tests.delivery.conch_client import open_connection, reactor
+from tests.delivery.conch_client import open_connection
 from tests.distance import Distance
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd
 
 IDLE_SECONDS = 60.0

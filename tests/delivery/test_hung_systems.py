@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 
 from shiftergw.delivery.hosts import Connect
 from shiftergw.delivery.outage import BreakerWaits, GuardedDirectory, MonitoredSystem, SystemBreaker
@@ -27,11 +26,10 @@ from shiftergw.states import State
 from tests.delivery.contract import IMAGE, names
 from tests.delivery.far import sftp_server
 from tests.delivery.ssh_systems import System
+from tests.installed_reactor import reactor
 from tests.job.workbench import SISTER, Bench, running_bench
 from tests.patience import patient, scaled
 from tests.sshd import Sshd
-
-reactor: Any = global_reactor
 
 WHY = "the system sister (its host does not answer)"
 SIZE = 24 << 20

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 
 from shiftergw.app import compose
 from shiftergw.app.worker import worker_service
@@ -26,11 +25,10 @@ from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import change_document
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
+from tests.installed_reactor import reactor
 from tests.parts import need
 from tests.patience import scaled
 from tests.sshd import Sshd
-
-reactor: Any = global_reactor
 
 
 def configuration(root: Path, sshd: Sshd, registry: FaultyRegistry) -> Config:

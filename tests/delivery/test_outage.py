@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
@@ -28,8 +27,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.delivery.contract import META, ImageDirectoryContract
-
-reactor: Any = global_reactor
+from tests.installed_reactor import reactor
 
 OUTAGE = Away("The system cannot be reached.", remedy="Mend it.", detail="refused")
 WAITS = BreakerWaits(first=16, longest=64, probe=10)

@@ -27,14 +27,8 @@ from shiftergw.ports import Verification
 from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import (
-    NOBODY,
-    account_on,
-    connection,
-    far_directory,
-    reactor,
-    without_ssh,
-)
+from tests.delivery.far import NOBODY, account_on, connection, far_directory, without_ssh
+from tests.installed_reactor import reactor
 from tests.parts import need, need_root
 from tests.sshd import Sshd, public
 

@@ -33,9 +33,9 @@ from tests.delivery.far import (
     account_on,
     connection,
     far_directory,
-    reactor,
     without_ssh,
 )
+from tests.installed_reactor import reactor
 from tests.parts import need
 from tests.sshd import Sshd
 

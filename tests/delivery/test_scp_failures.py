@@ -35,11 +35,11 @@ from tests.delivery.far import (
     NOBODY,
     account_on,
     connection,
-    reactor,
     retried_silence,
     without_ssh,
 )
 from tests.delivery.test_scp_files import program_is
+from tests.installed_reactor import reactor
 from tests.parts import need, need_root
 from tests.patience import patient
 from tests.sshd import Sshd

@@ -20,14 +20,8 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import (
-    IDLE_SECONDS,
-    NOBODY,
-    connection,
-    far_directory,
-    reactor,
-    without_ssh,
-)
+from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, far_directory, without_ssh
+from tests.installed_reactor import reactor
 from tests.parts import need
 
 PART = f"{IMAGE}.partial.{SHA256[:16]}"

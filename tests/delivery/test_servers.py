@@ -22,9 +22,10 @@ from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
 from tests.delivery.contract import names as names_in
-from tests.delivery.far import NOBODY, connection, far_directory, reactor, without_ssh
+from tests.delivery.far import NOBODY, connection, far_directory, without_ssh
 from tests.delivery.test_remote import closing
 from tests.delivery.test_remote_refusals import LONG, LONG_SHA256, PART
+from tests.installed_reactor import reactor
 
 Opens = Callable[..., RemoteDirectory]
 

@@ -24,7 +24,8 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from shiftergw.ssh.openssh import OpenSsh
-from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, reactor, without_ssh
+from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, without_ssh
+from tests.installed_reactor import reactor
 
 KEPT_SECONDS = 0.2
 

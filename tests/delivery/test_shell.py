@@ -21,7 +21,8 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Channel, Connection
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
-from tests.delivery.far import NOBODY, connection, reactor, without_ssh
+from tests.delivery.far import NOBODY, connection, without_ssh
+from tests.installed_reactor import reactor
 from tests.sftp.test_client import Wire, error_of
 
 IDLE_SECONDS = 20.0

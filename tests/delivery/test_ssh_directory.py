@@ -13,8 +13,9 @@ from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection, connect
-from tests.delivery.conch_client import account, reactor
+from tests.delivery.conch_client import account
 from tests.delivery.contract import ImageDirectoryContract
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd
 
 IDLE_SECONDS = 20.0

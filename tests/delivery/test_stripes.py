@@ -9,11 +9,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
@@ -28,9 +26,8 @@ from shiftergw.ports import ImageDirectory
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd
-
-reactor: Any = global_reactor
 
 LARGE = os.urandom(1 << 20) * (MIN_STRIPED_BYTES >> 20)
 SHA256 = hashlib.sha256(LARGE).hexdigest()

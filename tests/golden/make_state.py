@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from twisted.internet import task
@@ -28,6 +28,9 @@ from tests.golden.registry import PASSWORDS, Registry, image_of
 from tests.golden.state import STATES, record
 from tests.parts import need
 from tests.running_service import ALICE, SYSTEM, Service, until
+
+if TYPE_CHECKING:
+    from tests.installed_reactor import PosixReactor
 
 ADMIN = "good:root:root::0:0"
 ALICE_WITH_LOGIN = f"good:alice:users:{PASSWORDS['alice']}:2001:2100"
@@ -91,7 +94,7 @@ def begin_all(service: Service) -> None:
     fetch(service, "expire", "lib/removed:1", ADMIN)
 
 
-async def advance_records(reactor: Any, root: Path) -> float:
+async def advance_records(reactor: PosixReactor, root: Path) -> float:
     """Move some of the waiting records into other states; return the present time."""
     now = time.time() + AGE
     start = time.time()
@@ -184,7 +187,7 @@ def main(name: str) -> None:
         break_download(root)
         leave_temporaries(root)
 
-        async def run(reactor: Any) -> None:
+        async def run(reactor: PosixReactor) -> None:
             record(root, STATES / name, await advance_records(reactor, root))
 
         task.react(lambda reactor: Deferred.fromCoroutine(run(reactor)), [])

@@ -56,11 +56,13 @@ from tests.work.fakes import FakeQueue
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+    from tests.installed_reactor import PosixReactor
+
 __all__ = ["Progress", "State", "Unavailable", "code_of", "running_bench"]
 
 
 @asynccontextmanager
-async def sqlite_store(reactor: Any, path: Path) -> AsyncIterator[SqliteStore]:
+async def sqlite_store(reactor: PosixReactor, path: Path) -> AsyncIterator[SqliteStore]:
     """Run the store of a SQLite file while the context lives."""
     store = SqliteStore(reactor, path)
     await store.startService()
@@ -79,7 +81,7 @@ class _Groups:
 
 
 def gateway_site(
-    store: SqliteStore, clock: IReactorTime, reactor: Any, key_file: Path, **changes: Any
+    store: SqliteStore, clock: IReactorTime, reactor: PosixReactor, key_file: Path, **changes: Any
 ) -> Any:
     """Return the site of a gateway with mock authentication, whose admin is root.
 
@@ -213,7 +215,7 @@ def worker_machine(url: str, argv: list[str]) -> Any:
     return import_module("shiftergw.work.celery.worker").make_worker(url, 1, argv)
 
 
-def broker_queue(reactor: Any, url: str) -> Any:
+def broker_queue(reactor: PosixReactor, url: str) -> Any:
     """Return the gateway's queue of worker machines, which is not started."""
     return import_module("shiftergw.work.celery.queue").CeleryQueue(reactor, url)
 
@@ -260,7 +262,7 @@ def checked_collections() -> set[str]:
     return set(import_module("shiftergw.store.mongo.rights")._COLLECTIONS)
 
 
-def threads(reactor: Any) -> Threads:
+def threads(reactor: PosixReactor) -> Threads:
     """Return running threads for work on files."""
     pool = Threads(reactor, 2, "golden")
     pool.startService()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
 from tests.golden import program, wire
 from tests.golden.records import check, mask
 from tests.golden.state import STATES
+from tests.installed_reactor import reactor
 from tests.patience import patient
 from tests.running_service import SYSTEM
 from tests.work.waiting import until

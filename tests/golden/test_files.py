@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from tests.delivery.far import NOBODY, far_directory, without_ssh
@@ -20,6 +19,7 @@ from tests.golden import program
 from tests.golden.records import check, plain_name
 from tests.golden.registry import PASSWORDS
 from tests.golden.state import DATABASE, STATES, restore
+from tests.installed_reactor import reactor
 
 ID = "ab" * 32
 CONTENT = bytes(range(256)) * 400

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
@@ -22,6 +21,7 @@ from tests.golden.make_state import ADMIN, ALICE_WITH_LOGIN
 from tests.golden.records import check, mask
 from tests.golden.registry import PASSWORDS, image_of
 from tests.golden.state import DATABASE, restore
+from tests.installed_reactor import reactor
 from tests.patience import patient
 from tests.running_service import ALICE, BOB
 from tests.web.fakes import listening
@@ -124,14 +124,13 @@ def _body_of(headers: Any, text: str) -> Any:
 @pytest_twisted.ensureDeferred
 async def test_answers(tmp_path: Path) -> None:
     """Each request has the recorded answer, with its members in the recorded order."""
-    any_reactor: Any = reactor
     clock = Clock()
     clock.advance(restore(STATE, tmp_path))
     answers = {}
     async with program.sqlite_store(reactor, tmp_path / DATABASE) as store:
         changes = {"Metrics": True, "ENABLE_LABELS": True, "FailureHold": 10_000}
         key_file = tmp_path / "state" / "secret.key"
-        site = program.gateway_site(store, clock, any_reactor, key_file, **changes)
+        site = program.gateway_site(store, clock, reactor, key_file, **changes)
         async with listening(site) as port:
             for name, request in REQUESTS.items():
                 answers[name] = await deferToThread(_ask, port, *request)

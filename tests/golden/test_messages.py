@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
 from tests.golden import program, wire
 from tests.golden.records import check
+from tests.installed_reactor import reactor
 
 SOURCE = Path(__file__).parents[2] / "shiftergw"
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from shiftergw.mongo.address import MongoLogin
 from shiftergw.mongo.login import MOST_KEYS, LoginFailed, SaltedPasswords, Scram, mechanism_of
 from shiftergw.plumbing.timing import pause
+from tests.installed_reactor import reactor
 
 # RFC 7677, section 3.
 SHA256 = (
@@ -38,7 +38,6 @@ SHA1 = (
     "v=UMWeI25JD1yNYZRMpZ4VHvhZ9e0=",
 )
 USER = MongoLogin("user", "pencil")
-reactor: Any = installed_reactor
 
 
 @pytest.mark.parametrize(

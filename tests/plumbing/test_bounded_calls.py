@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from threading import Event
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
@@ -16,8 +14,7 @@ from shiftergw.errors import TimedOut
 from shiftergw.plumbing import bounded_calls
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
-
-reactor: Any = global_reactor
+from tests.installed_reactor import reactor
 
 
 class Hanging:

@@ -24,7 +24,8 @@ from shiftergw.sftp.client import Sftp
 from shiftergw.sftp.outgoing_file import OutgoingFile
 from shiftergw.sftp.packets import SftpRefused, Splitter, string
 from shiftergw.sftp.session import IN_FLIGHT
-from tests.delivery.far import NOBODY, connection, reactor, without_ssh
+from tests.delivery.far import NOBODY, connection, without_ssh
+from tests.installed_reactor import reactor
 
 IDLE_SECONDS = 30.0
 VERSION = struct.pack(">LBL", 5, packets.VERSION, 3)

@@ -34,8 +34,9 @@ from shiftergw.sftp.parallel_write import MOST_SESSIONS
 from shiftergw.ssh.connection import connect
 from tests.delivery.conch_client import account
 from tests.delivery.contract import IMAGE, ignore, names
-from tests.delivery.far import FIRST_PAUSE, account_on, connection, reactor, sftp_server
+from tests.delivery.far import FIRST_PAUSE, account_on, connection, sftp_server
 from tests.delivery.numbered_sessions import PLAIN, SLOW_FIRST, NumberedSystem, slow
+from tests.installed_reactor import reactor
 from tests.patience import scaled
 from tests.sshd import Sshd
 from tests.work.waiting import until

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 from cryptography.hazmat.primitives import hashes
-from twisted.internet import reactor as installed_reactor
 
 from shiftergw.errors import ConfigurationError
 from shiftergw.model.signatures import (
@@ -22,6 +21,7 @@ from shiftergw.model.signatures import (
 )
 from shiftergw.plumbing.threads import Threads
 from shiftergw.signatures.sigstore import SigstoreVerifier, verify_sigstore
+from tests.installed_reactor import reactor
 from tests.signatures.signers import (
     DIGEST,
     NOW,
@@ -362,7 +362,6 @@ def test_other_kinds(signer: CosignSigner) -> None:
 @pytest_twisted.ensureDeferred
 async def test_verifier(signer: CosignSigner) -> None:
     """The verifier gives the same answers from a thread, and errors of the policy, too."""
-    reactor: Any = installed_reactor
     threads = Threads(reactor, 1, "tests")
     threads.startService()
     try:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as installed_reactor
 
 from shiftergw.plumbing.threads import Threads
+from tests.installed_reactor import reactor
 
-REACTOR: Any = installed_reactor
+REACTOR = reactor
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ssh.channel import HIGH_WATER, WINDOW
 from shiftergw.ssh.connection import connect, reach
-from tests.delivery.conch_client import account, finish, open_connection, reactor, refusal, run
+from tests.delivery.conch_client import account, finish, open_connection, refusal, run
+from tests.installed_reactor import reactor
 from tests.parts import free_port
 from tests.patience import patient, scaled
 from tests.sshd import Sshd, make_key

@@ -12,7 +12,6 @@ import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.conch.ssh.common import NS
-from twisted.internet import reactor as global_reactor
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.task import LoopingCall
 
@@ -23,9 +22,8 @@ from shiftergw.ssh.connection import SshAccount, connect
 from shiftergw.ssh.greeting import LONGEST_LINE, MOST_BYTES, MOST_LINES, Greeting
 from shiftergw.ssh.host_keys import host_keys
 from shiftergw.ssh.login import MOST_BANNER_BYTES, SshLogin
+from tests.installed_reactor import reactor
 from tests.sshd import make_key
-
-reactor: Any = global_reactor
 
 VERSION = b"SSH-2.0-Test"
 SECONDS = 0.5

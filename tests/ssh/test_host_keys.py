@@ -20,7 +20,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.ssh.ciphers import CIPHERS, MACS
 from shiftergw.ssh.host_keys import LONGEST_KEY, Verdict, host_keys, judge
 from shiftergw.ssh.known_hosts import KnownHosts, type_of
-from tests.delivery.conch_client import reactor
+from tests.installed_reactor import reactor
 from tests.parts import free_port, need
 from tests.ssh.test_transport import VERSION, ScriptedServer, packet
 from tests.sshd import Sshd, make_key, public

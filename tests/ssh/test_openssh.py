@@ -16,7 +16,8 @@ from shiftergw.errors import DeliveryFailed, TimedOut
 from shiftergw.plumbing.channel import Channel
 from shiftergw.plumbing.timing import pause, within
 from shiftergw.ssh.openssh import KILL_AFTER, OpenSsh, OpensshAccount
-from tests.delivery.far import account_on, connection, reactor, without_ssh
+from tests.delivery.far import account_on, connection, without_ssh
+from tests.installed_reactor import reactor
 from tests.parts import free_port
 from tests.patience import patient
 from tests.sshd import Sshd, make_key, public

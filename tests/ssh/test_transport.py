@@ -22,7 +22,8 @@ from shiftergw.ssh.kex import STRICT_SERVER
 from shiftergw.ssh.known_hosts import KnownHosts, fingerprint
 from shiftergw.ssh.login import SshLogin
 from shiftergw.ssh.transport import SshTransport
-from tests.delivery.conch_client import open_connection, reactor, refusal, run
+from tests.delivery.conch_client import open_connection, refusal, run
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd, make_key, public
 
 CONTENT = os.urandom(3_000_001)

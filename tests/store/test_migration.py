@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_twisted
 from bson.objectid import ObjectId
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ConfigurationError, GatewayError, Unavailable
@@ -26,6 +25,7 @@ from shiftergw.store import export
 from shiftergw.store.migration import migrate
 from shiftergw.store.mongo import store as mongo
 from tests import mongod
+from tests.installed_reactor import reactor
 from tests.store.places import mongo_running, remove_record, running, sqlite_place
 from tests.store.pulls import (
     ID,
@@ -38,8 +38,6 @@ from tests.store.pulls import (
     request,
 )
 from tests.store.wire import Wire
-
-reactor: Any = global_reactor
 
 LABELS = {"$where": "1", "a.b": "", "\ud800": "\udfff"}
 """What an image may name things, and no database likes."""

@@ -276,15 +276,14 @@ class Wire:
 @asynccontextmanager
 async def listening(site: Site) -> AsyncIterator[int]:
     """Serve on a loopback port until the context ends and all connections are closed."""
-    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+    from tests.installed_reactor import reactor  # noqa: PLC0415 - importing it installs it
 
-    any_reactor: Any = reactor
-    before = set(any_reactor.getReaders())
-    port = any_reactor.listenTCP(0, site, interface="127.0.0.1")
+    before = set(reactor.getReaders())
+    port = reactor.listenTCP(0, site, interface="127.0.0.1")
     try:
         yield port.getHost().port
     finally:
         await port.stopListening()
-        while set(any_reactor.getReaders()) - before:  # connections that the client has closed
-            await deferLater(any_reactor, 0.002, int)
+        while set(reactor.getReaders()) - before:  # connections that the client has closed
+            await deferLater(reactor, 0.002, int)
         site.stopFactory()  # again, to log the requests whose clients have just hung up

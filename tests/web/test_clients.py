@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest_twisted
 from twisted.internet.threads import deferToThread
@@ -19,10 +18,9 @@ from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 async def _run(
     gateway: FakeGateway, *arguments: str, credential: str | Callable[[], str] = "good:ann"
 ) -> Outcome:
-    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+    from tests.installed_reactor import reactor  # noqa: PLC0415 - importing it installs it
 
-    any_reactor: Any = reactor
-    async with listening(site_of(gateway, any_reactor)) as port:
+    async with listening(site_of(gateway, reactor)) as port:
         client = ShifterImg(
             [f"http://127.0.0.1:{port}"], "mycluster", credential, interval=0.01, patience=10
         )

@@ -6,19 +6,16 @@ import errno
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.web.spool import Spool
+from tests.installed_reactor import reactor
 from tests.patience import patient
 from tests.web.fakes import in_no_thread
-
-reactor: Any = global_reactor
 
 
 @pytest_twisted.ensureDeferred

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 
 from shiftergw.app.checkup.finding import Finding, Level
 from shiftergw.app.checkup.hosts import remote_directory
@@ -16,9 +15,8 @@ from shiftergw.config import Config
 from shiftergw.delivery.remote import RemoteDirectory
 from tests.delivery.far import sftp_server
 from tests.delivery.login_shells import server_with_shell
+from tests.installed_reactor import reactor
 from tests.sshd import Sshd
-
-reactor: Any = global_reactor
 
 
 async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:

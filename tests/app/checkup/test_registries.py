@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as installed_reactor
 
 from shiftergw.app.checkup.finding import Finding, Level
 from shiftergw.app.checkup.registries import registries
 from tests.certificates import Authority
 from tests.configurations import load_config
+from tests.installed_reactor import reactor
 from tests.registries import FakeRegistry
 
-REACTOR: Any = installed_reactor
+REACTOR = reactor
 PLACE = "Locations/registry.example.com"
 
 

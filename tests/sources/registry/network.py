@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor as installed_reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
@@ -25,8 +24,9 @@ from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.registries import ShareManifests
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
+from tests.installed_reactor import reactor
 
-REACTOR: Any = installed_reactor
+REACTOR = reactor
 PUBLIC = "8.8.4.4"
 """An address that looks public; in `Network` it is the loopback."""
 

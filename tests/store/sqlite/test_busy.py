@@ -7,11 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -20,10 +18,9 @@ from shiftergw.store.sqlite.database import BUSY_SECONDS
 from shiftergw.store.sqlite.faults import translate_errors
 from shiftergw.store.sqlite.lane import TURN, Step, run_reads
 from shiftergw.store.sqlite.store import SqliteStore
+from tests.installed_reactor import reactor
 from tests.patience import scaled
 from tests.store.pulls import NOW, request
-
-reactor: Any = global_reactor
 
 ANSWER_SECONDS = 5.0
 
