@@ -364,7 +364,7 @@ async def test_the_requests_reach_the_rules(template: Path) -> None:
         **dict.fromkeys(ROUTES, 200),
         "doimport": 400,
         "explain": 403,
-        "upload": 400,
+        "upload": 403,
         "spool": 403,
     }
     assert sum("root(0)" in line for line in lines) == len(ROUTES) - 1
