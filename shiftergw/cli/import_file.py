@@ -33,8 +33,8 @@ def import_file(
 ) -> None:
     """Upload FILE, a squashfs file of your own, as the image custom:NAME[:TAG].
 
-    The gateway builds the image anew from the content of FILE. Only you may use it, and whom the
-    options name.
+    The gateway builds the image anew from the content of FILE. Only you, and the users and
+    groups that the options name, may use it.
     """
     source = LocalSourceName("squashfs", file)
     pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait))

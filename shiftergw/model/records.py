@@ -136,7 +136,7 @@ class ImageRecord:
     upload: ImageFile | None = None
     """The file that the image is made of; None if it comes from a registry."""
     owners: dict[str, int] | None = None
-    """The uids of the users to whom the tags of a custom image belong, see `rules.access`."""
+    """The uids of the users who own the tags of a custom image, see `rules.access`."""
     unusable_id: str = ""
     """The invalid image id of a record that the original gateway wrote; not in documents."""
 

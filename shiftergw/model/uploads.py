@@ -103,7 +103,7 @@ class ImageFile:
     user: str = ""
 
     def is_same_file(self, file: ImageFile | None) -> bool:
-        """Return whether both are the same upload or path, mean the same image, and for whom."""
+        """Return whether both are the same image of one upload or path, and as public."""
         return file is not None and (self.id, self.path, self.selector, self.public) == (
             file.id,
             file.path,

@@ -21,7 +21,7 @@ CheckFile = Callable[[str, str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class ImportChoice:
-    """What a user imports: the absolute path of the file, its format, and for whom."""
+    """What a user imports: the absolute path of the file, its format, and if it is public."""
 
     path: str
     format: str

@@ -1,4 +1,4 @@
-"""Receive one chunk of an upload; its parts are written in turn, whoever calls."""
+"""Receive one chunk of an upload; the parts of all callers are written in turn."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def verify_sigstore(blob: SignatureBlob, keys: TrustedKeys) -> VerificationResul
 
 
 def _unverified_signer(signature: SigstoreSignature) -> str:
-    """Return whom the certificate names, if there is one."""
+    """Return the signer that the certificate names, if there is one."""
     try:
         return identity_of(load_certificate(signature.certificate)) if signature.certificate else ""
     except SignatureDefect:

@@ -101,7 +101,8 @@ def _rights(rights: Rights, database: str) -> Finding:
     """
     name = "rights in MongoDB"
     if rights.user is None:
-        return Finding(name, Level.OK, "nobody has to log in: whoever reaches the server may write")
+        text = "no login is required: everybody who reaches the server may write"
+        return Finding(name, Level.OK, text)
     user = printable(rights.user) or "the user of MongoDBURI"
     remedy = f"Give the user of MongoDBURI the role readWrite on {database}."
     if rights.sufficient is None:

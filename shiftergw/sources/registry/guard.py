@@ -47,7 +47,7 @@ _NOT_PUBLIC = tuple(
             # Part of 2000::/3 (IANA's special-purpose registry): Teredo, ORCHID and benchmarks, two
             # for documentation. Teredo has two IPv4 addresses inside; nobody serves images there.
             *("2001::/23", "2001:db8::/32", "3fff::/20"),
-            # The relays of 6to4: whoever is next to us may be one.
+            # The relays of 6to4: any host next to the gateway may be one.
             "192.88.99.0/24",
         ),
     )

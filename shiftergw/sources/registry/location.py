@@ -20,7 +20,7 @@ _LONGEST_HOST = 253
 
 @dataclass(frozen=True, slots=True)
 class WebOrigin:
-    """Scheme, host and port of a URL (RFC 6454): whom credentials are for."""
+    """Scheme, host and port of a URL (RFC 6454): the server that gets credentials."""
 
     scheme: str
     host: str
