@@ -2,33 +2,29 @@
 
 `rules.pull` decides what a pull needs and `rules.access` who may read the result; the pipeline
 makes the file. This module asks the registry and the store for what the decision depends on, and
-then does what was decided.
+then does what was decided; `job.installation` converts and delivers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
 
-from twisted.logger import Logger
-
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, ImageNotFound, stage_timeout
-from shiftergw.image import BuiltImage
+from shiftergw.errors import ImageBlocked, ImageNotFound
 from shiftergw.job.attempt import Attempt
+from shiftergw.job.installation import Installation, PullJob
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.policy import ImagePolicies
 from shiftergw.job.publication import Publisher, Resolution, facts_of
 from shiftergw.job.recordable import recordable
 from shiftergw.job.targets import Target
 from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
-from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.seal import Seal
-from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageSource, ImageStore, Report, Say
 from shiftergw.rules import access
 from shiftergw.rules.access import Access
@@ -45,21 +41,6 @@ from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One pull: its attempt, the image directory it delivers to, and what the user asks for.
-
-    `verdict` is that of the system's policy, if it is known without the registry.
-    """
-
-    attempt: Attempt
-    target: Target
-    pipeline: Pipeline
-    reference: ImageReference
-    login: RegistryLogin | None
-    verdict: PolicyVerdict | None = None
 
 
 class _Obstacle(Enum):
@@ -84,8 +65,6 @@ the progress.
 class Pull:
     """Delivers images, one at a time, and changes their access lists."""
 
-    _log = Logger()
-
     def __init__(
         self,
         config: Config,
@@ -101,6 +80,7 @@ class Pull:
         self._config = config
         self._store = store
         self._publisher = Publisher(config, store, clock)
+        self._installation = Installation(config, self._publisher, clock)
         self._pipeline = pipeline
         self._policies = policies
         self._targets = targets
@@ -119,7 +99,7 @@ class Pull:
         target = self._targets[request.system]
         await target.directory.reach()  # before the registry is asked: the system may be down
         reference = ImageReference.parse(request.pulltag or "")
-        job = _Job(attempt, target, self._pipeline, reference, self._login(request))
+        job = PullJob(attempt, target, self._pipeline, reference, self._login(request))
         if request.upload is None:
             return await self._with_owners(job, await self._run(job))
         begin = partial(attempt.enter_stage, State.PULLING)
@@ -129,7 +109,7 @@ class Pull:
         ready = replace(ready, changes={**ready.changes, "upload": request.upload})
         return await self._with_owners(job, ready)
 
-    async def _with_owners(self, job: _Job, ready: Ready) -> Ready:
+    async def _with_owners(self, job: PullJob, ready: Ready) -> Ready:
         """Add the owners of the tags to the outcome of a pull, if its image has the type custom."""
         request = job.attempt.record
         if request.itype != "custom":
@@ -139,7 +119,7 @@ class Pull:
         owners = access.tag_owners(request, next(own, None))
         return replace(ready, changes={**ready.changes, "owners": owners})
 
-    async def _run(self, job: _Job) -> Ready:
+    async def _run(self, job: PullJob) -> Ready:
         attempt, target, request = job.attempt, job.target, job.attempt.record
         tag_record = await self._publisher.query(
             lambda: self._store.find(request.system, request.itype, [str(job.reference)])
@@ -169,17 +149,17 @@ class Pull:
                 await job.pipeline.prove(resolution.image, job.login, attempt)
                 result = await self._reuse(job, record, resolution, proven=True)
             case Build():
-                return await self._build(job, resolution, tag_record)
-        return (
-            result if isinstance(result, Ready) else await self._build(job, resolution, tag_record)
-        )
+                return await self._installation.build(job, resolution, tag_record)
+        if isinstance(result, Ready):
+            return result
+        return await self._installation.build(job, resolution, tag_record)
 
     def _login(self, request: ImageRecord) -> RegistryLogin | None:
         if request.sealed is None:
             return None
         return RegistryLogin.parse(self._seal.open(request.sealed, request.claim or ""))
 
-    async def _digest_of_tag(self, job: _Job, tag_record: ImageRecord | None) -> str | None:
+    async def _digest_of_tag(self, job: PullJob, tag_record: ImageRecord | None) -> str | None:
         """Return the digest of the tag, by a HEAD request, or None if it decides nothing."""
         if not should_ask_digest(
             job.attempt.record, tag_record, stores_labels=self._config.enable_labels
@@ -188,7 +168,7 @@ class Pull:
         job.attempt.enter_stage(State.PULLING, "Getting manifest")
         return await job.pipeline.head(job.reference, job.login, job.attempt)
 
-    async def _resolve(self, job: _Job) -> Resolution:
+    async def _resolve(self, job: PullJob) -> Resolution:
         """Read the manifest and the configuration of the image, and ask the system's policy.
 
         Raises `ImageBlocked` if the system's admins have taken the image, or its index, down, and
@@ -209,7 +189,7 @@ class Pull:
 
     async def _reuse(
         self,
-        job: _Job,
+        job: PullJob,
         candidate: ImageRecord,
         resolution: Resolution | None = None,
         *,
@@ -232,7 +212,7 @@ class Pull:
 
     async def _reuse_under_lease(
         self,
-        job: _Job,
+        job: PullJob,
         candidate: ImageRecord,
         image_id: str,
         resolution: Resolution | None,
@@ -266,80 +246,6 @@ class Pull:
         facts = facts_of(verified_record)
         verdict = job.verdict if resolution is None else resolution.verdict
         return self._publisher.ready(target, image_id, facts, readers, puller, resolution, verdict)
-
-    async def _build(
-        self, job: _Job, resolution: Resolution, tag_record: ImageRecord | None
-    ) -> Ready:
-        """Download and convert the image, then deliver it."""
-        image, target = resolution.image, job.target
-        await job.pipeline.check_space(image)
-        await target.check_space(image)
-        async with job.pipeline.convert(
-            image, resolution.config, job.login, target.options, job.attempt
-        ) as squashfs:
-            return await self._deliver(job, resolution, squashfs, tag_record)
-
-    async def _deliver(
-        self,
-        job: _Job,
-        resolution: Resolution,
-        squashfs: BuiltImage,
-        tag_record: ImageRecord | None,
-    ) -> Ready:
-        """Put the image, then its metadata, into the image directory; return the new record."""
-        attempt, target, image = job.attempt, job.target, resolution.image
-        attempt.enter_stage(State.TRANSFER, "Transferring image")
-        # The system may be down since the conversion began; the next attempt finds the built file.
-        await target.directory.reach()
-        await attempt.lease(target.name, image.id)
-        await attempt.confirm()
-        name = f"{image.id}.squashfs"
-        seconds = self._config.stage_limits.transfer
-        verification = await within(
-            seconds,
-            self._clock,
-            target.directory.install(squashfs.path, name, squashfs.sha256, attempt.report),
-            partial(stage_timeout, "Transferring", seconds, "transfer"),
-        )
-        file = await target.directory.exists(name)
-        records = await self._publisher.records_of(target, image.id, expiring=True)
-        ready = records[0] if records else None
-        if (
-            tag_record is not None
-            and tag_record.origin
-            and not access.is_origin_of(tag_record.origin, image)
-        ):
-            tag_record = None  # the tag now means another repository: its old readers do not count
-        readers, puller = self._publisher.access_after_pull(
-            attempt.record, ready, tag_record, records, private=image.private
-        )
-        facts = {
-            **resolution.facts(target),
-            "size": squashfs.size,
-            "sha256": squashfs.sha256,
-            "modified": file.modified if file is not None else None,
-            "options": target.options.key,
-        }
-        record = replace(attempt.record, id=image.id, **facts)
-        await self._publisher.write_metadata(attempt, target, record, readers, ready)
-        if resolution.omissions:
-            self._log.warn(
-                "attempt {n} at {claim}: left out of the image's metadata: {names}",
-                n=attempt.record.attempt,
-                claim=attempt.record.claim,
-                names=", ".join(resolution.omissions),
-            )
-        facts["report"] = {
-            **squashfs.report.to_document(),
-            "metadata": list(resolution.omissions),
-            "verification": asdict(verification),
-            "seconds": {
-                stage: round(seconds, 1) for stage, seconds in attempt.timeline.seconds().items()
-            },
-        }
-        return self._publisher.ready(
-            target, image.id, facts, readers, puller, resolution, resolution.verdict
-        )
 
 
 def _file_is_gone() -> ImageNotFound:

@@ -1,0 +1,125 @@
+"""Convert the image of a pull, and put it into the image directory of its system."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from shiftergw.config import Config
+from shiftergw.errors import stage_timeout
+from shiftergw.image import BuiltImage
+from shiftergw.job.attempt import Attempt
+from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.publication import Publisher, Resolution
+from shiftergw.job.targets import Target
+from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
+from shiftergw.model.signatures import PolicyVerdict
+from shiftergw.plumbing.timing import within
+from shiftergw.rules import access
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+
+@dataclass(frozen=True, slots=True)
+class PullJob:
+    """One pull: its attempt, the image directory it delivers to, and what the user asks for.
+
+    `verdict` is that of the system's policy, if it is known without the registry.
+    """
+
+    attempt: Attempt
+    target: Target
+    pipeline: Pipeline
+    reference: ImageReference
+    login: RegistryLogin | None
+    verdict: PolicyVerdict | None = None
+
+
+class Installation:
+    """Builds and delivers the images of pulls that cannot reuse a delivered file."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, publisher: Publisher, clock: IReactorTime) -> None:
+        """Deliver within the limits of `config`; `publisher` publishes what was delivered."""
+        self._config = config
+        self._publisher = publisher
+        self._clock = clock
+
+    async def build(
+        self, job: PullJob, resolution: Resolution, tag_record: ImageRecord | None
+    ) -> Ready:
+        """Download and convert the image, then deliver it."""
+        image, target = resolution.image, job.target
+        await job.pipeline.check_space(image)
+        await target.check_space(image)
+        async with job.pipeline.convert(
+            image, resolution.config, job.login, target.options, job.attempt
+        ) as squashfs:
+            return await self._deliver(job, resolution, squashfs, tag_record)
+
+    async def _deliver(
+        self,
+        job: PullJob,
+        resolution: Resolution,
+        squashfs: BuiltImage,
+        tag_record: ImageRecord | None,
+    ) -> Ready:
+        """Put the image, then its metadata, into the image directory; return the new record."""
+        attempt, target, image = job.attempt, job.target, resolution.image
+        attempt.enter_stage(State.TRANSFER, "Transferring image")
+        # The system may be down since the conversion began; the next attempt finds the built file.
+        await target.directory.reach()
+        await attempt.lease(target.name, image.id)
+        await attempt.confirm()
+        name = f"{image.id}.squashfs"
+        seconds = self._config.stage_limits.transfer
+        verification = await within(
+            seconds,
+            self._clock,
+            target.directory.install(squashfs.path, name, squashfs.sha256, attempt.report),
+            partial(stage_timeout, "Transferring", seconds, "transfer"),
+        )
+        file = await target.directory.exists(name)
+        records = await self._publisher.records_of(target, image.id, expiring=True)
+        ready = records[0] if records else None
+        if (
+            tag_record is not None
+            and tag_record.origin
+            and not access.is_origin_of(tag_record.origin, image)
+        ):
+            tag_record = None  # the tag now means another repository: its old readers do not count
+        readers, puller = self._publisher.access_after_pull(
+            attempt.record, ready, tag_record, records, private=image.private
+        )
+        facts = {
+            **resolution.facts(target),
+            "size": squashfs.size,
+            "sha256": squashfs.sha256,
+            "modified": file.modified if file is not None else None,
+            "options": target.options.key,
+        }
+        record = replace(attempt.record, id=image.id, **facts)
+        await self._publisher.write_metadata(attempt, target, record, readers, ready)
+        if resolution.omissions:
+            self._log.warn(
+                "attempt {n} at {claim}: left out of the image's metadata: {names}",
+                n=attempt.record.attempt,
+                claim=attempt.record.claim,
+                names=", ".join(resolution.omissions),
+            )
+        seconds_by_stage = attempt.timeline.seconds().items()
+        facts["report"] = {
+            **squashfs.report.to_document(),
+            "metadata": list(resolution.omissions),
+            "verification": asdict(verification),
+            "seconds": {stage: round(seconds, 1) for stage, seconds in seconds_by_stage},
+        }
+        return self._publisher.ready(
+            target, image.id, facts, readers, puller, resolution, resolution.verdict
+        )
