@@ -106,6 +106,16 @@ def parse_upload(answer: Any) -> UploadState:
     return UploadState(key, offset, chunk)
 
 
+def parse_declaration(answer: Any) -> UploadState | dict[str, Any]:
+    """Return the state of a declared upload, or the record of the READY image that needs none.
+
+    Raises `InvalidAnswer` for any other answer.
+    """
+    if parse_object(answer).get("status") == State.READY.value:
+        return parse_record(answer)
+    return parse_upload(answer)
+
+
 def parse_uploads(answer: Any) -> list[dict[str, Any]]:
     """Return the uploads in a list; raise `InvalidAnswer` if a member is missing or wrong."""
     uploads = parse_list(answer)

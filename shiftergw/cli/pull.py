@@ -61,13 +61,16 @@ class PullOptions:
     """What is requested for each system: an image as type and name, and whether to wait for it.
 
     `members` are those of the request, such as readers. `upload` sends an image of the user's own
-    to the gateway first, and returns the id of the upload.
+    to the gateway first, and returns the id of the upload, or the record of the READY image if
+    there is nothing to send.
     """
 
     image: tuple[str, str]
     members: Mapping[str, Any]
     wait: bool
-    upload: Callable[[Remote, Display | Line], Coroutine[Any, Any, str]] | None = None
+    upload: (
+        Callable[[Remote, Display | Line], Coroutine[Any, Any, str | Mapping[str, Any]]] | None
+    ) = None
 
 
 async def pull_for_all(
@@ -154,7 +157,10 @@ async def _last_answer(
     if options.upload is None:
         record = await remote.pull(*options.image, options.members)
     else:
-        members = {**options.members, "upload": await options.upload(remote, display)}
+        upload = await options.upload(remote, display)
+        if not isinstance(upload, str):
+            return upload
+        members = {**options.members, "upload": upload}
         options = replace(options, members=members)
         # The gateway that has the upload may be restarting.
         call = partial(remote.pull, *options.image, members, to_last=True)

@@ -112,19 +112,20 @@ def pull_upload(
                 content = await stack.enter_async_context(
                     prepared_source(source, exchange.in_thread, display, check)
                 )
+            request = {**members, "selector": content.selector}
             call = partial(
                 upload,
                 clock=reactor,
                 in_thread=exchange.in_thread,
                 source=content,
-                name=image,
+                image={"name": image, **request},
             )
             return await pull_for_all(
                 reactor,
                 gateways,
                 PullOptions(
                     (itype, image),
-                    {**members, "selector": content.selector},
+                    request,
                     not options.nowait,
                     call,
                 ),

@@ -181,15 +181,16 @@ class Remote:
 
     async def declare(
         self, members: Mapping[str, Any], *, to_last: bool = False
-    ) -> answers.UploadState:
+    ) -> answers.UploadState | dict[str, Any]:
         """Declare an upload, or find it again; the gateway that answers keeps its bytes.
 
+        Returns the record of the image instead if it is READY, so that no upload is needed.
         `to_last` asks the gateway that answered last, and no other.
         """
         body = json.dumps(members)
         if to_last:
-            return await self.ask_last("POST", ["upload"], answers.parse_upload, body=body)
-        return await self.ask_first("POST", ["upload"], answers.parse_upload, body=body)
+            return await self.ask_last("POST", ["upload"], answers.parse_declaration, body=body)
+        return await self.ask_first("POST", ["upload"], answers.parse_declaration, body=body)
 
     async def ask_last(
         self,
@@ -225,11 +226,13 @@ class Remote:
         *,
         body: str = "",
         query: str = "",
+        needs_all: bool = False,
     ) -> T:
         """Return the first successful answer of a gateway, parsed by `parse`.
 
         If no gateway succeeds, raises the first refusal; if all are silent, one `NoGateway` with a
-        line for each.
+        line for each. With `needs_all` refusals count only if no gateway is silent, since only the
+        silent one may have what the request is about.
         """
         errors: list[Stop] = []
         tail = self._tail(path, query)
@@ -244,10 +247,11 @@ class Remote:
                 )
             except Stop as error:
                 errors.append(error)
+        silences = [error for error in errors if isinstance(error, NoGateway)]
         refusals = [error for error in errors if not isinstance(error, NoGateway)]
-        if refusals:
+        if refusals and not (needs_all and silences):
             raise refusals[0]
-        raise NoGateway("\n".join(dict.fromkeys(error.message for error in errors)))
+        raise NoGateway("\n".join(dict.fromkeys(error.message for error in silences)))
 
     async def ask_each(
         self, method: str, path: Sequence[str], parse: Callable[[Any], T]

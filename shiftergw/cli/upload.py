@@ -6,7 +6,7 @@ after each chunk and after the same declaration by a later run, and the client g
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from random import random as system_random
 from typing import Any, Protocol
@@ -110,15 +110,29 @@ async def upload(
     clock: Any,
     in_thread: InThread,
     source: UploadSource,
-    name: str,
-) -> str:
+    image: Mapping[str, Any],
+) -> str | Mapping[str, Any]:
     """Send what the gateway does not have of a source; return the id of the upload.
 
-    `name` is that of the image to be made.
+    `image` has the `name` of the image to be made, its `selector`, and who may use it, as members
+    of the declaration. If this image is READY, and made of the same file, nothing is sent, and its
+    record is returned.
 
     Raises `NoGateway` after `SILENCE_LIMIT` seconds without progress, and the gateway's refusal.
     """
-    return await _Sender(remote, clock, in_thread, source, name, display).send()
+    try:
+        return await _Sender(remote, clock, in_thread, source, image, display).send()
+    except _ImageReady as ready:
+        display.say(f"{source.name} is not sent: the image made of it is there already.")
+        return ready.record
+
+
+class _ImageReady(Exception):
+    """The image that an upload is for is READY; `record` is its record."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.record = record
 
 
 class _Sender:
@@ -130,14 +144,14 @@ class _Sender:
         clock: Any,
         in_thread: InThread,
         source: UploadSource,
-        name: str,
+        image: Mapping[str, Any],
         display: UploadDisplay,
     ) -> None:
         self._remote = remote
         self._clock = clock
         self._in_thread = in_thread
         self._source = source
-        self._name = name
+        self._image = image
         self._display = display
         self._is_lost = False
         """Whether the gateway has to say again what it has."""
@@ -177,17 +191,19 @@ class _Sender:
         return state.key
 
     async def _declare(self) -> UploadState:
-        """Declare the upload; show how much of it the gateway has."""
+        """Declare the upload; show how much of it the gateway has. Raises `_ImageReady`."""
         source = self._source
         members = {
             "size": source.size,
             "sha256": source.digest,
             "kind": source.kind,
             "filename": source.name,
-            "name": self._name,
+            **self._image,
         }
         # Another gateway would need all bytes again, so one that is restarting is waited for.
         state = await self._remote.declare(members, to_last=self._is_lost)
+        if not isinstance(state, UploadState):
+            raise _ImageReady(state)
         self._check(state)
         self._is_lost = False
         self._display.stage(f"Uploading {source.name}")

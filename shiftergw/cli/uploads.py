@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from shiftergw.cli import answers
-from shiftergw.cli.exits import DONE, Misuse, RequestRefused
+from shiftergw.cli.exits import DONE, Misuse, NoGateway, RequestRefused
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
@@ -42,12 +42,21 @@ def uploads(settings: Settings, upload_ids: tuple[str, ...], as_json: bool) -> N
         if not upload_ids:
             return await _list(remote, as_json=as_json)
         for upload_id in upload_ids:
-            path = ["upload", upload_id]
-            await remote.ask_first("DELETE", path, answers.parse_object)
+            await _remove(remote, upload_id)
             click.echo(f"{upload_id} is removed.")
         return DONE
 
     run_requests(settings, command)
+
+
+async def _remove(remote: Remote, upload_id: str) -> None:
+    """Remove an upload from the gateway that has it; raise `Stop`."""
+    path = ["upload", upload_id]
+    try:
+        await remote.ask_first("DELETE", path, answers.parse_object, needs_all=True)
+    except NoGateway as error:
+        remedy = f"{upload_id} is not removed: run the command again when all gateways answer."
+        raise NoGateway(f"{error.message}\n{remedy}") from error
 
 
 async def _list(remote: Remote, *, as_json: bool) -> int:

@@ -110,3 +110,11 @@ class ImageFile:
             file.selector,
             file.public,
         )
+
+    def has_same_content(self, file: ImageFile) -> bool:
+        """Return whether both are uploads of the same bytes, mean the same image, and for whom."""
+        return bool(self.sha256) and self._content == file._content
+
+    @property
+    def _content(self) -> tuple[object, ...]:
+        return self.kind, self.size, self.sha256, self.selector, self.public

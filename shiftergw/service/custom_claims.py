@@ -58,9 +58,7 @@ class CustomClaims:
         if self._uploads is None:
             raise NotAllowed("This gateway takes no files of users.")
         check_name(session, request)
-        check_readers(session, request)
-        if choice.public and (request.user_acl or request.group_acl):
-            raise BadRequest("An image that everybody may use has no list of readers.")
+        _check_access(session, request, public=choice.public)
         file = ImageFile(choice.id, selector=choice.selector, public=choice.public)
         uploads = self._uploads
 
@@ -148,11 +146,8 @@ class CustomClaims:
         is_current = bool(file.id) or (record.last_pull or 0) + fresh >= now
         if (
             is_current
-            and record.may_be_read_by(session)
             and file.is_same_file(record.upload)
-            and not would_change_upload_readers(
-                session, request.user_acl, request.group_acl, record
-            )
+            and _has_same_access(session, request, record)
         ):
             timeout = self._config.image_expiration_timeout
             await extend_expiration(self._store, record, now, timeout)
@@ -162,6 +157,29 @@ class CustomClaims:
             return record
         check_owner(session, record, request.tag)
         return None
+
+    async def find_image_of_content(
+        self, session: Session, request: PullRequest, file: ImageFile
+    ) -> ImageRecord | None:
+        """Return the READY image of a name if a file with this content would change nothing.
+
+        `file` needs no id, since nothing has been uploaded. Returns None for another content or
+        access, and while there is work on the name. Raises the error that a pull of the file would
+        end with at once.
+        """
+        _check_access(session, request, public=file.public)
+        await self.check_new_image(session, request)
+        record = await self._store.find(request.system, request.itype, [request.tag])
+        if record is None or record.upload is None or not file.has_same_content(record.upload):
+            return None
+        if not _has_same_access(session, request, record):
+            return None
+        work = await self._store.find_work(request.system, request.itype, request.tag)
+        if any(pull.in_flight for pull in work):
+            return None
+        timeout = self._config.image_expiration_timeout
+        await extend_expiration(self._store, record, self._clock.seconds(), timeout)
+        return record
 
     async def check_new_image(self, session: Session, request: PullRequest) -> None:
         """Raise an error if the user may not have an image of this name made of a file.
@@ -184,6 +202,20 @@ def check_name(session: Session, request: PullRequest) -> None:
             remedy="Write custom:NAME, so that it does not shadow an image of a registry.",
         )
     request.reference.check_uploaded_name()
+
+
+def _check_access(session: Session, request: PullRequest, *, public: bool) -> None:
+    """Raise an error for readers that an image made of an upload cannot have."""
+    check_readers(session, request)
+    if public and (request.user_acl or request.group_acl):
+        raise BadRequest("An image that everybody may use has no list of readers.")
+
+
+def _has_same_access(session: Session, request: PullRequest, ready: ImageRecord) -> bool:
+    """Return whether a user may use a READY image, and a pull would not change who else may."""
+    return ready.may_be_read_by(session) and not would_change_upload_readers(
+        session, request.user_acl, request.group_acl, ready
+    )
 
 
 def _is_own(session: Session, record: ImageRecord, request: PullRequest) -> bool:

@@ -23,6 +23,7 @@ from shiftergw.errors import (
 from shiftergw.model import (
     ANONYMOUS,
     IMAGE_TYPES,
+    ImageFile,
     ImageRecord,
     ImageReference,
     PullRequest,
@@ -188,6 +189,20 @@ class Gateway:
         """Raise the error that a pull of an upload under this name would end with at once."""
         request = _request(session, "custom", text, request_id="")
         await self._custom_claims.check_new_image(session, request)
+
+    async def find_image_of_content(
+        self,
+        session: Session,
+        text: str,
+        user_acl: tuple[int, ...],
+        group_acl: tuple[int, ...],
+        file: ImageFile,
+    ) -> ImageRecord | None:
+        """Return the READY image of this name if an upload of `file` would change nothing."""
+        request = replace(
+            _request(session, "custom", text, request_id=""), user_acl=user_acl, group_acl=group_acl
+        )
+        return await self._custom_claims.find_image_of_content(session, request, file)
 
     async def import_file(
         self,

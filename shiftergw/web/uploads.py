@@ -18,6 +18,8 @@ from shiftergw.model import (
     SHA256,
     UPLOAD_ID,
     UPLOAD_KINDS,
+    ImageFile,
+    ImageRecord,
     Session,
     UploadChoice,
     UploadDeclaration,
@@ -44,6 +46,10 @@ _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
     """Answer with the upload that the body declares.
 
+    If the body also has a name and a selector, and a READY image of this name is made of the same
+    file with the same access, its record is the answer and nothing is declared. An earlier version
+    of the client sends no selector here.
+
     A body with a name and without a digest declares nothing: the answer says whether an image of
     this name may be made of an upload, and one of this size, before its client reads the file.
     """
@@ -55,9 +61,31 @@ async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
         await gateway.check_new_image(session, _text(members, "name", ""))
         return replace(render.answer({"status": True}), word="name checked")
     declaration = _declaration(session, members)
-    if "name" in members:
+    if "name" in members and "selector" in members:
+        record = await _ready_image(gateway, session, members, declaration)
+        if record is not None:
+            answer = render.answer(render.pull_answer(record, labels=gateway.shows_labels))
+            return replace(answer, word="READY, nothing to upload")
+    elif "name" in members:
         await gateway.check_new_image(session, _text(members, "name", ""))
     return _answer(gateway, await uploads.declare(session, declaration))
+
+
+async def _ready_image(
+    gateway: Gateway,
+    session: Session,
+    members: dict[str, Any],
+    declaration: UploadDeclaration,
+) -> ImageRecord | None:
+    selector, public = _selector(members), _public(members)
+    kind, size, sha256 = declaration.kind, declaration.size, declaration.sha256
+    return await gateway.find_image_of_content(
+        session,
+        _text(members, "name", ""),
+        parameters.acl(members, "allowed_uids"),
+        parameters.acl(members, "allowed_gids"),
+        ImageFile("", kind, size, sha256, selector, public),
+    )
 
 
 def _declaration(session: Session, members: Mapping[str, Any]) -> UploadDeclaration:
@@ -188,30 +216,36 @@ class ChunkReceiver:
 def choice(members: Mapping[str, Any]) -> UploadChoice | None:
     """Return the upload that a pull names in its body, or None if it names none."""
     upload_id = members.get("upload")
-    public = members.get("public", False)
     if upload_id is None:
-        if public or members.get("selector"):
+        if members.get("public", False) or members.get("selector"):
             raise BadRequest("`selector` and `public` need an `upload`.")
         return None
     if not isinstance(upload_id, str) or UPLOAD_ID.fullmatch(upload_id) is None:
         raise BadRequest("`upload` is not the id of an upload.")
-    if type(public) is not bool:
-        raise BadRequest("`public` is neither true nor false.")
-    selector = _text(members, "selector", "")
-    if len(selector) > SELECTOR_LIMIT or not selector.isprintable():
-        raise BadRequest(f"`selector` is not one line of at most {SELECTOR_LIMIT} characters.")
-    return UploadChoice(upload_id, selector, public)
+    public = _public(members)
+    return UploadChoice(upload_id, _selector(members), public)
 
 
 def import_choice(members: Mapping[str, Any]) -> ImportChoice:
     """Return what the body of a request imports; `filepath` and `format` are required."""
     path, file_format = _text(members, "filepath", ""), _text(members, "format", "")
-    public = members.get("public", False)
     if not path or not file_format:
         raise BadRequest("An import needs `filepath` and `format`.")
+    return ImportChoice(path, file_format, _public(members))
+
+
+def _public(members: Mapping[str, Any]) -> bool:
+    public = members.get("public", False)
     if type(public) is not bool:
         raise BadRequest("`public` is neither true nor false.")
-    return ImportChoice(path, file_format, public)
+    return public
+
+
+def _selector(members: Mapping[str, Any]) -> str:
+    selector = _text(members, "selector", "")
+    if len(selector) > SELECTOR_LIMIT or not selector.isprintable():
+        raise BadRequest(f"`selector` is not one line of at most {SELECTOR_LIMIT} characters.")
+    return selector
 
 
 def _number(query: bytes, name: str) -> int:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.cli.answers import InvalidAnswer, UploadState, parse_upload
+from shiftergw.cli.answers import InvalidAnswer, UploadState, parse_declaration, parse_upload
 from shiftergw.cli.blocking import value_of
 from shiftergw.cli.directory_tar import SourceChanged
 from shiftergw.cli.exits import Misuse, NoGateway, RequestRefused, WrongOffset
@@ -30,7 +30,7 @@ from shiftergw.cli.upload_source import FileBytes, InputSpool, UploadSource
 from tests.cli.clients import both_clients
 from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
 from tests.cli.test_upload_source import layout
-from tests.cli.upload_gateway import Fault, UploadGateway
+from tests.cli.upload_gateway import READY, Fault, UploadGateway
 from tests.patience import patient
 from tests.web.fakes import IMAGE_ID
 
@@ -88,6 +88,25 @@ def test_a_file(gateway: UploadGateway, file: Path) -> None:
     assert gateway.bodies == [{"selector": "app:1", "upload": stored_upload.key}]
     assert gateway.requests[-1] == ("POST", "/api/pull/mycluster/custom/mine%3A2/")
     assert errors.splitlines() == ["Hashing image.tar", "Uploading image.tar"]
+    assert gateway.accesses == [{"selector": "app:1"}]
+
+
+def test_a_file_whose_image_is_ready(gateway: UploadGateway, file: Path) -> None:
+    """No byte is sent, and nothing is pulled; the id is printed as after every pull."""
+    gateway.ready = READY
+    code, out, errors = run(gateway, "pull", "--public", f"docker-archive:{file}:app:1", "mine:2")
+    assert (code, out) == (0, f"{IMAGE_ID}\n"), errors
+    assert "image.tar is not sent: the image made of it is there already." in errors.splitlines()
+    assert gateway.accesses == [{"selector": "app:1", "public": True}]
+    assert (gateway.chunks, gateway.bodies, gateway.uploads) == ([], [], [])
+
+
+@pytest.mark.parametrize("status", ["PENDING", "READY"])
+def test_records_instead_of_an_upload(status: str) -> None:
+    """Only a READY image with its id makes an upload unnecessary."""
+    with pytest.raises(InvalidAnswer):
+        parse_declaration({"status": status})
+    assert parse_declaration({**READY, "upload": "a"}) == {**READY, "upload": "a"}
 
 
 def test_the_work_is_shown(gateway: UploadGateway, file: Path) -> None:
@@ -185,6 +204,7 @@ async def test_bytes_are_sent_as_they_are(with_client: Any) -> None:
 
     async def calls(remote: Remote) -> None:
         state = await remote.declare({"size": 5000, "sha256": "ab" * 32})
+        assert isinstance(state, UploadState)
         for offset in (0, 0):
             await remote.ask_last(
                 "PUT", ["upload", state.key], parse_upload, body=content, query=f"?offset={offset}"
@@ -418,11 +438,11 @@ def source_of(path: Path) -> UploadSource:
     return source
 
 
-def sending(remote: FakeRemote, clock: Clock, file: Path) -> tuple[Deferred[str], SilentDisplay]:
+def sending(remote: FakeRemote, clock: Clock, file: Path) -> tuple[Deferred[Any], SilentDisplay]:
     """Begin an upload."""
     display = SilentDisplay()
     any_remote: Any = remote
-    coroutine = upload(any_remote, display, clock, at_once, source_of(file), "mine")
+    coroutine = upload(any_remote, display, clock, at_once, source_of(file), {"name": "mine"})
     return Deferred.fromCoroutine(coroutine), display
 
 
@@ -490,7 +510,7 @@ def test_a_file_that_changes(file: Path) -> None:
     file.write_bytes(b"other")
     any_remote: Any = remote
     with pytest.raises(SourceChanged, match=r"image\.tar has changed"):
-        value_of(upload(any_remote, SilentDisplay(), Clock(), at_once, source, "mine"))
+        value_of(upload(any_remote, SilentDisplay(), Clock(), at_once, source, {"name": "mine"}))
     assert remote.calls == [("declare", False), ("DELETE", True)]
 
 

@@ -102,6 +102,19 @@ def test_removal(gateways: list[UploadGateway]) -> None:
     assert "no such upload" in result.stderr
 
 
+def test_removal_while_a_gateway_is_away(gateways: list[UploadGateway]) -> None:
+    """That nobody else has the upload is no answer: the silent gateway may have it."""
+    port = free_port()
+    options = options_of(*(gateway.url for gateway in gateways), f"http://127.0.0.1:{port}")
+    result = shiftergw(*options, "uploads", "--remove", "c" * 32, env=gateways[0].env)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert f"127.0.0.1:{port}" in result.stderr
+    assert f"{'c' * 32} is not removed" in result.stderr
+    upload_id = gateways[0].uploads[1].key
+    result = shiftergw(*options, "uploads", "--remove", upload_id, env=gateways[0].env)
+    assert (result.returncode, result.stdout) == (0, f"{upload_id} is removed.\n")
+
+
 @pytest.mark.parametrize(
     "arguments", [["--remove", "../x"], ["--remove", ""], ["--remove", "a", "--json"]]
 )

@@ -16,6 +16,8 @@ from tests.web.fakes import IMAGE_ID
 
 READY = {"status": "READY", "id": IMAGE_ID}
 
+_ACCESS = ("selector", "public", "allowed_uids", "allowed_gids")
+
 
 @dataclass
 class Fault:
@@ -44,7 +46,9 @@ class UploadGateway:
     `chunks` are offset and length of the chunks that were asked for; `requests` are method and path
     of all requests, `bodies` the bodies of pulls. `bytes_received` counts the stored bytes of all
     chunks. `checks` are the bodies of declarations without a digest, and `names` the names in all
-    others. A gateway that `is_old` knows neither names nor the list of uploads.
+    others; `accesses` are the members of these about selector and readers. A declaration is
+    answered with `ready` unless it is None. A gateway that `is_old` knows neither names nor the
+    list of uploads.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -56,6 +60,8 @@ class UploadGateway:
     check_faults: list[Fault] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    accesses: list[dict[str, Any]] = field(default_factory=list)
+    ready: dict[str, Any] | None = None
     uploads: list[DeclaredUpload] = field(default_factory=list)
     chunks: list[tuple[int, int]] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -149,7 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, {"status": True})
         elif not self._happens(self.gateway.declare_faults):
             self.gateway.names.append(body.pop("name", ""))
-            self._answer(200, self._state(self.gateway.declare(body)))
+            names = [name for name in _ACCESS if name in body]
+            self.gateway.accesses.append({name: body.pop(name) for name in names})
+            ready = self.gateway.ready
+            self._answer(200, ready or self._state(self.gateway.declare(body)))
 
     def do_PUT(self) -> None:
         """Take a chunk."""

@@ -103,6 +103,27 @@ def file_in(image: Path, name: str) -> bytes:
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
+def test_the_same_command_again(service: Service, tmp_path: Path) -> None:
+    """Nothing is sent or made again, until the readers or the name are others."""
+    source = make_layout(tmp_path / "image", 60_000)
+    spool = service.root / "state" / "uploads"
+    first = run(service, "pull", source, "again:1", "--user", "2005")
+    assert first[0] == 0, first[2]
+    log = service.log.read_text()
+    assert "begins: " in log
+    code, image_id, errors = run(service, "pull", source, "again:1", "--user", "2005")
+    assert (code, image_id) == first[:2], errors
+    assert "is not sent: the image made of it is there already" in errors
+    assert "Uploading" not in errors
+    assert list(spool.iterdir()) == []
+    assert "begins: " not in service.log.read_text()[len(log) :]
+    for arguments in (["again:1"], ["again:2"]):
+        code, image_id, errors = run(service, "pull", source, *arguments)
+        assert (code, image_id) == first[:2], errors
+        assert "Uploading" in errors
+        assert "is not sent" not in errors
+
+
 def test_an_archive_by_skopeo(service: Service, layout: str, tmp_path: Path) -> None:
     """A docker-archive becomes an image with its files, which nobody else may see."""
     skopeo_copy(f"{layout}:latest", f"docker-archive:{tmp_path}/app.tar:team/app:1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,56 @@ async def test_polls_follow_an_upload_to_its_image(bench: CustomBench) -> None:
         assert (ready.status, ready.id) == (State.READY, ID)
     assert await bench.spool.list() == []
     assert bench.wakes == 1
+
+
+async def matching_id(
+    bench: CustomBench, file: ImageFile, session: Session = ALICE, users: tuple[int, ...] = ()
+) -> str | None:
+    """Return the id of the image that makes an upload of a file unnecessary."""
+    record = await bench.gateway.find_image_of_content(session, "app:1", users, (), file)
+    return None if record is None else record.id
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_is_not_needed(bench: CustomBench) -> None:
+    """The same content, image and access are found by the digest, once the image is READY."""
+    file = ImageFile("", "sif", 10, "30" * 32, "a")
+    upload_id = await bench.upload()
+    await bench.make(upload_id, selector="a", users=(7,))
+    assert await matching_id(bench, file, users=(7,)) is None
+    await bench.finish()
+    assert await matching_id(bench, file, users=(7,)) == ID
+    changes: dict[str, Any]
+    for changes in (
+        {"kind": ""},
+        {"size": 11},
+        {"sha256": "31" * 32},
+        {"selector": "b"},
+        {"sha256": ""},
+    ):
+        assert await matching_id(bench, replace(file, **changes), users=(7,)) is None
+    assert await matching_id(bench, replace(file, public=True)) is None
+    for users in ((), (7, 8)):
+        assert await matching_id(bench, file, users=users) is None
+    with pytest.raises(BadRequest, match="no list of readers"):
+        await matching_id(bench, replace(file, public=True), users=(7,))
+    with pytest.raises(NotAllowed, match="another user"):
+        await matching_id(bench, file, BOB, (7,))
+    with pytest.raises(NotAuthenticated):
+        await matching_id(bench, file, ANONYMOUS_SESSION)
+    await bench.make(await bench.upload(content=b"new"))
+    assert await matching_id(bench, file, users=(7,)) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_import_is_no_upload(bench: CustomBench) -> None:
+    """An imported file has no digest, so no declaration is answered with its image."""
+    await bench.import_file()
+    await bench.finish()
+    record = await bench.store.find(ALICE.system, "custom", ["app:1"])
+    assert record is not None
+    assert record.upload is not None
+    assert await matching_id(bench, record.upload) is None
 
 
 @pytest_twisted.ensureDeferred

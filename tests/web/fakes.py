@@ -14,7 +14,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
 from shiftergw.errors import NotAuthenticated, NotFound
-from shiftergw.model import ImageRecord, Session, UploadChoice, WorkerMachine
+from shiftergw.model import ImageFile, ImageRecord, Session, UploadChoice, WorkerMachine
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.imports import ImportChoice
 from shiftergw.states import State
@@ -64,6 +64,7 @@ class FakeGateway:
     shows_labels: bool = False
     images: Sequence[ImageRecord] = (READY,)
     pulls: list[ImageRecord] = field(default_factory=lambda: [READY])
+    image_of_content: ImageRecord | None = None
     waiting: Sequence[ImageRecord] = ()
     hosts: Mapping[str, str] = field(default_factory=dict)
     uploads: Any = None
@@ -126,6 +127,18 @@ class FakeGateway:
     async def check_new_image(self, session: Session, text: str) -> None:
         """Return, or raise."""
         await self._turn("check_new_image", session, text)
+
+    async def find_image_of_content(
+        self,
+        session: Session,
+        text: str,
+        user_acl: tuple[int, ...],
+        group_acl: tuple[int, ...],
+        file: ImageFile,
+    ) -> ImageRecord | None:
+        """Return `image_of_content`."""
+        await self._turn("find_image_of_content", session, text, user_acl, group_acl, file)
+        return self.image_of_content
 
     async def import_file(
         self,

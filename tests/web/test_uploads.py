@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThread
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.cache.upload_states import data_path
 from shiftergw.errors import NotAllowed, Unavailable
-from shiftergw.model import CHUNK_LIMIT, UploadChoice
+from shiftergw.model import CHUNK_LIMIT, ImageFile, UploadChoice
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.service import upload_space
@@ -35,7 +35,7 @@ from shiftergw.web.bodies import MOST_WAITING
 from shiftergw.web.channel import IDLE_LIMIT, LEAST_RATE, READ
 from shiftergw.web.connections import ConnectionLimits
 from tests.patience import patient
-from tests.web.fakes import FakeGateway, Reply, Wire, listening, site_of
+from tests.web.fakes import READY, FakeGateway, Reply, Wire, listening, site_of
 
 SIZE = 20_000
 CONTENT = os.urandom(SIZE)
@@ -357,6 +357,26 @@ async def test_the_name_of_the_image(place: Place) -> None:
     assert len(await place.spool.list()) == 1
 
 
+@pytest.mark.parametrize("public", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_is_ready(place: Place, *, public: bool) -> None:
+    """A declaration with name and selector is answered with its record; nothing is declared."""
+    readers = {"public": True} if public else {"allowed_uids": "5,6", "allowed_gids": [7]}
+    members = {"name": "mine:1", "selector": "a", **readers}
+    assert (await place.declare(**members))["offset"] == 0
+    place.gateway.image_of_content = READY
+    answer = await place.declare(**members)
+    assert (answer["status"], answer["id"]) == ("READY", READY.id)
+    file = ImageFile("", "sif", SIZE, SHA256, "a", public)
+    users, groups = ((), ()) if public else ((5, 6), (7,))
+    assert [(call[0], *call[2:]) for call in place.gateway.calls] == [
+        ("find_image_of_content", "mine:1", users, groups, file)
+    ] * 2
+    assert len(await place.spool.list()) == 1
+    # An earlier version of the client sends no selector, and understands no record.
+    assert (await place.declare(name="mine:1"))["offset"] == 0
+
+
 @pytest.mark.parametrize(
     ("members", "status"),
     [
@@ -367,6 +387,10 @@ async def test_the_name_of_the_image(place: Place) -> None:
         ({"name": "mine", "size": 10**8 + 1}, 413),
         ({"size": 5}, 400),
         (DECLARATION | {"name": None}, 400),
+        (DECLARATION | {"name": "mine", "selector": None}, 400),
+        (DECLARATION | {"name": "mine", "selector": "a\nb"}, 400),
+        (DECLARATION | {"name": "mine", "selector": "", "public": 1}, 400),
+        (DECLARATION | {"name": "mine", "selector": "", "allowed_uids": "x"}, 400),
     ],
 )
 @pytest_twisted.ensureDeferred
