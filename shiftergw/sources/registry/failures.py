@@ -125,6 +125,18 @@ def store_refusal(subject: str, host: str, status: int, text: str) -> RegistryUn
     )
 
 
+def redirect_refusal(subject: str, host: str, status: int, text: str) -> RegistryDenied:
+    """Return the error for another registry, behind a redirect, that refuses a request."""
+    words = f": {text}" if text else "."
+    return RegistryDenied(
+        f"{subject} sends the gateway to {host}, which refuses the request with status"
+        f" {status}{words}",
+        remedy="Check the name of the image. A login is only sent to the registry itself; if the"
+        f" image is one of {host}, pull it from there.",
+        detail=host,
+    )
+
+
 def network_failure(subject: str, host: str, error: Exception) -> PullError:
     """Return the reason why a request got no answer; `subject` begins the sentence."""
     for cause in _causes(error):

@@ -14,6 +14,8 @@ from shiftergw.model import RegistryLogin
 from shiftergw.oci.challenge import Challenge, parse_challenges
 from shiftergw.oci.rate_limits import parse_rate_limit
 from shiftergw.sources.registry.admission import Admission, RateLimited
+from shiftergw.sources.registry.failures import redirect_refusal
+from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.quotas import Quotas
 from shiftergw.sources.registry.refusals import RefusalError, RefusalWords
 from shiftergw.sources.registry.retry import Interruption
@@ -23,12 +25,13 @@ from shiftergw.sources.registry.tokens import (
     Tokens,
     conceal,
 )
-from shiftergw.sources.registry.transport import Transport, field
+from shiftergw.sources.registry.transport import Transport, field, place_of
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
-_REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+_DENIALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_REFUSALS = _DENIALS | {HTTPStatus.NOT_FOUND}
 
 
 class HeadNotAnswered(RegistryUnavailable):
@@ -63,6 +66,7 @@ class Repository:
         self._tokens = tokens
         self._root_url = urljoin(base, "/v2/")
         self._url = f"{base}/v2/{name}/"
+        self._origin = WebOrigin.of(base)
         self._login = login
         self._refusals = RefusalWords(
             transport.subject, transport.location, name, has_login=login is not None
@@ -162,7 +166,8 @@ class Repository:
 
         A registry that refuses what it has just granted would do so for ever. Registries that hide
         private repositories send 403 or 404 without a challenge: then that of their root counts.
-        A login is never sent without a challenge.
+        A login is never sent without a challenge of the registry itself: another host behind a
+        redirect would name a token service of its own, which would get the login.
         """
         access = RepositoryAccess(self.name, login)
         url = self._url + path
@@ -176,8 +181,8 @@ class Repository:
             return response
         refusal = await self._refusal(response, login_sent=bool(login and authorization))
         challenges: Sequence[Challenge] = ()
-        if response.code == HTTPStatus.UNAUTHORIZED:
-            challenges = self._challenges = _challenges(response)
+        if response.code == HTTPStatus.UNAUTHORIZED and self._is_own(response):
+            challenges = self._challenges = self._challenges_of(response)
             if authorization is not None and challenges == known_challenges:
                 raise refusal
         elif login is not None and authorization is None:
@@ -200,9 +205,20 @@ class Repository:
     ) -> IResponse:
         """Return the response, and note the limit that it tells."""
         response = await self._transport.request(method, url, headers, authorization)
-        if login is None or authorization is not None:
+        if self._is_own(response) and (login is None or authorization is not None):
             self.quotas.note(login, parse_rate_limit(partial(field, response)))
         return response
+
+    def _is_own(self, response: IResponse) -> bool:
+        """Return whether the registry itself sent a response, and no host behind a redirect."""
+        return place_of(response) == self._origin
+
+    def _challenges_of(self, response: IResponse) -> tuple[Challenge, ...]:
+        """Return the challenges of the registry itself in a response."""
+        if not self._is_own(response):
+            return ()
+        fields = response.headers.getRawHeaders(b"WWW-Authenticate", [])
+        return parse_challenges(value.decode("utf-8", "replace") for value in fields)
 
     async def _authorize(
         self, challenges: Sequence[Challenge], access: RepositoryAccess, bad: str | None = None
@@ -234,12 +250,15 @@ class Repository:
                 challenge,
                 parameters={k: v for k, v in challenge.parameters.items() if k != "scope"},
             )
-            for challenge in _challenges(response)
+            for challenge in self._challenges_of(response)
         )
 
     async def _refusal(self, response: IResponse, *, login_sent: bool) -> RefusalError:
-        text = await self._explanation(response)
-        return RefusalError(response.code, text, login_sent=login_sent)
+        text, failure = await self._explanation(response), None
+        if response.code in _DENIALS and not self._is_own(response):
+            host = place_of(response).host
+            failure = redirect_refusal(self._transport.subject, host, response.code, text)
+        return RefusalError(response.code, text, login_sent=login_sent, failure=failure)
 
     async def _explanation(self, response: IResponse) -> str:
         return conceal(await self._transport.explanation(response), self._login)
@@ -254,8 +273,3 @@ def _may_answer_get(error: RegistryUnavailable) -> bool:
         return True
     is_reached = not error.unreachable or error.why == "no answer"
     return is_reached and not error.lasting and not error.is_rate_limit
-
-
-def _challenges(response: IResponse) -> tuple[Challenge, ...]:
-    fields = response.headers.getRawHeaders(b"WWW-Authenticate", [])
-    return parse_challenges(value.decode("utf-8", "replace") for value in fields)

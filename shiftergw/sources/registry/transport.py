@@ -233,6 +233,11 @@ def _is_registry_url(url: str) -> bool:
     return urlsplit(url).path.startswith("/v2/")
 
 
+def place_of(response: IResponse) -> WebOrigin:
+    """Return the place that sent a response: after redirects it need not be the registry."""
+    return WebOrigin.of(response.request.absoluteURI.decode("ascii"))
+
+
 def field(response: IResponse, name: str) -> str | None:
     """Return the first field of this name of an answer's header; bytes beyond ASCII are escaped."""
     values = response.headers.getRawHeaders(name.encode("ascii"))

@@ -203,6 +203,23 @@ def header(name: str, value: str) -> Callable[[Reply], Reply]:
     return lambda reply: replace(reply, fields={**reply.fields, name: value})
 
 
+def lead_away(status: int, *kinds: str) -> Script:
+    """Return a script of a registry that redirects to another one, unless it has seen the login.
+
+    The other registry refuses, and names a token service, which would get what it is sent.
+    """
+
+    def script(request: Request) -> Reply | None:
+        if request.kind not in kinds or request.caller == "alice token":
+            return None
+        if request.server == "registry":
+            target = f"http://{request.site.hosts['store']}{request.path}"
+            return Reply(307, fields={"Location": target})
+        return Reply(status, b'{"errors":[{"message":"log in here"}]}', request.site.challenge)
+
+    return script
+
+
 MANIFEST_AND_CONFIG = ("GET manifest", "GET blob")
 TOKEN_PULL = ("GET manifest", "GET token", "GET manifest as anonymous token")
 OTHER_DIGEST = str(Digest.of(b"other"))
@@ -358,6 +375,34 @@ LOGIN_ROWS = [
         login=ALICE,
         error=ImageNotFound,
         words=("has no image", "refused your login (use a token, you have 2FA)"),
+    ),
+    *(
+        Row(
+            f"a redirect leads to another registry, which answers {status}, as does its root",
+            ("GET manifest", "GET stored manifest") * 2 + ("GET /v2/", "GET stored /v2/"),
+            lead_away(status, "manifest", "/v2/"),
+            access="login token",
+            login=ALICE,
+            error=RegistryDenied,
+            words=("'test' sends the gateway to 127.0.0.1, which", f"{status}: log in here"),
+            absent=("your login",),
+        )
+        for status in (401, 403)
+    ),
+    Row(
+        "a redirect leads to another registry, and the root of the first asks for the login",
+        (
+            *("GET manifest", "GET stored manifest") * 2,
+            *("GET /v2/", "GET token as alice", "GET manifest as alice token"),
+            "GET blob as alice token",
+        ),
+        first_of(
+            lead_away(401, "manifest"),
+            hide_images(404, 'Bearer realm="{realm}"'),
+        ),
+        access="login token",
+        login=ALICE,
+        is_private=True,
     ),
     Row(
         "anonymous requests are limited before any challenge",
