@@ -64,7 +64,7 @@ NOUNS_LIKE_PARTICIPLES = _words(
 )
 """Nouns and verbs that only look like a participle."""
 
-ALLOWED: Mapping[str, str] = {
+ALLOWED_NAMES: Mapping[str, str] = {
     "ABANDONED": "a `Category` of records: work that no process continues",
     "AWAY": "a state of the pool of MongoDB connections: the server does not answer",
     "Away": "the error of a system that cannot be reached, or stops answering",
@@ -91,6 +91,7 @@ ALLOWED: Mapping[str, str] = {
     "all": "in flags and functions it means every element, as the builtin does",
     "caught": "the usual name of the context of `pytest.raises`",
     "closed": "the Deferred that fires when a channel or connection has closed",
+    "connected": "whether a port listens: a member of Twisted's ports",
     "created": "the date of an image: the member `created` of its configuration (image-spec)",
     "died": "whether a worker died (a verb): a keyword of `ImageStore.requeue`",
     "done": "bytes done so far (`Progress.done`), and the end of a task, as asyncio names it",
@@ -128,7 +129,7 @@ class Definition:
 def is_vague(name: str) -> bool:
     """Return whether an identifier is nothing but a pronoun, an adverb, or a bare participle."""
     words = re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name)
-    if len(words) != 1 or words[0] in ALLOWED:
+    if len(words) != 1 or words[0] in ALLOWED_NAMES:
         return False
     word = words[0].lower()
     if word in NOUNS_LIKE_PARTICIPLES:

@@ -110,12 +110,12 @@ ADDRESS_IMPOSTORS = {
 class Listener(ThreadedServer):
     """A TLS server that closes each connection after its first bytes, without an answer.
 
-    `received` has these bytes, decrypted.
+    `plaintext` has these bytes, decrypted.
     """
 
     def __init__(self, pem: Path) -> None:
         """Listen with the key and the certificate in `pem`."""
-        self.received = bytearray()
+        self.plaintext = bytearray()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pem)
         super().__init__()
@@ -127,7 +127,7 @@ class Listener(ThreadedServer):
             suppress(OSError),
             self._context.wrap_socket(connection, server_side=True) as inside,
         ):
-            self.received += inside.recv(1 << 16)
+            self.plaintext += inside.recv(1 << 16)
         connection.close()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 LONG = os.environ.get("SHIFTERGW_LONG") == "1"
 
 
-def combined(*dimensions: Sequence[Any], long: bool = LONG) -> list[tuple[Any, ...]]:
+def combinations(*dimensions: Sequence[Any], long: bool = LONG) -> list[tuple[Any, ...]]:
     """Return sets of parameters in which each value of each dimension occurs, or all sets.
 
     Shorter dimensions are repeated to the length of the longest. So all combinations of two of them

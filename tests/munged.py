@@ -38,8 +38,8 @@ def clock_off_by(shift: str) -> dict[str, str]:
     return {"LD_PRELOAD": library, "FAKETIME": shift}
 
 
-class Munged:
-    """A munge daemon; `with Munged() as munged` runs it in a temporary directory.
+class MungeDaemon:
+    """A munge daemon; `with MungeDaemon() as munged` runs it in a temporary directory.
 
     Every user must be able to reach its socket, so it is not in pytest's directory, which only the
     user of the tests can enter.
@@ -107,7 +107,7 @@ class Munged:
         return self._process.pid
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
+    def suspension(self) -> Iterator[None]:
         """Suspend the daemon for a while; the kernel still accepts connections to it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)

@@ -2,8 +2,8 @@
 
 Most limits in tests only end a wait that would otherwise last for ever. They may be long, since a
 test that passes never reaches them: `patient` is for these. A test of a limit itself counts events
-or has its own clock. If such a limit must really expire while something else is faster, it is
-`scaled`.
+or has its own clock. If such a limit must really expire while something else is faster, `stretch`
+lengthens it on a busy machine.
 """
 
 from __future__ import annotations
@@ -32,6 +32,6 @@ def patient(seconds: float) -> float:
     return seconds * max(LEAST, 2 * _slowdown())
 
 
-def scaled(seconds: float) -> float:
+def stretch(seconds: float) -> float:
     """Return a limit that will expire: `seconds` on an idle machine, more on a busy one."""
     return seconds * max(1.0, _slowdown())

@@ -172,7 +172,7 @@ class RabbitMQ:
                 time.sleep(0.02)
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
+    def suspension(self) -> Iterator[None]:
         """Suspend the server for a while; the kernel still accepts connections to it."""
         assert self._server is not None
         os.killpg(self._server.pid, signal.SIGSTOP)

@@ -57,12 +57,12 @@ class ThreadedServer:
 class RawServer(ThreadedServer):
     """A server that calls `answer` with each request, then closes the connection.
 
-    `sent` counts the bytes that the clients' sockets took; `heads` are the requests.
+    `bytes_sent` counts the bytes that the clients' sockets took; `heads` are the requests.
     """
 
     def __init__(self, answer: Answer) -> None:
         """Listen."""
-        self.sent = 0
+        self.bytes_sent = 0
         self.heads: list[bytes] = []
         self._answer = answer
         super().__init__()
@@ -72,7 +72,7 @@ class RawServer(ThreadedServer):
 
         def send(data: bytes) -> None:
             connection.sendall(data)
-            self.sent += len(data)
+            self.bytes_sent += len(data)
 
         with connection, suppress(OSError):
             head = b""

@@ -68,7 +68,7 @@ _PROGRAM = "looks for a program in PATH: starting it would hang where this does"
 
 _CERTIFICATES = "reads the certificates that the configuration names, once, before all else"
 
-ALLOWED = {
+EXEMPTIONS = {
     "ssh/openssh.py:_start": _PROGRAM,
     "plumbing/process.py:run_command": _PROGRAM,
     "build/check.py:unsquashfs_of": _PROGRAM,
@@ -159,7 +159,7 @@ def blocking_caller(frame: FrameType | None) -> str | None:
         if file.startswith(PROGRAM_DIRECTORY):
             place = file[len(PROGRAM_DIRECTORY) :]
             function = f"{place}:{frame.f_code.co_name}"
-            if not ALLOWED.keys().isdisjoint({function, place, place.rpartition("/")[0]}):
+            if not EXEMPTIONS.keys().isdisjoint({function, place, place.rpartition("/")[0]}):
                 return None
             innermost = innermost or function
             runs = runs or bool(frame.f_code.co_flags & COROUTINE)

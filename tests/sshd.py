@@ -154,7 +154,7 @@ class Sshd:
             _kill(pid, signal.SIGKILL)
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
+    def suspension(self) -> Iterator[None]:
         """Suspend the server and the processes of its connections for a while."""
         assert self._process is not None
         pids = [self._process.pid, *_descendants(self._process.pid)]

@@ -26,13 +26,14 @@ LONGEST = 400
 class Layer:
     """The modules of a layer, and the layers, rooms, modules and packages that they may import.
 
-    They may not import `never`. They may import their own layer, unless its rooms are `apart`.
+    They may not import `forbidden_names`. They may import their own layer, unless its rooms are
+    `apart`.
     """
 
     modules: tuple[str, ...]
     layers: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
+    forbidden_names: tuple[str, ...] = ()
     apart: bool = False
 
 
@@ -44,7 +45,7 @@ LAYERS = {
         ("oci",),
         ("vocabulary",),
         ("isal", "zstandard"),
-        never=("socket", "ssl", "time", "asyncio", "select"),
+        forbidden_names=("socket", "ssl", "time", "asyncio", "select"),
     ),
     "plumbing": Layer(
         ("plumbing",),
@@ -69,7 +70,7 @@ LAYERS = {
         ("service", "job"),
         ("vocabulary", "rules", "configuration", "formats", "plumbing"),
         ("twisted",),
-        never=("twisted.web", "twisted.conch", "twisted.protocols", "twisted.enterprise"),
+        forbidden_names=("twisted.web", "twisted.conch", "twisted.protocols", "twisted.enterprise"),
         apart=True,
     ),
     "web": Layer(
@@ -155,7 +156,7 @@ def import_offences(place: str, source: str) -> list[str]:
             wrong = "a relative import"
         elif any(begins(name, home) and not _is_in(module, rooms) for home, rooms in HOMES.items()):
             wrong = "it has another home"
-        elif any(begins(name, forbidden_name) for forbidden_name in layer.never):
+        elif any(begins(name, forbidden_name) for forbidden_name in layer.forbidden_names):
             wrong = f"never in {layer_name}"
         elif package == "shiftergw":
             wrong = "" if _may_enter(room, layer_name, layer, name) else "upward"

@@ -29,7 +29,7 @@ time.sleep(1000)
 """
 
 SERVERS = {
-    "munged": "from tests.munged import Munged; running = Munged().__enter__()",
+    "munged": "from tests.munged import MungeDaemon; running = MungeDaemon().__enter__()",
     "sshd": """
 from tests.sshd import Sshd
 running = Sshd().__enter__()

@@ -222,7 +222,7 @@ async def refusal(
     """Return the reason why a client refuses a server, which must not receive a byte of it."""
     async with listening(impostor.make(authority, directory, host)) as listener:
         reason = await connect(host, listener.port, authority)
-    assert bytes(listener.received) == b""
+    assert bytes(listener.plaintext) == b""
     assert listener.connections == 1
     assert PASSWORD not in reason
     return reason
@@ -287,7 +287,7 @@ async def test_the_right_server(connect: Connect, host: str, authority: Authorit
     server = await connected_server(
         connect, host, authority.server_file(host_name(host)), authority
     )
-    assert server.received
+    assert server.plaintext
 
 
 @pytest.mark.parametrize(
@@ -308,4 +308,4 @@ async def test_wildcards(name: str, is_accepted: bool, authority: Authority) -> 
     """A wildcard matches exactly one label, which is the first of three or more."""
     pem = authority.server_file(host_name(name))
     server = await connected_server(to_registry, "registry.example.com", pem, authority)
-    assert bool(server.received) is is_accepted
+    assert bool(server.plaintext) is is_accepted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.matrices import combined, examples
+from tests.matrices import combinations, examples
 
 COMMANDS = ["images", "lookup", "queue", "pull", "expire", "rm", "metrics"]
 SIGNALS = ["INT", "TERM", "HUP"]
@@ -11,7 +11,7 @@ TIMES = [1, 2]
 
 def test_each_value_occurs() -> None:
     """By default each value of each dimension occurs in as few sets as possible."""
-    sets = combined(COMMANDS, SIGNALS, TIMES, long=False)
+    sets = combinations(COMMANDS, SIGNALS, TIMES, long=False)
     assert [first for first, _, _ in sets] == COMMANDS
     assert {(signal, times) for _, signal, times in sets} == {
         (signal, times) for signal in SIGNALS for times in TIMES
@@ -20,9 +20,9 @@ def test_each_value_occurs() -> None:
 
 def test_the_product() -> None:
     """The long form has each combination once."""
-    sets = combined(COMMANDS, SIGNALS, TIMES, long=True)
+    sets = combinations(COMMANDS, SIGNALS, TIMES, long=True)
     assert len(sets) == len(set(sets)) == len(COMMANDS) * len(SIGNALS) * len(TIMES)
-    assert set(combined(COMMANDS, SIGNALS, TIMES, long=False)) < set(sets)
+    assert set(combinations(COMMANDS, SIGNALS, TIMES, long=False)) < set(sets)
 
 
 def test_examples() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tracing import untraced
+from tests.tracing import without_tracing
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -18,7 +18,7 @@ def test_tracing_is_off_meanwhile(fails: bool) -> None:
     def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
         """Trace nothing."""
 
-    @untraced
+    @without_tracing
     def divide(divisor: int) -> Any:
         function = sys.gettrace()
         return 1 / divisor, function

@@ -14,7 +14,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+def without_tracing(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Return a function that runs without the trace function of its thread, and restores it."""
 
     @functools.wraps(function)

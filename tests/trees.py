@@ -63,14 +63,14 @@ def as_delivered(entries: dict[bytes, Entry]) -> dict[bytes, Entry]:
     return result
 
 
-def unsquashed(image: Path, directory: Path) -> Path:
+def unsquash(image: Path, directory: Path) -> Path:
     """Unpack a squashfs file into `directory` and return that."""
     subprocess.run(["unsquashfs", "-q", "-n", "-d", directory, image], check=True)
     return directory
 
 
 @contextmanager
-def mounted(image: Path, directory: Path) -> Iterator[Path]:
+def mount(image: Path, directory: Path) -> Iterator[Path]:
     """Mount a squashfs file for a while; only root can, and it takes a loop device."""
     directory.mkdir()
     subprocess.run(["mount", "-o", "loop,ro", image, directory], check=True)

@@ -16,7 +16,7 @@ from shiftergw.auth import libmunge
 from shiftergw.auth.libmunge import LARGEST, Library, Munge, Programs, Status, find_munge
 from shiftergw.auth.munge_client import decode_own, encode
 from shiftergw.errors import NotAuthenticated, Unavailable
-from tests.munged import START_SECONDS, Munged, clock_off_by
+from tests.munged import START_SECONDS, MungeDaemon, clock_off_by
 from tests.parts import need
 
 PAYLOADS = [
@@ -38,9 +38,9 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def munged() -> Iterator[Munged]:
+def munged() -> Iterator[MungeDaemon]:
     """Run a daemon."""
-    with Munged() as running:
+    with MungeDaemon() as running:
         yield running
 
 
@@ -63,7 +63,7 @@ def munge(request: pytest.FixtureRequest) -> Munge:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: repr(payload[:20]))
-def test_round_trip(munged: Munged, munge: Munge, payload: bytes) -> None:
+def test_round_trip(munged: MungeDaemon, munge: Munge, payload: bytes) -> None:
     """A payload is decoded byte for byte, with the ids of the user who encoded it."""
     status, credential = munge.encode(payload, munged.socket)
     assert status == Status.SUCCESS
@@ -79,19 +79,19 @@ def test_round_trip(munged: Munged, munge: Munge, payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: repr(text[:20]))
-def test_invalid_credentials(munged: Munged, munge: Munge, text: bytes) -> None:
+def test_invalid_credentials(munged: MungeDaemon, munge: Munge, text: bytes) -> None:
     """An invalid credential has a status of its own, and no ids."""
     answer = munge.decode(text, munged.socket)
     assert (answer.status, answer.uid, answer.gid) == (BAD[text], -1, -1)
     assert (answer.payload, answer.made_at, answer.age) == (b"", None, None)
 
 
-def test_damaged_and_foreign(munged: Munged, munge: Munge) -> None:
+def test_damaged_and_foreign(munged: MungeDaemon, munge: Munge) -> None:
     """A credential with a changed byte, or of another key, is not valid."""
     credential = munged.encode(b"payload")
     invalid_credential = credential[:40] + ("A" if credential[40] != "A" else "B") + credential[41:]
     assert munge.decode(invalid_credential.encode(), munged.socket).status == Status.INVALID
-    with Munged() as other_daemon:
+    with MungeDaemon() as other_daemon:
         foreign = munge.decode(other_daemon.encode().encode(), munged.socket)
     assert (foreign.status, foreign.uid) == (Status.INVALID, -1)
 
@@ -102,14 +102,14 @@ def test_no_daemon(munge: Munge, tmp_path: Path) -> None:
     assert munge.decode(b"MUNGE:AAAA:", tmp_path / "none").status == Status.SOCKET
 
 
-def test_too_long_a_payload(munged: Munged, munge: Munge) -> None:
+def test_too_long_a_payload(munged: MungeDaemon, munge: Munge) -> None:
     """Both refuse a payload that is longer than a daemon accepts."""
     assert munge.encode(b"x" * (LARGEST + 1), munged.socket) == (Status.BAD_LENGTH, "")
 
 
 @settings(max_examples=150)
 @given(text=st.one_of(st.binary(max_size=300), st.from_regex(rb"MUNGE:[A-Za-z0-9+/]{0,200}=?:")))
-def test_any_text(munged: Munged, text: bytes) -> None:
+def test_any_text(munged: MungeDaemon, text: bytes) -> None:
     """No text without a credential is decoded successfully."""
     assert Library().decode(text, munged.socket).status not in {Status.SUCCESS, Status.EXPIRED}
 
@@ -178,26 +178,26 @@ def test_nothing_secret_on_a_command_line(tmp_path: Path, monkeypatch: pytest.Mo
 class TestCommandLine:
     """The credentials that the command line makes and reads."""
 
-    def test_a_stored_login(self, munged: Munged, munge: Munge) -> None:
+    def test_a_stored_login(self, munged: MungeDaemon, munge: Munge) -> None:
         """The user who stored a login can decode it any number of times."""
         credential = encode(b"user:pass:word", munged.socket, munge)
         for _ in range(2):
             assert decode_own(credential, munged.socket, munge) == b"user:pass:word"
 
-    def test_an_expired_login(self, munged: Munged, munge: Munge) -> None:
+    def test_an_expired_login(self, munged: MungeDaemon, munge: Munge) -> None:
         """A stored login does not expire."""
-        with Munged(munged.key, clock_off_by("-1h")) as earlier:
+        with MungeDaemon(munged.key, clock_off_by("-1h")) as earlier:
             credential = earlier.encode(b"login")
         assert decode_own(credential, munged.socket, munge) == b"login"
 
-    def test_another_user_s_login(self, munged: Munged, munge: Munge) -> None:
+    def test_another_user_s_login(self, munged: MungeDaemon, munge: Munge) -> None:
         """A login of another user is refused, even for root."""
         credential = munged.encode_as(65534, 65534, b"login")
         with pytest.raises(NotAuthenticated, match="another user"):
             decode_own(credential, munged.socket, munge)
 
     @pytest.mark.parametrize("text", ["", "(null)", "MUNGE:AAAA:", "x\0y", "\ud800"])
-    def test_an_invalid_login(self, munged: Munged, munge: Munge, text: str) -> None:
+    def test_an_invalid_login(self, munged: MungeDaemon, munge: Munge, text: str) -> None:
         """The error for an invalid credential says what to do."""
         with pytest.raises(NotAuthenticated, match="Log in again"):
             decode_own(text, munged.socket, munge)
@@ -218,7 +218,7 @@ class TestCommandLine:
         with pytest.raises(Unavailable, match="munge does not answer"):
             decode_own("MUNGE:AAAA:", None, Programs())
 
-    def test_too_many_logins(self, munged: Munged, munge: Munge) -> None:
+    def test_too_many_logins(self, munged: MungeDaemon, munge: Munge) -> None:
         """If the logins are too long for a credential, the error says which file to edit."""
         with pytest.raises(NotAuthenticated, match=r"\.cred"):
             encode(b"x" * (LARGEST + 1), munged.socket, munge)

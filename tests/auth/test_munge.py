@@ -29,7 +29,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Authenticator
 from tests.installed_reactor import reactor
-from tests.munged import Munged, clock_off_by
+from tests.munged import MungeDaemon, clock_off_by
 from tests.parts import need
 from tests.patience import patient
 
@@ -68,16 +68,16 @@ class ObservedLibrary(Library):
 
 
 @pytest.fixture(scope="module")
-def munged() -> Iterator[Munged]:
+def munged() -> Iterator[MungeDaemon]:
     """Run the daemon of the system `perlmutter`."""
-    with Munged() as running:
+    with MungeDaemon() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def other_system() -> Iterator[Munged]:
+def other_system() -> Iterator[MungeDaemon]:
     """Run the daemon of another system."""
-    with Munged() as running:
+    with MungeDaemon() as running:
         yield running
 
 
@@ -104,7 +104,7 @@ def munge(request: pytest.FixtureRequest) -> Munge:
 
 
 def authenticator(
-    munged: Munged, threads: Threads, munge: Munge | None = None, *admins: str | int
+    munged: MungeDaemon, threads: Threads, munge: Munge | None = None, *admins: str | int
 ) -> Authenticator:
     """Return the authenticator of `perlmutter`."""
     users = HostUsers(threads, reactor)
@@ -120,7 +120,7 @@ async def refusal(auth: Authenticator, credential: str) -> GatewayError:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_user_of_this_host(munged: Munged, threads: Threads, munge: Munge) -> None:
+async def test_a_user_of_this_host(munged: MungeDaemon, threads: Threads, munge: Munge) -> None:
     """Uid and gid come from the credential, names and groups from the host."""
     auth = authenticator(munged, threads, munge)
     session = await auth.authenticate(munged.encode_as(0, 0), "perlmutter")
@@ -130,7 +130,7 @@ async def test_a_user_of_this_host(munged: Munged, threads: Threads, munge: Mung
 
 @pytest_twisted.ensureDeferred
 async def test_users_whom_the_host_does_not_know(
-    munged: Munged, threads: Threads, munge: Munge
+    munged: MungeDaemon, threads: Threads, munge: Munge
 ) -> None:
     """Their names are the digits of their ids, so no two names are the same."""
     auth = authenticator(munged, threads, munge)
@@ -144,7 +144,7 @@ async def test_users_whom_the_host_does_not_know(
 
 @pytest_twisted.ensureDeferred
 async def test_a_credential_is_accepted_once(
-    munged: Munged, threads: Threads, munge: Munge
+    munged: MungeDaemon, threads: Threads, munge: Munge
 ) -> None:
     """The second use is refused."""
     auth = authenticator(munged, threads, munge)
@@ -155,7 +155,7 @@ async def test_a_credential_is_accepted_once(
 
 
 @pytest_twisted.ensureDeferred
-async def test_concurrent_uses_of_a_credential(munged: Munged, threads: Threads) -> None:
+async def test_concurrent_uses_of_a_credential(munged: MungeDaemon, threads: Threads) -> None:
     """Of several concurrent requests with one credential, one succeeds."""
     auth = authenticator(munged, threads)
     credential = munged.encode()
@@ -171,7 +171,7 @@ async def test_concurrent_uses_of_a_credential(munged: Munged, threads: Threads)
 
 @pytest_twisted.ensureDeferred
 async def test_another_systems_credential(
-    munged: Munged, other_system: Munged, threads: Threads, munge: Munge
+    munged: MungeDaemon, other_system: MungeDaemon, threads: Threads, munge: Munge
 ) -> None:
     """A credential of another system is refused, and is still accepted by its own system."""
     auth = authenticator(munged, threads, munge)
@@ -187,10 +187,10 @@ async def test_another_systems_credential(
 @pytest.mark.parametrize(("shift", "words"), [("-1h", "has expired"), ("+1h", "not valid yet")])
 @pytest_twisted.ensureDeferred
 async def test_a_credential_of_another_time(
-    munged: Munged, threads: Threads, munge: Munge, shift: str, words: str
+    munged: MungeDaemon, threads: Threads, munge: Munge, shift: str, words: str
 ) -> None:
     """A credential of an hour ago has expired, and one of the future is not valid yet."""
-    with Munged(munged.key, clock_off_by(shift)) as other_clock:
+    with MungeDaemon(munged.key, clock_off_by(shift)) as other_clock:
         error = await refusal(authenticator(munged, threads, munge), other_clock.encode())
     assert error.http_status == 401
     assert words in str(error)
@@ -201,7 +201,7 @@ async def test_a_credential_of_another_time(
 @pytest.mark.parametrize("option", ["--restrict-uid=54321", "--restrict-gid=54321"])
 @pytest_twisted.ensureDeferred
 async def test_a_credential_with_a_restriction(
-    munged: Munged, threads: Threads, munge: Munge, option: str
+    munged: MungeDaemon, threads: Threads, munge: Munge, option: str
 ) -> None:
     """A credential that only another user or group may decode is refused."""
     error = await refusal(authenticator(munged, threads, munge), munged.munge(option))
@@ -225,7 +225,7 @@ async def test_a_credential_with_a_restriction(
 )
 @pytest_twisted.ensureDeferred
 async def test_invalid_credentials(
-    munged: Munged, threads: Threads, munge: Munge, credential: str, words: str
+    munged: MungeDaemon, threads: Threads, munge: Munge, credential: str, words: str
 ) -> None:
     """A text that is not a credential is refused with a reason, and not quoted."""
     error = await refusal(authenticator(munged, threads, munge), credential)
@@ -236,7 +236,7 @@ async def test_invalid_credentials(
 @settings(max_examples=100)
 @given(text=st.one_of(st.text(), st.from_regex(r"\AMUNGE:[A-Za-z0-9+/]{0,300}=?:\Z")))
 @pytest_twisted.ensureDeferred
-async def test_any_text(munged: Munged, text: str) -> None:
+async def test_any_text(munged: MungeDaemon, text: str) -> None:
     """Every text without a valid credential is refused."""
     pool = Threads(reactor, 1, "garbage")
     pool.startService()
@@ -248,7 +248,7 @@ async def test_any_text(munged: Munged, text: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_logins(munged: Munged, threads: Threads, munge: Munge) -> None:
+async def test_logins(munged: MungeDaemon, threads: Threads, munge: Munge) -> None:
     """The session has the logins of the credential, and its repr does not show passwords."""
     payload = {"authorized_locations": {"default": "alice:s3cret", "reg.example.com:5000": "a:b:c"}}
     credential = munged.encode(json.dumps(payload).encode())
@@ -261,7 +261,7 @@ async def test_logins(munged: Munged, threads: Threads, munge: Munge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_invalid_payload(munged: Munged, threads: Threads, munge: Munge) -> None:
+async def test_an_invalid_payload(munged: MungeDaemon, threads: Threads, munge: Munge) -> None:
     """An invalid payload is the client's fault; the error does not quote it."""
     credential = munged.encode(b'{"authorized_locations": "s3cret"')
     error = await refusal(authenticator(munged, threads, munge), credential)
@@ -272,7 +272,7 @@ async def test_an_invalid_payload(munged: Munged, threads: Threads, munge: Munge
 @pytest_twisted.ensureDeferred
 async def test_munged_is_away(threads: Threads, munge: Munge) -> None:
     """Without its daemon a system answers 503; once the daemon is back, it works again."""
-    with Munged() as munged:
+    with MungeDaemon() as munged:
         auth = authenticator(munged, threads, munge)
         credential = munged.encode()
         munged.stop()
@@ -286,7 +286,7 @@ async def test_munged_is_away(threads: Threads, munge: Munge) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_program(
-    munged: Munged, threads: Threads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    munged: MungeDaemon, threads: Threads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Without library and programs a system answers 503, and the detail says why."""
     credential = munged.encode()
@@ -298,14 +298,14 @@ async def test_no_program(
 
 @pytest_twisted.ensureDeferred
 async def test_munged_hangs(
-    monkeypatch: pytest.MonkeyPatch, munged: Munged, threads: Threads
+    monkeypatch: pytest.MonkeyPatch, munged: MungeDaemon, threads: Threads
 ) -> None:
     """Callers wait up to the limit, the next ones fail at once, and later ones succeed again."""
     monkeypatch.setattr(munge_module, "DECODING_LIMIT", 0.5)
     auth = authenticator(munged, threads)
     credentials = [munged.encode() for _ in range(3 * BATCH_SIZE)]
     start = reactor.seconds()
-    with munged.suspended():
+    with munged.suspension():
         errors = await gather_or_cancel(refusal(auth, credential) for credential in credentials)
         assert {type(error) for error in errors} == {Unavailable}
         assert reactor.seconds() - start < patient(2)
@@ -325,12 +325,12 @@ async def test_munged_hangs(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cancelled_caller(munged: Munged, threads: Threads) -> None:
+async def test_a_cancelled_caller(munged: MungeDaemon, threads: Threads) -> None:
     """A caller that is cancelled stops waiting at once, and later callers are served."""
     library = ObservedLibrary()
     auth = authenticator(munged, threads, library)
     credential = munged.encode()
-    with munged.suspended():
+    with munged.suspension():
         request = Deferred.fromCoroutine(auth.authenticate(credential, "perlmutter"))
         assert await threads.run(library.is_asked.wait, 10)
         request.cancel()
@@ -354,7 +354,7 @@ async def test_a_cancelled_caller(munged: Munged, threads: Threads) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_admins(
-    munged: Munged, threads: Threads, admins: tuple[str | int, ...], expected: bool
+    munged: MungeDaemon, threads: Threads, admins: tuple[str | int, ...], expected: bool
 ) -> None:
     """The name of an admin has the uid of the system's directory; an unknown name has none."""
     auth = MungeAuthenticator("perlmutter", munged.socket, SystemUsers(), admins, reactor)

@@ -16,7 +16,7 @@ from shiftergw.auth.libmunge import Status
 from shiftergw.auth.munge_client import try_daemon
 from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.errors import Unavailable
-from tests.munged import Munged, clock_off_by
+from tests.munged import MungeDaemon, clock_off_by
 from tests.parts import need_root
 
 
@@ -30,14 +30,14 @@ def cause(path: Path) -> str:
 
 def test_a_daemon_that_works() -> None:
     """Its clock agrees with this machine's."""
-    with Munged() as munged:
+    with MungeDaemon() as munged:
         assert abs(try_daemon(munged.socket)) < 15
 
 
 @pytest.mark.parametrize(("shift", "low", "high"), [("-1h", -3620, -3595), ("+1h", 3580, 3605)])
 def test_a_daemon_with_another_clock(shift: str, low: float, high: float) -> None:
     """The difference of the clocks is measured; the daemon itself does not notice it."""
-    with Munged(env=clock_off_by(shift)) as munged:
+    with MungeDaemon(env=clock_off_by(shift)) as munged:
         assert low <= try_daemon(munged.socket) <= high
 
 
@@ -51,7 +51,7 @@ def test_no_such_socket(tmp_path: Path) -> None:
 
 def test_a_daemon_that_has_ended() -> None:
     """A daemon that was killed leaves a socket behind."""
-    with Munged() as munged:
+    with MungeDaemon() as munged:
         os.kill(munged.pid, signal.SIGKILL)
         os.waitid(os.P_PID, munged.pid, os.WEXITED | os.WNOWAIT)
         assert "no munged listens at this socket any more" in cause(munged.socket)
@@ -59,7 +59,7 @@ def test_a_daemon_that_has_ended() -> None:
 
 def test_a_daemon_that_hangs() -> None:
     """A hanging daemon accepts connections and does not answer."""
-    with Munged() as munged, munged.suspended():
+    with MungeDaemon() as munged, munged.suspension():
         trouble = trouble_of(munged.socket, Status.TIMEOUT)
     assert "does not answer" in trouble.what
     assert trouble.remedy
@@ -96,7 +96,7 @@ print(json.dumps(trouble_of(Path(sys.argv[1]), Status.SOCKET)))
 def test_permission_denied() -> None:
     """The error names the closed directory, or the socket that the user may not write to."""
     need_root()
-    with Munged() as munged:
+    with MungeDaemon() as munged:
         for path, mode in ((munged.root, 0o700), (munged.socket, 0o700)):
             path.chmod(mode)
             argv = [sys.executable, "-c", _AS_NOBODY, str(munged.socket)]

@@ -17,7 +17,7 @@ from shiftergw.errors import NotAuthenticated, Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import CREDENTIAL_SECONDS, ReplayUnchecked
 from tests.installed_reactor import reactor
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 
 SYSTEM = "perlmutter"
 BASE64 = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
@@ -56,9 +56,9 @@ class AdjustableClock:
 
 
 @pytest.fixture(scope="module")
-def daemons() -> Iterator[tuple[Munged, Munged]]:
+def daemons() -> Iterator[tuple[MungeDaemon, MungeDaemon]]:
     """Run the munge daemons of two gateways' machines, with one key."""
-    with Munged() as first, Munged(key=first.key) as second:
+    with MungeDaemon() as first, MungeDaemon(key=first.key) as second:
         yield first, second
 
 
@@ -75,7 +75,7 @@ Gateways = tuple[SingleUse, SingleUse, SharedStore, AdjustableClock]
 
 
 @pytest.fixture
-def gateways(daemons: tuple[Munged, Munged], threads: Threads) -> Gateways:
+def gateways(daemons: tuple[MungeDaemon, MungeDaemon], threads: Threads) -> Gateways:
     """Return the authenticators of two gateways, their store, and their clock."""
     store, clock = SharedStore(), AdjustableClock()
     users = HostUsers(threads, reactor)
@@ -98,7 +98,9 @@ async def refusal(gateway: SingleUse, credential: str) -> NotAuthenticated:
 
 
 @pytest_twisted.ensureDeferred
-async def test_used_at_another_gateway(gateways: Gateways, daemons: tuple[Munged, Munged]) -> None:
+async def test_used_at_another_gateway(
+    gateways: Gateways, daemons: tuple[MungeDaemon, MungeDaemon]
+) -> None:
     """The second gateway refuses it with the same words as the first one."""
     first, second, _, _ = gateways
     credential = daemons[0].encode()
@@ -119,7 +121,7 @@ def rewritten(credential: str) -> str | None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_credential_in_other_characters(
-    gateways: Gateways, daemons: tuple[Munged, Munged]
+    gateways: Gateways, daemons: tuple[MungeDaemon, MungeDaemon]
 ) -> None:
     """Daemons accept other characters for the same bytes, so they are the same credential."""
     first, second, _, _ = gateways
@@ -144,7 +146,9 @@ async def test_invalid_credentials_are_not_recorded(gateways: Gateways) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_while_the_store_is_away(gateways: Gateways, daemons: tuple[Munged, Munged]) -> None:
+async def test_while_the_store_is_away(
+    gateways: Gateways, daemons: tuple[MungeDaemon, MungeDaemon]
+) -> None:
     """No credential is accepted; each is recorded as used as soon as the store is back."""
     first, second, store, _ = gateways
     store.is_away = True
@@ -163,7 +167,7 @@ async def test_while_the_store_is_away(gateways: Gateways, daemons: tuple[Munged
 
 @pytest_twisted.ensureDeferred
 async def test_the_number_of_unrecorded_credentials_is_limited(
-    gateways: Gateways, daemons: tuple[Munged, Munged], monkeypatch: pytest.MonkeyPatch
+    gateways: Gateways, daemons: tuple[MungeDaemon, MungeDaemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit every request is refused; credentials that have expired are dropped."""
     monkeypatch.setattr(single_use_module, "MAX_UNRECORDED", 2)
@@ -184,7 +188,7 @@ async def test_the_number_of_unrecorded_credentials_is_limited(
 
 @pytest_twisted.ensureDeferred
 async def test_many_unrecorded_credentials(
-    gateways: Gateways, daemons: tuple[Munged, Munged], monkeypatch: pytest.MonkeyPatch
+    gateways: Gateways, daemons: tuple[MungeDaemon, MungeDaemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them are recorded, in batches."""
     monkeypatch.setattr(single_use_module, "BATCH_SIZE", 2)

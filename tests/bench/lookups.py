@@ -25,7 +25,7 @@ from rich.table import Table
 
 from shiftergw.auth.munge_client import encode
 from tests.images import entry, oci_layout, tar_of
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.registries import DockerRegistry
 from tests.running_service import ALICE, SYSTEM, Service
 
@@ -60,7 +60,9 @@ def ask(port: int, credentials: Sequence[str]) -> None:
     connection.close()
 
 
-def measure(service: Service, munged: Munged, credentials: Sequence[str], clients: int) -> Cost:
+def measure(
+    service: Service, munged: MungeDaemon, credentials: Sequence[str], clients: int
+) -> Cost:
     """Look up once with each credential, in equal shares by the clients; return the mean cost."""
     shares = [credentials[number::clients] for number in range(clients)]
 
@@ -76,7 +78,7 @@ def measure(service: Service, munged: Munged, credentials: Sequence[str], client
 
 def compare(count: int, clients: int, rounds: int) -> list[tuple[Cost, Cost]]:
     """Return the costs of each round with munge and with mock credentials."""
-    with tempfile.TemporaryDirectory() as name, Munged() as munged:
+    with tempfile.TemporaryDirectory() as name, MungeDaemon() as munged:
         root = Path(name)
         oci_layout(root / "image", [tar_of([entry("etc")])])
         with DockerRegistry(root / "registry") as registry:
@@ -91,7 +93,7 @@ def compare(count: int, clients: int, rounds: int) -> list[tuple[Cost, Cost]]:
 
 
 def _compare(
-    mock: Service, real: Service, munged: Munged, count: int, clients: int, rounds: int
+    mock: Service, real: Service, munged: MungeDaemon, count: int, clients: int, rounds: int
 ) -> list[tuple[Cost, Cost]]:
     assert mock.pull(IMAGE)["status"] == "READY"
     while real.poll(IMAGE, encode(b"", munged.socket))["status"] != "READY":

@@ -54,7 +54,7 @@ Ways = Mapping[str, Callable[[], Awaitable[Cost]]]
 one_session = partial(SftpFiles.begin, rate=1.0)
 
 
-def near(uploads: Uploads) -> Ways:
+def loopback_ways(uploads: Uploads) -> Ways:
     """Return the clients to compare on the loopback."""
     return {
         "ssh cat": uploads.by_ssh,
@@ -69,7 +69,7 @@ def near(uploads: Uploads) -> Ways:
     }
 
 
-def far(uploads: Uploads) -> Ways:
+def long_link_ways(uploads: Uploads) -> Ways:
     """Return the clients to compare over the long link."""
     return {
         "sftp": uploads.by_sftp,
@@ -171,13 +171,13 @@ PARTS = {
     "near": Part(
         "on the loopback",
         ["MB/s", "CPU s/GB", "speed", "CPU", "bars"],
-        near,
+        loopback_ways,
         comparison,
     ),
     "far": Part(
         f"{ROUND_TRIP * 1000:.0f} ms away, by a link of {RATE * 8 / 1e9:g} Gbit/s",
         ["MB/s", "CPU s/GB", "of the link", "without login", "bar"],
-        far,
+        long_link_ways,
         share,
         long=True,
     ),

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.cli.command import ENVIRONMENT, PROGRAM
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.server_thread import ServerThread
 
 IMAGE_ID = "ab" * 32
@@ -90,7 +90,7 @@ def cpu_of(candidate: Candidate) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def candidates(url: str, munged: Munged | None) -> list[Candidate]:
+def candidates(url: str, munged: MungeDaemon | None) -> list[Candidate]:
     """Return the commands to measure, the baseline first."""
     env = {"SHIFTERGW_GATEWAY": url, "SHIFTERGW_SYSTEM": "a"}
     with_credential = {**env, "SHIFTERGW_CREDENTIAL": "good:ann:ann"}
@@ -127,7 +127,7 @@ def main() -> int:
     with ExitStack() as stack:
         url = stack.enter_context(gateway())
         program = shutil.which("munged", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        munged = stack.enter_context(Munged()) if program else None
+        munged = stack.enter_context(MungeDaemon()) if program else None
         commands = candidates(url, munged)
         for command in commands:
             cpu_of(command)  # compiles the modules

@@ -45,7 +45,7 @@ from tests.build.parts import (
     tar_of_tree,
 )
 from tests.parts import need, small_disk
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.work.waiting import until
 
 real: Any = reactor
@@ -486,4 +486,4 @@ async def test_bulk_data_does_not_stop_the_reactor(tmp_path: Path, threads: Thre
         start = time.monotonic()
         await deferLater(real, 0.005)
         worst = max(worst, time.monotonic() - start)
-    assert worst < scaled(0.5)
+    assert worst < stretch(0.5)

@@ -27,7 +27,7 @@ from tests.oci.layers import Layer, contents, groups, hard_link, plan_layers, st
 from tests.oci.model import LAYERS, InvalidLayers, flatten_model
 from tests.oci.test_sparse import sparse_file
 from tests.parts import need
-from tests.trees import links, unsquashed
+from tests.trees import links, unsquash
 
 NOISE = random.Random(1).randbytes(3 * PIECE + 77)
 
@@ -87,7 +87,7 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
     image = squashed(plan, layers, tmp_path / "image")
     read = subprocess.run([need("sqfs2tar"), image], check=True, stdout=subprocess.PIPE)
     assert contents(read.stdout) == expected
-    tree = unsquashed(image, tmp_path / "tree")
+    tree = unsquash(image, tmp_path / "tree")
     assert links(tree) == {frozenset(map(os.fsencode, group)) for group in groups(plan)}
     assert (tree / "a-first").read_bytes() == NOISE
     assert (tree / "usr/lib/link").read_bytes() == b"late"

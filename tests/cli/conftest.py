@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def no_proxy_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def munged() -> Iterator[Munged]:
+def munged() -> Iterator[MungeDaemon]:
     """Give the munge daemon of the machine that users and gateway share."""
-    with Munged() as running:
+    with MungeDaemon() as running:
         yield running

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shiftergw.auth.munge_client import decode_own
 from tests.cli.command import ENVIRONMENT, PROGRAM
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.parts import lacking
 from tests.patience import patient
 
@@ -47,7 +47,9 @@ def at_home(home: Path) -> Mapping[str, str]:
 class Home:
     """The home of a user, and the commands that the user runs."""
 
-    def __init__(self, path: Path, munged: Munged, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, munged: MungeDaemon, env: Mapping[str, str] | None = None
+    ) -> None:
         """Start without logins; `env` is added to the environment of the commands."""
         self._munged = munged
         self.file = path / "home" / ".udiRoot" / ".cred"

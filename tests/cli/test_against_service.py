@@ -11,7 +11,7 @@ import pytest
 from shiftergw.oci.meta import read_meta
 from tests.cli.homes import Home
 from tests.images import entry, oci_layout, tar_of
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.parts import need
 from tests.registries import USER, DockerRegistry
 from tests.running_service import SYSTEM, Service, until
@@ -22,7 +22,7 @@ NAMES = {"SHIFTERGW_SYSTEM": SYSTEM}
 
 
 @pytest.fixture
-def service(tmp_path: Path, munged: Munged) -> Iterator[Service]:
+def service(tmp_path: Path, munged: MungeDaemon) -> Iterator[Service]:
     """Run the gateway of a system whose admin is whoever runs the tests."""
     need("mksquashfs")
     with DockerRegistry(tmp_path / "registry", private=True) as registry:
@@ -48,7 +48,7 @@ def service(tmp_path: Path, munged: Munged) -> Iterator[Service]:
 
 
 @pytest.mark.slow
-def test_a_day(service: Service, tmp_path: Path, munged: Munged) -> None:
+def test_a_day(service: Service, tmp_path: Path, munged: MungeDaemon) -> None:
     """Log in, pull, look up, take down, allow, expire: each command sees what the others did."""
     home = Home(tmp_path, munged, {**NAMES, "SHIFTERGW_GATEWAY": service.url})
     assert home.run(*LOGIN, stdin=USER.password.encode())[0] == 0

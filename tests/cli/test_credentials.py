@@ -30,7 +30,7 @@ from shiftergw.web.api import make_site
 from tests.cli.command import shiftergw
 from tests.cli.homes import at_home
 from tests.installed_reactor import reactor
-from tests.munged import Munged, clock_off_by
+from tests.munged import MungeDaemon, clock_off_by
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING)
@@ -40,7 +40,7 @@ WORKING = ImageRecord(system="mycluster", status=State.PULLING)
 class User:
     """A user of the machine: the home, and the output of the last command."""
 
-    munged: Munged
+    munged: MungeDaemon
     file: Path
     env: Mapping[str, str]
     errors: str = ""
@@ -65,7 +65,7 @@ class User:
 
 
 @asynccontextmanager
-async def _serve(fakes: list[FakeGateway], munged: Munged) -> AsyncIterator[list[str]]:
+async def _serve(fakes: list[FakeGateway], munged: MungeDaemon) -> AsyncIterator[list[str]]:
     threads = Threads(reactor, 4, "munge")
     threads.startService()
     authenticator = MungeAuthenticator(
@@ -83,7 +83,7 @@ async def _serve(fakes: list[FakeGateway], munged: Munged) -> AsyncIterator[list
 
 
 @pytest.fixture
-def user(tmp_path: Path, munged: Munged) -> User:
+def user(tmp_path: Path, munged: MungeDaemon) -> User:
     """Return a user without logins."""
     env = {
         **at_home(tmp_path / "home"),
@@ -94,9 +94,9 @@ def user(tmp_path: Path, munged: Munged) -> User:
 
 
 @pytest.fixture
-def stranger() -> Iterator[Munged]:
+def stranger() -> Iterator[MungeDaemon]:
     """Run a daemon with another key."""
-    with Munged() as running:
+    with MungeDaemon() as running:
         yield running
 
 
@@ -165,7 +165,7 @@ async def test_expired_and_used_logins_are_sent(user: User) -> None:
     used = user.munged.encode(b"ann:used")
     for _ in range(3):
         assert decode_own(used, user.munged.socket) == b"ann:used"
-    with Munged(user.munged.key, clock_off_by("-30d")) as past:
+    with MungeDaemon(user.munged.key, clock_off_by("-30d")) as past:
         user.write_logins(f"mycluster:old={past.encode(b'ann:old')}", f"mycluster:used={used}")
     assert await user.run("images", gateways=FakeGateway()) == 0
     (session,) = user.sessions
@@ -176,7 +176,7 @@ async def test_expired_and_used_logins_are_sent(user: User) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_invalid_logins_are_left_out(user: User, stranger: Munged) -> None:
+async def test_invalid_logins_are_left_out(user: User, stranger: MungeDaemon) -> None:
     """A login of another user or key, or a damaged one, causes a warning only."""
     user.write_logins(
         f"mycluster:theirs={user.munged.encode_as(12345, 12345, b'eve:hush')}",

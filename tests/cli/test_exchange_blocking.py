@@ -179,7 +179,7 @@ async def test_a_certificate_that_is_refused(
         done = await images_of(server.port, authority)
     assert done.returncode == 3
     assert impostor.words in done.stderr
-    assert bytes(server.received) == b""
+    assert bytes(server.plaintext) == b""
 
 
 @pytest_twisted.ensureDeferred
@@ -188,5 +188,5 @@ async def test_a_certificate_that_is_accepted(authority: Authority) -> None:
     async with listening(authority.server_file(host_name("localhost"))) as server:
         done = await images_of(server.port, authority)
     assert done.returncode == 3
-    assert bytes(server.received).startswith(b"GET /api/list/mycluster/ HTTP/1.1\r\n")
+    assert bytes(server.plaintext).startswith(b"GET /api/list/mycluster/ HTTP/1.1\r\n")
     assert server.connections == 1

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from tests.cli.command import gateway_for
 from tests.cli.docker_files import entry, helper_of, write_config, write_helper
 from tests.cli.homes import Home
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.web.fakes import FakeGateway
 
 HOSTS = {
@@ -30,7 +30,7 @@ HOSTS = {
 class DockerUser:
     """A user with logins in the files of Docker and podman."""
 
-    def __init__(self, path: Path, munged: Munged) -> None:
+    def __init__(self, path: Path, munged: MungeDaemon) -> None:
         """Start without files."""
         self._path = path
         self._munged = munged
@@ -70,7 +70,7 @@ class DockerUser:
 
 
 @pytest.fixture
-def user(tmp_path: Path, munged: Munged) -> DockerUser:
+def user(tmp_path: Path, munged: MungeDaemon) -> DockerUser:
     """Return a user without logins."""
     return DockerUser(tmp_path, munged)
 

@@ -255,4 +255,4 @@ async def test_an_answer_without_end(
     async with answering(answer) as server:
         with pytest.raises(NoGateway, match=words):
             await with_client(_settings(f"http://127.0.0.1:{server.port}"), Remote.images)
-    assert server.sent < 16 << 20
+    assert server.bytes_sent < 16 << 20

@@ -29,7 +29,7 @@ from shiftergw.states import State
 from tests.cli.command import ENVIRONMENT, PROGRAM, gateway_for
 from tests.cli.homes import LIMIT, at_home
 from tests.images import entry, oci_layout, tar_of
-from tests.matrices import combined
+from tests.matrices import combinations
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import DockerRegistry
@@ -168,7 +168,7 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "ending", "times"), combined(REQUESTS, SIGNALS, [1, 2]))
+@pytest.mark.parametrize(("arguments", "ending", "times"), combinations(REQUESTS, SIGNALS, [1, 2]))
 def test_while_a_gateway_is_silent(
     arguments: list[str], ending: tuple[int, int], times: int
 ) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from tests.cli.homes import LIMIT, Home
 from tests.cli.terminals import Terminal
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 
 
 @pytest.fixture
-def home(tmp_path: Path, munged: Munged) -> Home:
+def home(tmp_path: Path, munged: MungeDaemon) -> Home:
     """Return a home without logins."""
     return Home(tmp_path, munged)
 

@@ -33,7 +33,7 @@ from shiftergw.web.api import make_site
 from tests.cli.command import shiftergw
 from tests.cli.homes import at_home
 from tests.installed_reactor import reactor
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
@@ -253,14 +253,16 @@ async def test_an_interruption_ends_all_polls(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.fixture
-def daemons() -> Iterator[dict[str, Munged]]:
+def daemons() -> Iterator[dict[str, MungeDaemon]]:
     """Run the munge daemons of two systems, each with its own key."""
-    with Munged() as first, Munged() as second:
+    with MungeDaemon() as first, MungeDaemon() as second:
         yield {"a": first, "b": second}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_munge_daemon_for_each_system(tmp_path: Path, daemons: dict[str, Munged]) -> None:
+async def test_a_munge_daemon_for_each_system(
+    tmp_path: Path, daemons: dict[str, MungeDaemon]
+) -> None:
     """Each request has a new credential, made by the daemon of its system."""
     fake = systems(a=[WORKING, WORKING, READY], b=[WORKING, READY])
     threads = Threads(reactor, 4, "munge")

@@ -258,7 +258,7 @@ def test_unreachable(site: Site, sshd: Sshd, transport: str) -> None:
 def test_a_silent_host(site: Site, sshd: Sshd) -> None:
     """A server that does not answer is given up within the limit."""
     site.configure(sshCmdOptions=["-o", "ConnectTimeout=1"])
-    with sshd.suspended():
+    with sshd.suspension():
         code, _, errors = site.run()
     assert code == 1
     assert "does not answer" in errors
@@ -266,7 +266,7 @@ def test_a_silent_host(site: Site, sshd: Sshd) -> None:
 
 def test_interrupted_while_it_waits(site: Site, sshd: Sshd) -> None:
     """Ctrl-C ends the wait for a server."""
-    with sshd.suspended():
+    with sshd.suspension():
         process = subprocess.Popen(
             [*PROGRAM, "ssh-trust", "far", "--config", str(site.file)],
             env=ENVIRONMENT,

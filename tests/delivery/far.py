@@ -17,7 +17,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.openssh import OpenSsh, OpensshAccount
 from tests.installed_reactor import reactor
 from tests.parts import need
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.sshd import Sshd
 
 CONNECT_SECONDS = 10.0
@@ -99,8 +99,8 @@ def far_directory(
 
 
 def retried_silence(seconds: float) -> float:
-    """Return a limit on silence that is scaled to the load, but short enough for a retry."""
-    return min(scaled(seconds), 0.8 * QUICK_SECONDS)
+    """Return a limit on silence: longer on a busy machine, but short enough for a retry."""
+    return min(stretch(seconds), 0.8 * QUICK_SECONDS)
 
 
 NOBODY = OpensshAccount("nowhere", "nobody")

@@ -27,7 +27,7 @@ from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.installed_reactor import reactor
 from tests.job.workbench import SISTER, running_bench
 from tests.parts import HungDisk
-from tests.patience import patient, scaled
+from tests.patience import patient, stretch
 
 
 class TimedThreads(Threads):
@@ -256,7 +256,7 @@ async def test_a_pull_waits_for_its_directory(
         waits = BreakerWaits(0.1, 0.1, 0.1)
         system = MonitoredSystem("sister", str(root), "here", symptom)
         breaker = SystemBreaker(system, bench.store, reactor, waits=waits)
-        directory = GuardedDirectory(LocalDirectory(root, threads, None, scaled(0.5)), breaker)
+        directory = GuardedDirectory(LocalDirectory(root, threads, None, stretch(0.5)), breaker)
         target = bench.targets[SISTER]
         bench.targets[SISTER] = replace(target, name="far", directory=directory, systems=(SISTER,))
         record = await bench.pull("lib/app:1", system=SISTER)

@@ -73,7 +73,7 @@ async def test_host_keys_are_checked_in_any_case(threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_limit_on_connecting(threads: Threads, tmp_path: Path) -> None:
     """Connecting fails if the server does not answer within ConnectTimeout."""
-    with Sshd() as sshd, sshd.suspended():
+    with Sshd() as sshd, sshd.suspension():
         began = reactor.seconds()
         with pytest.raises(DeliveryFailed, match="does not answer"):
             await connect_with_options(sshd, threads, "-o", "ConnectTimeout=1")

@@ -26,7 +26,7 @@ from tests.delivery.far import sftp_server
 from tests.delivery.ssh_systems import System
 from tests.installed_reactor import reactor
 from tests.parts import need_root
-from tests.patience import patient, scaled
+from tests.patience import patient, stretch
 from tests.sshd import Sshd
 
 SIZE = 40 << 20
@@ -191,9 +191,9 @@ async def test_host_whose_files_hang(
     source, sha256 = large
     with Sshd(f"ForceCommand {script}") as first, Sshd() as second:
         connectors = [system.connector(first), system.connector(second)]
-        directory = system.directory(connectors, root, idle_seconds=scaled(1))
+        directory = system.directory(connectors, root, idle_seconds=stretch(1))
         await directory.write(b"1", META)
-        second_directory = system.directory(connectors, root, idle_seconds=scaled(1))
+        second_directory = system.directory(connectors, root, idle_seconds=stretch(1))
         await second_directory.install(source, IMAGE, sha256, ignore)
         assert first.log.read_text().count("Starting session: forced-command") == 2
     assert names(root) == sorted([IMAGE, META])

@@ -28,7 +28,7 @@ from tests.delivery.far import sftp_server
 from tests.delivery.ssh_systems import System
 from tests.installed_reactor import reactor
 from tests.job.workbench import SISTER, Bench, running_bench
-from tests.patience import patient, scaled
+from tests.patience import patient, stretch
 from tests.sshd import Sshd
 
 WHY = "the system sister (its host does not answer)"
@@ -46,7 +46,7 @@ class Hung:
 def suspended_server(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
     """Return a system whose SSH server is stopped by SIGSTOP; the kernel accepts connections."""
     stop = ExitStack()
-    stop.enter_context(sshd.suspended())
+    stop.enter_context(sshd.suspension())
     stack.callback(stop.close)
     return Hung(system.connector(sshd), stop.close)
 
@@ -92,8 +92,8 @@ def guarded_directory(
     system: System, connector: Connect, root: Path, breakers: BreakerStore, **options: Any
 ) -> GuardedDirectory:
     """Return the directory of a system with one host, with short limits."""
-    directory = system.directory([connector], root, idle_seconds=scaled(1), **options)
-    waits = BreakerWaits(first=scaled(1), longest=scaled(1), probe=0.5)
+    directory = system.directory([connector], root, idle_seconds=stretch(1), **options)
+    waits = BreakerWaits(first=stretch(1), longest=stretch(1), probe=0.5)
     symptom = "its host does not answer"
     monitored_system = MonitoredSystem("sister", "far", "here", symptom)
     breaker = SystemBreaker(monitored_system, breakers, reactor, waits=waits)
@@ -194,7 +194,7 @@ async def test_the_next_attempt_resumes_the_part(
 
     def hang(progress: Progress) -> None:
         if progress.done >= SIZE // 2:
-            stop.enter_context(sshd.suspended())
+            stop.enter_context(sshd.suspension())
 
     with stop, pytest.raises(RetryLater) as caught:
         await directory.install(source, IMAGE, sha256, hang)

@@ -27,7 +27,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.installed_reactor import reactor
 from tests.parts import need
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.sshd import Sshd
 
 
@@ -63,7 +63,7 @@ async def test_a_converted_image_waits_for_its_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the host hangs during the delivery, the next attempt delivers the same file."""
-    monkeypatch.setattr(factory, "IDLE_SECONDS", scaled(1))
+    monkeypatch.setattr(factory, "IDLE_SECONDS", stretch(1))
     waits = BreakerWaits(first=0.5, longest=0.5, probe=0.5)
     monkeypatch.setattr(factory, "SystemBreaker", partial(SystemBreaker, waits=waits))
     install = RemoteDirectory.install
@@ -75,7 +75,7 @@ async def test_a_converted_image_waits_for_its_system(
             nonlocal installs
             installs += 1
             if installs == 1:
-                outage.enter_context(sshd.suspended())
+                outage.enter_context(sshd.suspension())
             return await install(*arguments)
 
         monkeypatch.setattr(RemoteDirectory, "install", stopping)

@@ -231,7 +231,7 @@ async def test_frozen_server(sshd: Sshd, opens: Opens, root: Path, large: tuple[
 
     def report(progress: Progress) -> None:
         if not began and progress.done > LARGE // 2:
-            freeze.enter_context(sshd.suspended())
+            freeze.enter_context(sshd.suspension())
             began.append(time.monotonic())
 
     account = account_on(sshd)

@@ -208,7 +208,7 @@ async def test_frozen_server(
 
     def report(progress: Progress) -> None:
         if not began and progress.done > LARGE // 2:
-            freeze.enter_context(sshd.suspended())
+            freeze.enter_context(sshd.suspension())
             began.append(time.monotonic())
 
     directory = opens(sshd, transport, retried_silence(IDLE_SECONDS), before_connect=thaw)

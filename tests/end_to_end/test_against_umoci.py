@@ -18,7 +18,7 @@ from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import DockerRegistry
-from tests.trees import as_delivered, links, mounted, tree, unsquashed
+from tests.trees import as_delivered, links, mount, tree, unsquash
 
 HARD = tarfile.LNKTYPE
 SOFT = tarfile.SYMTYPE
@@ -62,13 +62,13 @@ def compare(
         stdout=subprocess.DEVNULL,
     )
     rootfs = work / "bundle" / "rootfs"
-    converted_tree = unsquashed(out, work / "ours")
+    converted_tree = unsquash(out, work / "ours")
     expected = as_delivered(tree(rootfs))
     assert tree(converted_tree) == expected
     assert links(converted_tree) == links(rootfs)
     assert answer["entries"] == len(expected)
     if os.geteuid() == 0:
-        with mounted(out, work / "mounted") as root:
+        with mount(out, work / "mounted") as root:
             assert tree(root) == expected
             assert links(root) == links(rootfs)
     return answer

@@ -17,7 +17,7 @@ import pytest
 from tests import mongod
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.parts import need
 from tests.patience import patient
 from tests.running_service import ALICE, SYSTEM, Service, until
@@ -216,9 +216,9 @@ def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_
     """
     program, _ = converter(tmp_path, "sleep 600")
     server = mongod.Mongod(tmp_path / "mongod", "--standalone", "--sync-on-commit")
-    with server, Munged() as munged, Munged(key=munged.key) as second_munged:
+    with server, MungeDaemon() as munged, MungeDaemon(key=munged.key) as second_munged:
 
-        def at(root: str, daemon: Munged) -> Service:
+        def at(root: str, daemon: MungeDaemon) -> Service:
             local = {"imageDir": str(tmp_path / root)}
             system = {"accesstype": "local", "mungeSocketPath": str(daemon.socket), "local": local}
             (tmp_path / root).mkdir()

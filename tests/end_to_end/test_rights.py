@@ -22,7 +22,7 @@ import pytest
 from shiftergw.oci.meta import read_meta
 from tests.client_double import ShifterImg
 from tests.images import entry, oci_layout, tar_of
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.parts import lacking, need
 from tests.patience import patient
 from tests.registries import SECOND_USER, USER, DockerRegistry
@@ -38,12 +38,14 @@ class User:
     gid: int
     login: str = ""
 
-    def credential(self, munged: Munged, *, with_login: bool = False) -> str:
+    def credential(self, munged: MungeDaemon, *, with_login: bool = False) -> str:
         """Return a new credential of this user, which a process of the user makes."""
         (credential,) = self.credentials(munged, 1, with_login=with_login)
         return credential
 
-    def credentials(self, munged: Munged, count: int, *, with_login: bool = False) -> list[str]:
+    def credentials(
+        self, munged: MungeDaemon, count: int, *, with_login: bool = False
+    ) -> list[str]:
         """Return several credentials; a shell starts `munge` faster than this process."""
         logins = {"closed": self.login} if with_login else {}
         payload = json.dumps({"authorized_locations": logins}) if logins else ""
@@ -104,7 +106,7 @@ SYSTEMS = ["alpha", "gamma"]
 class Site:
     """The service, and the requests of its users."""
 
-    def __init__(self, service: Service, munged: Mapping[str, Munged]) -> None:
+    def __init__(self, service: Service, munged: Mapping[str, MungeDaemon]) -> None:
         """Use a service with the munge daemons of its systems."""
         self.service, self.munged = service, munged
 
@@ -183,9 +185,9 @@ def site(
     root = tmp_path_factory.mktemp("rights")
     listing = [sys.executable, "-c", f"print({PASSWD + GROUP!r}, end='')"]
     (root / "beta").mkdir()
-    with Munged() as first_munged, Munged() as second_munged:
+    with MungeDaemon() as first_munged, MungeDaemon() as second_munged:
 
-        def system(munged: Munged, images: Path) -> dict[str, Any]:
+        def system(munged: MungeDaemon, images: Path) -> dict[str, Any]:
             return {
                 "accesstype": "local",
                 "mungeSocketPath": str(munged.socket),

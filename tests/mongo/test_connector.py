@@ -16,7 +16,7 @@ from shiftergw.errors import ConfigurationError, Unavailable
 from shiftergw.store.mongo.store import MongoStore
 from tests.certificates import Authority
 from tests.mongod import Mongod
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.store.places import mongo_running
 from tests.store.pulls import NOW, complete_pull, request
 
@@ -34,7 +34,7 @@ async def works(uri: str) -> None:
 async def refusal(uri: str) -> str:
     """Return the error for a server that cannot be used."""
     with capturedLogs() as log:
-        async with mongo_running(uri, "images", seconds=scaled(2)) as store:
+        async with mongo_running(uri, "images", seconds=stretch(2)) as store:
             with pytest.raises(Unavailable) as caught:
                 await store.claim(request(), NOW)
     assert "127.0.0.1" not in str(caught.value)

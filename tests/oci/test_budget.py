@@ -25,7 +25,7 @@ from shiftergw.oci.tar import HARDLINK, Entry, LayerIndex, index_layer
 from shiftergw.oci.tree import REGULAR, SYMLINK, Directory, Leaf, walk
 from tests.images import entry, tar_of
 from tests.oci.layers import index_tar, plan_layers, symlink
-from tests.tracing import untraced
+from tests.tracing import without_tracing
 
 SECONDS = 1.0
 """CPU time in which work ends after its stop flag was set."""
@@ -66,7 +66,7 @@ def test_a_chain_of_links_is_resolved_once() -> None:
     assert len(real.children) == 5000
 
 
-@untraced
+@without_tracing
 def test_path_steps_are_limited() -> None:
     """Entries that invalidate the cache exceed the limit on all path steps; the error names it."""
     budget = Budget(BuildLimits(path_steps=1_000_000))
@@ -75,7 +75,7 @@ def test_path_steps_are_limited() -> None:
     assert "`MaxPathSteps`" in caught.value.remedy
 
 
-@untraced
+@without_tracing
 def test_whiteouts_below_a_chain_count() -> None:
     """The path of each whiteout is resolved in the lower tree, every time."""
     whiteouts = [entry_at(b"go/x%d/.wh.f" % n) for n in range(5000)]
@@ -84,7 +84,7 @@ def test_whiteouts_below_a_chain_count() -> None:
         flatten([LayerIndex(chain()), LayerIndex(whiteouts)], budget, keep_setuid=False)
 
 
-@untraced
+@without_tracing
 def test_pending_links_are_resolved_in_linear_time() -> None:
     """Many hard links before their targets do not take quadratic time."""
     count = 200_000

@@ -177,14 +177,14 @@ def test_few_large_windows_at_a_time(
     other_blobs = [decompress(opening_of(path), Event()) for _ in range(2)]
     for pieces in other_blobs:
         next(pieces)
-    refused, stop = Event(), Event()
+    refusal, stop = Event(), Event()
     acquire = compression._LARGE_WINDOWS.acquire
     ends: list[str] = []
 
     def acquire_or_refuse(timeout: float) -> bool:
         is_acquired = acquire(timeout=timeout)
         if not is_acquired:
-            refused.set()
+            refusal.set()
         return is_acquired
 
     def wait() -> None:
@@ -193,12 +193,12 @@ def test_few_large_windows_at_a_time(
         except StopRequested:
             ends.append("stopped")
         ends.append("ended")
-        refused.set()
+        refusal.set()
 
     monkeypatch.setattr(compression._LARGE_WINDOWS, "acquire", acquire_or_refuse)
     waiting = Thread(target=wait)
     waiting.start()
-    refused.wait()
+    refusal.wait()
     assert not ends
     stop.set()
     waiting.join()

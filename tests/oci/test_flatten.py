@@ -28,7 +28,7 @@ from tests.oci.layers import (
     symlink,
 )
 from tests.oci.model import LAYERS, InvalidLayers, flatten_model
-from tests.tracing import untraced
+from tests.tracing import without_tracing
 
 # What is dropped.
 
@@ -176,7 +176,7 @@ def test_indexes_are_freed_as_they_are_applied() -> None:
 
 @settings(max_examples=examples(100))
 @given(LAYERS)
-@untraced
+@without_tracing
 def test_random_layers_match_the_model(layers: list[Layer]) -> None:
     """Content, links and errors of any sequence of entries are those of a simple model."""
     try:

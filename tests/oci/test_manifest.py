@@ -225,7 +225,7 @@ def test_docker_schema_1(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "named"),
+    ("document", "shown_type"),
     [
         (manifest(config=blob("application/vnd.cncf.helm.config.v1+json")), "helm"),
         (manifest(layers=[blob("application/vnd.dev.cosign.simplesigning.v1+json")]), "cosign"),
@@ -235,9 +235,9 @@ def test_docker_schema_1(header: str) -> None:
         ({"mediaType": "application/vnd.oci.artifact.manifest.v1+json"}, "artifact"),
     ],
 )
-def test_artifacts_are_not_images(document: dict[str, Any], named: str) -> None:
+def test_artifacts_are_not_images(document: dict[str, Any], shown_type: str) -> None:
     """The error says that the document is not an image, with its type in printable form."""
-    with pytest.raises(ManifestInvalid, match=f"not a container image.*{named}") as caught:
+    with pytest.raises(ManifestInvalid, match=f"not a container image.*{shown_type}") as caught:
         parse(document)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300

@@ -7,8 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 
-def ends_of(deferred: Deferred[Any]) -> list[str]:
-    """Return a list that gets an item when `deferred` has ended, all its waits included.
+def ends_of(operation: Deferred[Any]) -> list[str]:
+    """Return a list that gets an item when `operation` has ended, all its waits included.
 
     (`called` says less: it is true of a coroutine that still waits.)
     """
@@ -18,5 +18,5 @@ def ends_of(deferred: Deferred[Any]) -> list[str]:
         ends.append("ended")
         return result
 
-    deferred.addBoth(note)
+    operation.addBoth(note)
     return ends

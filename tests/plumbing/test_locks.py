@@ -237,7 +237,7 @@ async def test_a_lock_that_comes_too_late_is_released(
 ) -> None:
     """A cancelled caller does not wait for a hanging disk; a late lock is released."""
     path = tmp_path / "lock"
-    answers, released = threading.Event(), threading.Event()
+    answers, release = threading.Event(), threading.Event()
 
     def lock_late(path: Path) -> int | None:
         answers.wait(60)
@@ -245,7 +245,7 @@ async def test_a_lock_that_comes_too_late_is_released(
 
     def unlock_and_tell(path: Path, descriptor: int | None) -> None:
         unlock(path, descriptor)
-        released.set()
+        release.set()
 
     monkeypatch.setattr(locks, "try_lock", lock_late)
     monkeypatch.setattr(locks, "unlock", unlock_and_tell)
@@ -259,7 +259,7 @@ async def test_a_lock_that_comes_too_late_is_released(
     with pytest.raises(CancelledError):
         await running
     answers.set()
-    assert await threads.run(released.wait, 60)
+    assert await threads.run(release.wait, 60)
     assert not path.exists()
 
 

@@ -70,7 +70,7 @@ async def test_an_error_during_verification(
             error = await ending(trusting(authority), "localhost", listener)
     assert isinstance(error, CertificateRefused)
     assert error.problem == "cannot be read"
-    assert listener.received == b""
+    assert listener.plaintext == b""
     assert [event for event in log if "log_failure" in event] == []
 
 
@@ -81,7 +81,7 @@ async def test_a_host_in_another_spelling(host: str, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     async with listening(authority.server_file(host_name("localhost"))) as listener:
         await ending(trusting(authority), host, listener)
-    assert listener.received == b"secret"
+    assert listener.plaintext == b"secret"
 
 
 @pytest.mark.parametrize("host", ["", "2130706433", "a b", "[::1]", "*", "bücher.example"])
@@ -93,7 +93,7 @@ async def test_a_host_that_no_certificate_names(host: str, tmp_path: Path) -> No
         error = await ending(trusting(authority), host, listener)
     assert isinstance(error, CertificateRefused)
     assert error.fault == "names"
-    assert listener.received == b""
+    assert listener.plaintext == b""
 
 
 @pytest_twisted.ensureDeferred
@@ -110,7 +110,7 @@ async def test_what_a_configuration_allows(tmp_path: Path) -> None:
     for client, is_accepted in cases:
         async with listening(pem) as listener:
             await ending(client, "localhost", listener)
-        assert bool(listener.received) is is_accepted
+        assert bool(listener.plaintext) is is_accepted
 
 
 @pytest_twisted.ensureDeferred

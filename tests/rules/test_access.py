@@ -278,8 +278,8 @@ def test_each_tag_belongs_to_its_own_user() -> None:
     assert not access.may_replace_tag(session(ALICE), ready, "bobs:1")
     assert not access.may_replace_tag(session(BOB), ready, "alices:1")
     assert access.may_replace_tag(session(ROOT, admin=True), ready, "alices:1")
-    again = replace(pull(ROOT, admin=True), pulltag="bobs:1")
-    assert access.tag_owners(again, ready) == owners
+    admin_pull = replace(pull(ROOT, admin=True), pulltag="bobs:1")
+    assert access.tag_owners(admin_pull, ready) == owners
 
 
 def test_tags_of_earlier_records() -> None:

@@ -37,7 +37,7 @@ from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import FIRST_PAUSE, account_on, connection, sftp_server
 from tests.delivery.numbered_sessions import PLAIN, SLOW_FIRST, NumberedSystem, slow
 from tests.installed_reactor import reactor
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.sshd import Sshd
 from tests.work.waiting import until
 
@@ -254,7 +254,7 @@ async def test_sessions_that_never_begin(
     source, sha256 = large
     far = runs(f"[ $n = 0 ] || {{ cat > /dev/null; exit; }}; {PLAIN}")
     began = time.monotonic()
-    limit = scaled(IDLE_SECONDS)
+    limit = stretch(IDLE_SECONDS)
     await opens(far.sshd, idle_seconds=limit).install(source, IMAGE, sha256, ignore)
     assert time.monotonic() - began < limit / 2
     assert (root / IMAGE).read_bytes() == source.read_bytes()

@@ -1,4 +1,4 @@
-"""Whatever a server sends about channels, the worst result is an error of the connection."""
+"""Messages of a server about channels cause at worst an error of the connection."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class FakeTransport:
     exchanging = False
 
     def __init__(self) -> None:
-        self.sent: list[tuple[int, bytes]] = []
+        self.packets: list[tuple[int, bytes]] = []
 
     def sendPacket(self, kind: int, payload: bytes) -> None:
         """Record a packet."""
-        self.sent.append((kind, payload))
+        self.packets.append((kind, payload))
 
     def read_data_with(self, reader: Any) -> None:
         """Ignore the reader: the test passes data itself."""

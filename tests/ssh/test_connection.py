@@ -24,7 +24,7 @@ from shiftergw.ssh.connection import connect, reach
 from tests.delivery.conch_client import account, finish, open_connection, refusal, run
 from tests.installed_reactor import reactor
 from tests.parts import free_port
-from tests.patience import patient, scaled
+from tests.patience import patient, stretch
 from tests.sshd import Sshd, make_key
 
 
@@ -117,8 +117,8 @@ async def test_output_waits_for_a_reader(sshd: Sshd, threads: Threads) -> None:
     async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["head", "-c", str(size), "/dev/zero"])
         await pause(0.5, reactor)
-        buffered = sum(map(len, channel._unread))
-        assert WINDOW - 32768 <= buffered <= WINDOW
+        unread_bytes = sum(map(len, channel._unread))
+        assert WINDOW - 32768 <= unread_bytes <= WINDOW
         assert not channel.closed.called
         assert await finish(channel) == (0, bytes(size))
 
@@ -179,8 +179,10 @@ async def test_channels_side_by_side(sshd: Sshd, threads: Threads) -> None:
     """Several programs run on one connection, each with its own stream both ways."""
     contents = [os.urandom(2_000_000 + number) for number in range(8)]
     async with open_connection(sshd, threads) as connection:
-        runs = [Deferred.fromCoroutine(run(connection, "cat", stdin=each)) for each in contents]
-        assert await gatherResults(runs) == [(0, each) for each in contents]
+        runs = [
+            Deferred.fromCoroutine(run(connection, "cat", stdin=content)) for content in contents
+        ]
+        assert await gatherResults(runs) == [(0, content) for content in contents]
 
 
 @pytest_twisted.ensureDeferred
@@ -317,7 +319,7 @@ async def test_frozen_server(threads: Threads) -> None:
         connection = await connect(account(server), reactor, threads, idle_seconds=1)
         channel = await connection.open_command(["sleep", "1000"])
         began = time.monotonic()
-        with server.suspended(), pytest.raises(DeliveryFailed, match="does not answer"):
+        with server.suspension(), pytest.raises(DeliveryFailed, match="does not answer"):
             await channel.closed
         assert time.monotonic() - began < patient(2.5)
         await connection.close()
@@ -333,7 +335,7 @@ async def test_frozen_server_in_mid_stream(threads: Threads) -> None:
         channel.registerProducer(source, streaming=True)
         source.resumeProducing()
         await pause(0.2, reactor)
-        with server.suspended(), pytest.raises(DeliveryFailed, match="does not answer"):
+        with server.suspension(), pytest.raises(DeliveryFailed, match="does not answer"):
             await channel.closed
         assert source.is_stopped
         await connection.close()
@@ -343,8 +345,8 @@ async def test_frozen_server_in_mid_stream(threads: Threads) -> None:
 async def test_quiet_server(threads: Threads) -> None:
     """A server that answers keep-alives stays connected without other traffic."""
     with Sshd() as server:
-        async with open_connection(server, threads, idle_seconds=scaled(0.4)) as connection:
-            await pause(scaled(2), reactor)
+        async with open_connection(server, threads, idle_seconds=stretch(0.4)) as connection:
+            await pause(stretch(2), reactor)
             assert connection.usable
             assert (await run(connection, "true"))[0] == 0
 
@@ -352,7 +354,7 @@ async def test_quiet_server(threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_server_keeps_alive_too(threads: Threads) -> None:
     """The server's own keep-alives are answered."""
-    interval = math.ceil(scaled(1))
+    interval = math.ceil(stretch(1))
     with Sshd(f"ClientAliveInterval {interval}", "ClientAliveCountMax 1") as server:
         async with open_connection(server, threads, idle_seconds=100) as connection:
             await pause(3 * interval, reactor)
@@ -362,7 +364,7 @@ async def test_server_keeps_alive_too(threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_frozen_during_the_login(threads: Threads) -> None:
     """A server that freezes before the login fails within the connect limit."""
-    with Sshd() as server, server.suspended():
+    with Sshd() as server, server.suspension():
         began = time.monotonic()
         with pytest.raises(DeliveryFailed, match="does not answer"):
             await connect(account(server), reactor, threads, connect_seconds=0.5)
@@ -374,7 +376,7 @@ async def test_cancelled(threads: Threads) -> None:
     """Connecting and opening can be cancelled, and leave nothing behind."""
     with Sshd() as server:
         connection = await connect(account(server), reactor, threads)
-        with server.suspended():
+        with server.suspension():
             connecting = Deferred.fromCoroutine(connect(account(server), reactor, threads))
             opening = Deferred.fromCoroutine(connection.open_command(["true"]))
             await pause(0.3, reactor)

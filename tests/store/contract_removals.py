@@ -295,13 +295,13 @@ class CancelledRemovalContract:
     async def test_a_pull_cancels_no_other_removal(self, place: Place) -> None:
         """Removals of other images, types and systems continue."""
         store = place.store
-        unrelated = [
+        bystanders = [
             await request_removal(store, request("x:1"), OTHER_ID),
             await request_removal(store, request("x:1", itype="custom")),
             await request_removal(store, request("x:1", system="beta")),
         ]
         ready = await complete_pull(store, request("x:1"))
-        for record in unrelated:
+        for record in bystanders:
             assert await store.get(record.key) == record
             assert record.key != ready.key
 

@@ -74,14 +74,14 @@ class RightsContract:
     async def test_set_access_changes_no_other_record(self, place: Place) -> None:
         """Other images, other systems and work in flight keep their access lists."""
         store = place.store
-        unrelated = [
+        bystanders = [
             await complete_pull(store, request("x:2"), OTHER_ID),
             await complete_pull(store, request("x:1", system="gamma")),
             await begin_pull(store, request("x:3", user_acl=(1,))),
         ]
         place.put("1" * 24, OF_THE_ORIGINAL)
         await store.set_access(SYSTEMS, ID, True, (5,), ())
-        for record in unrelated:
+        for record in bystanders:
             assert await store.get(record.key) == record
         document = place.document("1" * 24)
         assert (document["userACL"], document["site_note"]) == ([5], OF_THE_ORIGINAL["site_note"])

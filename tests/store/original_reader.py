@@ -32,7 +32,7 @@ class OriginalReader:
         record: dict[str, Any] | None = self.images.find_one(query)
         return record
 
-    def unfinished(self, system: str, itype: str, tag: str) -> dict[str, Any] | None:
+    def pending_record(self, system: str, itype: str, tag: str) -> dict[str, Any] | None:
         """Return the first record of this tag that is not READY."""
         query = {"system": system, "itype": itype, "pulltag": tag,
                   "status": {"$nin": ["READY", "SUCCESS"]}}  # fmt: skip
@@ -52,7 +52,7 @@ class OriginalReader:
         self, system: str, itype: str, tag: str, users: list[int], groups: list[int]
     ) -> bool:
         """Return whether a pull request would start work."""
-        record = self.unfinished(system, itype, tag) or self.ready(system, itype, tag)
+        record = self.pending_record(system, itype, tag) or self.ready(system, itype, tag)
         if record is None or record["status"] == "EXPIRED":
             return True
         age = self.now - record["last_pull"]
@@ -71,7 +71,7 @@ class OriginalReader:
         return [doc["id"] for doc in records if doc.get("expiration", self.now) < self.now]
 
     def offences(self, record: dict[str, Any]) -> list[str]:
-        """Return what the original could not read in a record."""
+        """Return the members of a record that the original could not read."""
         wrong = [name for name in MEMBERS if not isinstance(record.get(name), str)]
         if not isinstance(record.get("last_pull"), float):
             wrong.append("last_pull")

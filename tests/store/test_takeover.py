@@ -282,7 +282,7 @@ def _check_order(db: Any, key: str, request: PullRequest) -> None:
     record = reader.ready(*place)
     assert record is not None
     assert str(record["_id"]) == key
-    assert reader.unfinished(*place) is None
+    assert reader.pending_record(*place) is None
     assert not reader.would_pull(*place, [], [])
     assert reader.may_read(record, OWNER, [])
 

@@ -25,7 +25,7 @@ class Wire:
 
     After `until` writes it breaks for good. The answers to write number `lost_answer`, and to the
     first command with the name `cut`, are not delivered: their connection breaks once instead. The
-    answers to writes with numbers in `unconfirmed` report a timeout of the replication.
+    answers to writes with numbers in `replication_timeouts` report a timeout of the replication.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Wire:
         until: int | None = None,
         lost_answer: int = 0,
         cut: str = "",
-        unconfirmed: Container[int] = (),
+        replication_timeouts: Container[int] = (),
         before_write: WriteHook | None = None,
         after_write: WriteHook | None = None,
     ) -> None:
@@ -44,7 +44,7 @@ class Wire:
         self._until = until
         self._lost_answer = lost_answer
         self._cut = cut
-        self._unconfirmed = unconfirmed
+        self._replication_timeouts = replication_timeouts
         self._before_write = before_write
         self._after_write = after_write
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ class Wire:
         answer = _message(server)
         if number and self._after_write is not None:
             self._after_write(number, command)
-        if number in self._unconfirmed:
+        if number in self._replication_timeouts:
             answer = _unconfirmed_answer(answer)
         if (number and number == self._lost_answer) or name == self._cut:
             self._cut = ""

@@ -26,14 +26,14 @@ LIMITS = ConnectionLimits(total=8, per_peer=3, request_seconds=5)
 
 @dataclass(eq=False)
 class FakeConnection:
-    """Remembers whether it was closed to make room."""
+    """A connection that records whether it was closed to make room."""
 
     connections: ConnectionTable
     has_credential: bool = False
     is_closed: bool = False
 
     def make_way(self) -> None:
-        """Note it."""
+        """Record that the connection closes."""
         self.is_closed = True
 
 
@@ -45,7 +45,7 @@ class FakePort:
     numberAccepts = 100  # noqa: N815 - Twisted's name
 
     def __init__(self) -> None:
-        """Read."""
+        """Accept connections."""
         self.reads = True
 
     def is_reading(self) -> bool:
@@ -53,11 +53,11 @@ class FakePort:
         return self.reads
 
     def stopReading(self) -> None:
-        """Pause."""
+        """Stop accepting connections."""
         self.reads = False
 
     def startReading(self) -> None:
-        """Go on."""
+        """Accept connections again."""
         self.reads = True
 
 

@@ -26,7 +26,7 @@ from tests.cli.command import shiftergw
 from tests.delivery.far import sftp_server
 from tests.impostors import listening as tls_listening
 from tests.mongod import Mongod
-from tests.munged import Munged, clock_off_by
+from tests.munged import MungeDaemon, clock_off_by
 from tests.parts import free_port, need, need_root, small_disk
 from tests.sshd import Sshd
 from tests.web.fakes import FakeGateway, listening, site_of
@@ -255,7 +255,7 @@ async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
     assert finding.level == "failure"
     assert "names no host" in finding.text
     assert "subjectAltName" in finding.remedy
-    assert server.received == b""
+    assert server.plaintext == b""
 
 
 @pytest_twisted.ensureDeferred
@@ -370,7 +370,7 @@ async def test_a_world_writable_image_directory(tmp_path: Path) -> None:
 async def test_users(tmp_path: Path) -> None:
     """The check tries each system's munged, lists its users, and looks its admins up."""
     listing = [sys.executable, "-c", "print('alice:x:2001:2100:::\\nusers:x:2100:')"]
-    with Munged() as munged:
+    with MungeDaemon() as munged:
         changed = document(tmp_path, free_port(), free_port()) | {"Authentication": "munge"}
         system = changed["Platforms"]["s"] | {"mungeSocketPath": str(munged.socket)}
         changed["Platforms"] = {
@@ -380,7 +380,7 @@ async def test_users(tmp_path: Path) -> None:
             "away": system | {"mungeSocketPath": "nowhere"},
             "broken": system | {"groupsCommand": ["false"], "admins": ["root"]},
         }
-        with Munged(env=clock_off_by("-1h")) as slow, Munged() as ended:
+        with MungeDaemon(env=clock_off_by("-1h")) as slow, MungeDaemon() as ended:
             ended.stop(signal.SIGKILL)
             late, gone = (
                 {"mungeSocketPath": str(slow.socket)},

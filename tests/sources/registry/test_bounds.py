@@ -83,7 +83,7 @@ async def test_a_head_without_end(kind: str, proxied: bool) -> None:
             error = await refusal(f"http://127.0.0.1:{server.port}", LONG)
     assert words in error.what
     assert "The registry 'test'" in error.what
-    assert server.sent < MEMORY
+    assert server.bytes_sent < MEMORY
 
 
 CHUNKED = MANIFEST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -110,7 +110,7 @@ async def test_a_body_without_end(answer: Answer) -> None:
     ):
         with pytest.raises(Exception, match=r"broke off|larger than 4 MiB|pieces"):
             await resolve(client)
-    assert server.sent < MEMORY + (4 << 20)
+    assert server.bytes_sent < MEMORY + (4 << 20)
 
 
 @pytest.mark.parametrize("tail", [b"\r\n", b"Content-Length: 5000\r\n\r\n"])
@@ -225,7 +225,7 @@ async def test_a_proxy_whose_head_has_no_end(answer: Answer) -> None:
         proxy = {"https_proxy": f"127.0.0.1:{server.port}"}
         error = await refusal("https://registry.example", LONG, **proxy)
     assert "The site's proxy answered with too long a header" in error.what
-    assert server.sent < MEMORY
+    assert server.bytes_sent < MEMORY
 
 
 @pytest_twisted.ensureDeferred

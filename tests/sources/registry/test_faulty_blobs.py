@@ -24,7 +24,7 @@ from shiftergw.errors import (
     RetryLater,
 )
 from tests.certificates import Authority
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.sources.registry.blob_servers import (
     BLOB,
     CONTENT,
@@ -356,7 +356,7 @@ async def test_a_fault(row: Row, authority: Authority, tmp_path: Path) -> None:
         partial.parent.mkdir()
         partial.write_bytes(row.disk)
         servers.count(0, len(row.disk) if CONTENT.startswith(row.disk) else 0)
-    async with servers.running(authority, tmp_path, scaled(row.idle)):
+    async with servers.running(authority, tmp_path, stretch(row.idle)):
         if row.error is None:
             assert await servers.fetch() == CONTENT
         else:

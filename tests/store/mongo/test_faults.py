@@ -20,7 +20,7 @@ from shiftergw.states import State
 from shiftergw.store.mongo.store import MongoStore
 from tests.mongod import Mongod, any_server, database
 from tests.parts import free_port
-from tests.patience import patient, scaled
+from tests.patience import patient, stretch
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, LIMIT, NOW, all_of, begin_pull, complete_pull, failure, request
 from tests.store.wire import Wire
@@ -149,7 +149,7 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_hanging_server_costs_each_call_its_limit(server: Mongod) -> None:
     """After that, calls fail within a second."""
-    async with mongo_running(server.uri, "images", seconds=scaled(1)) as store:
+    async with mongo_running(server.uri, "images", seconds=stretch(1)) as store:
         record = await begin_pull(store, request("x:1"))
         server.freeze()
         at_once = await all_of(error_of(call(store)) for call in CALLS.values())
@@ -179,7 +179,7 @@ async def wait_until_ready(store: ImageStore) -> None:
 async def test_a_server_may_hang_at_the_start(server: Mongod) -> None:
     """Connections that only the kernel accepts do not count."""
     server.freeze()
-    async with mongo_running(server.uri, "images", seconds=scaled(1)) as store:
+    async with mongo_running(server.uri, "images", seconds=stretch(1)) as store:
         seconds, error = await error_of(store.get(KEY))
         assert seconds < patient(1.5)
         assert "no answer" in error.detail or "no connection" in error.detail
@@ -191,7 +191,7 @@ async def test_a_server_may_hang_at_the_start(server: Mongod) -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_store_stops_while_the_server_hangs(server: Mongod) -> None:
     """The server may stay suspended."""
-    store = MongoStore(reactor, server.uri, "images", seconds=scaled(1))
+    store = MongoStore(reactor, server.uri, "images", seconds=stretch(1))
     store.startService()
     await wait_until_ready(store)  # a busy machine may need longer than the limit to connect
     await store.record_lookup({"system": "alpha", "time": NOW})
@@ -317,7 +317,7 @@ async def test_a_removal_continues_after_a_crash_of_the_server(server: Mongod) -
 @pytest_twisted.ensureDeferred
 async def test_an_unconfirmed_begin_is_continued(server: Mongod) -> None:
     """The process that began the attempt continues it, and no other process takes it over."""
-    with Wire(server.port, unconfirmed=range(2, 5)) as wire:
+    with Wire(server.port, replication_timeouts=range(2, 5)) as wire:
         async with (
             mongo_running(wire.uri, "images") as store,
             mongo_running(server.uri, "images") as peer,

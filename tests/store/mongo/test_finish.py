@@ -18,7 +18,7 @@ from shiftergw.model import ImageRecord, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from tests import mongod
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.store.places import mongo_running
 from tests.store.pulls import (
     ID,
@@ -124,7 +124,7 @@ async def test_a_crash_after_any_write_is_repaired(
             empty(db)
             record = await prepare(store)
             with Wire(port, until=crashes) as wire:
-                async with mongo_running(wire.uri, name, seconds=scaled(1)) as dying:
+                async with mongo_running(wire.uri, name, seconds=stretch(1)) as dying:
                     try:
                         await dying.finish(record.key, 1, OUTCOME, FINISH_TIME)
                     except Unavailable:

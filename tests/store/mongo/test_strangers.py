@@ -19,11 +19,11 @@ from shiftergw.errors import Unavailable
 from shiftergw.mongo.pool import ConnectionPool
 from tests.certificates import Authority
 from tests.mongo.puppets import Serve, answering, serving
-from tests.patience import patient, scaled
+from tests.patience import patient, stretch
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, all_of
 
-SECONDS = scaled(1)
+SECONDS = stretch(1)
 
 
 def says(content: bytes) -> Callable[[socket.socket], None]:

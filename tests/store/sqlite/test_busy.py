@@ -19,7 +19,7 @@ from shiftergw.store.sqlite.faults import translate_errors
 from shiftergw.store.sqlite.lane import TURN, Step, run_reads
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.installed_reactor import reactor
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.store.pulls import NOW, request
 
 ANSWER_SECONDS = 5.0
@@ -70,7 +70,7 @@ async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path)
     # The turn of the first one waits, and that of all the others.
     assert statements.count("PRAGMA synchronous = FULL") == 2
     lane._connection.set_trace_callback(None)
-    assert BUSY_SECONDS <= max(seconds) < scaled(ANSWER_SECONDS)
+    assert BUSY_SECONDS <= max(seconds) < stretch(ANSWER_SECONDS)
     await store.ready()
     assert (await store.claim(request("x:1"), NOW))[1]
 

@@ -84,7 +84,7 @@ async def test_a_frozen_broker(
     """An offer fails within its time limit, and later offers reach the machine again."""
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     monkeypatch.setattr(celery_queue, "SEND_SECONDS", 1.0)
-    with broker.suspended():
+    with broker.suspension():
         started_at = time.monotonic()
         for name in ("short-1", "short-2"):
             with pytest.raises(Unavailable):
@@ -105,7 +105,7 @@ async def test_a_stop_during_an_offer_to_a_frozen_broker(
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await queue.offer(key_of("short-1"), system)
     await until(lambda: queue.slots(system) == 1)
-    with broker.suspended():
+    with broker.suspension():
         offer = Deferred.fromCoroutine(queue.offer(key_of("short-2"), system))
         offer.addErrback(lambda failure: failure.trap(CancelledError, Unavailable))
         await until(lambda: queue._send_lock.locked)

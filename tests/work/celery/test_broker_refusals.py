@@ -213,7 +213,7 @@ async def test_a_broker_that_is_frozen_for_long(
     try:
         await until(lambda: queue.trouble() is None)
         monkeypatch.setattr(broker_connections, "ECHO_SECONDS", 2.5)
-        with broker.suspended():
+        with broker.suspension():
             await until(queue.trouble)
             assert "does not answer in time" in str(queue.trouble())
             started_at = time.monotonic()

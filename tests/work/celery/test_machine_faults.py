@@ -17,7 +17,7 @@ from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
 from shiftergw.work.celery.slot_gate import SlotGate, SlotGateStep
 from shiftergw.work.celery.worker_registry import STATUS_SECONDS
-from tests.patience import scaled
+from tests.patience import stretch
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
 from tests.work.machines import StartMachine, WorkerMachine, send, wait_until_ready
@@ -125,7 +125,7 @@ async def test_time_limits_outlive_the_connection(
     started_at = time.monotonic()
     await broker.control("list_connections")
     # The job must outlive the next command, which takes as long as this one.
-    limit = scaled(5) + 2 * (time.monotonic() - started_at)
+    limit = stretch(5) + 2 * (time.monotonic() - started_at)
     machine = start_machine("one", "group-polite", option, f"{limit:.0f}")
     await wait_until_ready(machine)
     send(sender, system, "sleep-1")
