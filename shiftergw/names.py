@@ -11,6 +11,7 @@ This module imports little, because the command line needs it before anything el
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from shiftergw.errors import BadRequest, printable
 
@@ -31,6 +32,12 @@ ACL_LIMIT = 1000
 
 MISSING = "MISSING"
 """What the HTTP interface writes for a member that a record lacks."""
+
+LARGEST_COUNT = 2**63 - 1
+"""The largest size, offset or number of things in an answer of the gateway."""
+
+LATEST = 253_402_214_400
+"""The last day of the year 9999, in seconds since 1970: every later time is an error."""
 
 _IMAGE_ID = re.compile("[0-9a-f]{64}")
 
@@ -57,6 +64,19 @@ _HUB_PAGE = re.compile("hub.docker.com/", re.IGNORECASE)
 def is_image_id(value: object) -> bool:
     """Return whether a value is an image id: the 64 hexadecimal digits of a SHA-256 digest."""
     return isinstance(value, str) and _IMAGE_ID.fullmatch(value) is not None
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Return whether a value is a size, an offset, a number of things, or a uid."""
+    return type(value) is int and 0 <= value <= LARGEST_COUNT  # `True` is an `int`, too
+
+
+def is_time(value: object) -> TypeGuard[float]:
+    """Return whether a value is a time in seconds since 1970, or a duration in seconds.
+
+    Only such a number can be printed as a date: `time.localtime` raises errors for others.
+    """
+    return type(value) in {int, float} and 0 <= value <= LATEST  # type: ignore[operator]  # a number
 
 
 def registry_name(text: str) -> str:

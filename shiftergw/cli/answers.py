@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
-from shiftergw.names import MISSING, is_image_id
+from shiftergw.names import MISSING, is_count, is_image_id, is_time
 from shiftergw.states import State
 
 _TEXTS = (
     *("status", "status_message", "id", "system", "itype", "type", "image", "user"),
     *("stage", "cause", "remedy", "request_id", "location", "host"),
 )
-_COUNTS = ("done", "total", "uid")
+_COUNTS = ("done", "total")
 _TIMES = ("last_pull", "time", "heard")
-_LARGEST = 2**63 - 1
+_ANONYMOUS = -1
+"""The uid of a look-up without a credential, in `metrics`."""
+
 _CHUNK = 16 << 20
 """Bytes of the longest chunk of an upload, if the gateway does not say."""
 
-UPLOAD_KEY = re.compile("[A-Za-z0-9_-]{1,100}")
-"""The form of the id of an upload, which becomes part of a URL."""
-
-_LATEST = 253_402_214_400
-"""The last day of the year 9999, in seconds since 1970."""
+_KEY = re.compile("[A-Za-z0-9_-]{1,100}")
 
 
 class InvalidAnswer(Exception):
     """An answer does not have the form of a gateway's."""
+
+
+def is_key(value: object) -> TypeGuard[str]:
+    """Return whether a value is the id of an upload or an explanation, which is put into a URL."""
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
 
 
 def parse_object(answer: Any) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def parse_registries(answer: Any) -> list[dict[str, Any]]:
 def parse_explanation(answer: Any) -> dict[str, Any]:
     """Return the state of an explanation, with its `id` and `status`; raise `InvalidAnswer`."""
     state = parse_object(answer)
-    if not isinstance(state.get("status"), str) or not isinstance(state.get("id"), str):
+    if not isinstance(state.get("status"), str) or not is_key(state.get("id")):
         raise InvalidAnswer
     return state
 
@@ -99,9 +102,7 @@ def parse_upload(answer: Any) -> UploadState:
     """Return the state of an upload; raise `InvalidAnswer` if a member is missing or wrong."""
     members = parse_object(answer)
     key, offset, chunk = members.get("upload"), members.get("offset"), members.get("chunk", _CHUNK)
-    if not (isinstance(key, str) and UPLOAD_KEY.fullmatch(key)):
-        raise InvalidAnswer
-    if type(offset) is not int or offset < 0 or type(chunk) is not int or chunk < 1:
+    if not (is_key(key) and is_count(offset) and is_count(chunk) and chunk):
         raise InvalidAnswer
     return UploadState(key, offset, chunk)
 
@@ -135,8 +136,9 @@ def _row(answer: Any) -> dict[str, Any]:
     row = {name: value for name, value in parse_object(answer).items() if value is not None}
     is_valid = (
         all(isinstance(row.get(name, ""), str) for name in _TEXTS)
-        and all(_is_count(row.get(name, 0)) for name in _COUNTS)
-        and all(row.get(name) == MISSING or _is_time(row.get(name, 0)) for name in _TIMES)
+        and all(is_count(row.get(name, 0)) for name in _COUNTS)
+        and (is_count(row.get("uid", 0)) or row["uid"] == _ANONYMOUS)
+        and all(row.get(name) == MISSING or is_time(row.get(name, 0)) for name in _TIMES)
         and _is_tag(row.get("tag", []))
     )
     if not is_valid:
@@ -147,22 +149,13 @@ def _row(answer: Any) -> dict[str, Any]:
 def _is_upload(row: dict[str, Any]) -> bool:
     key, images = row.get("upload"), row.get("images", [])
     return (
-        isinstance(key, str)
-        and UPLOAD_KEY.fullmatch(key) is not None
+        is_key(key)
         and all(isinstance(row.get(name, ""), str) for name in ("filename", "kind"))
-        and all(_is_count(row.get(name)) for name in ("size", "offset"))
-        and _is_time(row.get("expires"))
+        and all(is_count(row.get(name)) for name in ("size", "offset"))
+        and is_time(row.get("expires"))
         and isinstance(images, list)
         and all(isinstance(image, str) for image in images)
     )
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST  # `True` is an `int`, too
-
-
-def _is_time(value: object) -> bool:
-    return type(value) in {int, float} and 0 <= value <= _LATEST  # type: ignore[operator]  # a number
 
 
 def _is_tag(value: object) -> bool:

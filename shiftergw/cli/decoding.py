@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from shiftergw.cli.answers import InvalidAnswer
+from shiftergw.names import is_count, is_time
 
 T = TypeVar("T")
 
-_SCALARS: Mapping[Any, Any] = {
-    str: str,
-    bool: bool,
-    int: int,
-    float: (int, float),
-    NoneType: NoneType,
+MOST_ITEMS = 1000
+"""Items of a list or an object in a value, at most."""
+
+LONGEST_TEXT = 1 << 16
+"""Characters of a text in a value, at most."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+
+
+_SCALARS: Mapping[Any, Callable[[object], bool]] = {
+    str: _is_text,
+    bool: lambda value: isinstance(value, bool),
+    int: is_count,
+    float: is_time,
+    NoneType: lambda value: value is None,
 }
+"""What is valid as a member of each type: an integer is a count, any other number a time."""
 
 
 def decode(kind: type[T], value: Any) -> T:
@@ -38,13 +51,13 @@ def _decode(kind: Any, value: Any) -> Any:
     if origin is Literal:
         return _require(value, isinstance(value, str) and value in arguments)
     if origin is tuple:
-        _require(value, isinstance(value, list))
+        _require(value, isinstance(value, list) and len(value) <= MOST_ITEMS)
         return tuple(_decode(arguments[0], item) for item in value)
     if origin is not None:
-        _require(value, origin is Mapping and isinstance(value, dict))
+        is_object = origin is Mapping and isinstance(value, dict)
+        _require(value, is_object and len(value) <= MOST_ITEMS)
         return {_decode(arguments[0], k): _decode(arguments[1], v) for k, v in value.items()}
-    is_number_like_flag = isinstance(value, bool) and kind is not bool
-    return _require(value, isinstance(value, _SCALARS[kind]) and not is_number_like_flag)
+    return _require(value, _SCALARS[kind](value))
 
 
 def _decode_union(kinds: tuple[Any, ...], value: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 from shiftergw.cli.gateway_errors import refusal
@@ -96,9 +97,21 @@ def document_of(
     Raises the error for a status that is not 200; `location` is the header of that name.
     """
     try:
-        document = json.loads(content)
+        document = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite_float)
     except (ValueError, RecursionError):
         document = None
     if status != HTTPStatus.OK:
         raise refusal(base, proxy, status, location, document)
     return document
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    """Refuse `NaN` and `Infinity`, which Python reads and JSON does not have (RFC 8259, 6)."""
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _finite_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("the number is too large")
+    return number

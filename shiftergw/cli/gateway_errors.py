@@ -21,6 +21,7 @@ from shiftergw.cli.exits import (
 )
 from shiftergw.cli.proxy import GatewayProxy
 from shiftergw.errors import amount, printable
+from shiftergw.names import is_count
 from shiftergw.plumbing.head_limits import HeadTooLong
 
 ERROR_TEXT_LIMIT = 1000
@@ -75,7 +76,7 @@ def refusal(base: str, proxy: GatewayProxy | None, status: int, location: str, a
         return _of_another_server(base, proxy, status, location)
     message = printable(text, ERROR_TEXT_LIMIT)
     offset = answer.get("offset")
-    if status == HTTPStatus.CONFLICT and type(offset) is int and offset >= 0:
+    if status == HTTPStatus.CONFLICT and is_count(offset):
         return WrongOffset(message, offset)
     if status in {401, 403, 404}:
         return RequestRefused(message)

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred
 
+from shiftergw.cli import polling
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import (
     DONE,
@@ -18,7 +18,6 @@ from shiftergw.cli.exits import (
     MISUSE,
     NO_GATEWAY,
     REFUSAL,
-    NoGateway,
     Stop,
     code_of,
     text_of,
@@ -33,12 +32,6 @@ from shiftergw.states import POLLING_STATES, State
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-
-INTERVAL = 0.5
-"""Seconds between two polls."""
-
-SILENCE_LIMIT = 60.0
-"""Seconds for which all gateways may be silent during a pull, since they may be restarting."""
 
 BEST_TO_WORST = (DONE, NO_GATEWAY, FAILURE, REFUSAL, MISUSE)
 """Exit codes, ordered by how much it helps to try again: the last one least."""
@@ -164,32 +157,15 @@ async def _last_answer(
         options = replace(options, members=members)
         # The gateway that has the upload may be restarting.
         call = partial(remote.pull, *options.image, members, to_last=True)
-        record = await _retry_while_silent(call, clock, display)
+        record = await polling.retry_while_silent(call, clock, display.say)
     while options.wait and record.get("status") in _WAITING:
         _show(display, record)
-        await deferLater(clock, INTERVAL, int)
+        await polling.pause(clock)
         call = partial(remote.poll, *options.image, options.members, display.say)
-        record = await _retry_while_silent(call, clock, display)
+        record = await polling.retry_while_silent(call, clock, display.say)
     if record.get("status") in _WAITING:
         _show(display, record)
     return record
-
-
-async def _retry_while_silent(
-    call: Callable[[], Coroutine[Any, Any, dict[str, Any]]], clock: Any, display: Display | Line
-) -> dict[str, Any]:
-    """Return the result of a request; try for `SILENCE_LIMIT` seconds while no gateway answers."""
-    deadline = clock.seconds() + SILENCE_LIMIT
-    while True:
-        try:
-            return await call()
-        except CancelledError:
-            raise
-        except NoGateway as error:
-            if clock.seconds() > deadline:
-                raise
-            display.say(f"{error.message} Still trying.")
-            await deferLater(clock, INTERVAL, int)
 
 
 def _show(display: Display | Line, record: Mapping[str, Any]) -> None:

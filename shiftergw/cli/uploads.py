@@ -35,7 +35,7 @@ def uploads(settings: Settings, upload_ids: tuple[str, ...], as_json: bool) -> N
     if upload_ids and as_json:
         raise Misuse("Give one of: --remove ID, --json.")
     for upload_id in upload_ids:
-        if answers.UPLOAD_KEY.fullmatch(upload_id) is None:
+        if not answers.is_key(upload_id):
             raise Misuse(f"{printable(upload_id, 120)!r} is not the id of an upload.")
 
     async def command(remote: Remote) -> int:

@@ -12,7 +12,7 @@ from shiftergw.model.signatures import PolicyVerdict
 
 PlaceKind = Literal["registry", "mirror", "directory"]
 
-PullAction = Literal["reuse", "prove", "build", "wait", "fail"]
+PullAction = Literal["reuse", "prove", "build", "wait", "fail", "unknown"]
 """What a pull does now.
 
 * `reuse`: nothing, since the image is delivered.
@@ -21,11 +21,17 @@ PullAction = Literal["reuse", "prove", "build", "wait", "fail"]
 * `build`: download what is missing, convert the image and deliver it.
 * `wait`: stay in the queue until the time of an obstacle.
 * `fail`: fail at once.
+* `unknown`: it depends on a look-up that has not ended in time; an obstacle says which.
 """
-
 
 EXPLANATION_BYTES = 64 << 10
 """Bytes of an explanation as JSON, at most."""
+
+EXPLANATION_SECONDS = 90.0
+"""Seconds that a gateway takes for one explanation, at most."""
+
+MOST_EXPLANATIONS = 20
+"""Explanations that a gateway makes or has waiting, at most; it makes them one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class DeliveredImage:
 class Obstacle:
     """What keeps a pull from success: the texts of its error.
 
-    `retry_at` is the time until which the pull would wait, for `reason`; None if it fails at once.
+    `retry_at` is the time until which the pull would wait, for `reason`; None if it does not wait.
     """
 
     code: str

@@ -24,7 +24,7 @@ from shiftergw.errors import (
     printable,
 )
 from shiftergw.model import ANONYMOUS, ImageReference, Session
-from shiftergw.model.explanations import ExplainRequest
+from shiftergw.model.explanations import MOST_EXPLANATIONS, ExplainRequest
 from shiftergw.ports import Explainer
 from shiftergw.service.registry_logins import login_for
 
@@ -36,9 +36,6 @@ KEEP_SECONDS = 300.0
 
 MOST_OF_USER = 2
 """Explanations of one user that wait or are being made."""
-
-MOST_IN_PROGRESS = 20
-"""The same of all users together."""
 
 MOST_RESULTS = 100
 """Explanations that are kept; the oldest are dropped."""
@@ -101,7 +98,7 @@ class Explanations(Service):
         for entry in own:
             if (entry.system, entry.image) == (session.system, str(reference)):
                 return entry.to_answer()
-        if len(own) >= MOST_OF_USER or len(in_progress) >= MOST_IN_PROGRESS:
+        if len(own) >= MOST_OF_USER or len(in_progress) >= MOST_EXPLANATIONS:
             raise TooMany("Too many pulls are being explained, for you or for all users.")
         login = login_for(self._config, session, location)
         entry = _Explanation(

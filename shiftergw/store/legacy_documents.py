@@ -38,7 +38,10 @@ def read_number(value: object) -> float | None:
         if decimal is None or not decimal().is_finite():
             return None
         value = float(decimal())
-    return value if math.isfinite(value) else None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def is_text(value: object) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from shiftergw.errors import GatewayError, UploadConflict
 from shiftergw.model import ImageRecord, WorkerMachine
 from shiftergw.model.signatures import PolicyVerdict
-from shiftergw.names import MISSING
+from shiftergw.names import MISSING, is_count, is_time
 from shiftergw.web.spool import Spool
 
 JSON = b"application/json"
@@ -113,7 +113,7 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
             "ENTRY": image.entry,
             "WORKDIR": image.workdir or None,
             "LABELS": image.labels if labels else None,
-            "last_pull": None if image.last_pull is None else float(image.last_pull),
+            "last_pull": float(image.last_pull) if is_time(image.last_pull) else None,
             "status_message": image.notice or image.status_message,
         }
     )
@@ -165,5 +165,6 @@ def _work(image: ImageRecord) -> dict[str, Any]:
         "notice": image.notice or None,
     }
     if image.stage is not None:
-        members |= {"done": image.done, "total": image.total}
+        counts = {"done": image.done, "total": image.total}
+        members |= {name: count for name, count in counts.items() if is_count(count)}
     return {name: value for name, value in members.items() if value is not None}

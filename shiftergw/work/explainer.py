@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.errors import ChildFailed, TimedOut, Unavailable, printable
-from shiftergw.model.explanations import EXPLANATION_BYTES, ExplainRequest
+from shiftergw.model.explanations import EXPLANATION_BYTES, EXPLANATION_SECONDS, ExplainRequest
 from shiftergw.plumbing.process import Command, run_command
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-
-SECONDS = 90.0
-"""The time limit of the process: that of its requests, and time to start and to end."""
 
 _MESSAGE = "The gateway cannot explain pulls at the moment."
 
@@ -28,7 +25,7 @@ class ExplainerProcess:
         argv: Sequence[str],
         env: Mapping[str, str],
         reactor: Reactor,
-        seconds: float = SECONDS,
+        seconds: float = EXPLANATION_SECONDS,
     ) -> None:
         """Run `argv`, which reads the request from standard input."""
         self._argv = argv

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from shiftergw.cli.answers import InvalidAnswer
-from shiftergw.cli.decoding import decode
+from shiftergw.cli.decoding import LONGEST_TEXT, MOST_ITEMS, decode
 from shiftergw.model.explanations import Explanation
-from tests.cli.test_explain import EXPLANATION
+from tests.cli.test_explain import EXPLANATION, SMALL
 
-SMALL = {"image": "a", "system": "s", "architecture": "x", "directory": "d", "action": "build"}
 LAYER = {"digest": "d", "size": 1, "cached_size": 1}
 
 
@@ -33,6 +32,9 @@ def test_an_explanation() -> None:
         {**SMALL, "action": "dance"},
         {**SMALL, "size": "1"},
         {**SMALL, "size": True},
+        {**SMALL, "size": -1},
+        {**SMALL, "image": "a" * (LONGEST_TEXT + 1)},
+        {**SMALL, "layers": [LAYER] * (MOST_ITEMS + 1)},
         {**SMALL, "private": 1},
         {**SMALL, "layers": LAYER},
         {**SMALL, "layers": [{**LAYER, "size": 1.5}]},

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.cli.answers import InvalidAnswer, parse_explanation
-from shiftergw.cli.exits import Stop
-from shiftergw.cli.explain import INTERVAL, explanation_of, last_state, lines_of, show
+from shiftergw.cli.exits import GatewayBusy, NoGateway, RequestRefused, Stop
+from shiftergw.cli.explain import explanation_of, last_state, show
+from shiftergw.cli.explanation_text import lines_of
 from shiftergw.cli.main import main
+from shiftergw.cli.polling import INTERVAL, SILENCE_LIMIT
 from shiftergw.model.explanations import (
+    EXPLANATION_SECONDS,
+    MOST_EXPLANATIONS,
     DeliveredImage,
     Explanation,
     ImagePlace,
@@ -32,6 +36,7 @@ from tests.images import oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
 
 LIMIT = RequestLimit("", 9, "9 of 100 requests in 6 hours are left")
+SMALL = {"image": "a", "system": "s", "architecture": "x", "directory": "d", "action": "build"}
 MIRROR = ImagePlace("mirror", "cache", "https://cache", "hub/app", "p:1", "robot", failure="down")
 EXPLANATION = Explanation(
     image="team/app:1",
@@ -67,7 +72,8 @@ def test_the_words() -> None:
     """Each fact has a line."""
     assert list(lines_of(EXPLANATION)) == [
         "image      team/app:1",
-        "system     mycluster, arm64/v8, login alice",
+        "system     mycluster, arm64/v8",
+        "login      alice",
         "mirror     cache, https://cache, repository hub/app, proxy p:1, login robot",
         "           passed over: down",
         "registry   reg, https://reg, repository team/app",
@@ -81,7 +87,7 @@ def test_the_words() -> None:
         "           and 2 more",
         "policy     accepted by signedBy (docker reg): It is signed by key.",
         "delivered  no",
-        "tag now    cc, 7 kB, private, last pulled 1970-01-01 00:00:00",
+        "old image  cc, 7 kB, private, last pulled 1970-01-01 00:00:00",
         "           that took 2.5 s (PULLING 2 s, TRANSFER 0.5 s)",
         "under way  PULLING: Pulling layers",
         "a pull     downloads 6 kB, converts the image, and delivers it to /images.",
@@ -95,11 +101,11 @@ def test_the_words_of_other_ends() -> None:
     )
     lines = list(lines_of(reused_image))
     assert "delivered  dd" in lines
-    assert "a pull     does nothing: the image is delivered." in lines
+    assert "a pull     downloads nothing: the image is on the system already." in lines
     obstacle = Obstacle("x", "It is down.", "Try later.", "host:1", 60.0, "reg (unreachable)")
     assert list(lines_of(replace(reused_image, action="wait", obstacles=(obstacle,))))[-4:] == [
         "a pull     waits in the queue.",
-        "because    Until 1970-01-01 00:01:00, for reg (unreachable): It is down.",
+        "because    Until 1970-01-01 00:01:00 it waits for reg (unreachable): It is down.",
         "           host:1",
         "           → Try later.",
     ]
@@ -126,37 +132,111 @@ def test_misuse(arguments: list[str], words: str, tmp_path: Path) -> None:
     assert words in result.stderr
 
 
-class ListedStates:
-    """A `Remote` whose answers are listed beforehand."""
+RUNNING = {"status": "RUNNING"}
+WAITING = {"status": "WAITING"}
+READY = {"status": "READY", "explanation": json.loads(json.dumps(EXPLANATION.to_document()))}
+SILENCE = NoGateway("The gateway g is silent.")
 
-    def __init__(self, *states: dict[str, Any]) -> None:
-        """Answer the first request with the first state, and polls with the next ones."""
-        self.states = [{"id": "ab", **state} for state in states]
+
+class ListedStates:
+    """A `Remote` whose answers are listed beforehand; the last one is repeated."""
+
+    def __init__(self, *states: dict[str, Any] | Stop) -> None:
+        """Give the states, or raise the errors, one after the other."""
+        self._states = list(states)
         self.calls: list[Any] = []
 
     async def explain(self, itype: str, image: str) -> dict[str, Any]:
-        """Return the first state."""
-        self.calls.append((itype, image))
-        return self.states.pop(0)
+        """Return the next state."""
+        return self._answer((itype, image))
 
     async def explanation(self, explanation_id: str) -> dict[str, Any]:
         """Return the next state."""
-        self.calls.append(explanation_id)
-        return self.states.pop(0)
+        return self._answer(explanation_id)
+
+    def _answer(self, call: Any) -> dict[str, Any]:
+        self.calls.append(call)
+        state = self._states.pop(0) if len(self._states) > 1 else self._states[0]
+        if isinstance(state, Stop):
+            raise state
+        return {"id": "ab", **state}
+
+
+def polling(*states: dict[str, Any] | Stop) -> tuple[ListedStates, Clock, list[Any]]:
+    """Begin to poll; return the gateway, the clock, and a list that gets the state or the error."""
+    remote, clock, ends = ListedStates(*states), Clock(), list[Any]()
+    gateway: Any = remote
+    Deferred.fromCoroutine(last_state(gateway, clock, "team/app:1")).addBoth(ends.append)
+    return remote, clock, ends
+
+
+ASKING = ("docker", "team/app:1")
 
 
 def test_polls_of_a_gateway(capsys: pytest.CaptureFixture[str]) -> None:
     """The gateway is polled until it has the explanation; a wait for other users is told once."""
-    ready = {"status": "READY", "explanation": json.loads(json.dumps(EXPLANATION.to_document()))}
-    remote: Any = ListedStates(*[{"status": "WAITING"}] * 2, {"status": "RUNNING"}, ready)
-    clock = Clock()
-    polling = Deferred.fromCoroutine(last_state(remote, clock, "team/app:1"))
+    remote, clock, ends = polling(WAITING, WAITING, RUNNING, READY)
     clock.pump([INTERVAL] * 3)
-    states: list[Any] = []
-    polling.addCallback(states.append)
-    assert [explanation_of(state) for state in states] == [EXPLANATION]
-    assert remote.calls == [("docker", "team/app:1"), *["ab"] * 3]
-    assert capsys.readouterr().err == "Waiting for the explanations of other users\n"
+    assert [explanation_of(state) for state in ends] == [EXPLANATION]
+    assert remote.calls == [ASKING, *["ab"] * 3]
+    assert capsys.readouterr().err == "Waiting for the explanations of other users.\n"
+
+
+def test_a_gateway_that_is_silent_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:
+    """Polls that fail are repeated, as those of a pull, which is told once."""
+    busy = GatewayBusy("The gateway g is silent.")
+    remote, clock, ends = polling(RUNNING, SILENCE, busy, SILENCE, RUNNING, READY)
+    clock.pump([INTERVAL] * 6)
+    assert [explanation_of(state) for state in ends] == [EXPLANATION]
+    assert remote.calls == [ASKING, *["ab"] * 5]
+    assert capsys.readouterr().err == "The gateway g is silent. Still trying.\n"
+
+
+@pytest.mark.parametrize("failures", [[SILENCE], [RequestRefused("There is no such one.")]])
+def test_a_gateway_that_has_forgotten_the_explanation(failures: list[Stop]) -> None:
+    """After a restart, or for good silence, the explanation is asked for once more."""
+    count = round(SILENCE_LIMIT / INTERVAL) + 2 if failures == [SILENCE] else 1
+    remote, clock, ends = polling(RUNNING, *failures * count, RUNNING, READY)
+    clock.pump([INTERVAL] * (count + 3))
+    assert [explanation_of(state) for state in ends] == [EXPLANATION]
+    assert remote.calls == [ASKING, *["ab"] * count, ASKING, "ab"]
+
+
+def test_a_gateway_that_always_forgets() -> None:
+    """The second refusal ends the command, with the words of the gateway."""
+    refusal = RequestRefused("There is no such explanation.")
+    remote, clock, ends = polling(RUNNING, refusal, RUNNING, refusal)
+    clock.pump([INTERVAL] * 9)
+    assert [end.value for end in ends] == [refusal]
+    assert remote.calls == [ASKING, "ab", ASKING, "ab"]
+
+
+@pytest.mark.parametrize("state", [WAITING, RUNNING])
+def test_a_gateway_that_never_ends(state: dict[str, Any]) -> None:
+    """The command ends when the gateway would have made all explanations that it accepts."""
+    _, clock, ends = polling(state)
+    seconds = MOST_EXPLANATIONS * EXPLANATION_SECONDS
+    clock.pump([INTERVAL] * round(seconds / INTERVAL))
+    assert ends == []
+    clock.pump([INTERVAL] * round(90 / INTERVAL))
+    (failure,) = ends
+    assert failure.check(NoGateway)
+    assert "within 31 minutes. Tell the site's support" in failure.value.message
+    assert clock.getDelayedCalls() == []
+
+
+def test_cancelled_polls() -> None:
+    """Ctrl-C leaves nothing behind, while it waits and while it retries."""
+    for states in ([WAITING], [RUNNING, SILENCE]):
+        gateway: Any = ListedStates(*states)
+        clock = Clock()
+        running = Deferred.fromCoroutine(last_state(gateway, clock, "a:1"))
+        clock.pump([INTERVAL] * 3)
+        running.cancel()
+        assert clock.getDelayedCalls() == []
+        ends: list[Any] = []
+        running.addErrback(ends.append)
+        assert ends[0].check(CancelledError)
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +245,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "\x1b" not in output
     assert len(output.splitlines()) == len(list(lines_of(EXPLANATION)))
-    for action in ("wait", "fail"):
+    for action in ("wait", "fail", "unknown"):
         assert show(replace(EXPLANATION, action=action), as_json=True) == 1
         assert json.loads(capsys.readouterr().out)["action"] == action
 
@@ -177,6 +257,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ({"status": "FAILURE"}, 1, "did not explain it"),
         ({"status": "READY", "explanation": {"image": 1}}, 3, "not understood"),
         ({"status": "DANCING"}, 3, "not understood"),
+        ({"status": "READY", "explanation": {**SMALL, "size": -1}}, 3, "not understood"),
     ],
 )
 def test_a_gateway_that_does_not_explain(state: dict[str, Any], code: int, words: str) -> None:
@@ -186,6 +267,13 @@ def test_a_gateway_that_does_not_explain(state: dict[str, Any], code: int, words
     assert caught.value.exit_code == code
     with pytest.raises(InvalidAnswer):
         parse_explanation(state)  # it has no id
+
+
+@pytest.mark.parametrize("key", ["", ".", "..", "a/b", "a" * 101, "a\n", 7, None])
+def test_an_id_that_is_none(key: Any) -> None:
+    """What becomes part of a path has the form of an id."""
+    with pytest.raises(InvalidAnswer):
+        parse_explanation({"status": "RUNNING", "id": key})
 
 
 def test_a_login_is_not_for_the_gateway() -> None:

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
+from shiftergw.cli import polling
 from shiftergw.cli import pull as commands
 from shiftergw.cli import remote as gateways
 from shiftergw.cli.exchange_twisted import TwistedExchange
@@ -66,7 +67,7 @@ async def two_gateways(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[tuple[Server, Server, Remote]]:
     """Yield two gateways, and a client that asks the first one first."""
-    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "INTERVAL", 0.02)
     servers = Server(FakeGateway(pulls=[WORKING])), Server(FakeGateway(pulls=[WORKING]))
     for server in servers:
         server.start()
@@ -148,7 +149,7 @@ async def test_all_are_away_for_a_while(
 @pytest_twisted.ensureDeferred
 async def test_all_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `SILENCE_LIMIT` the pull ends with an error that names its own gateway."""
-    monkeypatch.setattr(commands, "SILENCE_LIMIT", 0.1)
+    monkeypatch.setattr(polling, "SILENCE_LIMIT", 0.1)
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
         await until(lambda: len(first.fake.calls) >= 1)
@@ -228,7 +229,7 @@ async def test_the_own_gateway_may_refuse(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest_twisted.ensureDeferred
 async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the first of three gateways dies, the pulls of all systems move to the same one."""
-    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "INTERVAL", 0.02)
     names = ("a", "b", "c")
     servers = [Server(FakeGateway(names, pulls=[WORKING])) for _ in range(3)]
     for server in servers:

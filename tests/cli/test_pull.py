@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from shiftergw.cli import access_lists
+from shiftergw.cli import access_lists, polling
 from shiftergw.cli import pull as commands
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import Misuse, NoGateway
@@ -182,7 +182,7 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A silent gateway is polled on, which is reported once, until it answers again."""
-    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "INTERVAL", 0.02)
     fake = FakeGateway(pulls=[WORKING])
     async with listening(site_of(fake, _reactor())) as port:
         pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), OPTIONS))
@@ -202,8 +202,8 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
 @pytest_twisted.ensureDeferred
 async def test_a_gateway_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `SILENCE_LIMIT` the pull ends with the exit code for it."""
-    monkeypatch.setattr(commands, "INTERVAL", 0.02)
-    monkeypatch.setattr(commands, "SILENCE_LIMIT", 0.1)
+    monkeypatch.setattr(polling, "INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "SILENCE_LIMIT", 0.1)
     fake = FakeGateway(pulls=[WORKING])
     async with listening(site_of(fake, _reactor())) as port:
         pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), OPTIONS))

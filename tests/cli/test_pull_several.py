@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
+from shiftergw.cli import polling
 from shiftergw.cli import pull as commands
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.main import main
@@ -208,7 +209,7 @@ async def test_polls_run_side_by_side(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While a gateway is silent about one system, the polls for the others go on."""
-    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "INTERVAL", 0.02)
     fake = systems(a=[WORKING], b=[WORKING, Unavailable("Away.")])
     async with pulling(fake, "a", "b") as (running, _):
         while fake.polls("a") < 5 or fake.polls("b") < 5:
@@ -224,7 +225,7 @@ async def test_polls_run_side_by_side(
 @pytest_twisted.ensureDeferred
 async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     """All systems are requested from the same gateway, which does the work once."""
-    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "INTERVAL", 0.02)
     for _ in range(8):
         fake = systems(a=[READY], b=[READY], c=[READY])
         async with pulling(fake, "a", "b", "c", urls=2) as (running, second):
@@ -236,7 +237,7 @@ async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest_twisted.ensureDeferred
 async def test_an_interruption_ends_all_polls(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
     """After an interruption no request is sent, at whatever point the polls were."""
-    monkeypatch.setattr(commands, "INTERVAL", 0)
+    monkeypatch.setattr(polling, "INTERVAL", 0)
     fake = systems(a=[WORKING], b=[WORKING])
     async with pulling(fake, "a", "b") as (running, _):
         while fake.polls("a") < 2 or fake.polls("b") < 2:

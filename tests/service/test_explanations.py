@@ -18,7 +18,7 @@ from shiftergw.errors import (
     TooMany,
 )
 from shiftergw.model import ANONYMOUS, RegistryLogin, Session
-from shiftergw.model.explanations import ExplainRequest
+from shiftergw.model.explanations import MOST_EXPLANATIONS, ExplainRequest
 from shiftergw.service import explanations as module
 from shiftergw.service.explanations import Explanations
 from tests.configurations import load_config
@@ -130,7 +130,7 @@ def test_limits(bench: Bench) -> None:
     bench.begin("b:1")
     with pytest.raises(TooMany):
         bench.begin("c:1")
-    for number in range(module.MOST_IN_PROGRESS - 2):
+    for number in range(MOST_EXPLANATIONS - 2):
         bench.begin("a:1", replace(BOB, uid=3000 + number))
     with pytest.raises(TooMany):
         bench.begin("a:1", BOB)

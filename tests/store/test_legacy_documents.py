@@ -89,4 +89,5 @@ def test_missing_times_are_zero() -> None:
     assert [read_time({"at": at}, "at") for at in (5, 5.5, None, "5", True)] == [5, 5.5, 0, 0, 0]
     assert read_time({}, "at") == 0
     assert read_number(float("nan")) is None
+    assert read_number(10**400) is None
     assert [read_tags({"tag": tag}) for tag in ("x", ["x", 1], None, 5)] == [["x"], ["x"], [], []]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -167,3 +168,12 @@ def test_a_missing_credential_is_challenged() -> None:
     """A 401 names the scheme, as HTTP wants."""
     headers = render.refusal(NotAuthenticated("Who?")).headers
     assert headers["WWW-Authenticate"].startswith("munge")
+
+
+@pytest.mark.parametrize("number", [1e300, -1.0, -(2**63), 2**80])
+def test_numbers_that_no_client_reads_are_missing(number: Any) -> None:
+    """Other programs write into the database; one odd record spoils no list."""
+    odd = replace(READY, stage="fetch", last_pull=number, done=-1, total=2**63)
+    row = render.pull_answer(odd)
+    assert row["last_pull"] == "MISSING"
+    assert not row.keys() & {"done", "total"}
