@@ -18,7 +18,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from shiftergw.build import whole as build
+from shiftergw.build import image_build
 from shiftergw.build.converted import ConvertedFiles
 from shiftergw.build.whole import SquashBuilder
 from shiftergw.errors import (
@@ -130,7 +130,7 @@ async def test_a_long_conversion_elsewhere_holds_no_worker(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while a pull that waits for the same conversion is to come again."""
-    monkeypatch.setattr(build, "PATIENCE", 0.3)
+    monkeypatch.setattr(image_build, "PATIENCE", 0.3)
     files = ConvertedFiles(site.converted, ID, SquashOptions(level=1, memory="64M").key)
     await site.built(site.two)
     async with file_lock(files.lock, site.builder._threads, real):
