@@ -6,13 +6,10 @@ written by a thread; bulk data never passes through the reactor.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import sys
-import termios
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from shiftergw.build.archive_flow import IDLE_LIMIT, ArchiveFlow, IdleGuard
 from shiftergw.errors import (
     ChildFailed,
     ConfigurationError,
@@ -31,7 +29,7 @@ from shiftergw.errors import (
     printable,
 )
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.process import Command, CommandOutput, cpu_seconds, run_command
+from shiftergw.plumbing.process import Command, CommandOutput, run_command
 from shiftergw.plumbing.timing import ticking
 
 if TYPE_CHECKING:
@@ -42,9 +40,6 @@ if TYPE_CHECKING:
 
 MINIMUM = (4, 5)
 """The first version that reads a tar."""
-
-IDLE_LIMIT = 600.0
-"""Seconds without input, output and processor time after which `mksquashfs` counts as frozen."""
 
 _STDERR_SHOWN = 1000  # characters
 _TIME_LIMIT = 2**32 - 1
@@ -121,13 +116,6 @@ def _environment(epoch: int | None = None) -> dict[str, str]:
     return env
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
 def _explained(error: ChildFailed) -> PullError:
     """Return the end of a failed `mksquashfs` as its user and the site can understand it."""
     said = printable(error.detail.strip().replace("\n", "; "), _STDERR_SHOWN)
@@ -144,56 +132,6 @@ def _explained(error: ChildFailed) -> PullError:
     if error.exit_code is not None:
         return ConversionFailed(f"mksquashfs failed with code {error.exit_code}.", detail=said)
     return ConversionFailed("mksquashfs cannot be started.", detail=error.what)
-
-
-class _Flow:
-    """Progress of the thread that writes into the pipe, and the flag that stops it."""
-
-    def __init__(self) -> None:
-        """Start at no bytes."""
-        self.stop = Event()
-        self.done = 0
-        """Bytes of files that were written."""
-        self.reader: int | None = None
-        """Process id of the program that reads the pipe."""
-        self._written = 0
-        self._pipe: int | None = None
-
-    def report(self, done: int, written: int) -> None:
-        """Set the bytes of files, and of the whole stream; called in the thread."""
-        self.done, self._written = done, written
-
-    @contextmanager
-    def through(self, pipe: int) -> Iterator[None]:
-        """Measure unread bytes of a pipe while the context lives; then close the pipe."""
-        self._pipe = pipe
-        try:
-            yield
-        finally:
-            self._pipe = None
-            os.close(pipe)
-
-    def start(self, reader: int) -> None:
-        """Set the program's process id."""
-        self.reader = reader
-
-    def look(self, output: Path) -> tuple[int, float]:
-        """Return the size of the output, and the program's processor time in quarters of a second.
-
-        It may sort a large directory for minutes, and neither read nor write. Blocks.
-        """
-        worked = 0.0 if self.reader is None else cpu_seconds(self.reader)
-        return _size(output), worked // 0.25
-
-    def consumed(self) -> int:
-        """Return how many bytes of the stream the program has read.
-
-        Headers count: an image of empty files has nothing else.
-        """
-        if self._pipe is None:
-            return self._written
-        unread = fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4))
-        return self._written - int.from_bytes(unread, sys.byteorder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,66 +151,46 @@ class Mksquashfs:
         write: Callable[[int, Event, Callable[[int, int], None]], None],
         report: Callable[[int], None],
     ) -> None:
-        """Run the program on what `write` writes into a descriptor, in a thread.
+        """Run the program on an archive that `write` writes into a descriptor, in a thread.
 
         `epoch` is the latest time that the result may show: without it no two runs are alike.
-        `write` also gets an event that tells it to stop and a function to be told its bytes, those
-        of files and all; `report` is told the former too, on the reactor's thread. Raises
-        `ConversionFailed`, `NoSpace` and what `write` raises; when it raises anything, nobody runs
-        any more, but what there is of `output` may remain.
+        `write` also gets an event that tells it to stop, and a function to which it reports its
+        bytes: those of files, and all. `report` gets the former too, on the reactor's thread.
+        Raises `ConversionFailed`, `NoSpace` and the errors of `write`. After an error neither the
+        program nor `write` runs any longer, but a part of `output` may remain.
         """
-        flow = _Flow()
-        last, seen = self.clock.seconds(), (-1, -1, (-1, -1.0))
-        frozen = measuring = False
-
-        def stop_if_idle() -> None:
-            nonlocal frozen
-            if not frozen and self.clock.seconds() - last >= IDLE_LIMIT:
-                frozen = True
-                running.cancel()
-
-        def compare(looks: tuple[int, float]) -> None:
-            nonlocal last, seen, measuring
-            measuring = False
-            now = (flow.done, flow.consumed(), looks)
-            if now != seen:
-                last, seen = self.clock.seconds(), now
-            else:
-                stop_if_idle()
+        flow = ArchiveFlow()
+        running = Deferred.fromCoroutine(self._run_both([self.binary, *argv], epoch, write, flow))
+        guard = IdleGuard(flow, output, self.threads, self.clock, running.cancel)
 
         def look() -> None:
-            nonlocal measuring
             report(flow.done)
-            if measuring:  # the disk is slow, or hangs
-                stop_if_idle()
-            else:
-                measuring = True
-                self.threads.begin(flow.look, output).addCallback(compare)
+            guard.look()
 
-        running = Deferred.fromCoroutine(self._both([self.binary, *argv], epoch, write, flow))
         try:
             with ticking(1.0, self.clock, look):
-                finished = await running
+                result = await running
         except CancelledError:
-            if frozen:
+            if guard.has_stopped:
                 raise ConversionFailed(
                     f"mksquashfs made no progress for {IDLE_LIMIT / 60:g} minutes and was stopped."
                 ) from None
             raise
         report(flow.done)
-        complaint = _LEFT_OUT.search(finished.stderr.decode("utf-8", "backslashreplace"))
+        complaint = _LEFT_OUT.search(result.stderr.decode("utf-8", "backslashreplace"))
         if complaint is not None:
             raise ConversionFailed(
-                "mksquashfs left something out of the image.", detail=printable(finished.stderr)
+                "mksquashfs left something out of the image.", detail=printable(result.stderr)
             )
 
-    async def _both(
+    async def _run_both(
         self,
         argv: Sequence[str],
         epoch: int,
         write: Callable[[int, Event, Callable[[int, int], None]], None],
-        flow: _Flow,
+        flow: ArchiveFlow,
     ) -> CommandOutput:
+        """Run the program and the thread that writes its standard input; return its output."""
         reading, writing = os.pipe()
 
         async def child() -> CommandOutput:
@@ -293,6 +211,6 @@ class Mksquashfs:
                 # A child that has closed its end says why by its own end.
                 await self.threads.run_until(flow.stop.set, write, writing, flow.stop, flow.report)
 
-        finished, _ = await gather_or_cancel([child(), writer()])
-        assert finished is not None
-        return finished
+        output, _ = await gather_or_cancel([child(), writer()])
+        assert output is not None
+        return output

@@ -21,7 +21,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.internet.task import Clock, deferLater
 
-from shiftergw.build.mksquashfs import IDLE_LIMIT, Mksquashfs, arguments, check_version, version
+from shiftergw.build.archive_flow import IDLE_LIMIT
+from shiftergw.build.mksquashfs import Mksquashfs, arguments, check_version, version
 from shiftergw.errors import (
     ConfigurationError,
     ConversionFailed,
