@@ -32,6 +32,57 @@ class InFlight(NamedTuple):
     last_turn: float | None
 
 
+class _Origin(NamedTuple):
+    """What the limits on work count: its user, its system and its registry."""
+
+    uid: int
+    system: str
+    registry: str | None
+
+
+class _Load:
+    """The work that has begun, and the limits that it counts towards."""
+
+    def __init__(
+        self,
+        running_per_user: int | None,
+        without: Collection[str],
+        share: int | None,
+        system_shares: Mapping[str, int] | None,
+    ) -> None:
+        """Start without work; the arguments are those of `ImageStore.waiting`."""
+        self.users: Counter[int] = Counter()
+        self._systems: Counter[str] = Counter()
+        self._registries: Counter[str | None] = Counter()
+        self._running_per_user = running_per_user
+        self._without = without
+        self._share = share or math.inf
+        self._system_shares = system_shares or {}
+
+    def add(self, origin: _Origin) -> None:
+        """Count one more record that has begun."""
+        self.users[origin.uid] += 1
+        self._systems[origin.system] += 1
+        self._registries[origin.registry] += 1
+
+    def has_room(self, origin: _Origin) -> bool:
+        """Return whether work of this origin may begin."""
+        return origin.system not in self._without and (
+            self._running_per_user is None
+            or origin.uid == REMOVALS_UID
+            or self.users[origin.uid] < self._running_per_user
+        )
+
+    def exceeded_shares(self, origin: _Origin) -> int:
+        """Return how many of the shares of user, registry and system are used up."""
+        uid, system, registry = origin
+        return (
+            (uid != REMOVALS_UID and self.users[uid] >= self._share)
+            + (registry is not None and self._registries[registry] >= self._share)
+            + (self._systems[system] >= self._system_shares.get(system, math.inf))
+        )
+
+
 def fair_schedule(
     records: Iterable[InFlight],
     limit: int,
@@ -45,52 +96,36 @@ def fair_schedule(
 
     `records` are all records in flight that are not postponed, in the order of arrival.
     """
-    users: Counter[int] = Counter()
-    systems: Counter[str] = Counter()
-    registries: Counter[str | None] = Counter()
+    load = _Load(running_per_user, without, share, system_shares)
     last_turns: dict[int, float] = {}
     keys: list[str] = []
-    queues: dict[tuple[int, str, str | None], deque[str]] = {}
-
-    def count(uid: int, system: str, registry: str | None) -> None:
-        users[uid] += 1
-        systems[system] += 1
-        registries[registry] += 1
-
+    queues: dict[_Origin, deque[str]] = {}
     for record in records:
         last_turns[record.uid] = -1.0 if record.last_turn is None else record.last_turn
-        queue_id = record.uid, record.system, record.registry
+        origin = _Origin(record.uid, record.system, record.registry)
         if record.waits and record.key not in offers:
-            queues.setdefault(queue_id, deque()).append(record.key)
+            queues.setdefault(origin, deque()).append(record.key)
             continue
-        count(*queue_id)
+        load.add(origin)
         if record.waits:
             keys.append(record.key)
 
-    def may_begin(uid: int, system: str) -> bool:
-        return system not in without and (
-            running_per_user is None or uid == REMOVALS_UID or users[uid] < running_per_user
-        )
-
-    def shares_exceeded(uid: int, system: str, registry: str | None) -> int:
-        limit, system_limit = share or math.inf, (system_shares or {}).get(system, math.inf)
-        return (
-            (uid != REMOVALS_UID and users[uid] >= limit)
-            + (registry is not None and registries[registry] >= limit)
-            + (systems[system] >= system_limit)
-        )
-
     while len(keys) < limit:
         candidates = [
-            (shares_exceeded(*queue_id), users[uid], last_turns[uid], queue[0], queue_id)
-            for queue_id, queue in queues.items()
-            for uid, system, _ in [queue_id]
-            if queue and may_begin(uid, system)
+            (
+                load.exceeded_shares(origin),
+                load.users[origin.uid],
+                last_turns[origin.uid],
+                queue[0],
+                origin,
+            )
+            for origin, queue in queues.items()
+            if queue and load.has_room(origin)
         ]
         if not candidates:
             break
-        *_, key, queue_id = min(candidates, key=itemgetter(0, 1, 2, 3))
+        *_, key, origin = min(candidates, key=itemgetter(0, 1, 2, 3))
         keys.append(key)
-        queues[queue_id].popleft()
-        count(*queue_id)
+        queues[origin].popleft()
+        load.add(origin)
     return keys[:limit]
