@@ -7,7 +7,7 @@ The service's worker and the stand-alone `convert` command run the same pipeline
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -170,7 +170,7 @@ class Pipeline:
         """
         downloads = LayerDownloads(self._source, self._cache_of(image), image, config, login)
         stages = BuildWatcher(watcher)
-        building = self._builder.build(
+        build = self._builder.build(
             image.id,
             config.created,
             downloads.layers,
@@ -179,38 +179,68 @@ class Pipeline:
             stages.report,
             stages.enter_stage,
         )
-        fetch_seconds = 0.0
-        may_be_damaged = False
+        conversion = _Conversion(downloads, build, stages, watcher, self._clock)
+        return await conversion.run(stack, self._limits.stages.fetch)
+
+
+class _Conversion:
+    """One download of all layers, and the build that reads them while they arrive."""
+
+    def __init__(
+        self,
+        downloads: LayerDownloads,
+        build: AbstractAsyncContextManager[BuiltImage],
+        stages: BuildWatcher,
+        watcher: Watcher,
+        clock: IReactorTime,
+    ) -> None:
+        """Run `build`, which reports to `stages`; report the download to `watcher`."""
+        self._downloads = downloads
+        self._build = build
+        self._stages = stages
+        self._watcher = watcher
+        self._clock = clock
+        self._fetch_seconds = 0.0
+        self._may_be_damaged = False
+        """Whether the build has failed at the content of a layer."""
+
+    async def run(self, stack: AsyncExitStack, fetch_limit: float) -> BuiltImage:
+        """Fetch within `fetch_limit` seconds, build, and keep the file until `stack` ends.
+
+        After an error, removes what the next pull cannot use from the cache. Raises
+        `_CacheDamagedError` if a damaged layer was among that.
+        """
         async with AsyncExitStack() as cached_layers:  # they stay until the file is built
-
-            async def fetch() -> None:
-                nonlocal fetch_seconds
-                start, limit = self._clock.seconds(), self._limits.stages.fetch
-                timeout_error = partial(stage_timeout, "Fetching", limit, "fetch")
-                await within(
-                    limit, self._clock, downloads.fetch(watcher, cached_layers), timeout_error
-                )
-                fetch_seconds = self._clock.seconds() - start
-                stages.end_fetch()
-
-            async def build() -> BuiltImage:
-                nonlocal may_be_damaged
-                try:
-                    return await stack.enter_async_context(building)
-                except (BlobCorrupt, LayerInvalid, ImageTooLarge):
-                    may_be_damaged = True
-                    raise
-
             try:
-                _, squashfs = await gather_or_cancel([fetch(), build()])
+                _, squashfs = await gather_or_cancel(
+                    [self._fetch(cached_layers, fetch_limit), self._enter_build(stack)]
+                )
             except CancelledError:
                 raise
             except Exception as error:
-                is_damaged = may_be_damaged and await downloads.drop_damaged()
+                is_damaged = self._may_be_damaged and await self._downloads.drop_damaged()
                 if isinstance(error, _REFUSALS) and not is_damaged:
-                    await downloads.remove_partial_files()
+                    await self._downloads.remove_partial_files()
                 if is_damaged:
                     raise _CacheDamagedError from error
                 raise
         assert squashfs is not None
-        return replace(squashfs, seconds={"fetch": fetch_seconds, **squashfs.seconds})
+        return replace(squashfs, seconds={"fetch": self._fetch_seconds, **squashfs.seconds})
+
+    async def _fetch(self, cached_layers: AsyncExitStack, limit: float) -> None:
+        start = self._clock.seconds()
+        await within(
+            limit,
+            self._clock,
+            self._downloads.fetch(self._watcher, cached_layers),
+            partial(stage_timeout, "Fetching", limit, "fetch"),
+        )
+        self._fetch_seconds = self._clock.seconds() - start
+        self._stages.end_fetch()
+
+    async def _enter_build(self, stack: AsyncExitStack) -> BuiltImage:
+        try:
+            return await stack.enter_async_context(self._build)
+        except (BlobCorrupt, LayerInvalid, ImageTooLarge):
+            self._may_be_damaged = True
+            raise

@@ -18,7 +18,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import capturedLogs, formatEvent
 
-from shiftergw.build import whole as build
+from shiftergw.build import image_build
 from shiftergw.cache import blobs
 from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.errors import (
@@ -617,7 +617,7 @@ async def test_a_cache_that_damages_layers_ends_the_pull(
         flip(path)
         raise LayerInvalid("A layer cannot be read.")
 
-    monkeypatch.setattr(build, "examine_layers", examine_damaged)
+    monkeypatch.setattr(image_build, "examine_layers", examine_damaged)
     with pytest.raises(BlobCorrupt, match="cache damages"):
         await bench.convert(image)
     assert len(tries) == 2
