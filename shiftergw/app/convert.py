@@ -13,7 +13,7 @@ from shiftergw.app.waiting import run_with_waits
 from shiftergw.build import mksquashfs
 from shiftergw.config import Config, System
 from shiftergw.delivery.placement import place
-from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
+from shiftergw.image import BuildLimits, BuiltImage, ResolvedImage, SquashOptions
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.policy import read_policy
 from shiftergw.job.watcher import Watcher
@@ -70,19 +70,10 @@ async def convert(
             await parts.threads.run(private_directory, directory)
         start = time.monotonic()
         limits = config.build_limits()
-        source: ImageSource = compose.image_source(registry, config, parts.layouts)
-        reference = conversion.source
-        if isinstance(reference, LocalSourceName):
-            source = await open_source(
-                reference,
-                conversion.scratch,
-                limits,
-                parts.threads,
-                reactor,
-                partial(watcher.enter_stage, State.PULLING),
-                watcher.report,
-            )
-            reference = ImageReference(reference.kind)
+        locations = compose.image_source(registry, config, parts.layouts)
+        source, reference = await _open_source(
+            conversion, locations, limits, parts.threads, reactor, watcher
+        )
         pipeline = Pipeline(source, parts.caches.of, parts.builder, limits, reactor)
 
         async def build() -> dict[str, object]:
@@ -109,6 +100,33 @@ async def convert(
             return _result(image, squashfs, verdict, resolve_seconds, total_seconds)
 
         return await run_with_waits(build, reactor, config.wait_limits(), watcher.notify)
+
+
+async def _open_source(
+    conversion: Conversion,
+    locations: ImageSource,
+    limits: BuildLimits,
+    threads: Threads,
+    reactor: Reactor,
+    watcher: Watcher,
+) -> tuple[ImageSource, ImageReference]:
+    """Return what the image is read from, and its reference there.
+
+    That is one of the configured `locations`, or a file, a directory or standard input.
+    """
+    name = conversion.source
+    if isinstance(name, ImageReference):
+        return locations, name
+    source = await open_source(
+        name,
+        conversion.scratch,
+        limits,
+        threads,
+        reactor,
+        partial(watcher.enter_stage, State.PULLING),
+        watcher.report,
+    )
+    return source, ImageReference(name.kind)
 
 
 async def _check_policy(system: System, threads: Threads, reactor: Reactor) -> None:

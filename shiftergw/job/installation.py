@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
 from shiftergw.config import Config
 from shiftergw.errors import stage_timeout
-from shiftergw.image import BuiltImage
+from shiftergw.image import BuiltImage, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.publication import Publisher, Resolution
@@ -18,6 +18,7 @@ from shiftergw.job.targets import Target
 from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.timing import within
+from shiftergw.ports import Verification
 from shiftergw.rules import access
 from shiftergw.states import State
 
@@ -88,12 +89,8 @@ class Installation:
         file = await target.directory.exists(name)
         records = await self._publisher.records_of(target, image.id, expiring=True)
         ready = records[0] if records else None
-        if (
-            tag_record is not None
-            and tag_record.origin
-            and not access.is_origin_of(tag_record.origin, image)
-        ):
-            tag_record = None  # the tag now means another repository: its old readers do not count
+        if tag_record is not None and _is_of_another_repository(tag_record, image):
+            tag_record = None  # its readers do not count
         readers, puller = self._publisher.access_after_pull(
             attempt.record, ready, tag_record, records, private=image.private
         )
@@ -113,13 +110,25 @@ class Installation:
                 claim=attempt.record.claim,
                 names=", ".join(resolution.omissions),
             )
-        seconds_by_stage = attempt.timeline.seconds().items()
-        facts["report"] = {
-            **squashfs.report.to_document(),
-            "metadata": list(resolution.omissions),
-            "verification": asdict(verification),
-            "seconds": {stage: round(seconds, 1) for stage, seconds in seconds_by_stage},
-        }
+        facts["report"] = _report(attempt, resolution, squashfs, verification)
         return self._publisher.ready(
             target, image.id, facts, readers, puller, resolution, resolution.verdict
         )
+
+
+def _is_of_another_repository(tag_record: ImageRecord, image: ResolvedImage) -> bool:
+    """Return whether the tag meant an image of another repository until now."""
+    return tag_record.origin is not None and not access.is_origin_of(tag_record.origin, image)
+
+
+def _report(
+    attempt: Attempt, resolution: Resolution, squashfs: BuiltImage, verification: Verification
+) -> dict[str, Any]:
+    """Return what the record tells of its conversion and delivery."""
+    seconds_by_stage = attempt.timeline.seconds().items()
+    return {
+        **squashfs.report.to_document(),
+        "metadata": list(resolution.omissions),
+        "verification": asdict(verification),
+        "seconds": {stage: round(seconds, 1) for stage, seconds in seconds_by_stage},
+    }
