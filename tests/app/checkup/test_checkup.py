@@ -69,10 +69,10 @@ def document(root: Path, registry: int, port: int) -> dict[str, Any]:
     }
 
 
-async def findings(root: Path, changed: dict[str, Any]) -> dict[str, Finding]:
+async def findings(root: Path, configuration: dict[str, Any]) -> dict[str, Finding]:
     """Return the findings by name; of a name that is there twice, the last one."""
-    loaded = Config.from_document(changed, base=root, environ={})
-    return {finding.name: finding for finding in await checkup(_reactor(), loaded, {})}
+    loaded_config = Config.from_document(configuration, base=root, environ={})
+    return {finding.name: finding for finding in await checkup(_reactor(), loaded_config, {})}
 
 
 @pytest_twisted.ensureDeferred
@@ -82,8 +82,8 @@ async def test_a_machine_without_problems(tmp_path: Path) -> None:
     async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
         results = await findings(tmp_path, document(tmp_path, registry, free_port()))
     # Root, who runs the tests in a container, is told that the result is true for root.
-    kept = [f for f in results.values() if f.name != "user" and "free" not in f.text]
-    grave = [f for f in kept if f.level != "ok"]
+    machine_findings = [f for f in results.values() if f.name != "user" and "free" not in f.text]
+    grave = [f for f in machine_findings if f.level != "ok"]
     assert grave == []
     assert {"configuration", "mksquashfs", "unsquashfs", "registry reg", "imageDir of s"} < set(
         results
@@ -95,20 +95,20 @@ async def test_a_machine_without_problems(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_problems_of_a_machine(tmp_path: Path) -> None:
-    """Each of them is a failure that says what to do."""
+    """Each problem is a failure that says what to do."""
     (tmp_path / "file").write_text("")
-    changed = document(tmp_path, free_port(), free_port()) | {
+    configuration = document(tmp_path, free_port(), free_port()) | {
         "examiner": "/usr/bin/examiner",
         "CacheDirectory": "file",
         "ExpandDirectory": "file/expand",
-        "StateDirectory": "x" * 300,  # what cannot even be looked at, as behind a closed directory
+        "StateDirectory": "x" * 300,  # stat fails too, as behind a closed directory
         "Mksquashfs": str(tmp_path / "file"),
         "ImportUsers": "all",
         "ImportCommand": ["/no/such/sudo", "-u", "{user}", "cat", "{path}"],
         "Listen": "tcp:no-number:interface=127.0.0.1",
     }
-    changed["Platforms"]["s"]["local"]["imageDir"] = "y" * 300
-    results = await findings(tmp_path, changed)
+    configuration["Platforms"]["s"]["local"]["imageDir"] = "y" * 300
+    results = await findings(tmp_path, configuration)
     for name in (
         "CacheDirectory",
         "ExpandDirectory",
@@ -131,7 +131,7 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) -> None:
     """The check logs in to a remote system and checks its image directory."""
-    changed = document(tmp_path, free_port(), free_port())
+    configuration = document(tmp_path, free_port(), free_port())
     with Sshd() as sshd:
         ssh = {
             "username": sshd.user,
@@ -143,28 +143,28 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
             "transfer": transfer,
         }
         system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
-        fit_machine = await findings(tmp_path, changed | {"Platforms": {"s": system}})
-        gone = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
-        not_there = await findings(tmp_path, changed | {"Platforms": {"s": gone}})
-        sealed = {**system, "ssh": {**ssh, "imageDir": "/proc"}}  # nobody makes files there
-        closed = await findings(tmp_path, changed | {"Platforms": {"s": sealed}})
+        fit_machine = await findings(tmp_path, configuration | {"Platforms": {"s": system}})
+        no_directory = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
+        not_there = await findings(tmp_path, configuration | {"Platforms": {"s": no_directory}})
+        proc = {**system, "ssh": {**ssh, "imageDir": "/proc"}}  # no user creates files there
+        closed = await findings(tmp_path, configuration | {"Platforms": {"s": proc}})
         no_key = {**system, "ssh": {**ssh, "key": str(tmp_path / "no key")}}
-        keyless = await findings(tmp_path, changed | {"Platforms": {"s": no_key}})
-        half = {**system, "ssh": {**ssh, "key": f"{sshd.key}.pub"}}
-        public = await findings(tmp_path, changed | {"Platforms": {"s": half}})
-        unnamed = {**system, "host": ["no-such-host.invalid"]}
-        nameless = await findings(tmp_path, changed | {"Platforms": {"s": unnamed}})
+        keyless = await findings(tmp_path, configuration | {"Platforms": {"s": no_key}})
+        half_key = {**system, "ssh": {**ssh, "key": f"{sshd.key}.pub"}}
+        public = await findings(tmp_path, configuration | {"Platforms": {"s": half_key}})
+        no_host = {**system, "host": ["no-such-host.invalid"]}
+        nameless = await findings(tmp_path, configuration | {"Platforms": {"s": no_host}})
         sshd.known_hosts.write_text("")
-        unknown = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+        unknown = await findings(tmp_path, configuration | {"Platforms": {"s": system}})
         sshd.stop()
-        down = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+        down = await findings(tmp_path, configuration | {"Platforms": {"s": system}})
     assert "free" in fit_machine["imageDir of s"].text
     assert os.listdir(tmp_path / "images") == []  # noqa: PTH208
     assert closed["imageDir of s"].level == "failure"
     assert "must own `imageDir`" in closed["imageDir of s"].remedy
     assert keyless["imageDir of s"].level == "failure"
     for results in (closed, keyless, not_there):
-        assert "site's support" not in results["imageDir of s"].remedy, "who reads it is that"
+        assert "site's support" not in results["imageDir of s"].remedy, "the reader is that support"
     for results, what in ((not_there, "it is not there"), (down, "cannot be reached")):
         assert results["imageDir of s"].level == "failure"
         assert what in results["imageDir of s"].text
@@ -177,7 +177,7 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
     assert "`shiftergw ssh-trust s` shows" in unknown["imageDir of s"].remedy
 
 
-def several(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[str, Any]:
+def system_of_hosts(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[str, Any]:
     """Return a system whose hosts are addresses of one server, where it listens."""
     key = sshd.known_hosts.read_text().split(maxsplit=1)[1]
     known_hosts = sshd.root / "known"
@@ -199,15 +199,15 @@ def several(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[
 @pytest_twisted.ensureDeferred
 async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) -> None:
     """Each host is checked; one that is down is a warning as long as another one works."""
-    changed = document(tmp_path, free_port(), free_port())
+    configuration = document(tmp_path, free_port(), free_port())
     (tmp_path / "images" / f"{'0' * 64}.squashfs").write_text("")
-    # Where nobody listens, and where the host key is not known.
+    # No server listens at 127.0.0.3; the host key of localhost is not known.
     hosts = ["127.0.0.3", "127.0.0.1", "127.0.0.2", "localhost"]
     with Sshd("ListenAddress 127.0.0.2") as sshd:
-        system = several(sshd, tmp_path / "images", transport, hosts)
-        results = await findings(tmp_path, changed | system)
+        system = system_of_hosts(sshd, tmp_path / "images", transport, hosts)
+        results = await findings(tmp_path, configuration | system)
         sshd.stop()
-        down = await findings(tmp_path, changed | system)
+        down = await findings(tmp_path, configuration | system)
     by_host = {host: results[f"imageDir of s on {host}"] for host in hosts}
     assert "cannot be reached" in by_host["127.0.0.3"].text
     assert "host key is not known" in by_host["localhost"].text
@@ -222,21 +222,21 @@ async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) 
 async def test_hosts_with_different_directories(tmp_path: Path) -> None:
     """Hosts that do not see the same files are a warning."""
     need_root()
-    changed = document(tmp_path, free_port(), free_port())
-    images, other, script = tmp_path / "images", tmp_path / "other", tmp_path / "script"
-    other.mkdir()
-    (other / f"{'0' * 64}.squashfs").write_text("")
-    elsewhere = f"mount --bind {other} {images} && exec {sftp_server()}"
+    configuration = document(tmp_path, free_port(), free_port())
+    images, second_directory, script = tmp_path / "images", tmp_path / "other", tmp_path / "script"
+    second_directory.mkdir()
+    (second_directory / f"{'0' * 64}.squashfs").write_text("")
+    mount_command = f"mount --bind {second_directory} {images} && exec {sftp_server()}"
     script.write_text(
         f"""#!/bin/sh
-        case "$SSH_CONNECTION" in *" 127.0.0.2 "*) exec unshare -m sh -c '{elsewhere}' ;; esac
+        case "$SSH_CONNECTION" in *" 127.0.0.2 "*) exec unshare -m sh -c '{mount_command}' ;; esac
         exec {sftp_server()}
         """
     )
     script.chmod(0o755)
     with Sshd("ListenAddress 127.0.0.2", f"ForceCommand {script}") as sshd:
-        system = several(sshd, images, "conch", ["127.0.0.1", "127.0.0.2"])
-        results = (await findings(tmp_path, changed | system))["imageDir of s"]
+        system = system_of_hosts(sshd, images, "conch", ["127.0.0.1", "127.0.0.2"])
+        results = (await findings(tmp_path, configuration | system))["imageDir of s"]
     assert results.level == "warning"
     assert results.text == "127.0.0.1 and 127.0.0.2 do not see the same files there"
 
@@ -272,10 +272,13 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
     """A gateway that answers there is fine; any other program is a failure."""
     async with (
         listening(Site(Registry())) as registry,  # type: ignore[arg-type]  # any site
-        listening(site_of(FakeGateway(), _reactor())) as ours,
+        listening(site_of(FakeGateway(), _reactor())) as gateway_port,
     ):
-        results = await findings(tmp_path, document(tmp_path, registry, ours))
-        assert results[f"Listen tcp:{ours}:interface=127.0.0.1"].text == "a gateway answers there"
+        results = await findings(tmp_path, document(tmp_path, registry, gateway_port))
+        assert (
+            results[f"Listen tcp:{gateway_port}:interface=127.0.0.1"].text
+            == "a gateway answers there"
+        )
         results = await findings(tmp_path, document(tmp_path, registry, registry))
         assert results[f"Listen tcp:{registry}:interface=127.0.0.1"].level == "failure"
 
@@ -290,13 +293,13 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_unusable_addresses(tmp_path: Path, listen: str, words: str) -> None:
-    """They are failures with cause and remedy, in the check and at the start."""
-    changed = document(tmp_path, free_port(), 1) | {"Listen": listen}
-    finding = (await findings(tmp_path, changed))[f"Listen {listen}"]
+    """Unusable addresses are failures with cause and remedy, in the check and at the start."""
+    configuration = document(tmp_path, free_port(), 1) | {"Listen": listen}
+    finding = (await findings(tmp_path, configuration))[f"Listen {listen}"]
     assert finding.level == "failure"
     assert words in finding.text
     assert finding.remedy
-    config = Config.from_document(changed, base=tmp_path, environ={}).config
+    config = Config.from_document(configuration, base=tmp_path, environ={}).config
     with pytest.raises(ConfigurationError, match=re.escape(words)):
         await Listener(config.listen[0], site_of(FakeGateway()), _reactor()).startService()
 
@@ -306,19 +309,19 @@ async def test_one_address_twice(tmp_path: Path) -> None:
     """The gateway listens at all addresses at the same time, and so does the check."""
     port = free_port()
     texts = [f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}:interface=localhost"]
-    changed = document(tmp_path, free_port(), 1) | {"Listen": texts}
-    results = await findings(tmp_path, changed)
+    configuration = document(tmp_path, free_port(), 1) | {"Listen": texts}
+    results = await findings(tmp_path, configuration)
     levels = [str(results[f"Listen {text}"].level) for text in texts]
     assert levels == ["ok", "failure"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_two_names_of_one_image_directory(tmp_path: Path) -> None:
-    """The start refuses them, so the check reports them."""
-    changed = document(tmp_path, free_port(), free_port())
+    """The start refuses systems that share a directory, so the check reports them."""
+    configuration = document(tmp_path, free_port(), free_port())
     (tmp_path / "link").symlink_to("images")
-    changed["Platforms"]["t"] = {"accesstype": "local", "local": {"imageDir": "link"}}
-    results = (await findings(tmp_path, changed))["image directories"]
+    configuration["Platforms"]["t"] = {"accesstype": "local", "local": {"imageDir": "link"}}
+    results = (await findings(tmp_path, configuration))["image directories"]
     assert results.level == "failure"
     assert "the same directory" in results.text
 
@@ -326,14 +329,14 @@ async def test_two_names_of_one_image_directory(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_directories_that_cannot_be_created(tmp_path: Path) -> None:
     """A dangling link, a read-only file system, and a full one are named."""
-    changed = document(tmp_path, free_port(), free_port())
+    configuration = document(tmp_path, free_port(), free_port())
     (tmp_path / "cache").symlink_to("gone")
     with (
         small_disk(tmp_path / "state", "size=64k"),
         small_disk(tmp_path / "expand", "size=1m,ro"),
         small_disk(tmp_path / "images", "size=1m,ro"),
     ):
-        results = await findings(tmp_path, changed)
+        results = await findings(tmp_path, configuration)
     for name, words in (
         ("CacheDirectory", "cache is a symbolic link that leads nowhere"),
         ("ExpandDirectory", "mounted read-only"),
@@ -347,23 +350,23 @@ async def test_directories_that_cannot_be_created(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_unix_socket_in_use(tmp_path: Path) -> None:
-    """It is only a warning, because a gateway may listen there."""
+    """A socket in use is only a warning, because a gateway may listen there."""
     name = f"Listen unix:{tmp_path}/socket"
-    changed = document(tmp_path, free_port(), 1) | {"Listen": name.partition(" ")[2]}
-    assert (await findings(tmp_path, changed))[name].text == "free"
-    taken = _reactor().listenUNIX(f"{tmp_path}/socket", site_of(FakeGateway()))
+    configuration = document(tmp_path, free_port(), 1) | {"Listen": name.partition(" ")[2]}
+    assert (await findings(tmp_path, configuration))[name].text == "free"
+    listening_port = _reactor().listenUNIX(f"{tmp_path}/socket", site_of(FakeGateway()))
     try:
-        assert (await findings(tmp_path, changed))[name].level == "warning"
+        assert (await findings(tmp_path, configuration))[name].level == "warning"
     finally:
-        await taken.stopListening()
+        await listening_port.stopListening()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_world_writable_image_directory(tmp_path: Path) -> None:
-    """It is a warning: other users could put images there."""
-    changed = document(tmp_path, free_port(), free_port())
+    """A world-writable directory is a warning: other users could put images there."""
+    configuration = document(tmp_path, free_port(), free_port())
     (tmp_path / "images").chmod(0o777)
-    assert (await findings(tmp_path, changed))["imageDir of s"].level == "warning"
+    assert (await findings(tmp_path, configuration))["imageDir of s"].level == "warning"
 
 
 @pytest_twisted.ensureDeferred
@@ -371,23 +374,26 @@ async def test_users(tmp_path: Path) -> None:
     """The check tries each system's munged, lists its users, and looks its admins up."""
     listing = [sys.executable, "-c", "print('alice:x:2001:2100:::\\nusers:x:2100:')"]
     with MungeDaemon() as munged:
-        changed = document(tmp_path, free_port(), free_port()) | {"Authentication": "munge"}
-        system = changed["Platforms"]["s"] | {"mungeSocketPath": str(munged.socket)}
-        changed["Platforms"] = {
+        configuration = document(tmp_path, free_port(), free_port()) | {"Authentication": "munge"}
+        system = configuration["Platforms"]["s"] | {"mungeSocketPath": str(munged.socket)}
+        configuration["Platforms"] = {
             "s": system | {"admins": ["root", 7]},
             "unlisted": system | {"admins": ["no-such-user", "root"]},
             "listed": system | {"groupsCommand": listing, "admins": ["alice", "root"]},
             "away": system | {"mungeSocketPath": "nowhere"},
             "broken": system | {"groupsCommand": ["false"], "admins": ["root"]},
         }
-        with MungeDaemon(env=clock_off_by("-1h")) as slow, MungeDaemon() as ended:
-            ended.stop(signal.SIGKILL)
-            late, gone = (
+        with MungeDaemon(env=clock_off_by("-1h")) as slow, MungeDaemon() as dead_munged:
+            dead_munged.stop(signal.SIGKILL)
+            slow_socket, dead_socket = (
                 {"mungeSocketPath": str(slow.socket)},
-                {"mungeSocketPath": str(ended.socket)},
+                {"mungeSocketPath": str(dead_munged.socket)},
             )
-            changed["Platforms"] |= {"late": system | late, "gone": system | gone}
-            results = await findings(tmp_path, changed)
+            configuration["Platforms"] |= {
+                "late": system | slow_socket,
+                "gone": system | dead_socket,
+            }
+            results = await findings(tmp_path, configuration)
     assert results["munge of late"].level == "failure"
     assert re.search(
         r"its clock is 3,[56]\d\d s behind this machine's", results["munge of late"].text
@@ -411,56 +417,58 @@ async def test_users(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_mongodb_server(tmp_path: Path) -> None:
     """The check logs in and creates nothing; findings contain no password."""
-    changed = document(tmp_path, free_port(), free_port()) | {"MongoDB": "images"}
+    configuration = document(tmp_path, free_port(), free_port()) | {"MongoDB": "images"}
     with Mongod(tmp_path / "mongod", "--standalone") as server:
-        results = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
+        results = (await findings(tmp_path, configuration | {"MongoDBURI": server.uri}))["MongoDB"]
         assert (results.level, results.remedy) == ("ok", "")
         assert results.text == "database images: 0 records, 15 indexes to be made"
-        free = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["rights in MongoDB"]
+        free = (await findings(tmp_path, configuration | {"MongoDBURI": server.uri}))[
+            "rights in MongoDB"
+        ]
         assert (free.level, "no login is required" in free.text) == ("ok", True)
         with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
             assert "images" not in client.list_database_names()
             client["images"]["images"].insert_one({"system": "s", "status": "READY"})
-            await _is_told_of_expiry(changed | {"MongoDBURI": server.uri}, tmp_path)
+            await _check_expiry_finding(configuration | {"MongoDBURI": server.uri}, tmp_path)
             assert "shiftergw.state" not in client["images"].list_collection_names()
         stranger = server.uri.replace("127.", "stranger:p%40ss@127.")
-        refused = (await findings(tmp_path, changed | {"MongoDBURI": stranger}))["MongoDB"]
-    unreachable = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
-    nowhere = "mongodb://me:p%40ss@localhost/?tls=true&tlsCAFile=/nowhere/ca.pem"
-    wrong = (await findings(tmp_path, changed | {"MongoDBURI": nowhere}))["MongoDB"]
-    assert "let the gateway do" in refused.text
-    assert "does not answer" not in refused.text
-    assert refused.remedy.startswith("Correct user, password and authSource in MongoDBURI")
-    for results, told in (
-        (refused, "login is refused"),
+        refusal = (await findings(tmp_path, configuration | {"MongoDBURI": stranger}))["MongoDB"]
+    unreachable = (await findings(tmp_path, configuration | {"MongoDBURI": server.uri}))["MongoDB"]
+    uri_without_ca = "mongodb://me:p%40ss@localhost/?tls=true&tlsCAFile=/nowhere/ca.pem"
+    wrong = (await findings(tmp_path, configuration | {"MongoDBURI": uri_without_ca}))["MongoDB"]
+    assert "let the gateway do" in refusal.text
+    assert "does not answer" not in refusal.text
+    assert refusal.remedy.startswith("Correct user, password and authSource in MongoDBURI")
+    for results, words in (
+        (refusal, "login is refused"),
         (unreachable, "efused"),
         (wrong, "No such file"),
     ):
         assert results.level == "failure"
-        assert told in results.text
+        assert words in results.text
         assert "MongoDBURI" in results.remedy
         assert "p%40ss" not in results.text
         assert "p@ss" not in results.text
 
 
-async def _is_told_of_expiry(changed: dict[str, Any], root: Path) -> None:
-    """Check what is told of a database that another program has filled."""
-    for expected, level, told in (
+async def _check_expiry_finding(configuration: dict[str, Any], root: Path) -> None:
+    """Check the finding about expiry in a database that another program has filled."""
+    for expected, level, words in (
         (None, "warning", "off: another program has filled the database"),
         (True, "ok", "count from the gateway's start"),
         (False, "ok", "off: ScheduledExpiry is false"),
     ):
-        results = (await findings(root, changed | {"ScheduledExpiry": expected}))[
+        results = (await findings(root, configuration | {"ScheduledExpiry": expected}))[
             "scheduled expiry"
         ]
-        assert (results.level, told in results.text) == (level, True)
+        assert (results.level, words in results.text) == (level, True)
         assert ("ScheduledExpiry" in results.remedy) is (expected is None)
 
 
 @pytest.mark.parametrize("fit", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_the_command(tmp_path: Path, fit: bool) -> None:
-    """It prints a table of findings and remedies; exit code 0, or 1 with a failure."""
+    """The command prints findings and remedies; exit code 0, or 1 with a failure."""
     need("mksquashfs")
     async with listening(Site(Registry())) as registry:  # type: ignore[arg-type]  # any site
         configuration = document(tmp_path, registry, free_port()) | {"Listn": "x"}

@@ -1,4 +1,4 @@
-"""`shiftergw check --database` explains a database before anything is done to it."""
+"""`shiftergw check --database` explains a database before the gateway writes to it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def taken(mongodb: str) -> Iterator[tuple[str, Any]]:
-    """Return a database of the original: its name, and pymongo's way there."""
+def original_database(mongodb: str) -> Iterator[tuple[str, Any]]:
+    """Return a database of the original: its name, and pymongo's view of it."""
     with mongod.database(mongodb) as (name, db):
-        db["images"].insert_many([one for _, one in records(3 * len(ROUND))])
+        db["images"].insert_many([record for _, record in records(3 * len(ROUND))])
         db["metrics"].insert_many(rows(7))
         yield name, db
 
@@ -59,65 +59,76 @@ def document(root: Path, **changes: Any) -> dict[str, Any]:
     return {**SMALLEST, **directories, "Platforms": platforms, **changes}
 
 
-async def told(root: Path, **changes: Any) -> list[Finding]:
+async def database_findings(root: Path, **changes: Any) -> list[Finding]:
     """Return all findings about a configuration's database."""
-    loaded = Config.from_document(document(root, **changes), base=root, environ={})
-    return await contents(reactor, loaded.config)
+    loaded_config = Config.from_document(document(root, **changes), base=root, environ={})
+    return await contents(reactor, loaded_config.config)
 
 
-def by_name(found: list[Finding], name: str) -> Finding:
+def by_name(findings: list[Finding], name: str) -> Finding:
     """Return the only finding of a name."""
-    (one,) = [finding for finding in found if finding.name == name]
-    return one
+    (match,) = [finding for finding in findings if finding.name == name]
+    return match
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_database_of_the_original(
-    mongodb: str, taken: tuple[str, Any], tmp_path: Path
+    mongodb: str, original_database: tuple[str, Any], tmp_path: Path
 ) -> None:
-    """Every record is in one of the categories; what is odd has examples; nothing is written."""
-    name, db = taken
+    """Every record is in a category; odd records are listed; nothing is written."""
+    name, db = original_database
     before = str(mongod.all_documents(db))
-    found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+    findings = await database_findings(tmp_path, MongoDBURI=mongodb, MongoDB=name)
     assert str(mongod.all_documents(db)) == before
     assert [*db["images"].index_information()] == ["_id_"]
-    assert by_name(found, "database").text == (
+    assert by_name(findings, "database").text == (
         f"MongoDB, database {name}: 300 records, 300 of them by another program; 7 rows of look-ups"
     )
-    assert by_name(found, "indexes").text.startswith("15 to be made at the start: shiftergw_claim")
-    assert by_name(found, "scheduled expiry").level == "warning"
+    assert by_name(findings, "indexes").text.startswith(
+        "15 to be made at the start: shiftergw_claim"
+    )
+    assert by_name(findings, "scheduled expiry").level == "warning"
     expected = Counter(kind.category for kind, _ in records(300))
-    categories = [one.text for one in found if one.name == "records"]
+    categories = [finding.text for finding in findings if finding.name == "records"]
     assert sum(int(text.split()[0]) for text in categories) == 300
     for category, count in expected.items():
         assert any(text.startswith(f"{count} {category}") for text in categories), category
-    assert {one.level for one in found if Category.LISTED in one.text} == {"ok"}
-    assert {one.level for one in found if Category.ABANDONED in one.text} == {"warning"}
-    odd = {one.text.partition(": ")[2]: one for one in found if one.name == "odd"}
-    open_to_all = next(one for text, one in odd.items() if text.startswith("private without"))
+    assert {finding.level for finding in findings if Category.LISTED in finding.text} == {"ok"}
+    assert {finding.level for finding in findings if Category.ABANDONED in finding.text} == {
+        "warning"
+    }
+    odd = {
+        finding.text.partition(": ")[2]: finding for finding in findings if finding.name == "odd"
+    }
+    open_to_all = next(
+        finding for text, finding in odd.items() if text.startswith("private without")
+    )
     assert open_to_all.text.startswith("9: ")
     assert re.search(r"\(alpha/docker:lib/app:\d+ \([0-9a-f]{24}\), .*…\)$", open_to_all.text)
     assert "--user" in open_to_all.remedy
-    assert by_name(found, "unknown members").text == "kept: blob 3, site_note 3"
+    assert by_name(findings, "unknown members").text == "kept: blob 3, site_note 3"
     for system in SYSTEMS:
-        own = [one for _, one in records(300) if one.get("system") == system]
-        states = Counter(str(one.get("status", "none")) for one in own)
-        numbers = by_name(found, f"records of {system}").text.split(", ")
+        own = [record for _, record in records(300) if record.get("system") == system]
+        states = Counter(str(record.get("status", "none")) for record in own)
+        numbers = by_name(findings, f"records of {system}").text.split(", ")
         assert sorted(numbers) == sorted(f"{word} {count}" for word, count in states.items())
-    assert by_name(found, "records of others").text == "none 9, gone 3"
-    assert len(found) < 50
-    assert max(len(one.text) for one in found) < 1000
-    assert all(one.text.isprintable() for one in found)
+    assert by_name(findings, "records of others").text == "none 9, gone 3"
+    assert len(findings) < 50
+    assert max(len(finding.text) for finding in findings) < 1000
+    assert all(finding.text.isprintable() for finding in findings)
 
 
 @pytest_twisted.ensureDeferred
 async def test_many_records(
-    mongodb: str, taken: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mongodb: str,
+    original_database: tuple[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They come in pieces, and none is missing."""
+    """Records that arrive in several batches are all counted."""
     monkeypatch.setattr(mongo_database, "BATCH", 7)
-    found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=taken[0])
-    assert "300 records" in by_name(found, "database").text
+    findings = await database_findings(tmp_path, MongoDBURI=mongodb, MongoDB=original_database[0])
+    assert "300 records" in by_name(findings, "database").text
 
 
 @pytest_twisted.ensureDeferred
@@ -127,27 +138,27 @@ async def test_a_user_who_may_only_read(tmp_path: Path) -> None:
     login = "looker:p%40ss@"
     server = mongod.Mongod(root, "--standalone", "--sync-on-commit", login=login)
     with server, pymongo.MongoClient[dict[str, Any]]("127.0.0.1", server.port) as client:
-        client["images"]["images"].insert_many([one for _, one in records(100)])
+        client["images"]["images"].insert_many([record for _, record in records(100)])
         roles = [{"role": "read", "db": "images"}]
         client.admin.command("createUser", "looker", pwd="p@ss", roles=roles)
     try:
         server.start("--auth")
-        found = await told(tmp_path, MongoDBURI=server.uri, MongoDB="images")
+        findings = await database_findings(tmp_path, MongoDBURI=server.uri, MongoDB="images")
     finally:
         server.kill()
-    assert "100 records" in by_name(found, "database").text
-    assert "p@ss" not in str(found)
-    assert "p%40ss" not in str(found)
+    assert "100 records" in by_name(findings, "database").text
+    assert "p@ss" not in str(findings)
+    assert "p%40ss" not in str(findings)
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_unreachable_server(tmp_path: Path) -> None:
-    """It is the only finding, with a remedy."""
+    """An unreachable server is the only finding, with a remedy."""
     uri = f"mongodb://me:p%40ss@127.0.0.1:{free_port()}/"
-    (found,) = await told(tmp_path, MongoDBURI=uri, MongoDB="images")
-    assert (found.name, found.level) == ("database", "failure")
-    assert "MongoDBURI" in found.remedy
-    assert "p%40ss" not in found.text
+    (finding,) = await database_findings(tmp_path, MongoDBURI=uri, MongoDB="images")
+    assert (finding.name, finding.level) == ("database", "failure")
+    assert "MongoDBURI" in finding.remedy
+    assert "p%40ss" not in finding.text
 
 
 def deliver(directory: Path, n: int, size: int | None = 5) -> None:
@@ -168,24 +179,27 @@ async def test_files(mongodb: str, tmp_path: Path) -> None:
         )
         changes = {"MongoDBURI": mongodb, "MongoDB": name}
         where = f"files in {tmp_path / 'alpha'}"
-        empty = by_name(await told(tmp_path, **changes), where)
+        empty = by_name(await database_findings(tmp_path, **changes), where)
         assert empty.text.startswith("of 6 images, 6 have no file (")
         assert "mounted" in empty.remedy
         for n, size in {1: 9, 2: 5, 3: 5, 4: None, 6: 0}.items():
             deliver(tmp_path / "alpha", n, size)
         deliver(tmp_path / "alpha", 5)
         (tmp_path / "alpha" / f"{image_id(5)}.meta").unlink()
-        found = await told(tmp_path, **changes)
-        assert by_name(found, where).text == (
+        findings = await database_findings(tmp_path, **changes)
+        assert by_name(findings, where).text == (
             f"of 6 images, 1 have no file ({image_id(4)}),"
             f" 1 have an empty file ({image_id(6)}),"
             f" 1 have a file of another size than recorded ({image_id(3)}),"
             f" 1 have no metadata ({image_id(5)})"
         )
-        assert by_name(found, where).level == "warning"
-        assert f"files in {tmp_path / 'beta'}" not in {one.name for one in found}
+        assert by_name(findings, where).level == "warning"
+        assert f"files in {tmp_path / 'beta'}" not in {finding.name for finding in findings}
         db["images"].delete_many({"id": {"$in": [image_id(n) for n in (3, 4, 5, 6)]}})
-        assert by_name(await told(tmp_path, **changes), where).text == "all 2 images are there"
+        assert (
+            by_name(await database_findings(tmp_path, **changes), where).text
+            == "all 2 images are there"
+        )
 
 
 @pytest_twisted.ensureDeferred
@@ -200,18 +214,18 @@ async def test_files_that_no_record_names(mongodb: str, tmp_path: Path) -> None:
         (tmp_path / "alpha").mkdir(exist_ok=True)
         for n in range(1, 7):
             deliver(tmp_path / "alpha", n)
-        then = time.time() - 2 * FRESH_SECONDS
+        delivery_time = time.time() - 2 * FRESH_SECONDS
         for n in range(1, 6):
-            os.utime(tmp_path / "alpha" / f"{image_id(n)}.squashfs", (then, then))
-        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
-        more = by_name(found, f"more files in {tmp_path / 'alpha'}")
-        assert more.text == (
+            os.utime(tmp_path / "alpha" / f"{image_id(n)}.squashfs", (delivery_time, delivery_time))
+        findings = await database_findings(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+        surplus = by_name(findings, f"more files in {tmp_path / 'alpha'}")
+        assert surplus.text == (
             f"2 images that no record names, 10 bytes ({image_id(4)}, {image_id(5)})"
         )
-        assert more.level == "warning"
+        assert surplus.level == "warning"
         db["images"].delete_many({"system": "alpha"})
-        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
-        assert by_name(found, f"more files in {tmp_path / 'alpha'}").text.startswith("5 images")
+        findings = await database_findings(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+        assert by_name(findings, f"more files in {tmp_path / 'alpha'}").text.startswith("5 images")
 
 
 @pytest_twisted.ensureDeferred
@@ -235,10 +249,10 @@ async def test_files_of_remote_systems(mongodb: str, tmp_path: Path) -> None:
             "Platforms": dict.fromkeys(SYSTEMS, system),
         }
         where = f"files in 127.0.0.1:{tmp_path / 'images'}"
-        finding = by_name(await told(tmp_path, **changes), where)
+        finding = by_name(await database_findings(tmp_path, **changes), where)
         assert finding.text == f"of 2 images, 1 have no file ({image_id(2)})"
         sshd.stop()
-        unreachable = by_name(await told(tmp_path, **changes), where)
+        unreachable = by_name(await database_findings(tmp_path, **changes), where)
     assert unreachable.level == "warning"
     assert "cannot be reached" in unreachable.text
     assert "not looked at" in unreachable.remedy
@@ -246,20 +260,22 @@ async def test_files_of_remote_systems(mongodb: str, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_duplicate_claims(mongodb: str, tmp_path: Path) -> None:
-    """They are a failure, because they would keep the gateway from accepting pulls."""
+    """Duplicate claims are a failure, because the gateway could not accept pulls."""
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_many(
             {"system": "alpha", "status": word, "claim": None} for word in ("READY", "FAILURE")
         )
-        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
-    assert [one.level for one in found if "claim" in one.text and one.name == "odd"] == ["failure"]
+        findings = await database_findings(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+    assert [
+        finding.level for finding in findings if "claim" in finding.text and finding.name == "odd"
+    ] == ["failure"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_sqlite(tmp_path: Path) -> None:
     """A SQLite file is checked in the same way, also while its gateway runs; none is created."""
-    found = await told(tmp_path)
-    assert by_name(found, "database").text.endswith("shiftergw.sqlite will be made")
+    findings = await database_findings(tmp_path)
+    assert by_name(findings, "database").text.endswith("shiftergw.sqlite will be made")
     assert not (tmp_path / "state").exists()
     (tmp_path / "state").mkdir()
     async with running(tmp_path / "state" / "shiftergw.sqlite") as store:
@@ -268,27 +284,27 @@ async def test_sqlite(tmp_path: Path) -> None:
         await complete_pull(store, request("z:1", system="gone"), OTHER_ID)
         await store.record_lookup({"system": "alpha", "time": 5.0})
         await store.lookups("alpha", 1)
-        found = await told(tmp_path)
-    assert by_name(found, "database").text.endswith("3 records; 1 rows of look-ups")
-    assert {one.text for one in found if one.name == "records"} == {
+        findings = await database_findings(tmp_path)
+    assert by_name(findings, "database").text.endswith("3 records; 1 rows of look-ups")
+    assert {finding.text for finding in findings if finding.name == "records"} == {
         f"1 {Category.LISTED}",
         *(
-            one.text
-            for one in found
-            if Category.IN_FLIGHT in one.text or Category.FOREIGN_SYSTEM in one.text
+            finding.text
+            for finding in findings
+            if Category.IN_FLIGHT in finding.text or Category.FOREIGN_SYSTEM in finding.text
         ),
     }
-    assert by_name(found, "records of others").text == "gone 1"
-    assert await told(tmp_path) == found
+    assert by_name(findings, "records of others").text == "gone 1"
+    assert await database_findings(tmp_path) == findings
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["shiftergw.sqlite"]
-    (tmp_path / "state" / "shiftergw.sqlite").write_text("no database at all, of nobody")
-    (damage,) = await told(tmp_path)
+    (tmp_path / "state" / "shiftergw.sqlite").write_text("no database at all")
+    (damage,) = await database_findings(tmp_path)
     assert (damage.name, damage.level) == ("database", "failure")
 
 
-def test_the_command(mongodb: str, taken: tuple[str, Any], tmp_path: Path) -> None:
-    """It prints a table; exit code 0, or 1 if the gateway would not work."""
-    name, _ = taken
+def test_the_command(mongodb: str, original_database: tuple[str, Any], tmp_path: Path) -> None:
+    """The command prints a table; exit code 0, or 1 if the gateway would not work."""
+    name, _ = original_database
     config = tmp_path / "imagemanager.json"
     config.write_text(json.dumps(document(tmp_path, MongoDBURI=mongodb, MongoDB=name)))
     result = shiftergw("check", "--database", "--config", str(config))

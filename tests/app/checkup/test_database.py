@@ -25,15 +25,17 @@ from tests.store.pulls import complete_pull, request
 WRITES = ["find", "insert", "update", "remove", "listIndexes", "createIndex", "dropIndex"]
 
 
-async def told(uri: str) -> Finding:
-    """Return what is told of the rights of a URI's user in the database `images`."""
+async def rights_finding(uri: str) -> Finding:
+    """Return the finding about the rights of a URI's user in the database `images`."""
     config = load_config({"MongoDBURI": uri, "MongoDB": "images"}).config
-    (results,) = [one for one in await state(config, reactor) if one.name == "rights in MongoDB"]
+    (results,) = [
+        finding for finding in await state(config, reactor) if finding.name == "rights in MongoDB"
+    ]
     return results
 
 
 def privilege(actions: list[str], db: str = "images", collection: str = "") -> dict[str, Any]:
-    """Return a privilege as a server tells it."""
+    """Return a privilege in the form of a server's reply."""
     return {"resource": {"db": db, "collection": collection}, "actions": actions}
 
 
@@ -46,7 +48,11 @@ def privilege(actions: list[str], db: str = "images", collection: str = "") -> d
         ([privilege(["find", "listIndexes"])], "failure", "insert in images, update in images"),
         ([privilege(WRITES, db="other"), privilege(["find"])], "failure", "insert in images"),
         ([privilege(WRITES, collection="images")], "failure", "may not: find in metrics"),
-        ([privilege([one for one in WRITES if one != "createIndex"])], "failure", "createIndex in"),
+        (
+            [privilege([action for action in WRITES if action != "createIndex"])],
+            "failure",
+            "createIndex in",
+        ),
         ([{"resource": {"cluster": True}, "actions": WRITES}], "failure", "and 42 more"),
         ([], "warning", "whether me@admin may write is not proven"),
     ],
@@ -54,26 +60,26 @@ def privilege(actions: list[str], db: str = "images", collection: str = "") -> d
 @pytest_twisted.ensureDeferred
 async def test_privileges(privileges: list[Any], level: str, text: str) -> None:
     """The privileges that the server reports decide, for each collection and kind of write."""
-    asked: set[str] = set()
+    commands: set[str] = set()
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
-        asked.add(next(iter(command)))
+        commands.add(next(iter(command)))
         users = [{"user": "me", "db": "admin"}]
         info = {"authenticatedUsers": users, "authenticatedUserPrivileges": privileges}
         results = {"cursor": {"id": 0, "firstBatch": []}, "n": 0, "authInfo": info}
         return {"ismaster": True, **results}
 
     with serving(answering(answer)) as host:
-        results = await told(f"mongodb://{host}/")
+        results = await rights_finding(f"mongodb://{host}/")
     assert results.level == level
     assert text in results.text
     assert ("readWrite on images" in results.remedy) is (level != "ok")
-    assert asked == {"isMaster", "count", "listIndexes", "find", "connectionStatus"}
+    assert commands == {"isMaster", "count", "listIndexes", "find", "connectionStatus"}
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_without_the_command() -> None:
-    """Nothing is proven then, which the finding says; all other findings are reported."""
+    """The finding says that the rights are not proven; all other findings are reported."""
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if "connectionStatus" in command:
@@ -81,7 +87,7 @@ async def test_a_server_without_the_command() -> None:
         return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0}
 
     with serving(answering(answer)) as host:
-        results = await told(f"mongodb://{host}/")
+        results = await rights_finding(f"mongodb://{host}/")
     assert (results.level, "is not proven" in results.text) == ("warning", True)
 
 
@@ -97,20 +103,20 @@ async def test_roles(tmp_path: Path, role: str, level: str) -> None:
         client.admin.command("createUser", "me", pwd="p@ss", roles=[{"role": role, "db": "images"}])
     try:
         server.start("--auth")
-        assert (await told(server.uri)).level == level
+        assert (await rights_finding(server.uri)).level == level
     finally:
         server.kill()
 
 
 @pytest.mark.parametrize(
-    ("ahead", "level"), [(0, None), (-3, None), (30, "warning"), (-30, "warning")]
+    ("skew", "level"), [(0, None), (-3, None), (30, "warning"), (-30, "warning")]
 )
 @pytest_twisted.ensureDeferred
-async def test_clocks(ahead: float, level: str | None) -> None:
+async def test_clocks(skew: float, level: str | None) -> None:
     """Gateways whose clocks differ requeue each other's work; the server's clock shows it."""
 
     def answer(_: dict[str, Any]) -> dict[str, Any]:
-        server_time = datetime.now(UTC) + timedelta(seconds=ahead)
+        server_time = datetime.now(UTC) + timedelta(seconds=skew)
         return {
             "ismaster": True,
             "cursor": {"id": 0, "firstBatch": []},
@@ -120,12 +126,12 @@ async def test_clocks(ahead: float, level: str | None) -> None:
 
     with serving(answering(answer)) as host, capturedLogs() as log:
         config = load_config({"MongoDBURI": f"mongodb://{host}/", "MongoDB": "images"}).config
-        results = {one.name: one for one in await state(config, reactor)}
-    told = [text for event in log if "clock" in (text := formatEvent(event))]
+        results = {finding.name: finding for finding in await state(config, reactor)}
+    clock_lines = [text for event in log if "clock" in (text := formatEvent(event))]
     assert (results["clock"].level if "clock" in results else None) == level
-    assert len(told) == (level is not None)
+    assert len(clock_lines) == (level is not None)
     if level is not None:
-        word = "behind" if ahead > 0 else "ahead of"
+        word = "behind" if skew > 0 else "ahead of"
         assert re.search(rf"is (29|30|31) s {word} that of the database", results["clock"].text)
         assert "NTP" in results["clock"].remedy
 
@@ -140,12 +146,12 @@ async def test_a_damaged_file(tmp_path: Path) -> None:
 
     async def finding() -> Finding:
         findings = await state(config, reactor)
-        return next(one for one in findings if one.name == "integrity of the state")
+        return next(result for result in findings if result.name == "integrity of the state")
 
     assert (await finding()).level == "ok"
     path.write_bytes(path.read_bytes()[:4096] + bytes(path.stat().st_size - 4096))
-    damaged = await finding()
-    assert damaged.level == "failure"
-    assert "is damaged" in damaged.text
-    assert "restore the backup" in damaged.remedy
+    damage = await finding()
+    assert damage.level == "failure"
+    assert "is damaged" in damage.text
+    assert "restore the backup" in damage.remedy
     assert {file.name for file in path.parent.iterdir()} == {path.name}

@@ -19,8 +19,8 @@ from tests.installed_reactor import reactor
 from tests.sshd import Sshd
 
 
-async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:
-    """Return what is found on a system whose account this server lets in, by name."""
+async def findings(sshd: Sshd, root: Path, **options: Any) -> dict[str, Finding]:
+    """Return the findings about a system that is this server, by name."""
     images = root / "images"
     images.mkdir(exist_ok=True)
     ssh = {
@@ -29,7 +29,7 @@ async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:
         "key": str(sshd.key),
         "port": sshd.port,
         "knownHosts": str(sshd.known_hosts),
-        **more,
+        **options,
     }
     document = {
         "Locations": {"reg": {"remotetype": "dockerv2", "url": "http://127.0.0.1:1"}},
@@ -67,9 +67,9 @@ async def test_account_that_greets(tmp_path: Path, transfer: str) -> None:
     with server_with_shell(tmp_path / "home", "bash", ".bashrc", "echo Welcome") as sshd:
         results = await findings(sshd, tmp_path, transfer=transfer)
         assert list(results) == ["imageDir of s"]
-        chosen = await findings(sshd, tmp_path, transfer=transfer, verify="sample")
-    assert '"verify" is "sample"' in chosen["deliveries to s"].text
-    assert chosen["deliveries to s"].level == Level.OK
+        sample_results = await findings(sshd, tmp_path, transfer=transfer, verify="sample")
+    assert '"verify" is "sample"' in sample_results["deliveries to s"].text
+    assert sample_results["deliveries to s"].level == Level.OK
 
 
 @pytest_twisted.ensureDeferred

@@ -1,4 +1,4 @@
-"""`shiftergw check` looks at the broker and the machines there."""
+"""`shiftergw check` examines the broker and the worker machines."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CHANGES = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images"}
 
 
 async def look(**changes: Any) -> dict[str, Finding]:
-    """Return what is found, by name."""
+    """Return the findings by name."""
     config = load_config(CHANGES | changes).config
-    return {one.name: one for one in await findings(config, reactor)}
+    return {finding.name: finding for finding in await findings(config, reactor)}
 
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_broker() -> None:
-    """There are no findings."""
+    """A gateway without a broker has no findings."""
     assert await look() == {}
 
 

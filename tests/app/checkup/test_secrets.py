@@ -1,4 +1,4 @@
-"""Tests of what `shiftergw check` says of files that hold secrets, and of who runs it."""
+"""Tests of the checks of files that hold secrets, and of the user that runs the check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.configurations import SMALLEST, load_config
 from tests.parts import need_root
 
 MONGO = {"MongoDBURI": "mongodb://shifter:secret@db.example.com/", "MongoDB": "Shifter"}
-NOBODY = 65534
+NOBODY_UID = 65534
 
 
 def findings(root: Path, **changes: Any) -> dict[str, Finding]:
@@ -30,7 +30,7 @@ def findings(root: Path, **changes: Any) -> dict[str, Finding]:
 
 
 def test_a_password_that_every_user_can_read(tmp_path: Path) -> None:
-    """It is a warning if every user can read a configuration with a password."""
+    """A configuration with a password that every user can read is a warning."""
     with TemporaryDirectory(dir="/tmp") as name:  # pytest's own directories are closed
         root = Path(name)
         root.chmod(0o755)
@@ -78,12 +78,12 @@ def test_a_secret_key_that_cannot_be_created(tmp_path: Path) -> None:
 
 
 def test_root_checks_for_another_user(tmp_path: Path) -> None:
-    """Root reads that the result is not that of the service's user."""
+    """A finding tells root that the result is not that of the service's user."""
     need_root()
     assert "sudo -H -u USER shiftergw check" in findings(tmp_path)["user"].remedy
     (tmp_path / "state").mkdir()
     assert "user" not in findings(tmp_path)
-    os.chown(tmp_path / "state", NOBODY, -1)
+    os.chown(tmp_path / "state", NOBODY_UID, -1)
     results = findings(tmp_path)["user"]
     assert (results.level, "StateDirectory belongs to nobody" in results.text) == ("warning", True)
     assert results.remedy.endswith(
