@@ -43,12 +43,12 @@ class Doubling:
         """Block no calls yet."""
         self.go = Event()
         self.go.set()
-        self.started = Event()
+        self.start_event = Event()
         self.numbers: list[int] = []
 
     def __call__(self, number: int) -> int:
         """Return twice the number, once it is not blocked."""
-        self.started.set()
+        self.start_event.set()
         assert self.go.wait(20)
         self.numbers.append(number)
         if number == 0:
@@ -57,7 +57,7 @@ class Doubling:
 
     async def wait_for_start(self) -> None:
         """Wait until a call has started."""
-        assert await deferToThread(self.started.wait, 20)
+        assert await deferToThread(self.start_event.wait, 20)
 
 
 def late() -> TimedOut:
@@ -150,7 +150,7 @@ async def test_the_wait_for_the_batch_before_counts() -> None:
     assert await first == 2
     await pause(0, reactor)  # until the first batch has ended
     doubling.go.clear()
-    doubling.started.clear()
+    doubling.start_event.clear()
     turns.advance(0)
     await doubling.wait_for_start()
     assert not second.called
@@ -162,7 +162,7 @@ async def test_the_wait_for_the_batch_before_counts() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelled_callers() -> None:
-    """They stop waiting at once; a call is not made if it has not started."""
+    """Cancelled callers stop waiting at once; a call that has not started is not made."""
     doubling = Doubling()
     calls = BatchedCalls(doubling, LIMIT, reactor, late)
     doubling.go.clear()

@@ -60,10 +60,10 @@ def test_convert(source: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
     assert document["seconds"]["total"] > 0
     assert list(tmp_path.iterdir()) == [out]
     assert "Getting manifest" in result.stderr.splitlines()
-    displayed = subprocess.run(
+    listing = subprocess.run(
         [need("unsquashfs"), "-cat", str(out), "etc/motd"], capture_output=True, check=True
     )
-    assert displayed.stdout == b"hello\n"
+    assert listing.stdout == b"hello\n"
 
 
 def test_convert_with_a_configuration(
@@ -85,7 +85,7 @@ def test_convert_with_a_configuration(
     assert json.loads(first.stdout)["id"] == digest.hex
     assert "Listn" in first.stderr
     assert list(out.parent.iterdir()) == [out]
-    # The converted file that the site keeps is another one: who gets OUT may write into it.
+    # The site keeps a second copy, because the owner of OUT may write into it.
     assert out.stat().st_nlink == 1
     wrong = shiftergw("convert", "--config", str(config), "--system", "s", "a/b:1", str(out))
     assert (wrong.returncode, wrong.stdout) == (2, "")

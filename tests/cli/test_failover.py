@@ -103,10 +103,10 @@ async def test_the_next_gateway_is_asked_at_once(
         await until(lambda: len(second.fake.calls) >= 3)
         second.fake.pulls = [READY]
         assert await pulling == 0
-    captured = capsys.readouterr()
-    assert captured.out == f"{IMAGE_ID}\n"
-    assert captured.err.count("cannot be reached: nothing listens there.") == 1
-    assert f"Going on with the gateway 127.0.0.1:{second.port}." in captured.err
+    output = capsys.readouterr()
+    assert output.out == f"{IMAGE_ID}\n"
+    assert output.err.count("cannot be reached: nothing listens there.") == 1
+    assert f"Going on with the gateway 127.0.0.1:{second.port}." in output.err
 
 
 @pytest_twisted.ensureDeferred
@@ -133,17 +133,17 @@ async def test_all_are_away_for_a_while(
         await until(lambda: len(first.fake.calls) >= 1)
         await first.die()
         await second.die()
-        captured: list[str] = []
+        error_texts: list[str] = []
 
         def is_told() -> bool:
-            captured.append(capsys.readouterr().err)
-            return "Still trying." in "".join(captured)
+            error_texts.append(capsys.readouterr().err)
+            return "Still trying." in "".join(error_texts)
 
         await until(is_told)
         second.fake.pulls = [READY]
         second.start()
         assert await pulling == 0
-    assert "".join([*captured, capsys.readouterr().err]).count("Still trying.") == 1
+    assert "".join([*error_texts, capsys.readouterr().err]).count("Still trying.") == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -148,7 +148,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert file.read() == b"new\n"
 
 
-def _unchanged(content: bytes) -> bytes:
+def _keep_content(content: bytes) -> bytes:
     return content
 
 
@@ -199,7 +199,7 @@ def test_a_file_that_is_open_to_others(tmp_path: Path, mode: int) -> None:
     assert file.read() == b"x\n"
     assert f"0{mode:o} of {file.path} are too open" in file.warning
     assert f"chmod 600 {file.path}" in file.warning
-    file.change(_unchanged)
+    file.change(_keep_content)
     mode_after = LoginFile(tmp_path)
     assert (mode_after.read(), mode_after.warning) == (b"x\n", "")
 
@@ -213,13 +213,13 @@ def test_links_are_refused(tmp_path: Path) -> None:
     home.mkdir()
     file = LoginFile(home)
     file.path.parent.symlink_to(target / ".udiRoot")
-    for use in (file.read, lambda: file.change(_unchanged)):
+    for use in (file.read, lambda: file.change(_keep_content)):
         with pytest.raises(Misuse, match="no links"):
             use()
     file.path.parent.unlink()
     file.path.parent.mkdir()
     file.path.symlink_to(target / ".udiRoot" / ".cred")
-    for use in (file.read, lambda: file.change(_unchanged)):
+    for use in (file.read, lambda: file.change(_keep_content)):
         with pytest.raises(Misuse, match="no links"):
             use()
     assert (target / ".udiRoot" / ".cred").read_bytes() == b"bait\n"
@@ -233,7 +233,7 @@ def test_files_of_other_users_are_refused(tmp_path: Path, name: str) -> None:
     file = LoginFile(tmp_path)
     file.change(lambda _: b"x\n")
     os.chown(tmp_path / name, 12345, 12345)
-    for use in (file.read, lambda: file.change(_unchanged)):
+    for use in (file.read, lambda: file.change(_keep_content)):
         with pytest.raises(Misuse, match="belongs to somebody else"):
             use()
 
@@ -250,4 +250,4 @@ def test_special_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"\.cred"):
         file.read()
     with pytest.raises(Misuse, match="cannot be used: No such file"):
-        LoginFile(tmp_path / "nowhere").change(_unchanged)
+        LoginFile(tmp_path / "nowhere").change(_keep_content)

@@ -1,4 +1,4 @@
-"""How far the work is, on a terminal and elsewhere."""
+"""The display of progress, on a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_a_terminal_shows_bars() -> None:
         display.bytes(500_000, 1_000_000)
         display.stage("Converting")
         display.say("waits for [red]the registry")
-    shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
-    assert "Pulling \\x1b[31mlayers [bold]" in shown
-    assert "0.5/1.0 MB" in shown
-    assert "Converting" in shown
-    assert "/?" not in shown  # where nothing is known nothing is said
-    assert "waits for [red]the registry" in shown
+    screen = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    assert "Pulling \\x1b[31mlayers [bold]" in screen
+    assert "0.5/1.0 MB" in screen
+    assert "Converting" in screen
+    assert "/?" not in screen  # an unknown total is not displayed
+    assert "waits for [red]the registry" in screen
 
 
 def test_a_file_gets_a_line_per_change() -> None:
@@ -41,16 +41,16 @@ def test_a_file_gets_a_line_per_change() -> None:
     assert out.getvalue().count("\n") == 2
 
 
-def _shown(console: Console) -> list[str]:
-    """Return the lines of a terminal as they stood last, without what colours and moves them."""
-    written = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
-    *_, last = written.split("\x1b[1A\x1b[2K")
+def _screen_lines(console: Console) -> list[str]:
+    """Return the last lines of a terminal, without control sequences."""
+    output = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    *_, last = output.split("\x1b[1A\x1b[2K")
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", last)
     return [line.strip() for line in text.replace("\r", "").split("\n") if line.strip()]
 
 
 def test_a_terminal_shows_a_line_for_each() -> None:
-    """Each keeps its line whatever the others do; stages follow each other in it, with bytes."""
+    """Each image keeps its line; its stages follow each other there, with bytes."""
     console = _terminal()
     with Lines(["a", "longer", "b\x1b[2J"], console) as lines:
         lines.line("longer").stage("PULLING: Pulling layers")
@@ -59,13 +59,13 @@ def test_a_terminal_shows_a_line_for_each() -> None:
         lines.line("a").bytes(1_000_000, 1_000_000)
         lines.line("a").stage("TRANSFER: [bold]x")
         lines.line("b\x1b[2J").end("FAILURE", good=False)
-    shown = _shown(console)
-    assert len(shown) == 3
-    assert re.match(r"a +TRANSFER: \[bold\]x ", shown[0])
-    assert "bytes" not in shown[0]  # none were told
-    assert re.match(r"longer +PULLING: Pulling layers .* 0\.5/1\.0 MB", shown[1])
-    assert re.match(r"b\\x1b\[2J +FAILURE ", shown[2])
-    assert "bytes" not in shown[2]
+    screen = _screen_lines(console)
+    assert len(screen) == 3
+    assert re.match(r"a +TRANSFER: \[bold\]x ", screen[0])
+    assert "bytes" not in screen[0]  # no bytes were reported
+    assert re.match(r"longer +PULLING: Pulling layers .* 0\.5/1\.0 MB", screen[1])
+    assert re.match(r"b\\x1b\[2J +FAILURE ", screen[2])
+    assert "bytes" not in screen[2]
 
 
 def test_a_file_gets_a_line_per_change_with_its_name() -> None:

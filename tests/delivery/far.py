@@ -103,5 +103,5 @@ def retried_silence(seconds: float) -> float:
     return min(stretch(seconds), 0.8 * QUICK_SECONDS)
 
 
-NOBODY = OpensshAccount("nowhere", "nobody")
-"""An account for an `ssh` that ignores it."""
+UNUSED_ACCOUNT = OpensshAccount("nowhere", "nobody")
+"""An account for a stand-in of `ssh` that ignores it."""

@@ -19,7 +19,7 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.plumbing.threads import Threads
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore
-from tests.delivery.far import NOBODY, far_directory, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, far_directory, without_ssh
 from tests.parts import need
 
 Event = tuple[str, str]
@@ -95,7 +95,7 @@ async def test_sftp(root: Path, tmp_path: Path, source: Path, threads: Threads, 
     """OpenSSH's server gets an fsync after the last write, then the rename, then an fsync."""
     log = tmp_path / "log"
     env = without_ssh(tmp_path / "bin", options=f"-e -l DEBUG3 2>> {log}")
-    directory = far_directory(NOBODY, PurePosixPath(root), threads, env)
+    directory = far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env)
     await _deliver(directory, source, what)
     assert requests(log) == "wfrf"
 
@@ -112,6 +112,6 @@ async def test_scp(root: Path, tmp_path: Path, source: Path, threads: Threads, w
         (programs / name).chmod(0o755)
     env = without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH")
     path = PurePosixPath(root)
-    directory = far_directory(NOBODY, path, threads, env, open_files=ScpFiles.begin)
+    directory = far_directory(UNUSED_ACCOUNT, path, threads, env, open_files=ScpFiles.begin)
     await _deliver(directory, source, what)
     assert log.read_text().split() == ["dd", "mv", "sync"]

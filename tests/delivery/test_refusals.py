@@ -18,7 +18,7 @@ from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed, NoSpace, PullError
 from shiftergw.plumbing.threads import Threads
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import NOBODY, far_directory, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, far_directory, without_ssh
 from tests.parts import small_disk
 
 WAYS = pytest.mark.parametrize("open_files", [SftpFiles.begin, ScpFiles.begin], ids=["sftp", "scp"])
@@ -35,7 +35,7 @@ def opens(threads: Threads, tmp_path: Path) -> Iterator[Opens]:
     ) -> RemoteDirectory:
         env = without_ssh(tmp_path / f"bin{len(directories)}", options=options, before=before)
         path = PurePosixPath(root)
-        directories.append(far_directory(NOBODY, path, threads, env, open_files=open_files))
+        directories.append(far_directory(UNUSED_ACCOUNT, path, threads, env, open_files=open_files))
         return directories[-1]
 
     yield open_directory

@@ -16,7 +16,7 @@ from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from tests.delivery.contract import ImageDirectoryContract
-from tests.delivery.far import NOBODY, account_on, connection, far_directory, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, account_on, connection, far_directory, without_ssh
 from tests.parts import need_root
 from tests.sshd import Sshd
 
@@ -34,7 +34,7 @@ class TestServerAlone(ImageDirectoryContract):
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
         """Give an image directory."""
         env = without_ssh(tmp_path / "bin")
-        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+        yield from closing(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
 
 
 class TestSamples(ImageDirectoryContract):
@@ -44,7 +44,7 @@ class TestSamples(ImageDirectoryContract):
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
         """Give an image directory."""
         env = without_ssh(tmp_path / "bin", commands=False)
-        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+        yield from closing(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
 
 
 class TestPlainServer(ImageDirectoryContract):
@@ -55,7 +55,7 @@ class TestPlainServer(ImageDirectoryContract):
         """Give an image directory."""
         options = "-P posix-rename,fsync,statvfs,limits"
         env = without_ssh(tmp_path / "bin", options=options)
-        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+        yield from closing(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
 
     @pytest_twisted.ensureDeferred
     async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
@@ -117,8 +117,8 @@ class TestRestrictedAccount(ImageDirectoryContract):
 
 def test_it_keeps_the_port(threads: Threads) -> None:
     """The type checker sees that this is an `ImageDirectory`, over a `Connection`."""
-    directory = far_directory(NOBODY, PurePosixPath("/images"), threads)
+    directory = far_directory(UNUSED_ACCOUNT, PurePosixPath("/images"), threads)
     port: ImageDirectory = directory
-    over: Connection = connection(NOBODY)
+    over: Connection = connection(UNUSED_ACCOUNT)
     assert port is directory
     assert over is not None

@@ -26,7 +26,13 @@ from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import NOBODY, account_on, far_directory, retried_silence, without_ssh
+from tests.delivery.far import (
+    UNUSED_ACCOUNT,
+    account_on,
+    far_directory,
+    retried_silence,
+    without_ssh,
+)
 from tests.parts import need, need_root
 from tests.patience import patient
 from tests.sshd import Sshd
@@ -165,7 +171,7 @@ async def test_part_with_other_content(
         part.rename(tmp_path / "precious")
         part.symlink_to(tmp_path / "precious")
     env = without_ssh(tmp_path / "bin", commands=commands)
-    directory = opens(NOBODY, root, env=env)
+    directory = opens(UNUSED_ACCOUNT, root, env=env)
     reports: list[Progress] = []
     await directory.install(source, IMAGE, sha256, reports.append)
     assert reports[0].done < PART
@@ -188,7 +194,7 @@ async def test_part_that_has_its_last_byte(
     (root / f"{IMAGE}.partial.{sha256[:16]}").write_bytes(part_content)
     env = without_ssh(tmp_path / "bin", commands=commands)
     reports: list[Progress] = []
-    await opens(NOBODY, root, env=env).install(source, IMAGE, sha256, reports.append)
+    await opens(UNUSED_ACCOUNT, root, env=env).install(source, IMAGE, sha256, reports.append)
     assert reports[0].done == LARGE - REACH
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
@@ -201,7 +207,7 @@ async def test_damage_on_the_way(
 ) -> None:
     """A file that was damaged during the delivery is not installed; the next attempt succeeds."""
     env = without_ssh(tmp_path / "bin", commands=commands)
-    directory = opens(NOBODY, root, env=env)
+    directory = opens(UNUSED_ACCOUNT, root, env=env)
     part = root / f"{IMAGE}.partial.{SHA256[:16]}"
 
     def report(progress: Progress) -> None:
@@ -249,7 +255,7 @@ async def test_frozen_server(sshd: Sshd, opens: Opens, root: Path, large: tuple[
 async def test_frozen_sftp_server(opens: Opens, root: Path, tmp_path: Path) -> None:
     """An SFTP server that freezes behind a working `ssh` is given up within the time limit."""
     env = without_ssh(tmp_path / "bin", before=f"echo $$ > {tmp_path}/pid")
-    directory = opens(NOBODY, root, env=env, idle_seconds=IDLE_SECONDS)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, idle_seconds=IDLE_SECONDS)
     assert await directory.exists(META) is None
     pid = int((tmp_path / "pid").read_text())
     os.kill(pid, signal.SIGSTOP)
@@ -316,7 +322,7 @@ async def test_full_disk(
     """A full disk raises `NoSpace`, and the partial file is removed."""
     mounts("size=9m")  # less than the file, but not almost full
     env = without_ssh(tmp_path / "bin")
-    directory = opens(NOBODY, root, env=env)
+    directory = opens(UNUSED_ACCOUNT, root, env=env)
     await directory.write(b"x", META)
     with pytest.raises(NoSpace) as caught:
         await directory.install(source, IMAGE, SHA256, ignore)

@@ -27,7 +27,7 @@ from shiftergw.ports import Verification
 from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import NOBODY, account_on, connection, far_directory, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, account_on, connection, far_directory, without_ssh
 from tests.installed_reactor import reactor
 from tests.parts import need, need_root
 from tests.sshd import Sshd, public
@@ -89,7 +89,7 @@ async def test_part_that_is_removed_during_the_delivery(
         f'{need("sha256sum")} "$@" || exit; {condition} && [ ! -e {removed_part} ] || exit 0;'
         f" mv {root / PART} {removed_part}",
     )
-    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=open_files)
     await directory.install(long, IMAGE, LONG_SHA256, ignore)
     assert removed_part.exists()
     assert names(root) == [IMAGE]
@@ -102,7 +102,9 @@ async def test_part_that_is_being_resumed_is_not_swept(
     opens: Opens, root: Path, tmp_path: Path, long: Path, open_files: Any
 ) -> None:
     """An old part that is being resumed is not removed by a sweep."""
-    directory = opens(NOBODY, root, env=without_ssh(tmp_path / "bin"), open_files=open_files)
+    directory = opens(
+        UNUSED_ACCOUNT, root, env=without_ssh(tmp_path / "bin"), open_files=open_files
+    )
     sweeps: list[Deferred[int]] = []
 
     def report(_: Progress) -> None:
@@ -126,7 +128,7 @@ async def test_part_that_is_removed_during_a_stretch(
     victim_path = root / PART if victim == "part" else '"$3"'
     sweeps = f"[ -e {sweep_marker} ] || {{ touch {sweep_marker}; rm {victim_path}; }}"
     env = program_is(tmp_path, "scp", f'{need("scp")} "$@" && {{ {sweeps}; }}')
-    directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=ScpFiles.begin)
     await directory.install(long, IMAGE, LONG_SHA256, ignore)
     assert sweep_marker.exists()
     assert names(root) == [IMAGE]
@@ -140,7 +142,7 @@ async def test_two_deliveries_of_the_same_file(
 ) -> None:
     """A worker that counts as dead and ends late does not damage another worker's delivery."""
     env = without_ssh(tmp_path / "bin")
-    dead, alive = (opens(NOBODY, root, env=env, open_files=open_files) for _ in range(2))
+    dead, alive = (opens(UNUSED_ACCOUNT, root, env=env, open_files=open_files) for _ in range(2))
     ends: list[Deferred[Verification]] = []
 
     def report(progress: Progress) -> None:
@@ -169,7 +171,7 @@ async def test_connection_that_breaks_after_the_rename(
     kills = "read -r _ _ _ up _ < /proc/$PPID/stat; kill -9 $SSH $up $PPID"
     breaks = f"[ -e {marker} ] || {{ touch {marker}; {damages}; {kills}; }}"
     env = program_is(tmp_path, "mv", f'{need("mv")} "$@"; {breaks}', before="export SSH=$$;")
-    directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=ScpFiles.begin)
     reports: list[int] = []
     await directory.install(source, IMAGE, SHA256, lambda progress: reports.append(progress.done))
     assert marker.exists()
@@ -186,7 +188,7 @@ async def test_file_that_the_system_cannot_read(
     """A digest that fails on the system is an error: samples do not replace it."""
     says = 'echo "sha256sum: $2: Input/output error" >&2; exit 1'
     env = program_is(tmp_path, "sha256sum", says)
-    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=open_files)
     with pytest.raises(DeliveryFailed) as caught:
         await directory.install(source, IMAGE, SHA256, ignore)
     assert "Input/output error" in caught.value.detail
@@ -214,7 +216,7 @@ async def test_digest_among_other_lines(
 ) -> None:
     """Other output is ignored; if it looks like a digest, the delivery fails."""
     env = program_is(tmp_path, "sha256sum", f'{prints}; exec {need("sha256sum")} "$@"')
-    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=open_files)
     if is_clear:
         verification = await directory.install(source, IMAGE, SHA256, ignore)
         assert verification == Verification("sha256")
@@ -231,7 +233,7 @@ async def test_digest_that_takes_too_long(root: Path, tmp_path: Path) -> None:
     (root / IMAGE).write_bytes(CONTENT)
     start_marker = tmp_path / "begun"
     env = program_is(tmp_path, "sha256sum", f"touch {start_marker}; exec sleep 1000")
-    link, clock = connection(NOBODY, env), Clock()
+    link, clock = connection(UNUSED_ACCOUNT, env), Clock()
     path = bytes(root / IMAGE)
     digest = Deferred.fromCoroutine(remote_sha256(link, path, len(CONTENT), clock))
     while not start_marker.exists():
@@ -251,7 +253,7 @@ async def test_account_with_a_file_size_limit(
     """A limit of the account, such as a quota, is an error; the partial file is removed."""
     file_size_limit = f"trap '' XFSZ; ulimit -f {len(CONTENT) // 1024}"
     env = without_ssh(tmp_path / "bin", before=file_size_limit)
-    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=open_files)
     await directory.write(b"x", META)
     with pytest.raises(DeliveryFailed) as caught:
         await directory.install(source, IMAGE, SHA256, ignore)
@@ -268,7 +270,7 @@ async def test_message_about_a_quota(
     """A message about a full quota or disk raises `NoSpace`."""
     swallows = "printf '\\0'; read -r head; printf '\\0'; head -c 10000001 > /dev/null"
     env = program_is(tmp_path, "scp", f"{swallows}; printf '\\1scp: image: {words}\\n'; exit 1")
-    directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
+    directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=ScpFiles.begin)
     with pytest.raises(NoSpace) as caught:
         await directory.install(source, IMAGE, SHA256, ignore)
     assert words in caught.value.detail

@@ -45,7 +45,7 @@ class Sending:
         """End the program with an exit status; None: it was killed."""
         if status is not None:
             self.wire.says(f"{self.mark} {status}\n".encode())
-        self.wire.lost = True
+        self.wire.is_lost = True
         self.wire.closed.callback(status)
 
 
@@ -174,7 +174,7 @@ def test_nonsense(reply: bytes) -> None:
     error = sending.error()
     assert isinstance(error, DeliveryFailed)
     assert "violates the SCP protocol" in error.what
-    assert sending.wire.lost
+    assert sending.wire.is_lost
 
 
 def test_answer_before_the_last_byte() -> None:
@@ -209,7 +209,7 @@ def test_end_while_the_channel_is_full() -> None:
     sending.wire.says(b"\0")
     sending.wire.producer.stopProducing()
     assert not sending.done.called
-    sending.wire.lost = True
+    sending.wire.is_lost = True
     sending.wire.closed.errback(DeliveryFailed("The cable was cut."))
     assert "cable" in str(sending.error())
 

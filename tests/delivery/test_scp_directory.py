@@ -29,7 +29,7 @@ from tests.delivery.contract import (
 )
 from tests.delivery.far import (
     IDLE_SECONDS,
-    NOBODY,
+    UNUSED_ACCOUNT,
     account_on,
     connection,
     far_directory,
@@ -56,7 +56,7 @@ def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
 def scp_directory(root: Path, threads: Threads, env: Mapping[str, str]) -> RemoteDirectory:
     """Return an image directory that is reached with a stand-in for `ssh`."""
     path = PurePosixPath(root)
-    return far_directory(NOBODY, path, threads, env, open_files=ScpFiles.begin)
+    return far_directory(UNUSED_ACCOUNT, path, threads, env, open_files=ScpFiles.begin)
 
 
 class TestProgramsAlone(ImageDirectoryContract):
@@ -228,4 +228,4 @@ def test_it_implements_the_protocol() -> None:
 
     assert opens is ScpFiles
     assert seam is not None
-    assert connection(NOBODY).usable
+    assert connection(UNUSED_ACCOUNT).usable

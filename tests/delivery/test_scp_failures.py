@@ -32,7 +32,7 @@ from tests.delivery.conch_client import account
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import (
     FIRST_PAUSE,
-    NOBODY,
+    UNUSED_ACCOUNT,
     account_on,
     connection,
     retried_silence,
@@ -95,7 +95,7 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
         async def connect_to_server() -> Connection:
             before_connect()
             if not isinstance(server, Sshd):
-                return connection(NOBODY, server, idle_seconds)
+                return connection(UNUSED_ACCOUNT, server, idle_seconds)
             if transport == "openssh":
                 return connection(account_on(server), idle_seconds=idle_seconds)
             return await connect(account(server), reactor, threads, idle_seconds=idle_seconds)

@@ -20,7 +20,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, far_directory, without_ssh
+from tests.delivery.far import IDLE_SECONDS, UNUSED_ACCOUNT, connection, far_directory, without_ssh
 from tests.installed_reactor import reactor
 from tests.parts import need
 
@@ -39,7 +39,7 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
 
     def open_directory(env: Mapping[str, str]) -> RemoteDirectory:
         path = PurePosixPath(root)
-        directories.append(far_directory(NOBODY, path, threads, env, open_files=begin))
+        directories.append(far_directory(UNUSED_ACCOUNT, path, threads, env, open_files=begin))
         return directories[-1]
 
     yield open_directory
@@ -220,7 +220,7 @@ async def test_listing_in_a_changing_directory(opens: Opens, root: Path, tmp_pat
 @asynccontextmanager
 async def files(tmp_path: Path) -> AsyncIterator[ScpFiles]:
     """Give the block a session with the files of this machine."""
-    link = connection(NOBODY, without_ssh(tmp_path / "bin"))
+    link = connection(UNUSED_ACCOUNT, without_ssh(tmp_path / "bin"))
     try:
         yield await ScpFiles.begin(link, reactor, IDLE_SECONDS)
     finally:

@@ -22,7 +22,7 @@ from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
 from tests.delivery.contract import names as names_in
-from tests.delivery.far import NOBODY, connection, far_directory, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, connection, far_directory, without_ssh
 from tests.delivery.test_remote import closing
 from tests.delivery.test_remote_refusals import LONG, LONG_SHA256, PART
 from tests.installed_reactor import reactor
@@ -37,7 +37,7 @@ def opens(threads: Threads, root: Path, tmp_path: Path) -> Iterator[Opens]:
 
     def open_directory(options: str = "", env: Mapping[str, str] | None = None) -> RemoteDirectory:
         env = env or without_ssh(tmp_path / "bin", options=options)
-        directories.append(far_directory(NOBODY, PurePosixPath(root), threads, env))
+        directories.append(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
         return directories[-1]
 
     yield open_directory
@@ -134,7 +134,7 @@ async def test_part_that_others_may_read(
 async def test_plain_rename_of_a_missing_file(tmp_path: Path, root: Path) -> None:
     """A rename that fails because the new file is missing leaves the old file in place."""
     env = without_ssh(tmp_path / "bin", options="-P posix-rename")
-    link = connection(NOBODY, env)
+    link = connection(UNUSED_ACCOUNT, env)
     files = await SftpFiles.begin(link, reactor, 30.0)
     (root / IMAGE).write_bytes(b"old")
     with pytest.raises(SftpRefused) as caught:
@@ -182,7 +182,7 @@ class TestConch(ImageDirectoryContract):
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
         """Give an image directory."""
         env = conch_server(tmp_path / "bin", umask="022")
-        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+        yield from closing(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
 
     @pytest_twisted.ensureDeferred
     async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:

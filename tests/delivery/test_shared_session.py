@@ -24,7 +24,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from shiftergw.ssh.openssh import OpenSsh
-from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, without_ssh
+from tests.delivery.far import IDLE_SECONDS, UNUSED_ACCOUNT, connection, without_ssh
 from tests.installed_reactor import reactor
 
 KEPT_SECONDS = 0.2
@@ -36,17 +36,17 @@ class Connections:
     def __init__(self, directory: Path, before: str = "") -> None:
         """Connect without an SSH server."""
         self._env = without_ssh(directory, before=before)
-        self.opened: list[OpenSsh] = []
+        self.openings: list[OpenSsh] = []
         self.hosts = Hosts({"far": self.connect}, reactor)
 
     async def connect(self) -> OpenSsh:
         """Open a connection."""
-        self.opened.append(connection(NOBODY, self._env))
-        return self.opened[-1]
+        self.openings.append(connection(UNUSED_ACCOUNT, self._env))
+        return self.openings[-1]
 
     def alive(self) -> int:
         """Return how many connections have a child process."""
-        return sum(bool(connection._children) for connection in self.opened)
+        return sum(bool(connection._children) for connection in self.openings)
 
 
 @pytest_twisted.ensureDeferred
@@ -61,14 +61,14 @@ async def test_shared_kept_and_closed(tmp_path: Path) -> None:
 
     await gather_or_cancel(use() for _ in range(5))
     await use()
-    assert len(connections.opened) == connections.alive() == 1
+    assert len(connections.openings) == connections.alive() == 1
     for _ in range(100):
         await pause(KEPT_SECONDS, reactor)
         if not connections.alive():
             break
     assert connections.alive() == 0
     await use()
-    assert len(connections.opened) == 2
+    assert len(connections.openings) == 2
     await session.close()
     assert connections.alive() == 0
 
@@ -154,7 +154,7 @@ async def test_closed_while_opening(tmp_path: Path) -> None:
     for waiter in waiting:
         with pytest.raises(DeliveryFailed, match="stopping"):
             await waiter
-    assert len(connections.opened) == 1
+    assert len(connections.openings) == 1
     assert connections.alive() == 0
 
 
@@ -182,7 +182,7 @@ async def test_opened_although_closed(tmp_path: Path) -> None:
     with pytest.raises(DeliveryFailed, match="stopping"):
         await waiting
     await session.close()
-    assert len(connections.opened) == 1
+    assert len(connections.openings) == 1
     assert connections.alive() == 0
 
 
@@ -257,11 +257,11 @@ async def test_a_broken_session_is_replaced_while_it_is_used(tmp_path: Path) -> 
         old_files.close()
         async with session.use() as (files, _):
             await files.lstat(b"/")
-    assert len(connections.opened) == 2
+    assert len(connections.openings) == 2
     async with session.use() as (files, _):
         await files.lstat(b"/")
         await pause(2 * KEPT_SECONDS, reactor)
         assert files.usable
-    assert len(connections.opened) == 2
+    assert len(connections.openings) == 2
     await session.close()
     assert connections.alive() == 0

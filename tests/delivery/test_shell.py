@@ -21,7 +21,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Channel, Connection
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
-from tests.delivery.far import NOBODY, connection, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, connection, without_ssh
 from tests.installed_reactor import reactor
 from tests.sftp.test_client import Wire, error_of
 
@@ -69,7 +69,7 @@ class Running:
         """End the program with a status, or kill it (None); the channel has another status."""
         if status is not None:
             self.wire.says(f"{self.mark} {status}\n".encode())
-        self.wire.lost = True
+        self.wire.is_lost = True
         self.wire.closed.callback(77)
 
     def result(self) -> bytes:
@@ -83,7 +83,7 @@ class Running:
         """Return the error of the program; check that no timer is left."""
         error = error_of(self.done)
         assert self.clock.getDelayedCalls() == []
-        assert self.wire.lost
+        assert self.wire.is_lost
         return error
 
 
@@ -128,7 +128,7 @@ def test_no_shell(status: int | None) -> None:
     """An account that runs another program raises an error with that program's output."""
     running = Running(has_begun=False)
     running.wire.says(b"This account is currently not available.\n")
-    running.wire.lost = True
+    running.wire.is_lost = True
     running.wire.closed.callback(status)
     error = running.error()
     assert isinstance(error, DeliveryFailed)
@@ -141,7 +141,7 @@ def test_endless_noise() -> None:
     """Endless output before the program means that the account runs no commands."""
     running = Running(has_begun=False)
     for _ in range(100):
-        if not running.wire.lost:
+        if not running.wire.is_lost:
             running.wire.says(b"x" * (1 << 20))
     assert "runs no commands" in str(running.error())
 
@@ -173,7 +173,7 @@ def test_broken_connection() -> None:
     """A connection that ends raises its error in running programs and in later ones."""
     running = Running()
     second_program = Deferred.fromCoroutine(running.shell.run("another"))
-    running.wire.lost = True
+    running.wire.is_lost = True
     running.wire.closed.errback(DeliveryFailed("The cable was cut."))
     third_program = Deferred.fromCoroutine(running.shell.run("a third"))
     assert "cable" in str(running.error())
@@ -215,7 +215,7 @@ def test_any_bytes(pieces: list[bytes], status: int | None) -> None:
     for piece in pieces:
         running.wire.says(piece)
         running.wire.says(f"{running.mark}\n".encode())
-    if not running.wire.lost:
+    if not running.wire.is_lost:
         running.end(status)
     (end,) = ends
     assert not isinstance(end, Failure) or end.check(DeliveryFailed, SftpRefused)
@@ -240,7 +240,7 @@ WORDS = [
 @pytest_twisted.ensureDeferred
 async def test_words(tmp_path: Path) -> None:
     """Every argument reaches the program unchanged."""
-    link = connection(NOBODY, without_ssh(tmp_path / "bin"))
+    link = connection(UNUSED_ACCOUNT, without_ssh(tmp_path / "bin"))
     shell = RemoteShell(link, reactor, IDLE_SECONDS)
     output = await shell.run('for w in "$@"; do printf "%s\\0" "$w"; done', *WORDS)
     assert output.split(b"\0")[:-1] == WORDS

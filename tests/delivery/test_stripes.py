@@ -25,7 +25,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageDirectory
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import IMAGE, ignore, names
-from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, account_on, far_directory, without_ssh
 from tests.installed_reactor import reactor
 from tests.sshd import Sshd
 
@@ -114,7 +114,7 @@ def opens(
 
     def place(ost_count: int) -> Place:
         if request.param == "remote":
-            return Place(root, opens_far(NOBODY, env, ost_count), programs)
+            return Place(root, opens_far(UNUSED_ACCOUNT, env, ost_count), programs)
         stripes = LocalStripes(ost_count, threads, env, reactor)
         return Place(root, LocalDirectory(root, threads, stripes), programs)
 
@@ -189,7 +189,7 @@ async def test_account_without_commands(
     root: Path, tmp_path: Path, large: Path, opens_far: Callable[..., RemoteDirectory]
 ) -> None:
     """An account that has SFTP only gets images with the default layout."""
-    directory = opens_far(NOBODY, without_ssh(tmp_path / "bin", commands=False), 4)
+    directory = opens_far(UNUSED_ACCOUNT, without_ssh(tmp_path / "bin", commands=False), 4)
     with capturedLogs() as events:
         await directory.install(large, IMAGE, SHA256, ignore)
     assert (root / IMAGE).read_bytes() == LARGE
@@ -218,7 +218,7 @@ async def test_a_resumed_delivery(
     """A partial file keeps its layout; an empty file is created again."""
     programs = tmp_path / "bin"
     env = without_ssh(programs)
-    place = Place(root, opens_far(NOBODY, env, 4), programs)
+    place = Place(root, opens_far(UNUSED_ACCOUNT, env, 4), programs)
     place.lfs()
     larger = LARGE + LARGE
     large.write_bytes(larger)

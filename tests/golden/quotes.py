@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_QUOTED = re.compile(r'`([^`\n]+)`|"([^"\n]+)"')
+_QUOTE = re.compile(r'`([^`\n]+)`|"([^"\n]+)"')
 
 _LINE = re.compile(
     r"(?:READY|FAILURE|PENDING|PULLING|EXPIRED|begins|requeued|not requeued|stopped)(?::| by) .+"
@@ -45,12 +45,12 @@ def quoted_lines() -> list[str]:
 
 def quoted_collections() -> set[str]:
     """Return the names of MongoDB's collections that the documents mention."""
-    spans = {span for path in documents() for span, _ in _QUOTED.findall(path.read_text("utf-8"))}
+    spans = {span for path in documents() for span, _ in _QUOTE.findall(path.read_text("utf-8"))}
     return {span for span in spans if re.fullmatch(r"shiftergw\.[a-z]+", span)} - _NOT_COLLECTIONS
 
 
 def _quotes(path: Path) -> Iterator[str]:
-    for code, quote in _QUOTED.findall(path.read_text(encoding="utf-8")):
+    for code, quote in _QUOTE.findall(path.read_text(encoding="utf-8")):
         text = code or quote
         if _LINE.fullmatch(text):
             yield text

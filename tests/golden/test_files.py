@@ -14,7 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.delivery.far import NOBODY, far_directory, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, far_directory, without_ssh
 from tests.golden import program
 from tests.golden.records import check, plain_name
 from tests.golden.registry import PASSWORDS
@@ -33,7 +33,7 @@ def remote_directory(tmp_path: Path) -> Iterator[Any]:
     images.mkdir()
     threads = program.threads(reactor)
     env = without_ssh(tmp_path / "bin")
-    directory = far_directory(NOBODY, PurePosixPath(images), threads, env)
+    directory = far_directory(UNUSED_ACCOUNT, PurePosixPath(images), threads, env)
     yield directory
     pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
     pytest_twisted.blockon(threads.stopService())

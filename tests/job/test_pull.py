@@ -183,9 +183,9 @@ async def test_an_acl_that_cannot_be_delivered_is_a_failure(tmp_path: Path) -> N
     """Record and metadata both stay as they were."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
-        unmounted = bench.images.rename(bench.images.with_name("away"))
+        moved_images = bench.images.rename(bench.images.with_name("away"))
         failure = await bench.pull(user_acl=(CAROL,), kind="acl")
-        unmounted.rename(bench.images)
+        moved_images.rename(bench.images)
         assert failure.status is State.FAILURE
         image = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
         assert image is not None

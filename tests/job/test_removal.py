@@ -1,4 +1,4 @@
-"""How the files of an expired image go, and when they stay."""
+"""The removal of the files of expired images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def expiring(bench: Bench, record: ImageRecord) -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_both_files_are_removed(tmp_path: Path) -> None:
-    """The record becomes EXPIRED after that, not before."""
+    """The record becomes EXPIRED when both files are removed, not before."""
     async with running_bench(tmp_path) as bench:
         key = await expiring(bench, await bench.pull())
         assert len(list(bench.images.iterdir())) == 2
@@ -51,14 +51,14 @@ async def test_files_that_cannot_be_removed_are_not_forgotten(tmp_path: Path) ->
     """The removal is repeated until it succeeds, and the image is not READY meanwhile."""
     async with running_bench(tmp_path) as bench:
         key = await expiring(bench, await bench.pull())
-        unmounted = bench.images.rename(bench.images.with_name("away"))
+        moved_images = bench.images.rename(bench.images.with_name("away"))
         for attempt in range(2, MAX_ATTEMPTS + 4):
             await bench.worker.run(key)
             record = await bench.store.get(key)
             assert record is not None
             assert (record.status, record.attempt) == (State.EXPIRING, attempt)
             await bench.age(key)
-        unmounted.rename(bench.images)
+        moved_images.rename(bench.images)
         await bench.worker.run(key)
         assert list(bench.images.iterdir()) == []
 
@@ -70,7 +70,7 @@ async def test_an_unmounted_directory_is_not_taken_for_an_empty_one(tmp_path: Pa
         first = await bench.pull()
         bench.source.manifest = bench.source.index = Digest.of(b"another")
         await bench.pull("lib/other:1")
-        unmounted = bench.images.rename(bench.images.with_name("away"))
+        moved_images = bench.images.rename(bench.images.with_name("away"))
         bench.images.mkdir()
         key = await expiring(bench, first)
         await bench.worker.run(key)
@@ -78,7 +78,7 @@ async def test_an_unmounted_directory_is_not_taken_for_an_empty_one(tmp_path: Pa
         assert record is not None
         assert record.status is State.EXPIRING
         bench.images.rmdir()
-        unmounted.rename(bench.images)
+        moved_images.rename(bench.images)
         await bench.age(key)
         await bench.worker.run(key)
         assert len(list(bench.images.iterdir())) == 2

@@ -24,7 +24,7 @@ from shiftergw.sftp.client import Sftp
 from shiftergw.sftp.outgoing_file import OutgoingFile
 from shiftergw.sftp.packets import SftpRefused, Splitter, string
 from shiftergw.sftp.session import IN_FLIGHT
-from tests.delivery.far import NOBODY, connection, without_ssh
+from tests.delivery.far import UNUSED_ACCOUNT, connection, without_ssh
 from tests.installed_reactor import reactor
 
 IDLE_SECONDS = 30.0
@@ -39,7 +39,7 @@ class Wire:
         self.closed: Deferred[int | None] = Deferred()
         self.stderr = ""
         self.sent = bytearray()
-        self.lost = False
+        self.is_lost = False
         self.ended = False
         self.producer: Any = None
         self.says: Callable[[bytes], None] = lambda _: None
@@ -70,8 +70,8 @@ class Wire:
 
     def lose(self) -> None:
         """Close at once."""
-        if not self.lost:
-            self.lost = True
+        if not self.is_lost:
+            self.is_lost = True
             if not self.closed.called:
                 self.closed.callback(None)
 
@@ -125,7 +125,7 @@ def test_no_sftp(output: bytes) -> None:
     error = error_of(beginning)
     assert isinstance(error, DeliveryFailed)
     assert "is not SFTP" in error.what
-    assert wire.lost
+    assert wire.is_lost
 
 
 def test_silence_at_the_beginning() -> None:
@@ -142,7 +142,7 @@ def test_end_at_the_beginning() -> None:
     wire = Wire()
     wire.stderr = "This account is not available."
     beginning = Deferred.fromCoroutine(Sftp.begin(wire, Clock(), IDLE_SECONDS))
-    wire.lost = True
+    wire.is_lost = True
     wire.closed.callback(1)
     error = error_of(beginning)
     assert isinstance(error, DeliveryFailed)
@@ -164,7 +164,7 @@ def test_broken_protocol(output: bytes) -> None:
     waiting = Deferred.fromCoroutine(session.read(b"h", 0, 10))
     wire.says(output)
     assert isinstance(error_of(waiting), DeliveryFailed)
-    assert wire.lost
+    assert wire.is_lost
     assert isinstance(error_of(Deferred.fromCoroutine(session.lstat(b"/"))), DeliveryFailed)
     assert clock.getDelayedCalls() == []
 
@@ -312,7 +312,7 @@ def test_connection_that_ends_while_writing(end: str) -> None:
     if end == "silence":
         clock.advance(IDLE_SECONDS)
     else:
-        wire.lost = True
+        wire.is_lost = True
         if end == "close":
             wire.closed.callback(None)
         else:
@@ -343,13 +343,13 @@ def test_end_in_order(late: bool) -> None:
     """`end` returns when the server exits, or after a few seconds."""
     wire, clock, session = start_session()
     ending = Deferred.fromCoroutine(session.end())
-    assert (wire.ended, wire.lost, ending.called) == (True, False, False)
+    assert (wire.ended, wire.is_lost, ending.called) == (True, False, False)
     if late:
         clock.advance(IDLE_SECONDS)
     else:
         wire.closed.callback(0)
     assert ending.called
-    assert wire.lost
+    assert wire.is_lost
     assert not session.usable
     assert clock.getDelayedCalls() == []
 
@@ -432,7 +432,7 @@ def test_listing_without_eof() -> None:
 @asynccontextmanager
 async def real_session(directory: Path) -> AsyncIterator[Sftp]:
     """Open a session with OpenSSH's server."""
-    over = connection(NOBODY, without_ssh(directory))
+    over = connection(UNUSED_ACCOUNT, without_ssh(directory))
     channel: Channel = await over.open_subsystem("sftp")
     try:
         yield await Sftp.begin(channel, reactor, IDLE_SECONDS)
