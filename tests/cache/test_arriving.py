@@ -1,4 +1,4 @@
-"""Reading a blob on its way: never more than is there, and no end before it is whole."""
+"""Reading a blob during its download: proven bytes only, and no end before it is complete."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ Beside = Callable[[Callable[[], object]], Future[object]]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return a file that has, on the disk, more than is proven to be there."""
-    found = tmp_path / "blob"
-    found.write_bytes(CONTENT)
-    return found
+    """Return a file with more bytes on the disk than are proven."""
+    file = tmp_path / "blob"
+    file.write_bytes(CONTENT)
+    return file
 
 
 @pytest.fixture
 def beside() -> Iterator[Beside]:
-    """Give what runs a function in another thread."""
+    """Give a function that runs functions in another thread."""
     with ThreadPoolExecutor(1) as threads:
         yield threads.submit
 
 
 def test_no_more_is_read_than_is_there(path: Path) -> None:
-    """Whatever the file has beyond it, which may be of an earlier try."""
+    """Bytes beyond the proven size, which may be of an earlier attempt, are not read."""
     arriving = Arriving(path)
     arriving.grow(10)
     with arriving.open(STOP) as reader:
@@ -52,7 +52,7 @@ def test_no_more_is_read_than_is_there(path: Path) -> None:
 
 
 def test_the_end_comes_with_the_whole(path: Path, beside: Beside) -> None:
-    """Who has read all bytes waits until they are proven."""
+    """A reader of all bytes gets the end only when they are proven."""
     arriving = Arriving(path)
     arriving.grow(len(CONTENT))
     with arriving.open(STOP) as reader:
@@ -67,7 +67,7 @@ def test_the_end_comes_with_the_whole(path: Path, beside: Beside) -> None:
 
 
 def test_a_reader_waits_for_bytes(path: Path, beside: Beside) -> None:
-    """It gets what comes."""
+    """A waiting reader gets the bytes that arrive."""
     arriving = Arriving(path)
     with arriving.open(STOP) as reader:
         first = beside(lambda: reader.read(100))
@@ -77,7 +77,7 @@ def test_a_reader_waits_for_bytes(path: Path, beside: Beside) -> None:
 
 
 def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
-    """Who reads, or comes later, is told so, however much comes then."""
+    """After `abort`, current and new readers fail, even if more bytes arrive."""
     arriving = Arriving(path)
     arriving.grow(5)
     with arriving.open(STOP) as reader:
@@ -91,12 +91,12 @@ def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
         arriving.abort()  # its writer closes the file
         with pytest.raises(BlobCorrupt):
             reader.read(1)
-    with arriving.open(STOP) as later, pytest.raises(BlobCorrupt):
-        later.read(1)
+    with arriving.open(STOP) as late_reader, pytest.raises(BlobCorrupt):
+        late_reader.read(1)
 
 
 def test_what_is_whole_is_not_lost(path: Path) -> None:
-    """Its writer may close the file."""
+    """The writer of a complete blob may close the file."""
     arriving = Arriving(path)
     arriving.grow(len(CONTENT))
     with arriving.open(STOP) as reader:
@@ -107,7 +107,7 @@ def test_what_is_whole_is_not_lost(path: Path) -> None:
 
 
 def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
-    """The writer may begin anew between the reader's look and his reading."""
+    """The writer may begin anew between a reader's check and its read."""
     arriving = Arriving(path)
     arriving.grow(10)
     with arriving.open(STOP) as reader:
@@ -119,7 +119,7 @@ def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
 
 
 def test_who_comes_too_late_is_told(path: Path) -> None:
-    """The file has another name by then, and another file perhaps this one."""
+    """A complete download cannot be opened: its file has another name by then."""
     arriving = Arriving(path)
     arriving.grow(len(CONTENT))
     arriving.complete()
@@ -131,7 +131,7 @@ def test_who_comes_too_late_is_told(path: Path) -> None:
 
 
 def test_a_reader_is_stopped(path: Path, beside: Beside) -> None:
-    """While it waits, soon after its flag is set."""
+    """A waiting reader stops soon after its flag is set."""
     stop, arriving = Event(), Arriving(path)
     with arriving.open(stop) as reader:
         waiting = beside(lambda: reader.read(1))
@@ -146,13 +146,13 @@ def test_a_reader_is_stopped(path: Path, beside: Beside) -> None:
 def test_any_compression_is_unpacked_on_its_way(
     path: Path, beside: Beside, compression: str, step: int
 ) -> None:
-    """The same bytes come out as from the whole file, in whatever pieces it came."""
+    """Decompression yields the bytes of the whole file, in whatever pieces it arrives."""
     blob = compress(CONTENT, compression)
     path.write_bytes(blob)
     arriving = Arriving(path)
     reader = arriving.open(STOP)
-    told: list[int] = []
-    unpacking = beside(lambda: b"".join(decompress(lambda _: reader, STOP, told.append)))
+    positions: list[int] = []
+    unpacking = beside(lambda: b"".join(decompress(lambda _: reader, STOP, positions.append)))
     for size in (*range(step, min(len(blob), 20 * step), step), len(blob)):
         arriving.grow(size)
         while reader.tell() < size:
@@ -160,4 +160,4 @@ def test_any_compression_is_unpacked_on_its_way(
     assert not unpacking.done()
     arriving.complete()
     assert unpacking.result(20) == CONTENT
-    assert told[-1] == len(blob)
+    assert positions[-1] == len(blob)

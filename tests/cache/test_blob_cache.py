@@ -63,32 +63,32 @@ def cache(tmp_path: Path, threads: Threads) -> BlobFiles:
 
 
 def place(tmp_path: Path, suffix: str = "", blob: Descriptor = BLOB) -> Path:
-    """Return where the cache keeps a blob, or what belongs to it."""
+    """Return the path of a blob in the cache, or of a file beside it."""
     return tmp_path / "cache" / blob.digest.algorithm / (blob.digest.hex + suffix)
 
 
 def leave_partial(tmp_path: Path, content: bytes) -> None:
-    """Put there what an earlier download got."""
+    """Leave a partial file, as an interrupted download does."""
     path = place(tmp_path, ".partial")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
 
 
 class Source:
-    """A source of one blob that knows what it was asked for, and may be told to misbehave."""
+    """A source of one blob that records the offsets of its requests, and may not resume."""
 
     def __init__(
         self, content: bytes = CONTENT, piece: int = 1000, *, resumes: bool = True
     ) -> None:
         """Send `content` in pieces; a source that does not resume begins at 0 always."""
-        self.asked: list[int] = []
+        self.offsets: list[int] = []
         self._content = content
         self._piece = piece
         self._resumes = resumes
 
     async def __call__(self, offset: int, sink: BlobSink) -> None:
         """Send everything from `offset`, with a turn of the reactor now and then."""
-        self.asked.append(offset)
+        self.offsets.append(offset)
         begin = offset if self._resumes else 0
         sink.begin(begin)
         for start in range(begin, len(self._content), self._piece):
@@ -99,22 +99,22 @@ class Source:
 
 def refuse(offset: int, sink: BlobSink) -> Awaitable[None]:
     """Stand for a download that must not happen."""
-    raise AssertionError("a download of what is there")
+    raise AssertionError("a download of a blob that is there")
 
 
 def ignore(_: object) -> None:
-    """Hear a report."""
+    """Ignore a report."""
 
 
-async def got(
+async def fetch_blob(
     cache: BlobCache,
     blob: Descriptor,
     download: Download,
     report: Callable[[int], None],
-    begun: Callable[[Opening], None] = lambda _: None,
+    on_opening: Callable[[Opening], None] = lambda _: None,
 ) -> Path:
-    """Return where a blob lies, once it does."""
-    async with cache.get(blob, download, report, begun) as path:
+    """Fetch a blob and return its path."""
+    async with cache.get(blob, download, report, on_opening) as path:
         return path
 
 
@@ -128,9 +128,9 @@ def test_it_keeps_the_port(cache: BlobFiles) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_downloads_once(tmp_path: Path, cache: BlobFiles) -> None:
-    """A blob is downloaded, kept 0600 in a private directory, and not asked for again."""
+    """A blob is downloaded, kept 0600 in a private directory, and not requested again."""
     source, reports = Source(), list[int]()
-    path = await got(cache, BLOB, source, reports.append)
+    path = await fetch_blob(cache, BLOB, source, reports.append)
     assert path == place(tmp_path)
     assert path.read_bytes() == CONTENT
     assert path.stat().st_mode & 0o777 == 0o600
@@ -138,12 +138,12 @@ async def test_downloads_once(tmp_path: Path, cache: BlobFiles) -> None:
     assert reports == sorted(reports)
     assert (reports[0], reports[-1]) == (0, len(CONTENT))
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
-    assert await got(cache, BLOB, refuse, ignore) == path
-    assert source.asked == [0]
+    assert await fetch_blob(cache, BLOB, refuse, ignore) == path
+    assert source.offsets == [0]
 
 
 class Follower:
-    """Reads a blob on its way, in a thread."""
+    """Reads a blob during its download, in a thread."""
 
     def __init__(self, threads: Threads) -> None:
         """Have read nothing yet."""
@@ -161,7 +161,7 @@ class Follower:
                 self.read += piece
 
     async def has(self, size: int) -> None:
-        """Return once so much was read."""
+        """Wait until this number of bytes has been read."""
         while len(self.read) < size:
             await pause(0.01, reactor)
 
@@ -170,7 +170,7 @@ class Follower:
 async def test_a_blob_is_read_on_its_way(
     tmp_path: Path, threads: Threads, cache: BlobFiles
 ) -> None:
-    """From its beginning, also where a download resumes; what lies there is not on its way."""
+    """Readers start at the first byte, also if a download resumes; cached blobs have none."""
     leave_partial(tmp_path, CONTENT[:100_000])
     follower = Follower(threads)
 
@@ -180,10 +180,10 @@ async def test_a_blob_is_read_on_its_way(
         await Source()(offset, sink)
 
     following: list[Deferred[None]] = []
-    await got(cache, BLOB, waits, ignore, follower.openings.append)
+    await fetch_blob(cache, BLOB, waits, ignore, follower.openings.append)
     await following[0]
     assert follower.read == CONTENT
-    await got(cache, BLOB, refuse, ignore, follower.openings.append)
+    await fetch_blob(cache, BLOB, refuse, ignore, follower.openings.append)
     assert len(follower.openings) == 1
 
 
@@ -191,7 +191,7 @@ async def test_a_blob_is_read_on_its_way(
 async def test_what_is_read_of_a_blob_that_is_another_has_no_end(
     threads: Threads, cache: BlobFiles
 ) -> None:
-    """However many bytes came: a reader learns that they were the wrong ones."""
+    """A reader of wrong bytes gets an error, however many bytes have arrived."""
     follower = Follower(threads)
 
     async def wrong(offset: int, sink: BlobSink) -> None:
@@ -201,7 +201,7 @@ async def test_what_is_read_of_a_blob_that_is_another_has_no_end(
 
     following: list[Deferred[None]] = []
     with pytest.raises(BlobCorrupt, match="other bytes than its digest"):
-        await got(cache, BLOB, wrong, ignore, follower.openings.append)
+        await fetch_blob(cache, BLOB, wrong, ignore, follower.openings.append)
     assert len(following) == 2
     for reading in following:
         with pytest.raises(BlobCorrupt, match="came to nothing"):
@@ -217,7 +217,7 @@ async def test_any_algorithm_and_size(
     """Digests of every algorithm work, and so does a blob of no bytes."""
     digest = Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
     blob = Descriptor(digest, len(content))
-    path = await got(cache, blob, Source(content), ignore)
+    path = await fetch_blob(cache, blob, Source(content), ignore)
     assert path == place(tmp_path, blob=blob)
     assert path.read_bytes() == content
 
@@ -225,12 +225,12 @@ async def test_any_algorithm_and_size(
 @pytest.mark.parametrize("resumes", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_resumes(tmp_path: Path, cache: BlobFiles, resumes: bool) -> None:
-    """What an earlier download left is hashed and kept, or replaced if the source starts anew."""
+    """A partial file is hashed and kept, or replaced if the source starts at 0."""
     leave_partial(tmp_path, CONTENT[:123_456])
     source, reports = Source(resumes=resumes), list[int]()
-    path = await got(cache, BLOB, source, reports.append)
+    path = await fetch_blob(cache, BLOB, source, reports.append)
     assert path.read_bytes() == CONTENT
-    assert source.asked == [123_456]
+    assert source.offsets == [123_456]
     assert reports[0] == 123_456
 
 
@@ -238,21 +238,21 @@ async def test_resumes(tmp_path: Path, cache: BlobFiles, resumes: bool) -> None:
 async def test_whole_partial_needs_no_source(tmp_path: Path, cache: BlobFiles) -> None:
     """A download that was complete but not yet renamed is taken as it is."""
     leave_partial(tmp_path, CONTENT)
-    path = await got(cache, BLOB, refuse, ignore)
+    path = await fetch_blob(cache, BLOB, refuse, ignore)
     assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
-    "left", [b"\0" * 5000, b"\0" * len(CONTENT), CONTENT + b"more", b"\0" * (len(CONTENT) + 1)]
+    "rest", [b"\0" * 5000, b"\0" * len(CONTENT), CONTENT + b"more", b"\0" * (len(CONTENT) + 1)]
 )
 @pytest_twisted.ensureDeferred
-async def test_damaged_partial_is_replaced(tmp_path: Path, cache: BlobFiles, left: bytes) -> None:
+async def test_damaged_partial_is_replaced(tmp_path: Path, cache: BlobFiles, rest: bytes) -> None:
     """A damaged rest of an earlier download costs a second try, not the pull."""
-    leave_partial(tmp_path, left)
+    leave_partial(tmp_path, rest)
     source = Source()
-    path = await got(cache, BLOB, source, ignore)
+    path = await fetch_blob(cache, BLOB, source, ignore)
     assert path.read_bytes() == CONTENT
-    assert source.asked[-1] == 0
+    assert source.offsets[-1] == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -278,14 +278,14 @@ async def test_source_that_starts_again(tmp_path: Path, cache: BlobFiles) -> Non
         sink.begin(60_000)
         sink.write(CONTENT[60_000:])
 
-    path = await got(cache, BLOB, restless, ignore)
+    path = await fetch_blob(cache, BLOB, restless, ignore)
     assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("size", [1, 60_000, 100_000, 100_001, 150_000])
 @pytest_twisted.ensureDeferred
 async def test_bytes_that_are_sent_again(tmp_path: Path, cache: BlobFiles, size: int) -> None:
-    """What is on disk stays, however few bytes a source sends that starts at 0 and breaks off."""
+    """Bytes on disk stay, however few a source sends that starts at 0 and breaks off."""
     leave_partial(tmp_path, CONTENT[:100_000])
     positions: list[int] = []
     reports: list[int] = []
@@ -300,14 +300,14 @@ async def test_bytes_that_are_sent_again(tmp_path: Path, cache: BlobFiles, size:
 
     for _ in range(2):
         with pytest.raises(RegistryUnavailable):
-            await got(cache, BLOB, starts_at_0, reports.append)
+            await fetch_blob(cache, BLOB, starts_at_0, reports.append)
     length = max(size, 100_000)
     assert positions == [length, length]
     assert reports == sorted(reports)
     assert place(tmp_path, ".partial").read_bytes() == CONTENT[:length]
     source = Source()
-    assert (await got(cache, BLOB, source, ignore)).read_bytes() == CONTENT
-    assert source.asked == [length]
+    assert (await fetch_blob(cache, BLOB, source, ignore)).read_bytes() == CONTENT
+    assert source.offsets == [length]
 
 
 @pytest_twisted.ensureDeferred
@@ -324,14 +324,14 @@ async def test_readers_of_bytes_that_are_sent_again(
         await follower.has(100_000)
         await Source(resumes=False)(0, sink)
 
-    await got(cache, BLOB, starts_at_0, ignore, follower.openings.append)
+    await fetch_blob(cache, BLOB, starts_at_0, ignore, follower.openings.append)
     await following[0]
     assert follower.read == CONTENT
 
 
 @pytest_twisted.ensureDeferred
 async def test_other_bytes_that_are_sent_again(tmp_path: Path, cache: BlobFiles) -> None:
-    """They replace those on disk, from where they differ; the next request starts behind them."""
+    """Different bytes replace those on disk; the next request starts behind them."""
     leave_partial(tmp_path, CONTENT[:1000] + b"?" * 99_000)
     positions: list[int] = []
 
@@ -347,12 +347,12 @@ async def test_other_bytes_that_are_sent_again(tmp_path: Path, cache: BlobFiles)
         raise RegistryUnavailable("gone")
 
     with pytest.raises(RegistryUnavailable):
-        await got(cache, BLOB, starts_at_0, ignore)
+        await fetch_blob(cache, BLOB, starts_at_0, ignore)
     assert positions == [100_000]
     assert place(tmp_path, ".partial").read_bytes() == CONTENT[:60_000]
     source = Source()
-    assert (await got(cache, BLOB, source, ignore)).read_bytes() == CONTENT
-    assert source.asked == [60_000]
+    assert (await fetch_blob(cache, BLOB, source, ignore)).read_bytes() == CONTENT
+    assert source.offsets == [60_000]
 
 
 @pytest_twisted.ensureDeferred
@@ -366,7 +366,7 @@ async def test_a_difference_that_no_longer_counts(tmp_path: Path, cache: BlobFil
         sink.begin(100_000)
         sink.write(CONTENT[100_000:])
 
-    path = await got(cache, BLOB, resumes_after_all, ignore)
+    path = await fetch_blob(cache, BLOB, resumes_after_all, ignore)
     assert path.read_bytes() == CONTENT
 
 
@@ -386,7 +386,7 @@ async def test_a_whole_blob_of_wrong_bytes(tmp_path: Path, cache: BlobFiles) -> 
         sink.begin(50_000)
         sink.write(CONTENT[50_000:])
 
-    path = await got(cache, BLOB, has_a_wrong_mirror, ignore)
+    path = await fetch_blob(cache, BLOB, has_a_wrong_mirror, ignore)
     assert path.read_bytes() == CONTENT
 
 
@@ -394,11 +394,11 @@ async def test_a_whole_blob_of_wrong_bytes(tmp_path: Path, cache: BlobFiles) -> 
 async def test_part_that_was_not_asked_for(cache: BlobFiles) -> None:
     """Bytes from somewhere else are refused."""
 
-    async def elsewhere(_: int, sink: BlobSink) -> None:
+    async def wrong_offset(_: int, sink: BlobSink) -> None:
         sink.begin(77)
 
     with pytest.raises(BlobCorrupt, match="not asked for"):
-        await got(cache, BLOB, elsewhere, ignore)
+        await fetch_blob(cache, BLOB, wrong_offset, ignore)
 
 
 @pytest_twisted.ensureDeferred
@@ -406,10 +406,10 @@ async def test_wrong_digest(tmp_path: Path, cache: BlobFiles) -> None:
     """Other bytes than the digest says are never kept, nor resumed from."""
     source = Source(CONTENT[::-1])
     with pytest.raises(BlobCorrupt, match=r"digest.*a proxy on the way") as caught:
-        await got(cache, BLOB, source, ignore)
+        await fetch_blob(cache, BLOB, source, ignore)
     assert caught.value.detail == str(BLOB.digest)
     assert list(place(tmp_path).parent.iterdir()) == []
-    assert source.asked == [0, 0]
+    assert source.offsets == [0, 0]
 
 
 @pytest_twisted.ensureDeferred
@@ -421,7 +421,7 @@ async def test_one_wrong_digest(cache: BlobFiles) -> None:
         assert offset == 0
         await Source(contents.pop(0))(0, sink)
 
-    assert (await got(cache, BLOB, download, ignore)).read_bytes() == CONTENT
+    assert (await fetch_blob(cache, BLOB, download, ignore)).read_bytes() == CONTENT
     assert contents == []
 
 
@@ -441,7 +441,7 @@ async def test_a_damaged_partial_is_not_blamed_on_the_source(
         offsets.append(offset)
         await Source(contents.pop(0))(offset, sink)
 
-    assert (await got(cache, BLOB, download, ignore)).read_bytes() == CONTENT
+    assert (await fetch_blob(cache, BLOB, download, ignore)).read_bytes() == CONTENT
     assert offsets == [1000, 0, 0]
 
 
@@ -451,37 +451,37 @@ async def test_wrong_digest_after_starting_anew(tmp_path: Path, cache: BlobFiles
     leave_partial(tmp_path, CONTENT[:1000])
     source = Source(CONTENT[::-1], resumes=False)
     with pytest.raises(BlobCorrupt):
-        await got(cache, BLOB, source, ignore)
-    assert source.asked == [1000, 0]
+        await fetch_blob(cache, BLOB, source, ignore)
+    assert source.offsets == [1000, 0]
 
 
 @pytest_twisted.ensureDeferred
 async def test_blob_that_ends_early(tmp_path: Path, cache: BlobFiles) -> None:
     """Fewer bytes than promised are an error; they stay for the next download to resume."""
     with pytest.raises(BlobCorrupt, match="ended early"):
-        await got(cache, BLOB, Source(CONTENT[:1000]), ignore)
+        await fetch_blob(cache, BLOB, Source(CONTENT[:1000]), ignore)
     assert place(tmp_path, ".partial").read_bytes() == CONTENT[:1000]
 
 
 @pytest_twisted.ensureDeferred
 async def test_more_than_promised_ends_a_download_at_once(tmp_path: Path, cache: BlobFiles) -> None:
     """One byte too many ends an endless source, also one that does not listen; nothing stays."""
-    sent = 0
+    writes = 0
 
     async def endless(_: int, sink: BlobSink) -> None:
-        nonlocal sent
+        nonlocal writes
         while True:
             try:
                 sink.write(b"x" * 10_000)
             except BlobCorrupt:
                 with pytest.raises(BlobCorrupt):
                     sink.begin(0)
-            sent += 1
+            writes += 1
             await pause(0, reactor)
 
     with pytest.raises(BlobCorrupt, match="more than the manifest says"):
-        await got(cache, BLOB, endless, ignore)
-    assert sent < 40
+        await fetch_blob(cache, BLOB, endless, ignore)
+    assert writes < 40
     assert list(place(tmp_path).parent.iterdir()) == []
 
 
@@ -493,12 +493,12 @@ async def test_more_than_promised_before_the_first_wait(cache: BlobFiles) -> Non
         sink.write(CONTENT + b"x")
 
     with pytest.raises(BlobCorrupt, match="more than the manifest says"):
-        await got(cache, BLOB, hasty, ignore)
+        await fetch_blob(cache, BLOB, hasty, ignore)
 
 
 @pytest_twisted.ensureDeferred
 async def test_failure_of_the_source(tmp_path: Path, cache: BlobFiles) -> None:
-    """What the source raises comes through; what it sent before is resumed."""
+    """An error of the source is raised; the next download resumes the bytes sent before it."""
 
     async def breaks(_: int, sink: BlobSink) -> None:
         sink.write(CONTENT[:5000])
@@ -506,18 +506,18 @@ async def test_failure_of_the_source(tmp_path: Path, cache: BlobFiles) -> None:
         raise RegistryUnavailable("gone")
 
     with pytest.raises(RegistryUnavailable):
-        await got(cache, BLOB, breaks, ignore)
+        await fetch_blob(cache, BLOB, breaks, ignore)
     source = Source()
-    path = await got(cache, BLOB, source, ignore)
+    path = await fetch_blob(cache, BLOB, source, ignore)
     assert path.read_bytes() == CONTENT
-    assert source.asked == [5000]
+    assert source.offsets == [5000]
 
 
 @pytest_twisted.ensureDeferred
 async def test_bytes_that_wait_for_the_disk_when_a_source_fails(
     tmp_path: Path, cache: BlobFiles
 ) -> None:
-    """They have arrived, so they are written before the failure is raised."""
+    """Bytes that have arrived are written before the failure is raised."""
 
     async def breaks(_: int, sink: BlobSink) -> None:
         for start in range(0, 200_000, 1000):
@@ -525,38 +525,38 @@ async def test_bytes_that_wait_for_the_disk_when_a_source_fails(
         raise RegistryUnavailable("gone")
 
     with pytest.raises(RegistryUnavailable):
-        await got(cache, BLOB, breaks, ignore)
+        await fetch_blob(cache, BLOB, breaks, ignore)
     assert place(tmp_path, ".partial").read_bytes() == CONTENT[:200_000]
 
 
 class Producer:
-    """A producer as fast as it may be, which counts what is asked of it."""
+    """A producer that sends as fast as it may, and counts its pauses."""
 
     def __init__(self, sink: BlobSink, size: int, done: Deferred[None]) -> None:
         """Send `size` bytes of zeros to `sink`."""
         self._sink = sink
-        self._left = size
+        self._remainder = size
         self._done = done
-        self._paused = False
+        self._is_paused = False
         self.pauses = 0
 
     def run(self) -> None:
         """Send until paused or done."""
-        while self._left and not self._paused:
-            self._left -= 65_536
+        while self._remainder and not self._is_paused:
+            self._remainder -= 65_536
             self._sink.write(b"\0" * 65_536)
-        if not self._left:
+        if not self._remainder:
             self._sink.unregisterProducer()
             self._done.callback(None)
 
     def pauseProducing(self) -> None:
         """Stop for now."""
-        self._paused = True
+        self._is_paused = True
         self.pauses += 1
 
     def resumeProducing(self) -> None:
         """Go on, in a later turn as a transport does."""
-        self._paused = False
+        self._is_paused = False
         reactor.callLater(0, self.run)
 
 
@@ -565,12 +565,12 @@ async def test_fast_source_is_paused(cache: BlobFiles) -> None:
     """No more than a few MiB wait in memory, and the reactor's thread neither hashes nor writes."""
     size = 64 << 20
     blob = Descriptor(Digest("sha256", hashlib.sha256(b"\0" * size).hexdigest()), size)
-    most, sent, reported = 0, 0, 0
+    peak, bytes_sent, bytes_reported = 0, 0, 0
     pauses: list[int] = []
 
     def report(done: int) -> None:
-        nonlocal reported
-        reported = done
+        nonlocal bytes_reported
+        bytes_reported = done
 
     async def fast(_: int, sink: BlobSink) -> None:
         class Counting:
@@ -578,9 +578,9 @@ async def test_fast_source_is_paused(cache: BlobFiles) -> None:
                 return getattr(sink, name)
 
             def write(self, data: bytes) -> None:
-                nonlocal most, sent
-                sent += len(data)
-                most = max(most, sent - reported)
+                nonlocal peak, bytes_sent
+                bytes_sent += len(data)
+                peak = max(peak, bytes_sent - bytes_reported)
                 sink.write(data)
 
         done: Deferred[None] = Deferred()
@@ -590,9 +590,9 @@ async def test_fast_source_is_paused(cache: BlobFiles) -> None:
         await done
         pauses.append(producer.pauses)
 
-    await got(cache, blob, fast, report)
+    await fetch_blob(cache, blob, fast, report)
     assert pauses[0] > 3
-    assert most <= MOST_WAITING + 2 * 65_536
+    assert peak <= MOST_WAITING + 2 * 65_536
 
 
 @pytest_twisted.ensureDeferred
@@ -613,7 +613,7 @@ async def test_producer_registered_while_much_waits(cache: BlobFiles) -> None:
         done.callback(None)
 
     with pytest.raises(BlobCorrupt):
-        await got(cache, blob, takes_over, ignore)
+        await fetch_blob(cache, blob, takes_over, ignore)
 
 
 @pytest_twisted.ensureDeferred
@@ -623,54 +623,56 @@ async def test_pull_producer(cache: BlobFiles) -> None:
     async def file(_: int, sink: BlobSink) -> None:
         await FileSender().beginFileTransfer(BytesIO(CONTENT), sink)
 
-    path = await got(cache, BLOB, file, ignore)
+    path = await fetch_blob(cache, BLOB, file, ignore)
     assert path.read_bytes() == CONTENT
 
 
 @pytest_twisted.ensureDeferred
 async def test_callers_of_one_process_share_a_download(cache: BlobFiles) -> None:
-    """Ten callers get one download; those who wait hear how far it is."""
+    """Ten callers share one download; waiting callers get reports of its progress."""
     source, reports = Source(piece=2000), list[int]()
 
     async def slowly(offset: int, sink: BlobSink) -> None:
         await source(offset, sink)
         await pause(0.25, reactor)
 
-    paths = await gather_or_cancel(got(cache, BLOB, slowly, reports.append) for _ in range(10))
+    paths = await gather_or_cancel(
+        fetch_blob(cache, BLOB, slowly, reports.append) for _ in range(10)
+    )
     assert len(set(paths)) == 1
-    assert source.asked == [0]
+    assert source.offsets == [0]
     assert reports.count(len(CONTENT)) >= 10
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_who_waits_takes_over(cache: BlobFiles) -> None:
-    """When the downloading caller is cancelled, one who waits goes on from what is there."""
-    begun = Deferred[None]()
+    """When the downloading caller is cancelled, a waiting caller resumes the download."""
+    download_start = Deferred[None]()
 
     async def half(_: int, sink: BlobSink) -> None:
-        begun.callback(None)
+        download_start.callback(None)
         sink.write(CONTENT[:150_000])
         await Deferred()
 
-    first = Deferred.fromCoroutine(got(cache, BLOB, half, ignore))
-    await begun
+    first = Deferred.fromCoroutine(fetch_blob(cache, BLOB, half, ignore))
+    await download_start
     source = Source()
-    second = Deferred.fromCoroutine(got(cache, BLOB, source, ignore))
+    second = Deferred.fromCoroutine(fetch_blob(cache, BLOB, source, ignore))
     await pause(0.2, reactor)
     first.cancel()
     path = await second
     assert path.read_bytes() == CONTENT
-    assert source.asked == [150_000]
+    assert source.offsets == [150_000]
     with pytest.raises(CancelledError):
         await first
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelled_while_waiting(cache: BlobFiles) -> None:
-    """One who waits can give up; the download goes on."""
+    """A waiting caller can be cancelled; the download goes on."""
     source = Source()
-    first = Deferred.fromCoroutine(got(cache, BLOB, source, ignore))
-    second = Deferred.fromCoroutine(got(cache, BLOB, refuse, ignore))
+    first = Deferred.fromCoroutine(fetch_blob(cache, BLOB, source, ignore))
+    second = Deferred.fromCoroutine(fetch_blob(cache, BLOB, refuse, ignore))
     await pause(0, reactor)
     second.cancel()
     with pytest.raises(CancelledError):
@@ -680,27 +682,27 @@ async def test_cancelled_while_waiting(cache: BlobFiles) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancellation_waits_for_the_thread(tmp_path: Path, threads: Threads) -> None:
-    """Nothing writes any more once the cancellation is through, however often one cancels."""
+    """No thread writes after a cancellation has ended, even if it was requested twice."""
     partial = GatedBlob(tmp_path / "p", BLOB)
     partial.open()
     writer = BlobWriter(partial, BLOB, threads, ignore, lambda: None)
     writer.write(CONTENT[:10])
-    while not partial.entered.is_set():
+    while not partial.write_start.is_set():
         await pause(0.01, reactor)
     writer.write(CONTENT[10:20])
-    ended = []
+    ends = []
 
     async def settle() -> None:
         try:
             await writer.settle()
         finally:
-            ended.append(True)
+            ends.append(True)
 
     settling = Deferred.fromCoroutine(settle())
     settling.cancel()
     settling.cancel()
     await pause(0.05, reactor)
-    assert ended == []
+    assert ends == []
     partial.gate.set()
     with pytest.raises(CancelledError):
         await settling
@@ -714,12 +716,12 @@ class GatedBlob(PartialBlob):
     def __init__(self, path: Path, blob: Descriptor) -> None:
         """Close the gate."""
         super().__init__(path, blob)
-        self.entered = threading.Event()
+        self.write_start = threading.Event()
         self.gate = threading.Event()
 
     def append(self, data: memoryview) -> None:
         """Wait for the gate, then write."""
-        self.entered.set()
+        self.write_start.set()
         assert self.gate.wait(10)
         super().append(data)
 
@@ -737,7 +739,7 @@ def test_hashing_what_is_there_can_be_interrupted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk(number: int) -> None:
-    """A full disk is called so, with the path for admins only."""
+    """A full disk raises `NoSpace`, with the path for admins only."""
     with pytest.raises(NoSpace) as caught, partial_module.disk_errors():
         raise OSError(number, "full", "/some/path")
     assert "/some/path" not in str(caught.value)
@@ -756,7 +758,7 @@ def make_read_only(suffix: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_disk_that_fails_ends_the_download(cache: BlobFiles, tmp_path: Path) -> None:
     """When writing fails, the source is cancelled and the reason is the disk's."""
-    cancelled = []
+    cancellations = []
 
     async def waits(_: int, sink: BlobSink) -> None:
         make_read_only(".partial")
@@ -764,12 +766,12 @@ async def test_disk_that_fails_ends_the_download(cache: BlobFiles, tmp_path: Pat
         try:
             await Deferred()
         except CancelledError:
-            cancelled.append(True)
+            cancellations.append(True)
             raise
 
     with pytest.raises(PullError, match="cannot read or write"):
-        await got(cache, BLOB, waits, ignore)
-    assert cancelled == [True]
+        await fetch_blob(cache, BLOB, waits, ignore)
+    assert cancellations == [True]
 
 
 @pytest_twisted.ensureDeferred
@@ -785,7 +787,7 @@ async def test_stopped_threads(tmp_path: Path) -> None:
         await Deferred()
 
     with pytest.raises(Unavailable):
-        await got(cache, BLOB, stops, ignore)
+        await fetch_blob(cache, BLOB, stops, ignore)
 
 
 @pytest_twisted.ensureDeferred
@@ -795,54 +797,54 @@ async def test_partial_that_is_a_symlink(tmp_path: Path, cache: BlobFiles) -> No
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PullError):
-        await got(cache, BLOB, Source(), ignore)
+        await fetch_blob(cache, BLOB, Source(), ignore)
     assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest_twisted.ensureDeferred
 async def test_file_of_another_size_is_replaced(tmp_path: Path, cache: BlobFiles) -> None:
     """A blob that was cut short on disk is downloaded again."""
-    path = await got(cache, BLOB, Source(), ignore)
+    path = await fetch_blob(cache, BLOB, Source(), ignore)
     path.write_bytes(CONTENT[:-1])
-    assert (await got(cache, BLOB, Source(), ignore)).read_bytes() == CONTENT
+    assert (await fetch_blob(cache, BLOB, Source(), ignore)).read_bytes() == CONTENT
 
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_size_in_a_manifest_harms_nobody(cache: BlobFiles) -> None:
     """A manifest that lies about a size fails by itself and leaves the good blob where it is."""
-    path = await got(cache, BLOB, Source(), ignore)
+    path = await fetch_blob(cache, BLOB, Source(), ignore)
     for size in (len(CONTENT) - 1, len(CONTENT) + 1):
         with pytest.raises(BlobCorrupt):
-            await got(cache, Descriptor(BLOB.digest, size), Source(), ignore)
+            await fetch_blob(cache, Descriptor(BLOB.digest, size), Source(), ignore)
     assert path.read_bytes() == CONTENT
 
 
 @pytest_twisted.ensureDeferred
 async def test_give_up(tmp_path: Path, cache: BlobFiles) -> None:
-    """What a broken download left goes, but not from under somebody who is at it."""
+    """A partial file is removed, unless a download holds its lock."""
     await cache.give_up(BLOB.digest)
     leave_partial(tmp_path, b"half")
     lock = place(tmp_path, ".lock")
-    held = try_lock(lock)
-    assert held is not None
+    descriptor = try_lock(lock)
+    assert descriptor is not None
     await cache.give_up(BLOB.digest)
     assert place(tmp_path, ".partial").exists()
-    unlock(lock, held)
+    unlock(lock, descriptor)
     await cache.give_up(BLOB.digest)
     assert list(lock.parent.iterdir()) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_discard(cache: BlobFiles) -> None:
-    """A damaged blob is downloaded again; discarding what is not there is no error."""
+    """A damaged blob is downloaded again; discarding an absent blob is no error."""
     await cache.discard(BLOB.digest)
-    path = await got(cache, BLOB, Source(), ignore)
+    path = await fetch_blob(cache, BLOB, Source(), ignore)
     path.write_bytes(bytes(len(CONTENT)))
     await cache.discard(BLOB.digest)
     assert list(path.parent.iterdir()) == []
     source = Source()
-    await got(cache, BLOB, source, ignore)
-    assert source.asked == [0]
+    await fetch_blob(cache, BLOB, source, ignore)
+    assert source.offsets == [0]
 
 
 @pytest_twisted.ensureDeferred
@@ -857,15 +859,15 @@ async def test_a_sound_blob_is_not_discarded(cache: BlobFiles) -> None:
 async def test_a_discard_leaves_a_download_alone(
     tmp_path: Path, cache: BlobFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While somebody is at a blob, it is his."""
+    """A blob whose lock is held is not discarded."""
     monkeypatch.setattr("shiftergw.cache.blob_cache.PATIENCE", 0.0)
-    path = await got(cache, BLOB, Source(), ignore)
+    path = await fetch_blob(cache, BLOB, Source(), ignore)
     path.write_bytes(bytes(len(CONTENT)))
-    held = try_lock(place(tmp_path, ".lock"))
-    assert held is not None
+    descriptor = try_lock(place(tmp_path, ".lock"))
+    assert descriptor is not None
     await cache.discard(BLOB.digest)
     assert path.exists()
-    unlock(place(tmp_path, ".lock"), held)
+    unlock(place(tmp_path, ".lock"), descriptor)
 
 
 OTHER_PROCESS = """
@@ -902,7 +904,7 @@ task.react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
 
 @pytest.fixture
 def other_process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[[], None]]]:
-    """Give another process in the middle of a download, and what makes it go on."""
+    """Give a process in the middle of a download, and a function that lets it go on."""
     (tmp_path / "source").write_bytes(CONTENT)
     process = subprocess.Popen(
         [
@@ -932,7 +934,7 @@ async def test_processes_share_a_download(
         if size == 100_000:
             go_on()
 
-    path = await got(cache, BLOB, refuse, report)
+    path = await fetch_blob(cache, BLOB, refuse, report)
     assert path.read_bytes() == CONTENT
     assert process.wait(10) == 0
 
@@ -943,23 +945,23 @@ async def test_a_long_download_elsewhere_holds_no_worker(
     other_process: tuple[subprocess.Popen[str], Callable[[], None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After a while the pull is to come again, and finds what the other one has fetched then."""
+    """After a limit the pull is postponed; later it finds the blob of the other process."""
     process, go_on = other_process
     monkeypatch.setattr(cache_module, "PATIENCE", 0.3)
     with pytest.raises(RetryLater) as caught:
-        await got(cache, BLOB, refuse, ignore)
+        await fetch_blob(cache, BLOB, refuse, ignore)
     assert caught.value.why == "another pull that downloads the same layer"
     assert caught.value.limit == cache_module.DOWNLOAD_WAIT
     go_on()
     await deferToThread(process.wait, 10)
-    assert (await got(cache, BLOB, refuse, ignore)).read_bytes() == CONTENT
+    assert (await fetch_blob(cache, BLOB, refuse, ignore)).read_bytes() == CONTENT
 
 
 @pytest_twisted.ensureDeferred
 async def test_download_of_a_killed_process_is_resumed(
     cache: BlobFiles, other_process: tuple[subprocess.Popen[str], Callable[[], None]]
 ) -> None:
-    """When the other process dies, the next one goes on from what it left."""
+    """When the other process dies, the next one resumes its partial file."""
     process, _ = other_process
     source, reports = Source(), list[int]()
 
@@ -968,14 +970,14 @@ async def test_download_of_a_killed_process_is_resumed(
         if size == 100_000:
             process.kill()
 
-    path = await got(cache, BLOB, source, report)
+    path = await fetch_blob(cache, BLOB, source, report)
     assert path.read_bytes() == CONTENT
-    assert source.asked == [100_000]
+    assert source.offsets == [100_000]
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_surely_does_not_fit_is_refused(tmp_path: Path, cache: BlobFiles) -> None:
-    """Only what is still missing counts, each blob once."""
+    """Only missing bytes count, each blob once."""
     huge = Descriptor(Digest.of(b"huge"), 1 << 60)
     with pytest.raises(NoSpace):
         await cache.check_space([BLOB, huge])
@@ -990,52 +992,56 @@ async def test_what_surely_does_not_fit_is_refused(tmp_path: Path, cache: BlobFi
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_used_stays(tmp_path: Path, threads: Threads, cache: BlobFiles) -> None:
-    """While a context lives the sweep leaves its blob, and no longer."""
+    """The sweep spares a blob as long as a context uses it."""
     caches = BlobCaches(tmp_path / "cache", threads, reactor)
-    later = time.time() + 1
+    future = time.time() + 1
     async with cache.get(BLOB, Source(), ignore, ignore) as path:
         async with cache.get(BLOB, refuse, ignore, ignore):
-            assert await caches.sweep(later) == 0
-        assert await caches.sweep(later) == 0
+            assert await caches.sweep(future) == 0
+        assert await caches.sweep(future) == 0
         assert path.exists()
-    assert await caches.sweep(later) == 1
+    assert await caches.sweep(future) == 1
     assert not path.exists()
 
 
 @pytest_twisted.ensureDeferred
 async def test_unused_blobs_make_way(tmp_path: Path, threads: Threads) -> None:
-    """On a full disk those of another repository go, as bytes arrive; what is in use stays."""
+    """On a full disk, unused blobs are removed as bytes arrive; blobs in use stay."""
     root = tmp_path / "cache"
     contents = [bytes([n]) * 400_000 for n in range(3)]
-    other, mine, wanted = (Descriptor(Digest.of(one), len(one)) for one in contents)
+    secret_blob, used_blob, new_blob = (
+        Descriptor(Digest.of(content), len(content)) for content in contents
+    )
     with small_disk(root, "size=1m"):
         caches = BlobCaches(root, threads, reactor)
-        cache = caches.of(resolved("public", private=False))
-        secret = caches.of(resolved("secret", private=True))
-        gone = await got(secret, other, Source(contents[0]), ignore)
-        async with cache.get(mine, Source(contents[1]), ignore, ignore) as path:
-            await cache.check_space([mine, wanted])
-            assert gone.exists()
-            await got(cache, wanted, Source(contents[2]), ignore)
-            assert not gone.exists()
+        cache = caches.of(image_of("public", private=False))
+        secret = caches.of(image_of("secret", private=True))
+        old_path = await fetch_blob(secret, secret_blob, Source(contents[0]), ignore)
+        async with cache.get(used_blob, Source(contents[1]), ignore, ignore) as path:
+            await cache.check_space([used_blob, new_blob])
+            assert old_path.exists()
+            await fetch_blob(cache, new_blob, Source(contents[2]), ignore)
+            assert not old_path.exists()
             assert path.read_bytes() == contents[1]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_false_size_costs_nobody_anything(tmp_path: Path, threads: Threads) -> None:
-    """A blob that claims more than it has evicts no other, however much that is."""
+    """A blob whose size is overstated evicts no other blob."""
     root = tmp_path / "cache"
     content = bytes(400_000)
     victim = Descriptor(Digest.of(content), len(content))
     small = b"few bytes"
     with small_disk(root, "size=1m"):
         caches = BlobCaches(root, threads, reactor)
-        path = await got(caches.of(resolved("a", private=True)), victim, Source(content), ignore)
-        cache = caches.of(resolved("b", private=True))
+        path = await fetch_blob(
+            caches.of(image_of("a", private=True)), victim, Source(content), ignore
+        )
+        cache = caches.of(image_of("b", private=True))
         false = Descriptor(Digest.of(small), 900_000)
         await cache.check_space([false])
         with pytest.raises(BlobCorrupt, match="ended early"):
-            await got(cache, false, Source(small), ignore)
+            await fetch_blob(cache, false, Source(small), ignore)
         with pytest.raises(NoSpace):
             await cache.check_space([Descriptor(Digest.of(small), 1_100_000)])
         assert path.read_bytes() == content
@@ -1045,18 +1051,18 @@ async def test_a_false_size_costs_nobody_anything(tmp_path: Path, threads: Threa
 async def test_a_false_size_is_said_at_the_second_try(cache: BlobFiles) -> None:
     """Bytes that have the digest are the blob: the source is not at fault, nor asked again."""
     small = b"few bytes"
-    asked = []
+    offsets = []
 
-    async def twice(offset: int, sink: BlobSink) -> None:
+    async def sends_twice(offset: int, sink: BlobSink) -> None:
         for _ in range(2):
-            asked.append(offset)
+            offsets.append(offset)
             sink.begin(0)
             sink.write(small)
             await until(lambda: cast("BlobWriter", sink)._writing is None)
 
     with pytest.raises(BlobCorrupt, match="says that a layer has 900000 bytes; it has 9"):
-        await got(cache, Descriptor(Digest.of(small), 900_000), twice, ignore)
-    assert len(asked) == 2
+        await fetch_blob(cache, Descriptor(Digest.of(small), 900_000), sends_twice, ignore)
+    assert len(offsets) == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -1064,23 +1070,25 @@ async def test_a_quota_makes_others_go(
     tmp_path: Path, threads: Threads, cache: BlobFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write that fails though the disk has room is tried again once another blob is gone."""
-    other = b"other"
-    path = await got(cache, Descriptor(Digest.of(other), 5), Source(other), ignore)
+    old_content = b"other"
+    path = await fetch_blob(
+        cache, Descriptor(Digest.of(old_content), 5), Source(old_content), ignore
+    )
     write = os.write
 
-    def limited(descriptor: int, data: Any) -> int:
+    def write_with_quota(descriptor: int, data: Any) -> int:
         if isinstance(data, memoryview) and path.exists():  # not the reactor's own
             raise OSError(errno.EDQUOT, "quota")
         return write(descriptor, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", limited)
+        patch.setattr(os, "write", write_with_quota)
         small = Descriptor(Digest.of(b"mine"), 4)
-        assert (await got(cache, small, Source(b"mine"), ignore)).exists()
+        assert (await fetch_blob(cache, small, Source(b"mine"), ignore)).exists()
     assert not path.exists()
 
 
-def resolved(repository: str, *, private: bool) -> ResolvedImage:
+def image_of(repository: str, *, private: bool) -> ResolvedImage:
     """Return an image of a repository."""
     digest = Digest.of(b"manifest")
     return ResolvedImage(digest, digest, BLOB, (BLOB,), "registry", repository, private)
@@ -1088,28 +1096,28 @@ def resolved(repository: str, *, private: bool) -> ResolvedImage:
 
 @pytest_twisted.ensureDeferred
 async def test_private_repositories_share_no_blobs(tmp_path: Path, threads: Threads) -> None:
-    """A digest in a manifest of one's own is no way to what another repository holds."""
+    """A digest in a manifest gives no access to blobs of another private repository."""
     caches = BlobCaches(tmp_path / "cache", threads, reactor)
     images = [
-        resolved("public", private=False),
-        resolved("mine", private=True),
-        resolved("theirs", private=True),
+        image_of("public", private=False),
+        image_of("mine", private=True),
+        image_of("theirs", private=True),
     ]
-    paths = [await got(caches.of(one), BLOB, Source(), ignore) for one in images]
+    paths = [await fetch_blob(caches.of(image), BLOB, Source(), ignore) for image in images]
     assert len(set(paths)) == 3
-    other = caches.of(resolved("public too", private=False))
-    assert await got(other, BLOB, refuse, ignore) == paths[0]
-    assert await got(caches.of(images[1]), BLOB, refuse, ignore) == paths[1]
+    public_cache = caches.of(image_of("public too", private=False))
+    assert await fetch_blob(public_cache, BLOB, refuse, ignore) == paths[0]
+    assert await fetch_blob(caches.of(images[1]), BLOB, refuse, ignore) == paths[1]
 
 
 @pytest_twisted.ensureDeferred
 async def test_sizes_of_layers(tmp_path: Path, threads: Threads) -> None:
     """Bytes of whole and partial blobs count, each in the cache of its repository."""
     caches = BlobCaches(tmp_path / "cache", threads, reactor)
-    image, neighbor = resolved("a", private=True), resolved("b", private=True)
+    image, neighbor = image_of("a", private=True), image_of("b", private=True)
     assert await caches.sizes_of(image) == [0]
     assert not place(tmp_path).parent.parent.exists()
-    path = await got(caches.of(image), BLOB, Source(), ignore)
+    path = await fetch_blob(caches.of(image), BLOB, Source(), ignore)
     assert await caches.sizes_of(image) == [BLOB.size]
     assert await caches.sizes_of(neighbor) == [0]
     path.rename(path.with_name(f"{path.name}.partial"))
@@ -1133,12 +1141,12 @@ async def test_partial_blobs_stay_with_their_repository(tmp_path: Path, threads:
 
     async def offset_of(image: ResolvedImage) -> int:
         source = Source()
-        await got(caches.of(image), BLOB, source, ignore)
-        return source.asked[0]
+        await fetch_blob(caches.of(image), BLOB, source, ignore)
+        return source.offsets[0]
 
-    for image in (resolved("public", private=False), resolved("mine", private=True)):
+    for image in (image_of("public", private=False), image_of("mine", private=True)):
         with pytest.raises(RegistryUnavailable):
-            await got(caches.of(image), BLOB, break_off, ignore)
-    assert await offset_of(resolved("theirs", private=True)) == 0
-    assert await offset_of(resolved("mine", private=True)) == 5000
-    assert await offset_of(resolved("public too", private=False)) == 5000
+            await fetch_blob(caches.of(image), BLOB, break_off, ignore)
+    assert await offset_of(image_of("theirs", private=True)) == 0
+    assert await offset_of(image_of("mine", private=True)) == 5000
+    assert await offset_of(image_of("public too", private=False)) == 5000

@@ -1,4 +1,4 @@
-"""The files of the layer cache: what is used stays, what nobody needs goes, the oldest first."""
+"""The files of the layer cache: used blobs stay, unused ones are removed, the oldest first."""
 
 from __future__ import annotations
 
@@ -23,36 +23,38 @@ OLD = NOW - 1000
 CONTENT = b"blob"
 
 
-def blob(root: Path, name: str, used: float = OLD, content: bytes = CONTENT) -> BlobPaths:
+def blob(root: Path, name: str, use_time: float = OLD, content: bytes = CONTENT) -> BlobPaths:
     """Make a whole blob that was last used at some time."""
     paths = BlobPaths.of(root, Digest.of(name.encode()))
     paths.whole.parent.mkdir(parents=True, exist_ok=True)
-    return BlobPaths(aged(paths.whole, used, content))
+    return BlobPaths(write_file(paths.whole, use_time, content))
 
 
-def aged(path: Path, used: float = OLD, content: bytes = CONTENT) -> Path:
+def write_file(path: Path, use_time: float = OLD, content: bytes = CONTENT) -> Path:
     """Make a file that was last touched at some time."""
     path.write_bytes(content)
-    os.utime(path, (used, used))
+    os.utime(path, (use_time, use_time))
     return path
 
 
-def held(paths: BlobPaths) -> int:
-    """Hold a blob that is there."""
+def hold_blob(paths: BlobPaths) -> int:
+    """Hold a blob; return the descriptor."""
     descriptor = blobs.hold(paths.whole, len(CONTENT))
     assert descriptor is not None
     return descriptor
 
 
 def test_the_sweep_removes_what_is_old(tmp_path: Path) -> None:
-    """Blobs and parts that were not used since then go, everybody's and private ones."""
-    gone = [blob(tmp_path, "a"), blob(tmp_path / blobs.PRIVATE / ("0" * 32), "b")]
-    part = aged(blob(tmp_path, "part").whole).rename(BlobPaths(gone[0].whole).partial)
+    """Public and private blobs and parts that have not been used since a time are removed."""
+    unused_blobs = [blob(tmp_path, "a"), blob(tmp_path / blobs.PRIVATE / ("0" * 32), "b")]
+    part = write_file(blob(tmp_path, "part").whole).rename(BlobPaths(unused_blobs[0].whole).partial)
     fresh = blob(tmp_path, "fresh", NOW)
-    left = aged(BlobPaths.of(tmp_path, Digest.of(b"left")).partial)
-    foreign = aged(fresh.whole.with_name("notes.txt"))
+    partial = write_file(BlobPaths.of(tmp_path, Digest.of(b"left")).partial)
+    foreign = write_file(fresh.whole.with_name("notes.txt"))
     assert blobs.sweep(tmp_path, NOW) == 3
-    assert not any(path.exists() for path in (*(one.whole for one in gone), part, left))
+    assert not any(
+        path.exists() for path in (*(paths.whole for paths in unused_blobs), part, partial)
+    )
     assert sorted(fresh.whole.parent.iterdir()) == sorted([fresh.whole, foreign])
 
 
@@ -82,47 +84,47 @@ def test_there_may_be_no_cache_yet(tmp_path: Path) -> None:
 def test_a_part_that_grows_keeps_what_was_there(tmp_path: Path) -> None:
     """A blob is as young as the youngest of its files: a download may be resumed from it."""
     paths = blob(tmp_path, "a")
-    aged(paths.partial, NOW)
+    write_file(paths.partial, NOW)
     assert blobs.sweep(tmp_path, NOW) == 0
     assert paths.partial.exists()
 
 
 def test_what_is_held_stays(tmp_path: Path) -> None:
-    """A blob in use is not removed, however old; and to use one makes it young."""
-    used, again = blob(tmp_path, "used"), blob(tmp_path, "again")
-    descriptor = held(used)
-    os.close(held(again))
-    os.utime(used.whole, (OLD, OLD))
+    """A blob in use is not removed, however old; each use makes a blob young."""
+    first, second = blob(tmp_path, "used"), blob(tmp_path, "again")
+    descriptor = hold_blob(first)
+    os.close(hold_blob(second))
+    os.utime(first.whole, (OLD, OLD))
     assert blobs.sweep(tmp_path, NOW) == 0
     os.close(descriptor)
     assert blobs.sweep(tmp_path, NOW) == 1
-    assert again.whole.exists()
+    assert second.whole.exists()
 
 
 def test_what_is_downloaded_stays(tmp_path: Path) -> None:
-    """Nobody takes a part away from a download that waits for its registry."""
+    """The part of a download that waits for its registry is not removed."""
     paths = blob(tmp_path, "a")
     part = paths.whole.rename(paths.partial)
     os.utime(part, (OLD, OLD))
-    locked = blobs.lock(paths)
-    assert locked is not None
+    descriptor = blobs.lock(paths)
+    assert descriptor is not None
     os.utime(paths.lock, (OLD, OLD))
     assert blobs.sweep(tmp_path, NOW) == 0
-    unlock(paths.lock, locked)
+    unlock(paths.lock, descriptor)
     assert blobs.sweep(tmp_path, NOW) == 1
     assert list(part.parent.iterdir()) == []
 
 
 def test_the_lock_of_a_dead_process_goes(tmp_path: Path) -> None:
-    """A lock that nobody holds, and no blob belongs to, is removed."""
+    """A lock without a holder and without a blob is removed."""
     paths = blob(tmp_path, "a")
-    aged(paths.whole.rename(paths.lock))
+    write_file(paths.whole.rename(paths.lock))
     assert blobs.sweep(tmp_path, NOW) == 0
     assert not paths.lock.exists()
 
 
 def test_a_blob_of_another_size_is_not_held(tmp_path: Path) -> None:
-    """Neither is one that is not there, nor a link to one."""
+    """A blob of another size, a link to a blob, and an absent blob cannot be held."""
     paths = blob(tmp_path, "a")
     assert blobs.hold(paths.whole, 5) is None
     link = paths.whole.with_name("b" * 64)
@@ -133,7 +135,7 @@ def test_a_blob_of_another_size_is_not_held(tmp_path: Path) -> None:
 
 
 def test_a_sweep_does_not_take_what_somebody_holds_just_then(tmp_path: Path) -> None:
-    """However the two meet: who holds a blob has one that lies there."""
+    """A held blob exists, however a hold and a sweep coincide."""
     paths = blob(tmp_path, "a")
     stop = threading.Event()
     faults: list[str] = []
@@ -149,17 +151,17 @@ def test_a_sweep_does_not_take_what_somebody_holds_just_then(tmp_path: Path) -> 
     holders = [threading.Thread(target=hold) for _ in range(2)]
     for holder in holders:
         holder.start()
-    removed = 0
+    removals = 0
     try:
         for _ in range(500):
             if blobs.sweep(tmp_path, math.inf):
-                removed += 1
+                removals += 1
                 blob(tmp_path, "a")
     finally:
         stop.set()
         for holder in holders:
             holder.join()
-    assert removed > 0
+    assert removals > 0
     assert faults == []
 
 
@@ -171,7 +173,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_room_is_made_by_the_oldest(disk: Path) -> None:
-    """As many go as need be, the one unused for longest first; what is named, or held, stays."""
+    """The least recently used blobs make room; named blobs and blobs in use stay."""
     piece = bytes(150_000)
     ages = [
         blob(disk / blobs.PRIVATE / ("0" * 32), "private", NOW - 5, piece),
@@ -185,11 +187,11 @@ def test_room_is_made_by_the_oldest(disk: Path) -> None:
     os.utime(ages[1].whole, (NOW - 4, NOW - 4))
     blobs.make_room(disk, 500_000, {ages[2].whole})
     os.close(descriptor)
-    assert [one.whole.exists() for one in ages] == [False, True, True, False, True]
+    assert [paths.whole.exists() for paths in ages] == [False, True, True, False, True]
 
 
 def test_a_blob_that_cannot_be_touched_is_not_left_open(disk: Path) -> None:
-    """On a file system that became read-only, say after a fault, each try closes what it opened."""
+    """On a file system that became read-only, each attempt closes the file that it opened."""
     paths = blob(disk, "a")
     subprocess.run([need("mount"), "-o", "remount,ro", str(disk)], check=True)
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -198,27 +200,27 @@ def test_a_blob_that_cannot_be_touched_is_not_left_open(disk: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-@pytest.mark.parametrize("needed", [500_000, 1 << 60])
-def test_nothing_goes_for_nothing(disk: Path, needed: int) -> None:
-    """All stays where there is room already, and where there would not be enough without it."""
+@pytest.mark.parametrize("size", [500_000, 1 << 60])
+def test_nothing_goes_for_nothing(disk: Path, size: int) -> None:
+    """No blob is removed if there is room, or if the removal of all would not make enough."""
     paths = blob(disk, "a")
-    blobs.make_room(disk, needed, set())
+    blobs.make_room(disk, size, set())
     assert paths.whole.exists()
 
 
 def test_a_part_that_cannot_be_removed(tmp_path: Path) -> None:
-    """The reason is told, and nobody waits for the blob's lock from then on."""
+    """The error gives the reason, and the blob's lock is free afterwards."""
     paths = blob(tmp_path, "a")
     paths.partial.mkdir()
     with pytest.raises(PullError, match="cannot read or write its cache"):
         blobs.give_up(paths)
-    locked = blobs.lock(paths)
-    assert locked is not None
-    unlock(paths.lock, locked)
+    descriptor = blobs.lock(paths)
+    assert descriptor is not None
+    unlock(paths.lock, descriptor)
 
 
 def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
-    """The reason is told."""
+    """The error gives the reason."""
     blob(tmp_path, "a").lock.mkdir()
     with pytest.raises(PullError, match="cannot read or write its cache"):
         blobs.sweep(tmp_path, NOW)
