@@ -28,6 +28,7 @@ from tests.delivery.far import sftp_server
 from tests.delivery.ssh_systems import System
 from tests.installed_reactor import reactor
 from tests.job.workbench import SISTER, Bench, running_bench
+from tests.matrices import combinations
 from tests.patience import patient, stretch
 from tests.sshd import Sshd
 
@@ -115,7 +116,13 @@ async def run_to_the_end(bench: Bench, key: str) -> ImageRecord:
     raise AssertionError(f"still waiting: {record}")
 
 
-@pytest.mark.parametrize("hang", [suspended_server, mute_server, closed_port, swallowing_server])
+@pytest.mark.parametrize(
+    ("hang", "system"),
+    combinations(
+        [suspended_server, mute_server, closed_port, swallowing_server], ["conch", "openssh"]
+    ),
+    indirect=["system"],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_pull_waits_for_its_system(
     system: System,

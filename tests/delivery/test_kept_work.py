@@ -51,6 +51,7 @@ def configuration(root: Path, sshd: Sshd, registry: FaultyRegistry) -> Config:
                 "key": str(sshd.key),
                 "port": sshd.port,
                 "knownHosts": str(sshd.known_hosts),
+                "sshCmdOptions": ["-o", f"ConnectTimeout={stretch(2):.0f}"],
             },
         },
     }

@@ -20,6 +20,7 @@ from shiftergw.sftp.outgoing_file import REACH
 from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.login_shells import server_with_shell
 from tests.delivery.ssh_systems import System
+from tests.matrices import combinations
 from tests.parts import need
 from tests.sshd import Sshd
 
@@ -129,6 +130,7 @@ REFUSALS = {
     "false": ("shell", "/bin/false", NO_COMMANDS),
     "internal-sftp": ("settings", "ForceCommand internal-sftp", NO_COMMANDS),
     "a menu": ("forced", "echo 'Choose 1 or 2'; exit 1", NO_COMMANDS),
+    # The `ssh` of OpenSSH exits with 255 after its own errors, too.
     "255": ("forced", "echo 'No such command.' >&2; exit 255", NO_COMMANDS),
     "prints without end": ("forced", "exec yes", NO_COMMANDS),
     "no sha256sum": ("settings", "SetEnv PATH=/nowhere", NO_COMMANDS),
@@ -136,7 +138,9 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("how", REFUSALS)
+@pytest.mark.parametrize(
+    ("how", "system"), combinations(list(REFUSALS), ["openssh", "conch"]), indirect=["system"]
+)
 @pytest_twisted.ensureDeferred
 async def test_account_without_digests(
     system: System, root: Path, tmp_path: Path, large: Path, how: str

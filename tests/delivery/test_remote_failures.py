@@ -33,17 +33,18 @@ from tests.delivery.far import (
     retried_silence,
     without_ssh,
 )
+from tests.matrices import LONG
 from tests.parts import need, need_root
 from tests.patience import patient
 from tests.sshd import Sshd
 
-LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "64")) << 20
+LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "64" if LONG else "36")) << 20
 """Bytes of the file whose delivery breaks; the variable makes it larger."""
 
-BREAKS = 10
+BREAKS = 10 if LONG else 5
 PART = 8 << 20
-IDLE_SECONDS = 2.0
-NOTICE_SECONDS = 4 * IDLE_SECONDS
+IDLE_SECONDS = 1.0
+NOTICE_SECONDS = 8.0
 
 
 @pytest.fixture(scope="module")
