@@ -52,11 +52,11 @@ class Sending:
 def test_a_file() -> None:
     """A file is announced, sent when the receiver is ready, and complete after its last reply."""
     sending = Sending()
-    assert sending.wire.sent == b""
+    assert sending.wire.client_bytes == b""
     sending.wire.says(b"\0")
-    assert sending.wire.sent == HEAD
+    assert sending.wire.client_bytes == HEAD
     sending.wire.says(b"\0")
-    assert sending.wire.sent == HEAD + bytes(SIZE) + b"\0"
+    assert sending.wire.client_bytes == HEAD + bytes(SIZE) + b"\0"
     assert sending.reports == []
     sending.wire.says(b"\0")
     assert sending.done.called
@@ -70,7 +70,7 @@ def test_an_empty_file() -> None:
     sending = Sending(0)
     for _ in range(3):
         sending.wire.says(b"\0")
-    assert sending.wire.sent == b"C0600 0 image\n\0"
+    assert sending.wire.client_bytes == b"C0600 0 image\n\0"
     assert sending.done.called
 
 
@@ -81,14 +81,14 @@ def test_reports_exclude_bytes_in_flight() -> None:
     sending.wire.says(b"\0")
     sending.sink.pauseProducing()
     sending.wire.says(b"\0")
-    head = len(sending.wire.sent)
+    head = len(sending.wire.client_bytes)
     for _ in range(size >> 18):
         sending.wire.producer.resumeProducing()
         sending.wire.producer.pauseProducing()
         if sending.done.called:
             break
     sending.wire.producer.resumeProducing()
-    assert len(sending.wire.sent) == head + size + 1
+    assert len(sending.wire.client_bytes) == head + size + 1
     assert sending.reports == sorted(sending.reports)
     assert all(report <= size - IN_FLIGHT for report in sending.reports)
     sending.wire.says(b"\0")
@@ -101,10 +101,10 @@ def test_channel_that_is_full() -> None:
     sending.wire.says(b"\0")
     sending.sink.pauseProducing()
     sending.wire.says(b"\0")
-    assert sending.wire.sent == HEAD
+    assert sending.wire.client_bytes == HEAD
     sending.clock.advance(IDLE_SECONDS - 1)
     sending.sink.resumeProducing()
-    assert sending.wire.sent == HEAD + bytes(SIZE) + b"\0"
+    assert sending.wire.client_bytes == HEAD + bytes(SIZE) + b"\0"
     assert not sending.done.called
     sending.done.addErrback(lambda _: None)
     sending.done.cancel()

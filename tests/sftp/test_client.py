@@ -32,25 +32,25 @@ VERSION = struct.pack(">LBL", 5, packets.VERSION, 3)
 
 
 class Wire:
-    """A channel to the test: it records what is sent, and `says` passes data to the client."""
+    """A channel that records the data of the client; `says` passes data to the client."""
 
     def __init__(self) -> None:
-        """Start open."""
+        """Open the channel."""
         self.closed: Deferred[int | None] = Deferred()
         self.stderr = ""
-        self.sent = bytearray()
+        self.client_bytes = bytearray()
         self.is_lost = False
-        self.ended = False
+        self.has_ended = False
         self.producer: Any = None
         self.says: Callable[[bytes], None] = lambda _: None
 
     def write(self, data: Buffer) -> None:
         """Record sent data."""
-        self.sent += data
+        self.client_bytes += data
 
     def writeSequence(self, data: Iterable[Buffer]) -> None:
         """Record sent data."""
-        self.sent += b"".join(data)
+        self.client_bytes += b"".join(data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Store the producer."""
@@ -66,7 +66,7 @@ class Wire:
 
     def end_input(self) -> None:
         """Record the end of the input."""
-        self.ended = True
+        self.has_ended = True
 
     def lose(self) -> None:
         """Close at once."""
@@ -91,14 +91,14 @@ def start_session(extensions: bytes = b"") -> tuple[Wire, Clock, Sftp]:
     wire, clock = Wire(), Clock()
     beginning = Deferred.fromCoroutine(Sftp.begin(wire, clock, IDLE_SECONDS))
     wire.says(packet(packets.VERSION, struct.pack(">L", 3) + extensions))
-    wire.sent.clear()
+    wire.client_bytes.clear()
     session: list[Sftp] = []
     beginning.addCallback(session.append)
     return wire, clock, session[0]
 
 
 def error_of(waiting: Deferred[Any]) -> BaseException:
-    """Return what a Deferred failed with."""
+    """Return the error of a Deferred that has failed."""
     failures: list[Failure] = []
     waiting.addErrback(failures.append)
     (failure,) = failures
@@ -247,10 +247,10 @@ def outgoing(count: int, report: Callable[[int], None] = lambda _: None) -> Outg
     return OutgoingFile(blocks(count), 0, report)
 
 
-def parse_writes(sent: bytes) -> tuple[list[int], int]:
-    """Return the request numbers of the sent WRITEs, and the total of their bytes."""
+def parse_writes(stream: bytes) -> tuple[list[int], int]:
+    """Return the request numbers of the WRITEs in a stream, and the total of their bytes."""
     numbers, total = [], 0
-    for kind, body in Splitter().feed(sent):
+    for kind, body in Splitter().feed(stream):
         assert kind == packets.WRITE
         numbers.append(body.number())
         assert body.string() == b"h"
@@ -266,8 +266,8 @@ def test_bytes_in_flight() -> None:
     writing = Deferred.fromCoroutine(session.write(b"h", outgoing(20, reports.append)))
     total = 0
     while not writing.called:
-        numbers, length = parse_writes(bytes(wire.sent))
-        wire.sent.clear()
+        numbers, length = parse_writes(bytes(wire.client_bytes))
+        wire.client_bytes.clear()
         assert 0 < length <= IN_FLIGHT + 32768
         total += length
         for number in reversed(numbers):
@@ -282,9 +282,9 @@ def test_a_paused_channel() -> None:
     wire, _, session = start_session()
     wire.producer.pauseProducing()
     writing = Deferred.fromCoroutine(session.write(b"h", outgoing(1)))
-    assert wire.sent == b""
+    assert wire.client_bytes == b""
     wire.producer.resumeProducing()
-    numbers, length = parse_writes(bytes(wire.sent))
+    numbers, length = parse_writes(bytes(wire.client_bytes))
     assert length == 1 << 20
     for number in numbers:
         wire.says(answer(packets.STATUS, number, struct.pack(">L", 0)))
@@ -295,7 +295,7 @@ def test_refused_write() -> None:
     """A refused WRITE ends the write; the session stays usable."""
     wire, _, session = start_session()
     writing = Deferred.fromCoroutine(session.write(b"h", outgoing(100)))
-    numbers, _ = parse_writes(bytes(wire.sent))
+    numbers, _ = parse_writes(bytes(wire.client_bytes))
     wire.says(answer(packets.STATUS, numbers[0], struct.pack(">L", 4) + string(b"full\n")))
     error = error_of(writing)
     assert isinstance(error, SftpRefused)
@@ -343,7 +343,7 @@ def test_end_in_order(late: bool) -> None:
     """`end` returns when the server exits, or after a few seconds."""
     wire, clock, session = start_session()
     ending = Deferred.fromCoroutine(session.end())
-    assert (wire.ended, wire.is_lost, ending.called) == (True, False, False)
+    assert (wire.has_ended, wire.is_lost, ending.called) == (True, False, False)
     if late:
         clock.advance(IDLE_SECONDS)
     else:
@@ -385,15 +385,15 @@ def test_rename_of_old_servers(steps: list[tuple[int, int | None]]) -> None:
     wire, _, session = start_session()
     renaming = Deferred.fromCoroutine(session.rename(b"/a", b"/b"))
     for number, (request, status) in enumerate(steps, 1):
-        ((kind, _),) = Splitter().feed(bytes(wire.sent))
+        ((kind, _),) = Splitter().feed(bytes(wire.client_bytes))
         assert kind == request
-        wire.sent.clear()
+        wire.client_bytes.clear()
         if status is None:
             wire.says(answer(packets.ATTRS, number, struct.pack(">L", 0)))
         else:
             wire.says(answer(STATUS, number, struct.pack(">L", status)))
     assert renaming.called
-    assert wire.sent == b""
+    assert wire.client_bytes == b""
     session.close()
 
 
@@ -407,7 +407,7 @@ def test_no_rename_at_all(status: int) -> None:
     error = error_of(renaming)
     assert isinstance(error, SftpRefused)
     assert (error.request, error.status) == ("RENAME", status)
-    kinds = [kind for kind, _ in Splitter().feed(bytes(wire.sent))]
+    kinds = [kind for kind, _ in Splitter().feed(bytes(wire.client_bytes))]
     assert kinds == [packets.EXTENDED, packets.RENAME]
     session.close()
 
@@ -420,7 +420,7 @@ def test_listing_without_eof() -> None:
     entry = string(b"name") + string(b"long") + struct.pack(">L", 0)
     wire.says(answer(packets.NAME, 2, struct.pack(">L", 1) + entry))
     wire.says(answer(packets.NAME, 3, struct.pack(">L", 0)))
-    kinds = [kind for kind, _ in Splitter().feed(bytes(wire.sent))]
+    kinds = [kind for kind, _ in Splitter().feed(bytes(wire.client_bytes))]
     assert kinds == [packets.OPENDIR, packets.READDIR, packets.READDIR, packets.CLOSE]
     wire.says(answer(STATUS, 4, struct.pack(">L", packets.OK)))
     results: list[object] = []

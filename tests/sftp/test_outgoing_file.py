@@ -130,10 +130,10 @@ def test_a_failure_ends_all_sessions() -> None:
     """Waiting and later requests raise the first error, and reports stop."""
     reports: list[int] = []
     out = full_file(reports.append)
-    waiting, queued = PieceReader(out), PieceReader(out)
+    first_reader, second_reader = PieceReader(out), PieceReader(out)
     InFlightWrites(out).fail(ValueError("first"))
     out.stop(ValueError("second"))
-    for reader in (waiting, queued, PieceReader(out)):
+    for reader in (first_reader, second_reader, PieceReader(out)):
         assert str(reader.error) == "first"
     out.acknowledge(0)
     assert reports == []

@@ -50,8 +50,8 @@ LARGE = 48 << 20
 WINDOW = 2 << 20
 BREAKS = 3
 
-Fars = Callable[..., NumberedSystem]
-Opens = Callable[..., RemoteDirectory]
+RunSystem = Callable[..., NumberedSystem]
+OpenDirectory = Callable[..., RemoteDirectory]
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +64,24 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Fars]:
+def run_system(tmp_path: Path) -> Iterator[RunSystem]:
     """Return a function that runs systems until the end of the test."""
     with ExitStack() as stack:
 
         def run(body: str = PLAIN, *settings: str) -> NumberedSystem:
-            far = NumberedSystem(tmp_path / "far", body, settings)
-            stack.enter_context(far.sshd)
-            return far
+            system = NumberedSystem(tmp_path / "far", body, settings)
+            stack.enter_context(system.sshd)
+            return system
 
         yield run
 
 
 @pytest.fixture
-def opens(threads: Threads, root: Path) -> Iterator[Opens]:
+def open_directory(threads: Threads, root: Path) -> Iterator[OpenDirectory]:
     """Return a function that makes adapters with many sessions; close them afterwards."""
     directories: list[RemoteDirectory] = []
 
-    def far(
+    def make_directory(
         sshd: Sshd,
         *,
         transport: str = "conch",
@@ -110,7 +110,7 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
         )
         return directories[-1]
 
-    yield far
+    yield make_directory
     for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
@@ -170,16 +170,16 @@ def test_session_count_is_limited(round_trip: float, window: int, size: int, rat
 
 @pytest_twisted.ensureDeferred
 async def test_several_sessions(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """A file written by many sessions is correct; afterwards one session is left."""
     source, sha256 = large
-    far = runs(SLOW_FIRST)
-    directory = opens(far.sshd)
+    system = run_system(SLOW_FIRST)
+    directory = open_directory(system.sshd)
     reports: list[Progress] = []
     await directory.install(source, IMAGE, sha256, reports.append)
-    assert len(far.pids) == MOST_SESSIONS
-    assert far.running_pids() == far.pids[:1]
+    assert len(system.pids) == MOST_SESSIONS
+    assert system.running_pids() == system.pids[:1]
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()
     assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
@@ -187,7 +187,7 @@ async def test_several_sessions(
     assert done == sorted(done)
     assert done[-1] == LARGE
     await directory.install(source, IMAGE, sha256, ignore)
-    assert len(far.pids) == 2 * MOST_SESSIONS - 1
+    assert len(system.pids) == 2 * MOST_SESSIONS - 1
 
 
 @pytest.mark.parametrize(
@@ -195,142 +195,158 @@ async def test_several_sessions(
 )
 @pytest_twisted.ensureDeferred
 async def test_one_session(
-    runs: Fars, opens: Opens, large: tuple[Path, str], transport: str, rate: float
+    run_system: RunSystem,
+    open_directory: OpenDirectory,
+    large: tuple[Path, str],
+    transport: str,
+    rate: float,
 ) -> None:
     """One session suffices for a short round trip, and where each would be a login."""
     source, sha256 = large
-    far = runs()
-    await opens(far.sshd, transport=transport, rate=rate).install(source, IMAGE, sha256, ignore)
-    assert len(far.pids) == 1
+    system = run_system()
+    await open_directory(system.sshd, transport=transport, rate=rate).install(
+        source, IMAGE, sha256, ignore
+    )
+    assert len(system.pids) == 1
 
 
 @pytest.mark.parametrize("limit", [1, 2, 4])
 @pytest_twisted.ensureDeferred
 async def test_server_that_opens_few(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str], limit: int
+    run_system: RunSystem,
+    open_directory: OpenDirectory,
+    root: Path,
+    large: tuple[Path, str],
+    limit: int,
 ) -> None:
     """A server that refuses further sessions is no error, and commands can start later."""
     source, sha256 = large
-    far = runs(SLOW_FIRST, f"MaxSessions {limit}")
+    system = run_system(SLOW_FIRST, f"MaxSessions {limit}")
     with capturedLogs() as events:
-        await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.pids) == limit
+        await open_directory(system.sshd).install(source, IMAGE, sha256, ignore)
+    assert len(system.pids) == limit
     assert (root / IMAGE).read_bytes() == source.read_bytes()
-    said = [event["log_format"] for event in events if event["log_format"]]
-    assert not any("samples only" in text for text in said)
-    assert sum("no further session" in text for text in said) == MOST_SESSIONS - limit
+    messages = [event["log_format"] for event in events if event["log_format"]]
+    assert not any("samples only" in message for message in messages)
+    assert sum("no further session" in message for message in messages) == MOST_SESSIONS - limit
 
 
 @pytest_twisted.ensureDeferred
 async def test_server_without_extensions(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """Several sessions also write to a server without extensions."""
     source, sha256 = large
     old = "limits,fsync,posix-rename,statvfs,fstatvfs"
-    far = runs(f"server='{sftp_server()} -P {old}'; {SLOW_FIRST}")
-    await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.pids) == MOST_SESSIONS
+    system = run_system(f"server='{sftp_server()} -P {old}'; {SLOW_FIRST}")
+    await open_directory(system.sshd).install(source, IMAGE, sha256, ignore)
+    assert len(system.pids) == MOST_SESSIONS
     assert (root / IMAGE).read_bytes() == source.read_bytes()
 
 
 @pytest_twisted.ensureDeferred
 async def test_sessions_that_may_not_write(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """Sessions that cannot open the file are skipped."""
     source, sha256 = large
-    far = runs(f"[ $n = 0 ] || exec $server -R; {SLOW_FIRST}")
-    await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.pids) == MOST_SESSIONS
+    system = run_system(f"[ $n = 0 ] || exec $server -R; {SLOW_FIRST}")
+    await open_directory(system.sshd).install(source, IMAGE, sha256, ignore)
+    assert len(system.pids) == MOST_SESSIONS
     assert (root / IMAGE).read_bytes() == source.read_bytes()
 
 
 @pytest_twisted.ensureDeferred
 async def test_sessions_that_never_begin(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """A complete write does not wait for sessions that are not open yet."""
     source, sha256 = large
-    far = runs(f"[ $n = 0 ] || {{ cat > /dev/null; exit; }}; {PLAIN}")
+    system = run_system(f"[ $n = 0 ] || {{ cat > /dev/null; exit; }}; {PLAIN}")
     began = time.monotonic()
     limit = stretch(IDLE_SECONDS)
-    await opens(far.sshd, idle_seconds=limit).install(source, IMAGE, sha256, ignore)
+    await open_directory(system.sshd, idle_seconds=limit).install(source, IMAGE, sha256, ignore)
     assert time.monotonic() - began < limit / 2
     assert (root / IMAGE).read_bytes() == source.read_bytes()
-    await until(lambda: far.running_pids() == far.pids[:1])
+    await until(lambda: system.running_pids() == system.pids[:1])
 
 
 @pytest_twisted.ensureDeferred
 async def test_two_deliveries_at_once(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """Deliveries over one connection share its limit on sessions."""
     source, sha256 = large
-    far = runs(SLOW_FIRST)
-    directory = opens(far.sshd)
+    system = run_system(SLOW_FIRST)
+    directory = open_directory(system.sshd)
     image_names = [f"{digit * 64}.squashfs" for digit in "ab"]
     await gather_or_cancel(directory.install(source, name, sha256, ignore) for name in image_names)
     assert names(root) == image_names
-    assert len(far.pids) == MOST_SESSIONS
+    assert len(system.pids) == MOST_SESSIONS
 
 
 @pytest_twisted.ensureDeferred
 async def test_refused_write_of_one(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """A refused write in one session ends the delivery, which leaves no file."""
     source, sha256 = large
-    far = runs(f"[ $n != 2 ] || {{ trap '' XFSZ; ulimit -f 1; }}; {SLOW_FIRST}")
-    directory = opens(far.sshd)
+    system = run_system(f"[ $n != 2 ] || {{ trap '' XFSZ; ulimit -f 1; }}; {SLOW_FIRST}")
+    directory = open_directory(system.sshd)
     with pytest.raises(DeliveryFailed) as excinfo:
         await directory.install(source, IMAGE, sha256, ignore)
     assert "status 4" in excinfo.value.detail
     assert names(root) == []
-    await until(lambda: far.running_pids() == far.pids[:1])
+    await until(lambda: system.running_pids() == system.pids[:1])
     await directory.install(source, IMAGE, sha256, ignore)
     assert names(root) == [IMAGE]
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelled(runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]) -> None:
+async def test_cancelled(
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
+) -> None:
     """A cancelled delivery ends every session but the first, and leaves no file."""
     source, sha256 = large
-    far = runs(SLOW_FIRST)
+    system = run_system(SLOW_FIRST)
     running: Deferred[Verification] = Deferred()
 
     def report(progress: Progress) -> None:
-        if len(far.pids) == MOST_SESSIONS:
+        if len(system.pids) == MOST_SESSIONS:
             running.cancel()
 
-    running = Deferred.fromCoroutine(opens(far.sshd).install(source, IMAGE, sha256, report))
+    running = Deferred.fromCoroutine(
+        open_directory(system.sshd).install(source, IMAGE, sha256, report)
+    )
     with pytest.raises(CancelledError):
         await running
     assert names(root) == []
-    await until(lambda: far.running_pids() == far.pids[:1])
+    await until(lambda: system.running_pids() == system.pids[:1])
 
 
 @pytest_twisted.ensureDeferred
 async def test_session_that_dies(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """A broken session ends the others; the delivery resumes at its offset."""
     source, sha256 = large
-    far = runs(SLOW_FIRST)
+    system = run_system(SLOW_FIRST)
     reports: list[int] = []
     kills: list[int] = []
 
     def report(progress: Progress) -> None:
         reports.append(progress.done)
-        if not kills and progress.done > REACH + (8 << 20) and len(far.running_pids()) > 3:
+        if not kills and progress.done > REACH + (8 << 20) and len(system.running_pids()) > 3:
             kills.append(len(reports))
-            os.kill(far.pids[3], signal.SIGKILL)
+            os.kill(system.pids[3], signal.SIGKILL)
 
-    def second() -> None:
+    def check_part() -> None:
         assert not kills or names(root) == [part_of(root, sha256).name]
 
-    await opens(far.sshd, before_connect=second).install(source, IMAGE, sha256, report)
-    assert len(far.pids) > MOST_SESSIONS
+    await open_directory(system.sshd, before_connect=check_part).install(
+        source, IMAGE, sha256, report
+    )
+    assert len(system.pids) > MOST_SESSIONS
     assert min(reports[kills[0] :]) >= 8 << 20
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()
@@ -338,16 +354,16 @@ async def test_session_that_dies(
 
 @pytest_twisted.ensureDeferred
 async def test_session_that_stops(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """Sessions get at most the limit ahead of a stalled one, which then fails."""
     source, sha256 = large
     stops = f"[ $n != 3 ] || {slow('0', '1 << 20')}"
-    far = runs(f"{stops}; [ $n -ge {MOST_SESSIONS} ] || {slow('5000000')}; {PLAIN}")
+    system = run_system(f"{stops}; [ $n -ge {MOST_SESSIONS} ] || {slow('5000000')}; {PLAIN}")
     part = part_of(root, sha256)
     holes: list[int] = []
-    directory = opens(
-        far.sshd,
+    directory = open_directory(
+        system.sshd,
         idle_seconds=GIVEN_UP,
         before_connect=lambda: holes.extend(hole_of(part, source)),
     )
@@ -359,14 +375,14 @@ async def test_session_that_stops(
 
 @pytest_twisted.ensureDeferred
 async def test_breaks_with_sessions_of_any_speed(
-    runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
+    run_system: RunSystem, open_directory: OpenDirectory, root: Path, large: tuple[Path, str]
 ) -> None:
     """Wherever a delivery breaks, holes are within the limit, and the final file is correct.
 
     Some of the sessions are eight times as fast as others.
     """
     source, sha256 = large
-    far = runs(slow("(1 << n % 4) * 6000000"))
+    system = run_system(slow("(1 << n % 4) * 6000000"))
     part = part_of(root, sha256)
     points = sorted(random.Random(2).sample(range(REACH, LARGE - REACH), BREAKS))
     holes: list[int] = []
@@ -377,9 +393,11 @@ async def test_breaks_with_sessions_of_any_speed(
         if len(holes) == breaks and points and progress.done >= points[0]:
             points.pop(0)
             breaks += 1
-            far.sshd.end_connections()
+            system.sshd.end_connections()
 
-    directory = opens(far.sshd, before_connect=lambda: holes.extend(hole_of(part, source)))
+    directory = open_directory(
+        system.sshd, before_connect=lambda: holes.extend(hole_of(part, source))
+    )
     await directory.install(source, IMAGE, sha256, report)
     assert points == []
     assert len(holes) == BREAKS
