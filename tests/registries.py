@@ -149,7 +149,7 @@ class Ask:
         self.request = request
         self.path = request.uri.decode("ascii")
         self.method = request.method.decode("ascii")
-        self.nth = 1 + sum(ask.path == self.path for ask in registry.asked)
+        self.nth = 1 + sum(ask.path == self.path for ask in registry.requests)
 
     def header(self, name: str) -> str | None:
         """Return a header field of the request."""
@@ -185,14 +185,15 @@ class Ask:
 class FakeRegistry:
     """A registry on the test's own reactor, which answers correctly unless `misbehave` does.
 
-    `asked` has every request. `start` and `stop` open and close the port; with a `certificate` the
-    registry uses TLS. Images are served under every repository name, by digest and by their `tags`.
+    `requests` has every request. `start` and `stop` open and close the port; with a `certificate`
+    the registry uses TLS. Images are served under every repository name, by digest and by their
+    `tags`.
     """
 
     def __init__(self, *images: MadeImage, misbehave: Misbehave | None = None) -> None:
         """Serve the manifests and blobs of `images`, the first of them as `latest`."""
         self.misbehave = misbehave or (lambda _: None)
-        self.asked: list[Ask] = []
+        self.requests: list[Ask] = []
         self.documents: dict[str, tuple[bytes, str]] = {}
         self.blobs: dict[str, bytes] = {}
         self.tags: dict[str, str] = {}
@@ -292,5 +293,5 @@ class _RegistryResource(Resource):
         ask = Ask(self._registry, request)
         if not self._registry.misbehave(ask):
             self._registry.respond(ask)
-        self._registry.asked.append(ask)
+        self._registry.requests.append(ask)
         return NOT_DONE_YET

@@ -10,8 +10,8 @@ import pytest
 from tests import house
 
 OWED = {
-    "build": 58,
-    "tests": 289,
+    "build": 30,
+    "tests": 61,
 }
 """The number of vague identifiers that each room still has; a room without an entry has none."""
 

@@ -139,7 +139,7 @@ class ImageSourceContract:
             await sample.source.blob(image, layer, None, quiet, 0, sink)
             content = bytes(sink.content)
             assert (Digest.of(content), len(content)) == (layer.digest, layer.size)
-            assert sink.begun[-1:] in ([0], [])
+            assert sink.offsets[-1:] in ([0], [])
             assert sink.producer is None
             assert Digest.of(_unpack(content)) == diff_id
 
@@ -153,7 +153,7 @@ class ImageSourceContract:
         for offset in (1, layer.size // 2, layer.size - 1):
             sink = Sink(bytes(whole.content[:offset]))
             await sample.source.blob(image, layer, None, quiet, offset, sink)
-            assert sink.begun in ([offset], [0])
+            assert sink.offsets in ([offset], [0])
             assert sink.content == whole.content
 
     @pytest_twisted.ensureDeferred
@@ -163,7 +163,7 @@ class ImageSourceContract:
         absent, sink = Descriptor(Digest("sha256", "0" * 64), 1), Sink()
         with pytest.raises(ImageNotFound):
             await sample.source.blob(image, absent, None, quiet, 0, sink)
-        assert (bytes(sink.content), sink.begun) == (b"", [])
+        assert (bytes(sink.content), sink.offsets) == (b"", [])
 
     @pytest_twisted.ensureDeferred
     async def test_back_pressure(self, sample: Sample) -> None:

@@ -1,4 +1,4 @@
-"""A small world for the registry client: names, addresses, certificates, a sink, a proxy."""
+"""Doubles for the registry client: a reactor with names and addresses, a sink, and a proxy."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ PUBLIC = "8.8.4.4"
 
 @implementer(IReactorPluggableNameResolver)
 class Network:
-    """The reactor in a world where names have the addresses of `names`, and all lead to here.
+    """A reactor whose names have the addresses in `names`, and which connects only to the loopback.
 
-    `reached` keeps every (address, port) that was connected to.
+    `destinations` has the (address, port) of each connection.
     """
 
     def __init__(self, names: Mapping[str, list[str]]) -> None:
-        """Know these names; others do not exist."""
+        """Resolve these names; all others do not exist."""
         self.names = dict(names)
-        self.reached: list[tuple[str, int]] = []
+        self.destinations: list[tuple[str, int]] = []
         self.nameResolver = self
 
     def installNameResolver(self, resolver: Any) -> Any:
-        """Nobody installs another."""
+        """Raise, because the resolver may not be replaced."""
         raise AssertionError(resolver)
 
     def resolveHostName(self, receiver: Any, name: str, **options: Any) -> Any:
-        """Tell the addresses of a name; an address in any notation has itself."""
+        """Resolve a name; an address in any notation resolves to itself."""
         port = options["portNumber"]
         receiver.resolutionBegan(self)
         for address in self.names.get(name, [name]):
@@ -64,37 +64,37 @@ class Network:
 
     def connectTCP(self, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
         """Connect to the loopback, whatever the address."""
-        self.reached.append((host, port))
+        self.destinations.append((host, port))
         return REACTOR.connectTCP("127.0.0.1", port, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Be the reactor in everything else."""
+        """Return the attribute of the reactor."""
         return getattr(REACTOR, name)
 
 
 class Sink:
-    """A `BlobSink` in memory. `begun` keeps where the bytes were said to start."""
+    """A `BlobSink` in memory; `offsets` has the offset of each call of `begin`."""
 
     def __init__(self, content: bytes = b"") -> None:
-        """Have the first bytes of a blob already."""
+        """Start with the first bytes of a blob."""
         self.content = bytearray(content)
-        self.begun: list[int] = []
+        self.offsets: list[int] = []
         self.producer: Any = None
         self.on_write: Callable[[bytes], object] = len
 
     @property
     def position(self) -> int:
-        """Return how many bytes there are."""
+        """Return the number of bytes."""
         return len(self.content)
 
     def begin(self, offset: int) -> None:
-        """Forget what lies behind `offset`."""
+        """Discard the bytes after `offset`."""
         assert offset <= len(self.content)
-        self.begun.append(offset)
+        self.offsets.append(offset)
         del self.content[offset:]
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Keep the producer."""
+        """Store the producer."""
         assert streaming
         assert self.producer is None
         self.producer = producer
@@ -104,13 +104,13 @@ class Sink:
         self.producer = None
 
     def write(self, data: bytes) -> None:
-        """Keep the bytes."""
+        """Append the bytes."""
         self.content += data
         self.on_write(data)
 
 
 def locate(reference: ImageReference) -> tuple[str, str]:
-    """Let every reference be of the location `test`."""
+    """Assign each reference to the location `test`."""
     return "test", reference.name
 
 
@@ -132,7 +132,7 @@ async def a_client(
     shared_breakers: SharedBreakers | None = None,
     share_manifests: ShareManifests | None = None,
 ) -> AsyncIterator[RegistryClient]:
-    """Give a client of one location, `test`; all its connections are gone afterwards."""
+    """Run a client of one location, `test`; close all its connections afterwards."""
     location = Location("test", url, cacert, trusted_hosts)
     client = RegistryClient(
         reactor,
@@ -154,16 +154,16 @@ async def a_client(
 
 
 class ConnectProxy(Factory):
-    """An HTTP proxy that knows CONNECT alone, on a free port of the loopback.
+    """An HTTP proxy with CONNECT as its only method, on a free port of the loopback.
 
-    `lines` keeps the header of every request. It wants `authorization` if that is given, and
-    leads to the loopback, whatever the host. `answer` replaces its answer.
+    `lines` has the header of each request. If `authorization` is given, requests need it. All
+    connections go to the loopback, whatever the host. `answer` replaces the answer to CONNECT.
     """
 
     noisy = False
 
     def __init__(self, authorization: str | None = None, answer: bytes | None = None) -> None:
-        """Listen on nothing yet."""
+        """Create the proxy without a port."""
         self.authorization = authorization
         self.answer = answer
         self.lines: list[list[str]] = []
@@ -178,11 +178,11 @@ class ConnectProxy(Factory):
         return self
 
     async def stop(self) -> None:
-        """Close everything."""
+        """Close the port and all connections."""
         await self._port.stopListening()
         while self.connections:
-            for one in tuple(self.connections):
-                transport: Any = one.transport
+            for connection in tuple(self.connections):
+                transport: Any = connection.transport
                 transport.abortConnection()
             await pause(0.01, REACTOR)
 
@@ -191,9 +191,9 @@ class ConnectProxy(Factory):
 
 
 class _Relay(Protocol):
-    """One side of a way through the proxy."""
+    """One end of a tunnel through the proxy; `peer` is the other end."""
 
-    other: Any = None
+    peer: Any = None
 
     def __init__(self, proxy: ConnectProxy) -> None:
         self._proxy = proxy
@@ -202,21 +202,21 @@ class _Relay(Protocol):
         self._proxy.connections.add(self)
 
     def dataReceived(self, data: bytes) -> None:
-        self.other.transport.write(data)
+        self.peer.transport.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._proxy.connections.discard(self)
-        if self.other is not None:
-            self.other.transport.loseConnection()
+        if self.peer is not None:
+            self.peer.transport.loseConnection()
 
 
 class _Client(_Relay):
-    """The side that asks."""
+    """The end of the client that sends CONNECT."""
 
     _head = b""
 
     def dataReceived(self, data: bytes) -> None:
-        if self.other is not None:
+        if self.peer is not None:
             super().dataReceived(data)
             return
         self._head += data
@@ -231,16 +231,16 @@ class _Client(_Relay):
         lines = self._head.decode().split("\r\n")
         self._proxy.lines.append(lines)
         transport: Any = self.transport
-        wanted = self._proxy.authorization
+        authorization = self._proxy.authorization
         if self._proxy.answer is not None:
             transport.write(self._proxy.answer)
-        elif wanted is not None and f"Proxy-Authorization: {wanted}" not in lines:
+        elif authorization is not None and f"Proxy-Authorization: {authorization}" not in lines:
             self._say(b"407 Proxy Authentication Required")
         else:
             port = int(lines[0].split(" ")[1].rpartition(":")[2])
             endpoint = TCP4ClientEndpoint(REACTOR, "127.0.0.1", port)
             factory = Factory.forProtocol(lambda: _Relay(self._proxy))
             factory.noisy = False
-            other: Any = await endpoint.connect(factory)
-            self.other, other.other = other, self
+            peer: Any = await endpoint.connect(factory)
+            self.peer, peer.peer = peer, self
             self._say(b"200 Connection established")

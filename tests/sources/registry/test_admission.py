@@ -1,4 +1,4 @@
-"""What a registry answers 429 to, and a host that is away, is not asked in vain by others."""
+"""After a 429, or if a host is unreachable, other processes send no requests in vain."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ PATIENCE = Patience(first=0.01, quick=0.5)
 TOO_MANY = b'{"errors":[{"message":"too many"}]}'
 
 
-class Later(Network):
-    """The network, some seconds later by the clock that breakers are judged by."""
+class ShiftedClock(Network):
+    """A network whose clock, which breakers use, is `shift` seconds ahead."""
 
     def __init__(self) -> None:
-        """Be now."""
+        """Start without a shift."""
         super().__init__({})
-        self.passed = 0.0
+        self.shift = 0.0
 
     def seconds(self) -> float:
         """Return the time."""
-        return float(REACTOR.seconds()) + self.passed
+        return float(REACTOR.seconds()) + self.shift
 
 
-def shared(store: Any, machine: str = "node1") -> SharedBreakers:
-    """Return what a process of a machine shares with others by a store."""
+def breakers_of(store: Any, machine: str = "node1") -> SharedBreakers:
+    """Return the breakers that a process on a machine shares through a store."""
     return SharedBreakers(store, machine, lambda login: SEAL.fingerprint(login.password, "test"))
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> bool:
@@ -68,13 +68,13 @@ async def resolve(client: RegistryClient, login: RegistryLogin | None = None) ->
 @pytest_twisted.async_yield_fixture()
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """Return a store for the breakers."""
-    async with running(tmp_path / "store.sqlite") as opened:
-        yield opened
+    async with running(tmp_path / "store.sqlite") as sqlite_store:
+        yield sqlite_store
 
 
 @asynccontextmanager
 async def registry(limits: Callable[[Ask], object]) -> AsyncIterator[FakeRegistry]:
-    """Run a registry that misbehaves as `limits` says."""
+    """Run a registry; `limits` answers requests in its place."""
     server = FakeRegistry(IMAGE, misbehave=limits)
     await server.start()
     try:
@@ -92,47 +92,47 @@ def of_anonymous(ask: Ask) -> object:
 
 @pytest_twisted.ensureDeferred
 async def test_others_do_not_ask(store: SqliteStore) -> None:
-    """After one 429 no process of the machine asks anonymously until the registry's time."""
-    clock = Later()
+    """After one 429 no process on the machine sends anonymous requests until the wait is over."""
+    clock = ShiftedClock()
     async with registry(of_anonymous) as server:
         url = f"http://{server.host}"
         for number in range(3):
             async with a_client(
-                url, clock, shared_breakers=shared(store), patience=PATIENCE
+                url, clock, shared_breakers=breakers_of(store), patience=PATIENCE
             ) as client:
                 with pytest.raises(RetryLater) as caught:
                     await resolve(client)
-            assert len(server.asked) == 1, number
+            assert len(server.requests) == 1, number
             assert caught.value.at - clock.seconds() == pytest.approx(21600, abs=5)
             assert (caught.value.why, caught.value.registry) == ("test (rate limit)", "test")
             assert caught.value.is_fixed
         async with a_client(
-            url, clock, shared_breakers=shared(store, "node2"), patience=PATIENCE
+            url, clock, shared_breakers=breakers_of(store, "node2"), patience=PATIENCE
         ) as client:
             with pytest.raises(RetryLater):  # its own address counts by itself
                 await resolve(client)
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2
 
 
 def with_tokens(ask: Ask) -> object:
-    """Answer as a registry with tokens, which limits those of anonymous users."""
-    given = ask.header("Authorization")
+    """Answer as a registry with tokens that limits anonymous users."""
+    authorization = ask.header("Authorization")
     if ask.path.startswith("/token"):
-        token = "anonymous" if given is None else "login"
+        token = "anonymous" if authorization is None else "login"
         return ask.answer(200, f'{{"token": "{token}"}}'.encode())
-    if given is None:
+    if authorization is None:
         challenge = f'Bearer realm="http://{ask.registry.host}/token"'
         return ask.answer(401, WWW_Authenticate=challenge)
-    return given == "Bearer anonymous" and ask.answer(429, TOO_MANY, Retry_After="21600")
+    return authorization == "Bearer anonymous" and ask.answer(429, TOO_MANY, Retry_After="21600")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_login_is_not_shut_out(store: SqliteStore) -> None:
-    """Who has a login uses it where anonymous requests are limited; the image counts as his own."""
+    """If anonymous requests are limited, a login is used; then the image counts as private."""
     async with (
         registry(with_tokens) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         assert await resolve(client, ALICE)
@@ -143,7 +143,7 @@ async def test_a_login_is_not_shut_out(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_bad_login_does_not_hide_the_limit(store: SqliteStore) -> None:
-    """Whose login is refused waits for the anonymous limit: the image may be public."""
+    """A user with a refused login waits for the anonymous limit: the image may be public."""
 
     def limits(ask: Ask) -> object:
         if ask.path.startswith("/token") and ask.header("Authorization") is not None:
@@ -153,7 +153,7 @@ async def test_a_bad_login_does_not_hide_the_limit(store: SqliteStore) -> None:
     async with (
         registry(limits) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         with pytest.raises(RetryLater, match="slow down"):
@@ -162,27 +162,27 @@ async def test_a_bad_login_does_not_hide_the_limit(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_exhausted_login_is_its_owners(store: SqliteStore) -> None:
-    """A login that is limited shuts out nobody else's; the store learns neither name nor word."""
+    """The limit of a login blocks no other login; the store has neither its name nor password."""
 
     def limits(ask: Ask) -> object:
-        given = ask.header("Authorization")
-        if given is None:
+        authorization = ask.header("Authorization")
+        if authorization is None:
             return ask.answer(401, WWW_Authenticate='Basic realm="x"')
-        exhausted = given == "Basic YWxpY2U6b25l"
-        return exhausted and ask.answer(429, TOO_MANY, Retry_After="600")
+        is_exhausted = authorization == "Basic YWxpY2U6b25l"
+        return is_exhausted and ask.answer(429, TOO_MANY, Retry_After="600")
 
     async with (
         registry(limits) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         with pytest.raises(RetryLater, match="too many"):
             await resolve(client, ALICE)
-        asked = len(server.asked)
+        count = len(server.requests)
         with pytest.raises(RetryLater):
             await resolve(client, ALICE)
-        assert not any(ask.header("Authorization") for ask in server.asked[asked:])
+        assert not any(ask.header("Authorization") for ask in server.requests[count:])
         assert await resolve(client, BOB)
     rows = await store._read(lambda db: db.execute("SELECT * FROM breakers").fetchall())
     assert len(rows) == 1
@@ -191,7 +191,7 @@ async def test_an_exhausted_login_is_its_owners(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_limit_of_the_request_for_a_challenge(store: SqliteStore) -> None:
-    """A 429 at `/v2/`, which is asked without a login, is no limit of the login.
+    """A 429 to a request for `/v2/`, which has no login, is not a limit of the login.
 
     The registry hides its images: it answers 404 to anonymous requests, without a challenge.
     """
@@ -206,7 +206,7 @@ async def test_a_limit_of_the_request_for_a_challenge(store: SqliteStore) -> Non
     async with (
         registry(hides) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         with pytest.raises(RetryLater, match="too many"):
@@ -219,8 +219,8 @@ async def test_a_limit_of_the_request_for_a_challenge(store: SqliteStore) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
-    """At its time one asks; while it does the others wait for seconds, and then all may."""
-    clock = Later()
+    """One request probes the registry; the others wait for seconds until it has succeeded."""
+    clock = ShiftedClock()
     waiting: list[Ask] = []
 
     def limits(ask: Ask) -> object:
@@ -236,12 +236,12 @@ async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
     async with registry(limits) as server:
         url = f"http://{server.host}"
         async with (
-            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as second,
+            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as first,
+            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as second,
         ):
             with pytest.raises(RetryLater):
                 await resolve(first)
-            clock.passed = 61
+            clock.shift = 61
             probe = Deferred.fromCoroutine(resolve(first))
             while not waiting:
                 await _turn()
@@ -257,15 +257,15 @@ async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_fails_waits_longer(store: SqliteStore) -> None:
-    """Each time that a probe is refused the next one comes later, whatever the registry asks."""
-    clock = Later()
+    """Each refused probe delays the next one further, whatever wait the registry names."""
+    clock = ShiftedClock()
     waits = []
     async with (
         registry(lambda ask: ask.answer(429, TOO_MANY, Retry_After="1")) as server,
         a_client(
             f"http://{server.host}",
             clock,
-            shared_breakers=shared(store),
+            shared_breakers=breakers_of(store),
             patience=Patience(first=1, quick=0.5),
         ) as client,
     ):
@@ -273,58 +273,60 @@ async def test_a_probe_that_fails_waits_longer(store: SqliteStore) -> None:
             with pytest.raises(RetryLater) as caught:
                 await resolve(client)
             waits.append(round(caught.value.at - clock.seconds()))
-            clock.passed += caught.value.at - clock.seconds() + 0.1
+            clock.shift += caught.value.at - clock.seconds() + 0.1
     assert waits == [4, 8, 16, 32]
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 @pytest_twisted.ensureDeferred
 async def test_parallel_requests_wait_for_their_own_probe(store: SqliteStore) -> None:
-    """A pull that sends several requests at once does not hold itself back."""
-    clock = Later()
+    """A pull that sends several requests at once does not block itself."""
+    clock = ShiftedClock()
 
     def limits(ask: Ask) -> object:
-        return not ask.registry.asked and ask.answer(429, Retry_After="60")
+        return not ask.registry.requests and ask.answer(429, Retry_After="60")
 
     async with (
         registry(limits) as server,
         a_client(
-            f"http://{server.host}", clock, shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", clock, shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         with pytest.raises(RetryLater):
             await resolve(client)
-        clock.passed = 61
+        clock.shift = 61
         assert await gather_or_cancel(resolve(client) for _ in range(5)) == [False] * 5
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_is_away_is_left_alone(store: SqliteStore) -> None:
-    """After the quick tries nobody on this machine connects to it for a while; a probe ends it."""
-    clock = Later()
+    """After the quick tries no process on the machine connects for a while; a probe ends that."""
+    clock = ShiftedClock()
     server = FakeRegistry(IMAGE)
     await server.start()
     url = f"http://{server.host}"
     await server.stop()
-    async with a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as client:
+    async with a_client(
+        url, clock, shared_breakers=breakers_of(store), patience=PATIENCE
+    ) as client:
         with pytest.raises(RetryLater, match="refused") as caught:
             await resolve(client)
         assert (caught.value.why, caught.value.registry) == ("test (unreachable)", "")
-        tried = len(clock.reached)
-        assert tried == PATIENCE.tries
-        clock.passed = -1  # the wait is a fraction of a second here
+        tries = len(clock.destinations)
+        assert tries == PATIENCE.tries
+        clock.shift = -1  # the wait is a fraction of a second here
         with pytest.raises(RetryLater, match="are held back"):
             await resolve(client)
-        assert len(clock.reached) == tried
-        clock.passed = 5
+        assert len(clock.destinations) == tries
+        clock.shift = 5
         with pytest.raises(RetryLater, match="refused"):
             await resolve(client)
-        assert len(clock.reached) == tried + 1  # a probe has one try
+        assert len(clock.destinations) == tries + 1  # a probe has one try
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_store_that_is_away_holds_nothing_back() -> None:
-    """Without it requests are sent as if nothing had been told."""
+    """Without the store requests are sent as if no breaker were open."""
 
     class Away(NoBreakers):
         async def check_breaker(self, key: str, now: float, seconds: float) -> None:
@@ -333,16 +335,16 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
         async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
             raise Unavailable("The store is away.")
 
-    limited = {"yes": True}
+    state = {"is_limited": True}
     async with (
-        registry(lambda ask: limited["yes"] and ask.answer(429, Retry_After="60")) as server,
+        registry(lambda ask: state["is_limited"] and ask.answer(429, Retry_After="60")) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(Away()), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(Away()), patience=PATIENCE
         ) as client,
     ):
         with pytest.raises(RetryLater):
             await resolve(client)
-        limited["yes"] = False
+        state["is_limited"] = False
         assert await resolve(client) is False
 
 
@@ -359,29 +361,29 @@ def test_a_store_that_hangs_is_asked_once() -> None:
             raise Unavailable("The store is away.")
 
     store = Hanging()
-    admission = Admission("test", shared(store), PATIENCE, clock, lambda: 0.5)
-    sent: list[int] = []
+    admission = Admission("test", breakers_of(store), PATIENCE, clock, lambda: 0.5)
+    requests: list[int] = []
 
     async def send(number: int) -> None:
         async with admission.request(None), admission.host("a.test:443"):
-            sent.append(number)
+            requests.append(number)
 
     for number in range(6):
         Deferred.fromCoroutine(send(number))
     clock.advance(5)
-    assert sorted(sent) == list(range(6))
+    assert sorted(requests) == list(range(6))
     assert store.checks == 1
     clock.advance(STORE_PAUSE)
     Deferred.fromCoroutine(send(6))
     assert store.checks == 2
     clock.advance(5)
-    assert sent[-1] == 6
+    assert requests[-1] == 6
 
 
 @pytest_twisted.ensureDeferred
 async def test_closed_breakers_take_no_memory() -> None:
-    """A registry may redirect to any number of hosts: nothing stays of those that answered."""
-    admission = Admission("test", shared(NoBreakers()), PATIENCE, Clock(), lambda: 0.5)
+    """A registry may redirect to any number of hosts; hosts that answer take no memory."""
+    admission = Admission("test", breakers_of(NoBreakers()), PATIENCE, Clock(), lambda: 0.5)
     for number in range(100):
         async with admission.host(f"{number}.test:443"):
             pass
@@ -389,14 +391,14 @@ async def test_closed_breakers_take_no_memory() -> None:
 
 
 class Recorder(NoBreakers):
-    """Breakers that hold nothing back; `trips` has the key of each that tripped."""
+    """Breakers that block no request; `trips` has the key of each that tripped."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start without trips."""
         self.trips: list[str] = []
 
     async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
-        """Note the key."""
+        """Record the key."""
         self.trips.append(key)
 
 
@@ -409,17 +411,20 @@ class Recorder(NoBreakers):
 )
 @pytest_twisted.ensureDeferred
 async def test_a_host_with_little_time_is_not_unreachable(limits: Limits, trips: int) -> None:
-    """A chain of redirects that takes long holds no requests to the host at its end back."""
+    """A slow chain of redirects does not block requests to the host at its end."""
 
     def redirect(ask: Ask) -> object:
         return ask.path == "/slow" or ask.answer(307, Location="/slow")
 
     breakers = Recorder()
-    once = Patience(tries=1, first=0.01)
+    single_try = Patience(tries=1, first=0.01)
     async with (
         registry(redirect) as server,
         a_client(
-            f"http://{server.host}", limits=limits, shared_breakers=shared(breakers), patience=once
+            f"http://{server.host}",
+            limits=limits,
+            shared_breakers=breakers_of(breakers),
+            patience=single_try,
         ) as client,
     ):
         with pytest.raises(RetryLater, match="does not answer within"):
@@ -432,7 +437,7 @@ async def test_a_host_with_little_time_is_not_unreachable(limits: Limits, trips:
 )
 @pytest_twisted.ensureDeferred
 async def test_the_limit_of_an_object_store(path: str, trips: list[str], tmp_path: Path) -> None:
-    """An object store limits nobody's login; a registry that another redirects to does."""
+    """A 429 of an object store limits no login, unlike a 429 of another registry."""
     authority = Authority(tmp_path)
     names = ["registry.example", "store.example"]
     network = Network({name: [PUBLIC] for name in names})
@@ -446,7 +451,11 @@ async def test_the_limit_of_an_object_store(path: str, trips: list[str], tmp_pat
         source.misbehave = lambda ask: "/blobs/" in ask.path and ask.answer(307, Location=target)
         url = f"https://registry.example:{source.host.rpartition(':')[2]}"
         async with a_client(
-            url, network, cacert=authority.pem, shared_breakers=shared(breakers), patience=PATIENCE
+            url,
+            network,
+            cacert=authority.pem,
+            shared_breakers=breakers_of(breakers),
+            patience=PATIENCE,
         ) as client:
             with pytest.raises(RetryLater, match="slow down") as caught:
                 await resolve(client)
@@ -470,7 +479,7 @@ async def test_the_shorter_of_two_limits_counts(store: SqliteStore) -> None:
     async with (
         registry(limits) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         for _ in range(2):
@@ -479,29 +488,29 @@ async def test_the_shorter_of_two_limits_counts(store: SqliteStore) -> None:
             assert caught.value.at - REACTOR.seconds() == pytest.approx(60, abs=5)
 
 
-@pytest.mark.parametrize("asked", ["0", "Thu, 01 Jan 1970 00:00:00 GMT", "nonsense", "-5"])
+@pytest.mark.parametrize("retry_after", ["0", "Thu, 01 Jan 1970 00:00:00 GMT", "nonsense", "-5"])
 @pytest_twisted.ensureDeferred
-async def test_our_own_wait_is_the_least(store: SqliteStore, asked: str) -> None:
-    """A time that has passed, or is none, does not make us hammer."""
+async def test_our_own_wait_is_the_least(store: SqliteStore, retry_after: str) -> None:
+    """A time in the past, or not a time, does not shorten the wait."""
     async with (
-        registry(lambda ask: ask.answer(429, Retry_After=asked)) as server,
+        registry(lambda ask: ask.answer(429, Retry_After=retry_after)) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         with pytest.raises(RetryLater) as caught:
             await resolve(client)
-    assert len(server.asked) == PATIENCE.tries
+    assert len(server.requests) == PATIENCE.tries
     assert caught.value.registry == ""
 
 
 @pytest_twisted.ensureDeferred
 async def test_absurd_waits_are_bounded(store: SqliteStore) -> None:
-    """No registry is left alone for longer than a day."""
+    """The longest wait is a day."""
     async with (
         registry(lambda ask: ask.answer(429, Retry_After="9" * 15)) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         with pytest.raises(RetryLater) as caught:
@@ -516,16 +525,18 @@ async def _turn() -> None:
 
 
 class Pace:
-    """What reads bodies of a registry at a pace that the test sets."""
+    """Read bodies of a registry at a pace that the test sets."""
 
     def __init__(self, store: SqliteStore, clock: Clock, machine: str = "node1") -> None:
-        """Share breakers by the store."""
+        """Share breakers through the store."""
         patience = Patience(first=1, quick=0.5)
-        self.admission = Admission("test", shared(store, machine), patience, clock, lambda: 0.5)
+        self.admission = Admission(
+            "test", breakers_of(store, machine), patience, clock, lambda: 0.5
+        )
         self.clock = clock
 
     async def read(self, kind: str, *, slow: bool = False) -> None:
-        """Read a body; raise as a pull's requests do."""
+        """Read a body; raise the errors of a pull's requests."""
 
         async def attempt() -> None:
             async with self.admission.pace(kind):
@@ -545,22 +556,22 @@ class Pace:
 @pytest.mark.parametrize("kind", ["documents", "layers"])
 @pytest_twisted.ensureDeferred
 async def test_a_slow_registry_is_left_alone(store: SqliteStore, kind: str) -> None:
-    """After one slow body no pull of the machine reads another until a probe is fast enough."""
+    """After one slow body no pull on the machine reads another until a probe is fast enough."""
     clock = Clock()
     clock.advance(1_000_000)
-    ours, others = Pace(store, clock), Pace(store, clock)
+    first_reader, second_reader = Pace(store, clock), Pace(store, clock)
     waits = []
     for _ in range(3):
         with pytest.raises(RetryLater, match="too slow") as caught:
-            await ours.read(kind, slow=True)
+            await first_reader.read(kind, slow=True)
         waits.append(caught.value.at - clock.seconds())
         with pytest.raises(RetryLater, match="held back") as caught:
-            await others.read(kind)
+            await second_reader.read(kind)
         assert caught.value.why == "test (too slow)"
         clock.advance(waits[-1])
     assert waits == [4, 8, 16]
-    other = "layers" if kind == "documents" else "documents"
-    await others.read(other)
+    other_kind = "layers" if kind == "documents" else "documents"
+    await second_reader.read(other_kind)
     await Pace(store, clock, "node2").read(kind)
-    await others.read(kind)
-    await ours.read(kind)
+    await second_reader.read(kind)
+    await first_reader.read(kind)

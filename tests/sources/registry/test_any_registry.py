@@ -53,7 +53,7 @@ class World:
     @property
     def addresses(self) -> set[str]:
         """Return the addresses that were connected to."""
-        return {address for address, _ in self.network.reached}
+        return {address for address, _ in self.network.destinations}
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def test_an_address_of_the_site(tmp_path: Path, host: str) -> None:
     async with world(tmp_path) as place:
         with pytest.raises(RegistryUntrusted, match="has an address that is not public") as caught:
             await place.head(host)
-        assert place.network.reached == []
+        assert place.network.destinations == []
     assert "`trustedHosts`" in caught.value.remedy
 
 
@@ -165,4 +165,4 @@ async def test_few_registries_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
     async with world(tmp_path) as place:
         for host in ("public.example", "both.example", "public.example", "public.example"):
             assert await place.head(host) == IMAGE.digest
-        assert len(place.network.reached) == 3
+        assert len(place.network.destinations) == 3

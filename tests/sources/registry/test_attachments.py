@@ -128,7 +128,7 @@ async def fetch(
 
 def paths(registry: FakeRegistry) -> list[str]:
     """Return the requests without the repository, digests shortened."""
-    return [ask.path.removeprefix("/v2/team/app/")[:24] for ask in registry.asked]
+    return [ask.path.removeprefix("/v2/team/app/")[:24] for ask in registry.requests]
 
 
 @pytest_twisted.ensureDeferred
@@ -136,7 +136,7 @@ async def test_no_signatures() -> None:
     """An image without signatures has an empty list, after a request for each place."""
     registry = SigningRegistry(has_referrers=False)
     assert await fetch(registry) == []
-    assert [ask.path.removeprefix("/v2/team/app/") for ask in registry.asked] == [
+    assert [ask.path.removeprefix("/v2/team/app/") for ask in registry.requests] == [
         f"manifests/sha256-{IMAGE.digest.hex}.sig",
         f"referrers/{DIGEST}",
         f"manifests/sha256-{IMAGE.digest.hex}",
@@ -149,7 +149,7 @@ async def test_other_kinds() -> None:
     registry = SigningRegistry()
     registry.attach(SIGNER.attach())
     assert await fetch(registry, frozenset({"simple"})) == []
-    assert registry.asked == []
+    assert registry.requests == []
 
 
 @pytest_twisted.ensureDeferred

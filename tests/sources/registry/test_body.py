@@ -1,4 +1,4 @@
-"""A body is taken to its end, within limits, at its taker's pace."""
+"""A body is read to its end, within limits, at the pace of its consumer."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ DONE = Failure(ResponseDone())
 
 
 class Response:
-    """An `IResponse` that has its first bytes, and resumes the network as Twisted's does."""
+    """An `IResponse` with its first bytes, which resumes the network as Twisted's does."""
 
     def __init__(self, *first: bytes) -> None:
-        """Keep what is delivered at once."""
+        """Store the bytes that are delivered at once."""
         self.first = first
         self.calls: list[str] = []
 
     def deliverBody(self, body: Any) -> None:
-        """Deliver what is there."""
+        """Deliver the first bytes."""
         body.makeConnection(self)
         for data in self.first:
             body.dataReceived(data)
         self.resumeProducing()
 
     def pauseProducing(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.calls.append("pause")
 
     def resumeProducing(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.calls.append("resume")
 
     def stopProducing(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.calls.append("stop")
 
 
 def read(body: Body, response: Any) -> None:
-    """Begin."""
+    """Begin to read a response."""
     body.read(response)
 
 
@@ -60,7 +60,7 @@ def reading(
     pace: Pace = PACE,
     first_window: float | None = None,
 ) -> tuple[Body, Clock, list[object]]:
-    """Return a body being read, its clock, and where its end will be."""
+    """Begin to read; return the body, its clock, and the list that will get its end."""
     clock = Clock()
     ends: list[object] = []
     body = Body(take, clock, pace, "It")
@@ -71,12 +71,12 @@ def reading(
 
 
 def test_the_end() -> None:
-    """What came is taken in order; nothing is left on the clock."""
-    taken: list[bytes] = []
-    body, clock, ends = reading(Response(b"a"), taken.append)
+    """The bytes arrive in order; no timer is left."""
+    pieces: list[bytes] = []
+    body, clock, ends = reading(Response(b"a"), pieces.append)
     body.dataReceived(b"b")
     body.connectionLost(DONE)
-    assert (taken, ends, clock.getDelayedCalls()) == ([b"a", b"b"], [None], [])
+    assert (pieces, ends, clock.getDelayedCalls()) == ([b"a", b"b"], [None], [])
 
 
 def test_broken_off() -> None:
@@ -126,11 +126,11 @@ def test_a_pause_is_no_stall() -> None:
     assert response.calls == ["resume", "pause", "pause", "resume", "resume", "stop"]
 
 
-RATED = Pace(idle=10, rate=100, window=60)
+LIMITED_PACE = Pace(idle=10, rate=100, window=60)
 
 
 def drip(body: Body, clock: Clock, size: int, times: int) -> None:
-    """Receive so many bytes every five seconds, so many times."""
+    """Receive `size` bytes every five seconds, `times` times."""
     for _ in range(times):
         clock.advance(5)
         body.dataReceived(b"x" * size)
@@ -139,7 +139,7 @@ def drip(body: Body, clock: Clock, size: int, times: int) -> None:
 def test_a_drip() -> None:
     """A body that brings too little in one window is interrupted, and says how little it was."""
     response = Response()
-    body, clock, ends = reading(response, len, RATED)
+    body, clock, ends = reading(response, len, LIMITED_PACE)
     drip(body, clock, 600, 11)
     drip(body, clock, 1, 12)
     assert ends == []
@@ -156,7 +156,7 @@ def test_a_drip() -> None:
 
 def test_a_slow_line() -> None:
     """A body that keeps to the least rate may take as long as it takes."""
-    body, clock, ends = reading(Response(), len, RATED)
+    body, clock, ends = reading(Response(), len, LIMITED_PACE)
     drip(body, clock, 600, 1000)
     body.connectionLost(DONE)
     assert (ends, clock.getDelayedCalls()) == ([None], [])
@@ -173,7 +173,7 @@ def test_no_least_rate() -> None:
 
 def test_a_pause_begins_a_new_window() -> None:
     """A taker that is slower than the network does not make the network slow."""
-    body, clock, ends = reading(Response(), len, RATED)
+    body, clock, ends = reading(Response(), len, LIMITED_PACE)
     for _ in range(10):
         drip(body, clock, 1, 11)
         body.pauseProducing()
@@ -207,7 +207,7 @@ def test_crumbs() -> None:
 
 
 def test_many_pieces_of_a_fair_size() -> None:
-    """There may be any number of them."""
+    """The number of large pieces is unlimited."""
     body, _, ends = reading(Response(), len)
     for _ in range(3 * FREE_PIECES):
         body.dataReceived(b"x" * LEAST_PIECE)
@@ -227,17 +227,17 @@ def test_paused_at_the_first_bytes() -> None:
 
 def test_a_taker_that_fails() -> None:
     """What it raises is the end; it gets nothing more, and the connection is closed."""
-    taken: list[bytes] = []
+    pieces: list[bytes] = []
 
     def take(data: bytes) -> None:
-        taken.append(data)
+        pieces.append(data)
         raise ValueError(data)
 
     response = Response(b"a", b"b")
     body, clock, ends = reading(response, take)
     body.dataReceived(b"c")
     body.connectionLost(DONE)
-    assert taken == [b"a"]
+    assert pieces == [b"a"]
     assert isinstance(ends[0], ValueError)
     assert len(ends) == 1
     assert response.calls[-1] == "stop"
@@ -246,14 +246,14 @@ def test_a_taker_that_fails() -> None:
 
 def test_stopped_before_the_start() -> None:
     """A taker that wants nothing gets nothing."""
-    taken: list[bytes] = []
+    pieces: list[bytes] = []
     clock = Clock()
-    body = Body(taken.append, clock, PACE, "It")
+    body = Body(pieces.append, clock, PACE, "It")
     body.stopProducing()
     response = Response(b"a")
     read(body, response)
     body.end.addErrback(lambda failure: None)
-    assert (taken, response.calls, clock.getDelayedCalls()) == ([], ["resume", "stop"], [])
+    assert (pieces, response.calls, clock.getDelayedCalls()) == ([], ["resume", "stop"], [])
 
 
 @pytest.mark.parametrize("late", [DONE, Failure(ConnectionLost())])
@@ -272,13 +272,13 @@ def test_cancelling(late: Failure) -> None:
 
 def test_the_first_window_may_be_shorter() -> None:
     """A probe shows soon whether it is fast enough; afterwards the usual window counts."""
-    body, clock, ends = reading(Response(), len, RATED, first_window=4)
+    body, clock, ends = reading(Response(), len, LIMITED_PACE, first_window=4)
     body.dataReceived(b"x" * 400)
     clock.advance(4)
     assert body.proven.is_set
     drip(body, clock, 600, 11)
     assert ends == []
-    body, clock, ends = reading(Response(), len, RATED, first_window=4)
+    body, clock, ends = reading(Response(), len, LIMITED_PACE, first_window=4)
     body.dataReceived(b"x" * 399)
     clock.advance(4)
     assert isinstance(ends[0], Interruption)

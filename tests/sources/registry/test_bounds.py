@@ -27,10 +27,10 @@ from tests.raw_servers import Answer, answering, endless
 from tests.sources.registry.network import Network, Sink, a_client
 
 REFERENCE = ImageReference.parse("team/app")
-ONCE = Patience(tries=1)
+SINGLE_TRY = Patience(tries=1)
 MANIFEST = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.oci.image.manifest.v1+json\r\n"
 LONG = Limits(connect=30, header=60, idle=60)
-"""Of time: what ends then ends for its size."""
+"""Time limits that no test reaches: each transfer ends for its size."""
 
 SHORT = Limits(header=20, redirects=20, idle=20, document=0.4, explanation=0.2, window=0.3)
 """For drips: one byte in `TICK` seconds, or fewer where the machine is busy."""
@@ -41,17 +41,17 @@ MEMORY = 16 << 20
 
 
 async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> None:
-    """Look an image up."""
+    """Resolve an image."""
     await client.resolve(REFERENCE, Platform("linux", "amd64"), login, lambda _: None)
 
 
 async def refusal(url: str, limits: Limits, **environment: str) -> PullError:
-    """Return why an image cannot be looked up."""
+    """Return the error of a failed look-up."""
     async with a_client(
         url,
         Network({"registry.example": ["127.0.0.1"]}),
         limits=limits,
-        patience=ONCE,
+        patience=SINGLE_TRY,
         environment=environment,
     ) as client:
         with pytest.raises((RegistryUnavailable, RetryLater)) as caught:
@@ -70,13 +70,13 @@ HEADS: dict[str, tuple[Answer, str]] = {
 
 
 @pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("proxied", [False, True])
+@pytest.mark.parametrize("is_proxied", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_head_without_end(kind: str, proxied: bool) -> None:
+async def test_a_head_without_end(kind: str, is_proxied: bool) -> None:
     """It ends the request at once, whatever it consists of, also through a proxy."""
     answer, words = HEADS[kind]
     async with answering(answer) as server:
-        if proxied:
+        if is_proxied:
             proxy = {"http_proxy": f"127.0.0.1:{server.port}"}
             error = await refusal("http://registry.example", LONG, **proxy)
         else:
@@ -86,17 +86,17 @@ async def test_a_head_without_end(kind: str, proxied: bool) -> None:
     assert server.bytes_sent < MEMORY
 
 
-CHUNKED = MANIFEST + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKED_HEAD = MANIFEST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        endless(CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n" * 1000),
-        endless(CHUNKED + b"1\r\nx\r\n0\r\n", b"y" * 9000),
-        endless(CHUNKED + b"1;", b"y" * 9000),
-        endless(CHUNKED, b"0" * 9000),
-        endless(CHUNKED, b"1\r\nx\r\n" * 9000),
+        endless(CHUNKED_HEAD + b"1\r\nx\r\n0\r\n", b"X: y\r\n" * 1000),
+        endless(CHUNKED_HEAD + b"1\r\nx\r\n0\r\n", b"y" * 9000),
+        endless(CHUNKED_HEAD + b"1;", b"y" * 9000),
+        endless(CHUNKED_HEAD, b"0" * 9000),
+        endless(CHUNKED_HEAD, b"1\r\nx\r\n" * 9000),
         endless(MANIFEST + b"\r\n", b"{" * 9000),
     ],
     ids=["trailer fields", "a trailer", "an extension", "a size", "chunks", "no length"],
@@ -106,7 +106,7 @@ async def test_a_body_without_end(answer: Answer) -> None:
     """Neither a manifest nor what stands between its chunks fills the memory."""
     async with (
         answering(answer) as server,
-        a_client(f"http://127.0.0.1:{server.port}", limits=LONG, patience=ONCE) as client,
+        a_client(f"http://127.0.0.1:{server.port}", limits=LONG, patience=SINGLE_TRY) as client,
     ):
         with pytest.raises(Exception, match=r"broke off|larger than 4 MiB|pieces"):
             await resolve(client)
@@ -174,7 +174,7 @@ async def test_an_error_that_drips(status: bytes) -> None:
     begin = b"HTTP/1.1 " + status + b"\r\nContent-Length: 9999\r\n\r\n"
     async with (
         answering(endless(begin, b"{", TICK)) as server,
-        a_client(f"http://127.0.0.1:{server.port}", limits=SHORT, patience=ONCE) as client,
+        a_client(f"http://127.0.0.1:{server.port}", limits=SHORT, patience=SINGLE_TRY) as client,
     ):
         with pytest.raises(Exception, match=r"The registry 'test' (?!is too slow)"):
             await resolve(client)
@@ -230,14 +230,14 @@ async def test_a_proxy_whose_head_has_no_end(answer: Answer) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_documents_share_their_time() -> None:
-    """What one document took is not there for the next one."""
+    """The time of one document reduces the time for the next one."""
     clock = Clock()
     transport: Any = SimpleNamespace(clock=clock, limits=Limits(documents=10), subject="It")
-    asked: list[Deferred[Any]] = []
+    requests: list[Deferred[Any]] = []
 
     async def ask(*_: Any) -> Any:
-        asked.append(Deferred())
-        return await asked[-1]
+        requests.append(Deferred())
+        return await requests[-1]
 
     async def read(*_: Any) -> bytes:
         return b"{}"
@@ -248,7 +248,7 @@ async def test_documents_share_their_time() -> None:
     blob = Descriptor(Digest.of(b"{}"), 2)
     first = Deferred.fromCoroutine(documents.config(blob))
     clock.advance(9)
-    asked[0].callback(SimpleNamespace(headers=Headers()))
+    requests[0].callback(SimpleNamespace(headers=Headers()))
     assert await first == b"{}"
     clock.advance(100)
     second = Deferred.fromCoroutine(documents.config(blob))
@@ -269,7 +269,7 @@ async def test_a_probe_of_a_slow_registry_is_short(monkeypatch: pytest.MonkeyPat
         async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
             return Breaker(key, now, "slow", 1) if key.startswith("slow") else None
 
-    admission = Admission("test", SharedBreakers(SlowLately()), ONCE, clock, lambda: 0.5)
+    admission = Admission("test", SharedBreakers(SlowLately()), SINGLE_TRY, clock, lambda: 0.5)
     location = Location("test", "http://a.test")
     for optional in (None, admission):
         transport = Transport(cast("Any", clock), location, Proxies({}, None), Limits(), optional)

@@ -48,7 +48,7 @@ LAYER = make_image([tar_of({"big": bytes(range(256)) * 4000})], compression="pla
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 @asynccontextmanager
@@ -65,23 +65,23 @@ async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[Regis
 async def resolve(
     client: RegistryClient, reference: str = "team/app", platform: Platform = AMD64
 ) -> ResolvedImage:
-    """Return what an anonymous user's reference means."""
+    """Resolve a reference for an anonymous user."""
     image, _ = await client.resolve(ImageReference.parse(reference), platform, None, quiet)
     return image
 
 
 def layer_of(image: MadeImage) -> tuple[Descriptor, bytes]:
     """Return the descriptor and the bytes of the first layer."""
-    one = image.document["layers"][0]
-    digest = Digest.parse(one["digest"])
-    return Descriptor(digest, one["size"], one["mediaType"]), image.blobs[digest]
+    layer = image.document["layers"][0]
+    digest = Digest.parse(layer["digest"])
+    return Descriptor(digest, layer["size"], layer["mediaType"]), image.blobs[digest]
 
 
 async def fetch(client: RegistryClient, image: MadeImage, sink: Sink, offset: int = 0) -> None:
     """Download the first layer of an image."""
     blob, _ = layer_of(image)
-    resolved = ResolvedImage(image.digest, image.digest, blob, (blob,), "test", "team/app")
-    await client.blob(resolved, blob, None, quiet, offset, sink)
+    resolved_image = ResolvedImage(image.digest, image.digest, blob, (blob,), "test", "team/app")
+    await client.blob(resolved_image, blob, None, quiet, offset, sink)
 
 
 # resolve
@@ -89,17 +89,17 @@ async def fetch(client: RegistryClient, image: MadeImage, sink: Sink, offset: in
 
 @pytest_twisted.ensureDeferred
 async def test_a_tag() -> None:
-    """A tag means its manifest: layers, configuration, digest, and where it came from."""
+    """A tag resolves to its manifest: layers, configuration, digest, and location."""
     registry = FakeRegistry(IMAGE)
     async with serving(registry) as client:
         image, config = await client.resolve(ImageReference.parse("team/app"), AMD64, None, quiet)
     assert image.digest == image.source_digest == IMAGE.digest
-    assert [str(one.digest) for one in image.layers] == [
-        one["digest"] for one in IMAGE.document["layers"]
+    assert [str(layer.digest) for layer in image.layers] == [
+        layer["digest"] for layer in IMAGE.document["layers"]
     ]
     assert (image.location, image.repository, image.private) == ("test", "team/app", False)
     assert config.cmd == ("/bin/sh",)
-    first = registry.asked[0]
+    first = registry.requests[0]
     assert first.path == "/v2/team/app/manifests/latest"
     assert INDEX in (first.header("Accept") or "")
     assert (first.header("User-Agent") or "").startswith("shiftergw/")
@@ -108,7 +108,7 @@ async def test_a_tag() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_index() -> None:
-    """Of an index the manifest for the platform is taken; the tag's own digest is kept."""
+    """The manifest for the platform is selected; the source digest is that of the index."""
     registry = FakeRegistry(IMAGE, ARM64)
     index = registry.add(make_index([IMAGE, ARM64]), INDEX, "both")
     async with serving(registry) as client:
@@ -120,7 +120,7 @@ async def test_an_index() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_tag_that_moves_meanwhile() -> None:
-    """The tag is asked once; what its answer named is what is fetched, by digest, to the end."""
+    """The tag is requested once; all further requests have the digests of the first answer."""
     registry = FakeRegistry(IMAGE, ARM64)
     index = registry.add(make_index([IMAGE]), INDEX, "moving")
 
@@ -136,11 +136,11 @@ async def test_a_tag_that_moves_meanwhile() -> None:
         await client.blob(image, blob, None, quiet, 0, sink)
     assert (image.digest, image.source_digest) == (IMAGE.digest, index)
     assert bytes(sink.content) == content
-    assert [ask.path.endswith("/moving") for ask in registry.asked].count(True) == 1
+    assert [ask.path.endswith("/moving") for ask in registry.requests].count(True) == 1
 
 
-def nested(registry: FakeRegistry, depth: int) -> None:
-    """Serve `IMAGE` below this many indexes as `deep`."""
+def add_nested_indexes(registry: FakeRegistry, depth: int) -> None:
+    """Serve `IMAGE` below `depth` nested indexes as `deep`."""
     content, media_type = IMAGE.manifest, MANIFEST
     for _ in range(depth):
         entry = descriptor(content, media_type, platform={"architecture": "amd64", "os": "linux"})
@@ -154,9 +154,9 @@ async def test_nested_indexes() -> None:
     """Indexes may hold indexes, four deep."""
     registry = FakeRegistry(IMAGE)
     async with serving(registry) as client:
-        nested(registry, 4)
+        add_nested_indexes(registry, 4)
         assert (await resolve(client, "team/app:deep")).digest == IMAGE.digest
-        nested(registry, 5)
+        add_nested_indexes(registry, 5)
         with pytest.raises(ManifestInvalid, match="nested"):
             await resolve(client, "team/app:deep")
 
@@ -164,13 +164,13 @@ async def test_nested_indexes() -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_next_candidate() -> None:
     """A candidate that is missing, or has no file system, gives way to the next."""
-    empty, gone = make_image([]), make_image([tar_of({"gone": b""})])
+    empty, missing_image = make_image([]), make_image([tar_of({"gone": b""})])
     registry = FakeRegistry(IMAGE, empty)
-    registry.add(make_index([gone, empty, IMAGE]), INDEX, "some")
-    registry.add(make_index([gone, empty]), INDEX, "none")
+    registry.add(make_index([missing_image, empty, IMAGE]), INDEX, "some")
+    registry.add(make_index([missing_image, empty]), INDEX, "none")
     async with serving(registry) as client:
         assert (await resolve(client, "team/app:some")).digest == IMAGE.digest
-        with pytest.raises(ImageNotFound, match=str(gone.digest)):
+        with pytest.raises(ImageNotFound, match=str(missing_image.digest)):
             await resolve(client, "team/app:none")
 
 
@@ -178,7 +178,7 @@ async def test_the_next_candidate() -> None:
 async def test_a_candidate_nobody_vouched_for() -> None:
     """Where the index names no platform, the configuration decides."""
     registry = FakeRegistry(IMAGE, ARM64)
-    entries = [descriptor(one.manifest, one.media_type) for one in (IMAGE, ARM64)]
+    entries = [descriptor(image.manifest, image.media_type) for image in (IMAGE, ARM64)]
     registry.add(json_bytes({"schemaVersion": 2, "manifests": entries}), INDEX, "bare")
     async with serving(registry) as client:
         image = await resolve(client, "team/app:bare", Platform("arm64"))
@@ -196,7 +196,7 @@ async def test_an_index_without_end() -> None:
     async with serving(registry) as client:
         with pytest.raises(ImageNotFound):
             await resolve(client, "team/app:many")
-    assert len(registry.asked) == 32
+    assert len(registry.requests) == 32
 
 
 @pytest_twisted.ensureDeferred
@@ -206,7 +206,7 @@ async def test_a_digest() -> None:
     reference = f"team/app:ignored@{IMAGE.digest}"
     async with serving(registry) as client:
         assert (await resolve(client, reference)).source_digest == IMAGE.digest
-        assert registry.asked[0].path == f"/v2/team/app/manifests/{IMAGE.digest}"
+        assert registry.requests[0].path == f"/v2/team/app/manifests/{IMAGE.digest}"
         registry.documents[str(IMAGE.digest)] = (ARM64.manifest, MANIFEST)
         with pytest.raises(BlobCorrupt):
             await resolve(client, reference)
@@ -254,7 +254,7 @@ async def test_docker_hub(name: str, repository: str) -> None:
     finally:
         await registry.stop()
     assert image.repository == repository
-    assert registry.asked[0].path == f"/v2/{repository}/manifests/latest"
+    assert registry.requests[0].path == f"/v2/{repository}/manifests/latest"
 
 
 @pytest_twisted.ensureDeferred
@@ -291,7 +291,7 @@ async def test_layers_without_diff_ids() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_not_there() -> None:
-    """A missing tag is named, with the registry's own words in print, and is not tried again."""
+    """The error for a missing tag has the registry's words in printable form; it is final."""
 
     def misbehave(ask: Ask) -> object:
         return ask.answer(
@@ -304,13 +304,13 @@ async def test_what_is_not_there() -> None:
             await resolve(client, "team/app:absent")
     assert "has no image team/app:absent (" in caught.value.what
     assert r"no\x1b[31m such tag; X" in caught.value.what
-    assert len(registry.asked) == 1
+    assert len(registry.requests) == 1
 
 
 @pytest.mark.parametrize("status", [404, 403])
 @pytest_twisted.ensureDeferred
 async def test_a_registry_that_the_gateway_does_not_have(status: int) -> None:
-    """Where the name begins with a host that is no location, its user is told that it is none."""
+    """The remedy names a host at the beginning of a name that is not a location."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"{}"))
     reference = ImageReference.parse("ghcr.io/team/app:1")
     async with serving(registry) as client:
@@ -336,16 +336,18 @@ async def test_other_statuses() -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryUnavailable, match="418"):
             await resolve(client)
-    assert len(registry.asked) == 1
+    assert len(registry.requests) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_location() -> None:
     """A location that the configuration has no more is a clear error."""
     async with serving(FakeRegistry()) as client:
-        resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, layer_of(IMAGE)[0], (), "old", "x")
+        resolved_image = ResolvedImage(
+            IMAGE.digest, IMAGE.digest, layer_of(IMAGE)[0], (), "old", "x"
+        )
         with pytest.raises(ImageNotFound, match="'old'"):
-            await client.blob(resolved, layer_of(IMAGE)[0], None, quiet, 0, Sink())
+            await client.blob(resolved_image, layer_of(IMAGE)[0], None, quiet, 0, Sink())
 
 
 # head
@@ -353,12 +355,12 @@ async def test_an_unknown_location() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_head() -> None:
-    """One request without a body tells what a tag means now."""
+    """One request without a body returns the current digest of a tag."""
     registry = FakeRegistry(IMAGE)
     async with serving(registry) as client:
         reference = ImageReference.parse("team/app")
         assert await client.head(reference, None, quiet) == IMAGE.digest
-        assert [(one.method, one.path) for one in registry.asked] == [
+        assert [(ask.method, ask.path) for ask in registry.requests] == [
             ("HEAD", "/v2/team/app/manifests/latest")
         ]
         assert await client.head(ImageReference.parse("team/app:absent"), None, quiet) is None
@@ -369,7 +371,7 @@ async def test_head() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_head_without_a_digest(status: int, digest: str | None) -> None:
-    """A registry that does not tell is no error."""
+    """An answer without a valid digest is not an error."""
     fields = {} if digest is None else {"Docker_Content_Digest": digest}
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"", **fields))
     async with serving(registry) as client:
@@ -378,7 +380,7 @@ async def test_head_without_a_digest(status: int, digest: str | None) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_missing_layer() -> None:
-    """A layer that the registry has lost is told apart from an image that was never there."""
+    """The error for a missing layer differs from that for a missing image."""
     async with serving(FakeRegistry()) as client:
         with pytest.raises(ImageNotFound, match="part of team/app") as caught:
             await fetch(client, LAYER, Sink())
@@ -390,21 +392,21 @@ async def test_a_missing_layer() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_slow_down() -> None:
-    """429 with `Retry-After` is waited for, and the user reads why."""
-    said: list[str] = []
+    """The client waits after a 429 with `Retry-After`, and reports the reason to the user."""
+    messages: list[str] = []
 
     def misbehave(ask: Ask) -> object:
         body = b'{"errors":[{"message":"too many"}]}'
-        return not ask.registry.asked and ask.answer(429, body, Retry_After="1")
+        return not ask.registry.requests and ask.answer(429, body, Retry_After="1")
 
     registry = FakeRegistry(IMAGE, misbehave=misbehave)
     async with serving(registry) as client:
-        started = REACTOR.seconds()
+        start = REACTOR.seconds()
         reference = ImageReference.parse("team/app")
-        image, _ = await client.resolve(reference, AMD64, None, said.append)
+        image, _ = await client.resolve(reference, AMD64, None, messages.append)
     assert image.digest == IMAGE.digest
-    assert REACTOR.seconds() - started >= 1
-    assert said == ["waiting 1 s: The registry 'test' asked to slow down: too many"]
+    assert REACTOR.seconds() - start >= 1
+    assert messages == ["waiting 1 s: The registry 'test' asked to slow down: too many"]
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
@@ -415,7 +417,7 @@ async def test_a_registry_that_stays_away(status: int) -> None:
     async with serving(registry) as client:
         with pytest.raises(RetryLater, match=f"status {status}") as caught:
             await resolve(client)
-    assert len(registry.asked) == 3
+    assert len(registry.requests) == 3
     assert (caught.value.why, caught.value.registry) == (f"test (status {status})", "")
     assert not caught.value.is_fixed
 
@@ -433,7 +435,7 @@ async def test_hang_ups_and_silence() -> None:
     async with serving(registry, patience=Patience(tries=4, first=0.01)) as client:
         reference = ImageReference.parse("team/app")
         assert (await client.resolve(reference, AMD64, None, quiet))[0].digest == IMAGE.digest
-    assert sum(one.path.endswith("/latest") for one in registry.asked) == 4
+    assert sum(ask.path.endswith("/latest") for ask in registry.requests) == 4
 
 
 @pytest_twisted.ensureDeferred
@@ -460,10 +462,10 @@ async def test_a_blob() -> None:
     async with serving(registry) as client:
         await fetch(client, IMAGE, sink)
     assert sink.content == layer_of(IMAGE)[1]
-    assert sink.begun == [0]
+    assert sink.offsets == [0]
     assert sink.producer is None
-    assert registry.asked[0].header("Accept-Encoding") == "identity"
-    assert registry.asked[0].header("Range") is None
+    assert registry.requests[0].header("Accept-Encoding") == "identity"
+    assert registry.requests[0].header("Range") is None
 
 
 @pytest_twisted.ensureDeferred
@@ -477,30 +479,30 @@ async def test_blobs_of_a_public_image_come_without_a_login() -> None:
         return "/blobs/" in ask.path and ask.answer(401, WWW_Authenticate=basic)
 
     registry.misbehave = close
-    resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
+    resolved_image = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied):
-            await client.blob(resolved, blob, RegistryLogin("a", "b"), quiet, 0, Sink())
+            await client.blob(resolved_image, blob, RegistryLogin("a", "b"), quiet, 0, Sink())
         with pytest.raises(RegistryDenied):
-            await client.prove(resolved, RegistryLogin("a", "b"), quiet)
-    assert all(ask.header("Authorization") is None for ask in registry.asked)
+            await client.prove(resolved_image, RegistryLogin("a", "b"), quiet)
+    assert all(ask.header("Authorization") is None for ask in registry.requests)
 
 
 @pytest_twisted.ensureDeferred
 async def test_resuming() -> None:
-    """What the sink has is not fetched again."""
+    """Bytes that the sink has are not requested again."""
     registry = FakeRegistry(LAYER)
     content = layer_of(LAYER)[1]
     sink = Sink(content[:1000])
     async with serving(registry) as client:
         await fetch(client, LAYER, sink, 1000)
     assert sink.content == content
-    assert sink.begun == [1000]
-    assert registry.asked[0].header("Range") == "bytes=1000-"
+    assert sink.offsets == [1000]
+    assert registry.requests[0].header("Range") == "bytes=1000-"
 
 
 def cut(ask: Ask, *, reset: bool = False) -> object:
-    """Break off after a third of what is asked for, twice."""
+    """End the first two answers after a third of the bytes of the request."""
     if ask.nth > 2:
         return None
     content = ask.registry.blobs[ask.path.rpartition("/")[2]]
@@ -517,15 +519,15 @@ def cut(ask: Ask, *, reset: bool = False) -> object:
 @pytest.mark.parametrize("reset", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_broken_off(reset: bool) -> None:
-    """A body that ends early is taken up where it ended, never for whole."""
+    """A body that ends early is resumed at its end, and never counts as complete."""
     registry = FakeRegistry(LAYER, misbehave=lambda ask: cut(ask, reset=reset))
     sink = Sink()
     async with serving(registry) as client:
         await fetch(client, LAYER, sink)
     assert sink.content == layer_of(LAYER)[1]
-    assert len(sink.begun) == 3
-    assert sink.begun == sorted(sink.begun)
-    assert [one.header("Range") is None for one in registry.asked] == [True, False, False]
+    assert len(sink.offsets) == 3
+    assert sink.offsets == sorted(sink.offsets)
+    assert [ask.header("Range") is None for ask in registry.requests] == [True, False, False]
 
 
 @pytest_twisted.ensureDeferred
@@ -543,12 +545,12 @@ async def test_a_body_of_unknown_length() -> None:
     async with serving(FakeRegistry(misbehave=misbehave)) as client:
         await fetch(client, LAYER, sink)
     assert sink.content == content
-    assert sink.begun == [0, 0]
+    assert sink.offsets == [0, 0]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stall() -> None:
-    """A body that stands still for too long is asked for again."""
+    """A body that stalls for too long is requested again."""
     content = layer_of(LAYER)[1]
 
     def misbehave(ask: Ask) -> object:
@@ -556,57 +558,61 @@ async def test_a_stall() -> None:
 
     registry = FakeRegistry(LAYER, misbehave=misbehave)
     sink = Sink()
-    said: list[str] = []
+    messages: list[str] = []
     async with serving(registry) as client:
         blob, _ = layer_of(LAYER)
-        resolved = ResolvedImage(LAYER.digest, LAYER.digest, blob, (blob,), "test", "team/app")
-        await client.blob(resolved, blob, None, said.append, 0, sink)
-    assert sink.begun == [0, 5000]
+        resolved_image = ResolvedImage(
+            LAYER.digest, LAYER.digest, blob, (blob,), "test", "team/app"
+        )
+        await client.blob(resolved_image, blob, None, messages.append, 0, sink)
+    assert sink.offsets == [0, 5000]
     assert sink.content == content
-    assert said == ["waiting 1 s: The registry 'test' sent nothing for 0.3 s."]
+    assert messages == ["waiting 1 s: The registry 'test' sent nothing for 0.3 s."]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_short_blob() -> None:
-    """A registry that has fewer bytes than the manifest says is not believed."""
+    """A blob with fewer bytes than the manifest says is an error."""
     content = layer_of(LAYER)[1]
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content[:-1]))
     async with serving(registry) as client:
         with pytest.raises(RegistryUnavailable, match=f"{len(content) - 1} bytes"):
             await fetch(client, LAYER, Sink())
-    assert len(registry.asked) == 3
+    assert len(registry.requests) == 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_ranges_ignored() -> None:
-    """A registry that answers a `Range` with everything is taken from the beginning."""
+    """If a registry answers a `Range` with the whole blob, the blob starts at its beginning."""
     content = layer_of(LAYER)[1]
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content))
     sink = Sink(content[:1000])
     async with serving(registry) as client:
         await fetch(client, LAYER, sink, 1000)
-    assert sink.begun == [0]
+    assert sink.offsets == [0]
     assert sink.content == content
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content_range",
     ["bytes 999-1023/1024", "bytes 0-1023999/1024000", "bytes 1000-1023/1024", "nonsense", ""],
 )
 @pytest_twisted.ensureDeferred
-async def test_another_part(told: str) -> None:
-    """A part that was not asked for is refused, and the blob fetched from its beginning."""
+async def test_another_part(content_range: str) -> None:
+    """Another range than the requested one is refused; the blob is requested from its start."""
     content = layer_of(LAYER)[1]
 
     def misbehave(ask: Ask) -> object:
-        return ask.header("Range") is not None and ask.answer(206, b"x" * 24, Content_Range=told)
+        return ask.header("Range") is not None and ask.answer(
+            206, b"x" * 24, Content_Range=content_range
+        )
 
     registry = FakeRegistry(LAYER, misbehave=misbehave)
     sink = Sink(content[:1000])
     async with serving(registry) as client:
         await fetch(client, LAYER, sink, 1000)
     assert sink.content == content
-    assert sink.begun == [0]
+    assert sink.offsets == [0]
 
 
 @pytest_twisted.ensureDeferred
@@ -618,7 +624,7 @@ async def test_a_part_unasked() -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryUnavailable, match="another part"):
             await fetch(client, LAYER, Sink())
-    assert len(registry.asked) == 3
+    assert len(registry.requests) == 3
 
 
 @pytest_twisted.ensureDeferred
@@ -629,13 +635,13 @@ async def test_beyond_the_end() -> None:
     sink = Sink(content)
     async with serving(registry) as client:
         await fetch(client, LAYER, sink, len(content))
-    assert sink.begun == [0]
+    assert sink.offsets == [0]
     assert sink.content == content
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_sink_that_refuses() -> None:
-    """What the sink raises ends the download, wherever it raises it."""
+    """An error of the sink, at any point, ends the download."""
     registry = FakeRegistry(LAYER)
 
     def full(*_: Any, **__: Any) -> None:
@@ -649,7 +655,7 @@ async def test_a_sink_that_refuses() -> None:
             with pytest.raises(NoSpace):
                 await fetch(client, LAYER, sink)
             assert sink.producer is None
-    assert len(registry.asked) == 2
+    assert len(registry.requests) == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -664,7 +670,7 @@ async def test_a_sink_that_stops() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_back_pressure() -> None:
-    """While the sink pauses, nothing comes, and the wait is not taken for a stall."""
+    """While the sink pauses, no data arrives, and the wait does not count as a stall."""
     image = make_image([tar_of({"big": bytes(30_000_000)})], compression="plain")
     sink = Sink()
     paused_at: list[int] = []
@@ -683,13 +689,13 @@ async def test_back_pressure() -> None:
     async with serving(FakeRegistry(image)) as client:
         await fetch(client, image, sink)
     assert len(sink.content) == layer_of(image)[0].size
-    assert sink.begun == [0]
+    assert sink.offsets == [0]
     assert paused_at[1] - paused_at[0] < 1 << 20
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling() -> None:
-    """A cancelled download ends at once, as cancelled, wherever it is; its connection too."""
+    """A cancelled download ends at once with `CancelledError`, at any point."""
     content = layer_of(LAYER)[1]
 
     def misbehave(ask: Ask) -> object:
@@ -702,7 +708,7 @@ async def test_cancelling() -> None:
         for number, expected in enumerate((0, 5000, 0), 1):
             sink = Sink()
             running = Deferred.fromCoroutine(fetch(client, LAYER, sink))
-            while len(registry.asked) < number or len(sink.content) < expected:
+            while len(registry.requests) < number or len(sink.content) < expected:
                 await pause(0.01, REACTOR)
             await pause(0.1, REACTOR)  # the last one's answer arrives, and a wait begins
             running.cancel()
@@ -710,7 +716,7 @@ async def test_cancelling() -> None:
                 await running
             assert len(sink.content) == expected
             assert sink.producer is None
-    assert len(registry.asked) == 3
+    assert len(registry.requests) == 3
 
 
 @pytest_twisted.ensureDeferred
@@ -720,7 +726,7 @@ async def test_blobs_at_once() -> None:
     at_once: list[int] = []
 
     def misbehave(ask: Ask) -> object:
-        at_once.append(1 + sum(not one.request.finished for one in ask.registry.asked))
+        at_once.append(1 + sum(not item.request.finished for item in ask.registry.requests))
         REACTOR.callLater(0.05, ask.answer, 200, content)
         return True
 
@@ -738,14 +744,16 @@ async def test_content_coding_is_left_alone() -> None:
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content, Content_Encoding="gzip"))
     sink = Sink()
     async with serving(registry) as client:
-        resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
-        await client.blob(resolved, blob, None, quiet, 0, sink)
+        resolved_image = ResolvedImage(
+            IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app"
+        )
+        await client.blob(resolved_image, blob, None, quiet, 0, sink)
     assert sink.content == content
 
 
 @pytest_twisted.ensureDeferred
 async def test_corrupt_is_the_sinks_to_say() -> None:
-    """More bytes than the descriptor has end in what the sink raises: `BlobCorrupt`."""
+    """If a body has more bytes than the descriptor says, the sink raises `BlobCorrupt`."""
     sink = Sink()
 
     def too_many(_: bytes) -> None:
@@ -760,7 +768,7 @@ async def test_corrupt_is_the_sinks_to_say() -> None:
 
 
 def test_interruptions_are_errors_of_the_program() -> None:
-    """What is raised after the last try is a `RegistryUnavailable`, to be retried by the user."""
+    """The error after the last try is a retryable `RegistryUnavailable`."""
     assert issubclass(Interruption, RegistryUnavailable)
     assert Interruption.retryable
     assert issubclass(Interruption, GatewayError)

@@ -85,7 +85,7 @@ async def test_ranges(public: DockerRegistry, tmp_path: Path) -> None:
         sink = Sink(LAYERS["amd64"][1][:50_000])
         await client.blob(image, image.layers[1], None, quiet, 50_000, sink)
     assert sink.content == LAYERS["amd64"][1]
-    assert sink.begun == [50_000]
+    assert sink.offsets == [50_000]
 
 
 @pytest_twisted.ensureDeferred

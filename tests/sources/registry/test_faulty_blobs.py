@@ -368,10 +368,10 @@ async def test_a_fault(row: Row, authority: Authority, tmp_path: Path) -> None:
     assert tuple(servers.requests) == row.requests
     assert servers.repeated_bytes == row.repeated_bytes
     pair = base64.b64encode(f"{LOGIN.user}:{LOGIN.password}".encode()).decode()
-    first_login, *later_logins = [ask.header("Authorization") for ask in servers.registry.asked]
+    first_login, *later_logins = [ask.header("Authorization") for ask in servers.registry.requests]
     assert first_login is None
     assert set(later_logins) == {f"Basic {pair}"}
-    assert {ask.header("Authorization") for ask in servers.store.asked} <= {None}
+    assert {ask.header("Authorization") for ask in servers.store.requests} <= {None}
 
 
 @pytest_twisted.ensureDeferred
@@ -406,5 +406,5 @@ async def test_a_new_url_is_requested_past_caches(authority: Authority, tmp_path
     servers = BlobServers((), (status(403, EXPIRED),))
     async with servers.running(authority, tmp_path):
         await servers.fetch()
-    fields = [ask.header("Cache-Control") for ask in servers.registry.asked]
+    fields = [ask.header("Cache-Control") for ask in servers.registry.requests]
     assert fields == [None, None, "no-cache"]

@@ -21,7 +21,7 @@ from shiftergw.sources.registry.location import Location, WebOrigin, target_of
     ],
 )
 def test_an_origin(url: str, expected: WebOrigin, host_field: str | None) -> None:
-    """Scheme, host and port are read, with the ports that go without saying."""
+    """Scheme, host and port are read, with the default ports."""
     assert WebOrigin.of(url) == expected
     assert expected.host_field == (host_field or expected.host)
 
@@ -53,25 +53,25 @@ def test_what_is_no_origin(url: str) -> None:
 
 
 def test_targets_of_redirects() -> None:
-    """Relative ones are joined; absolute ones stay, to the letter, as they were signed."""
+    """Relative URLs are joined; absolute ones are unchanged, because they may be signed."""
     base = "https://a:1/v2/x/blobs/1"
     assert target_of(base, "/y") == "https://a:1/y"
     assert target_of(base, "2") == "https://a:1/v2/x/blobs/2"
     assert target_of(base, "//b/c") == "https://b/c"
-    signed = "https://b/./c;d?e=%2f&&f=#"
-    assert target_of(base, signed) == signed.removesuffix("#")
+    signed_url = "https://b/./c;d?e=%2f&&f=#"
+    assert target_of(base, signed_url) == signed_url.removesuffix("#")
     with pytest.raises(ValueError, match=r"."):
         target_of(base, "gopher://b")
 
 
 def test_a_location() -> None:
     """Its path is ignored, and Docker Hub's registry is found behind its name."""
-    here = Location("x", "https://registry.example:5000/some/path", trusted_hosts=("a", "b:1"))
-    assert here.base == "https://registry.example:5000"
-    assert not here.is_docker_hub
-    assert here.trusts(WebOrigin("https", "a", 7))
-    assert here.trusts(WebOrigin("https", "b", 1))
-    assert not here.trusts(WebOrigin("https", "b", 2))
+    location = Location("x", "https://registry.example:5000/some/path", trusted_hosts=("a", "b:1"))
+    assert location.base == "https://registry.example:5000"
+    assert not location.is_docker_hub
+    assert location.trusts(WebOrigin("https", "a", 7))
+    assert location.trusts(WebOrigin("https", "b", 1))
+    assert not location.trusts(WebOrigin("https", "b", 2))
     hub = Location("docker.io", "https://docker.io")
     assert hub.base == "https://registry-1.docker.io"
     assert hub.is_docker_hub
@@ -96,6 +96,6 @@ def test_mirrors_of_docker_hub(name: str, url: str, *, expected: bool) -> None:
 
 
 def test_a_location_without_a_url() -> None:
-    """A URL that is none is a fault of the configuration, named by its location."""
+    """An invalid URL is a fault of the configuration; the error names the location."""
     with pytest.raises(ConfigurationError, match="'x'"):
         _ = Location("x", "registry.example").origin

@@ -106,7 +106,7 @@ async def site(
 
 def asks(registry: FakeRegistry) -> list[str]:
     """Return the methods and last parts of the requests that a registry has got."""
-    return [f"{ask.method} {'/'.join(ask.path.split('/')[-2:])}" for ask in registry.asked]
+    return [f"{ask.method} {'/'.join(ask.path.split('/')[-2:])}" for ask in registry.requests]
 
 
 def requires(login: RegistryLogin) -> Misbehave:
@@ -172,7 +172,7 @@ async def test_a_standalone_mirror() -> None:
         await place.client.prove(image, None, print)
         await place.fetch(image, Sink())
         assert (image.digest, image.private) == (OLD.digest, False)
-        assert origin.asked == []
+        assert origin.requests == []
         # What it does not have comes from the location.
         assert (await place.resolve(f"team/app@{NEW.digest}")).mirror == ""
     assert asks(mirror)[-1] == f"GET manifests/{NEW.digest}"
@@ -185,10 +185,10 @@ async def test_paths_of_mirrors() -> None:
     async with site(origin, mirror, name="docker.io", path="hub-proxy/cache") as place:
         image = await place.resolve("ubuntu")
     assert image.repository == "library/ubuntu"
-    assert {ask.path.rpartition("/v2/")[2].partition("/man")[0] for ask in mirror.asked[:1]} == {
+    assert {ask.path.rpartition("/v2/")[2].partition("/man")[0] for ask in mirror.requests[:1]} == {
         "hub-proxy/cache/library/ubuntu"
     }
-    assert origin.asked[0].path.startswith("/v2/library/ubuntu/")
+    assert origin.requests[0].path.startswith("/v2/library/ubuntu/")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ async def test_what_the_location_refuses_is_refused() -> None:
         async with site(FakeRegistry(NEW, misbehave=fails(status)), mirror) as place:
             with pytest.raises(error):
                 await place.resolve()
-        assert mirror.asked == []
+        assert mirror.requests == []
 
 
 @pytest_twisted.ensureDeferred
@@ -268,14 +268,14 @@ async def test_a_private_image() -> None:
         for login in (None, RegistryLogin("mallory", "x")):
             with pytest.raises(RegistryDenied):
                 await place.resolve(login=login)
-        assert mirror.asked == []
+        assert mirror.requests == []
         image = await place.resolve(login=ALICE)
         await place.fetch(image, sink, ALICE)
     assert (image.private, image.mirror) == (True, mirror.host)
     assert Digest.of(bytes(sink.content)) == image.layers[0].digest
     # The location has shown each layer, too.
     assert asks(origin)[-1] == f"HEAD {layer_path(NEW)}"
-    assert {ask.header("Authorization") for ask in mirror.asked} == {None}
+    assert {ask.header("Authorization") for ask in mirror.requests} == {None}
 
 
 @pytest_twisted.ensureDeferred
@@ -307,8 +307,8 @@ async def test_the_login_of_the_gateway_at_a_mirror(tmp_path: Path) -> None:
         image = await place.resolve(login=ALICE)
         await place.fetch(image, Sink(), ALICE)
     assert image.mirror == mirror.host
-    assert {ask.header("Authorization") for ask in origin.asked} == {None, basic(ALICE)}
-    assert {ask.header("Authorization") for ask in mirror.asked} == {None, basic(MIRROR_LOGIN)}
+    assert {ask.header("Authorization") for ask in origin.requests} == {None, basic(ALICE)}
+    assert {ask.header("Authorization") for ask in mirror.requests} == {None, basic(MIRROR_LOGIN)}
 
 
 @pytest_twisted.ensureDeferred
@@ -342,10 +342,10 @@ async def test_a_layer_goes_on_at_the_next_place() -> None:
     async with site(origin, mirror, second) as place:
         await place.fetch(await place.resolve(), sink)
     assert bytes(sink.content) == layer
-    (ask,) = second.asked
+    (ask,) = second.requests
     position = int((ask.header("Range") or "").removeprefix("bytes=").removesuffix("-"))
     assert 0 < position <= 400_000
-    assert sink.begun == [0, position]
+    assert sink.offsets == [0, position]
     assert f"Passing over the mirror {mirror.host}" in place.words
 
 
@@ -364,7 +364,7 @@ async def test_a_wrong_layer(length: int) -> None:
     async with site(origin, mirror) as place:
         await place.fetch(await place.resolve(), sink)
     assert bytes(sink.content) == layer
-    assert sink.begun == [0, 0]
+    assert sink.offsets == [0, 0]
     assert asks(origin)[-1] == f"GET {layer_path(NEW)}"
 
 
@@ -416,7 +416,7 @@ async def test_mirrors_for_some_references(use: Any, name: str, *, is_asked: boo
     async with site(FakeRegistry(NEW), mirror, use=use) as place:
         image = await place.resolve(name)
     assert image.digest == NEW.digest
-    assert bool(mirror.asked) is is_asked
+    assert bool(mirror.requests) is is_asked
 
 
 @pytest_twisted.ensureDeferred
@@ -473,7 +473,7 @@ async def test_a_location_whose_head_tells_nothing(status: int) -> None:
     async with site(origin, mirror) as place:
         with pytest.raises(RegistryDenied):
             await place.resolve()
-        assert mirror.asked == []
+        assert mirror.requests == []
         image = await place.resolve(login=ALICE)
     assert (image.digest, image.private, image.mirror) == (NEW.digest, True, mirror.host)
     assert f"GET blobs/{image.config_blob.digest}" not in asks(origin)

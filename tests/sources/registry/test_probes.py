@@ -18,7 +18,13 @@ from shiftergw.sources.registry.retry import Patience
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.registries import Ask, FakeRegistry
 from tests.sources.registry.network import REACTOR, a_client
-from tests.sources.registry.test_admission import Later, registry, resolve, shared, store
+from tests.sources.registry.test_admission import (
+    ShiftedClock,
+    breakers_of,
+    registry,
+    resolve,
+    store,
+)
 
 __all__ = ["store"]
 
@@ -31,13 +37,13 @@ class Answers:
     """The behavior of a registry: 429 to the first request, then `probe` for some, then none."""
 
     def __init__(self, probe: Any, count: int = 1) -> None:
-        """`probe` misbehaves as of `FakeRegistry`, for `count` requests."""
+        """Call `probe`, as `FakeRegistry` calls `misbehave`, for `count` requests."""
         self._probe = probe
         self._count = count
 
     def __call__(self, ask: Ask) -> object:
         """Answer a request."""
-        requests = len(ask.registry.asked)
+        requests = len(ask.registry.requests)
         if requests == 0:
             return ask.answer(429, Retry_After=str(LIMITED_FOR))
         return self._probe(ask) if requests <= self._count else None
@@ -48,7 +54,7 @@ def unavailable(ask: Ask) -> object:
     return ask.answer(503)
 
 
-def broken(ask: Ask) -> object:
+def reset_connection(ask: Ask) -> object:
     """Break the connection."""
     return ask.hang_up(reset=True)
 
@@ -59,59 +65,62 @@ def redirect_inside(ask: Ask) -> object:
 
 
 @asynccontextmanager
-async def limited(
+async def limited_registry(
     store: SqliteStore, answers: Answers
-) -> AsyncIterator[tuple[FakeRegistry, Later, RegistryClient, RegistryClient]]:
-    """Give a registry, the clock, and the clients of two processes; a probe is due."""
-    clock = Later()
+) -> AsyncIterator[tuple[FakeRegistry, ShiftedClock, RegistryClient, RegistryClient]]:
+    """Yield a registry, the clock, and the clients of two processes; a probe is due."""
+    clock = ShiftedClock()
     async with registry(answers) as server:
         url = f"http://{server.host}"
         async with (
-            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared_breakers=shared(store), patience=PATIENCE) as second,
+            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as first,
+            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as second,
         ):
             with pytest.raises(RetryLater):
                 await resolve(first)
-            clock.passed = LIMITED_FOR + 1
+            clock.shift = LIMITED_FOR + 1
             yield server, clock, first, second
 
 
 @pytest.mark.parametrize(
     ("probe", "count"),
-    [(unavailable, 1), (broken, 2)],  # Twisted repeats a request at once on a new connection
+    [
+        (unavailable, 1),
+        (reset_connection, 2),
+    ],  # Twisted repeats a request at once on a new connection
 )
 @pytest_twisted.ensureDeferred
 async def test_a_probe_without_an_answer(store: SqliteStore, probe: Any, count: int) -> None:
     """The breaker opens again for some seconds; then any process sends the next probe."""
-    async with limited(store, Answers(probe, count)) as (server, clock, first, second):
+    async with limited_registry(store, Answers(probe, count)) as (server, clock, first, second):
         for client in (first, second):
             with pytest.raises(RetryLater) as caught:
                 await resolve(client)
         wait = caught.value.at - clock.seconds()
         assert 1 < wait < PROBE_SECONDS / 4
         assert "rate limit" not in caught.value.why
-        assert len(server.asked) == 1 + count, "a probe has one try"
-        clock.passed += wait + 0.1
+        assert len(server.requests) == 1 + count, "a probe has one try"
+        clock.shift += wait + 0.1
         assert await resolve(second) is False
 
 
 @pytest_twisted.ensureDeferred
 async def test_probes_without_answers_wait_longer(store: SqliteStore) -> None:
     """Each probe that ends so doubles the time until the next one."""
-    clock = Later()
+    clock = ShiftedClock()
 
     waits = []
     async with (
         registry(Answers(unavailable, 9)) as server,
         a_client(
-            f"http://{server.host}", clock, shared_breakers=shared(store), patience=PATIENCE
+            f"http://{server.host}", clock, shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
         for _ in range(4):
             with pytest.raises(RetryLater) as caught:
                 await resolve(client)
             waits.append(round(caught.value.at - clock.seconds()))
-            clock.passed += caught.value.at - clock.seconds() + 0.1
+            clock.shift += caught.value.at - clock.seconds() + 0.1
     assert waits == [LIMITED_FOR, 8, 16, 32]
 
 
@@ -124,7 +133,7 @@ async def test_a_probe_that_is_cancelled(store: SqliteStore) -> None:
         requests.append(ask)
         return True
 
-    async with limited(store, Answers(hang)) as (_, _, first, second):
+    async with limited_registry(store, Answers(hang)) as (_, _, first, second):
         probe = Deferred.fromCoroutine(resolve(first))
         while not requests:
             await pause(0.01, REACTOR)
@@ -137,19 +146,19 @@ async def test_a_probe_that_is_cancelled(store: SqliteStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_another_breaker_holds_back(store: SqliteStore) -> None:
     """The next probe follows when that breaker's time has come."""
-    async with limited(store, Answers(lambda _: None)) as (server, clock, first, second):
-        key = f"unreachable {server.host} {shared(store).machine}"
+    async with limited_registry(store, Answers(lambda _: None)) as (server, clock, first, second):
+        key = f"unreachable {server.host} {breakers_of(store).machine}"
         await store.trip_breaker(key, clock.seconds() + 20, "away", clock.seconds())
         with pytest.raises(RetryLater):
             await resolve(first)
-        clock.passed += 21
+        clock.shift += 21
         assert await resolve(second) is False
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_with_an_error_that_lasts(store: SqliteStore) -> None:
     """An error that waiting does not mend closes the breaker: each pull has it at once."""
-    async with limited(store, Answers(redirect_inside, 9)) as (_, _, first, second):
+    async with limited_registry(store, Answers(redirect_inside, 9)) as (_, _, first, second):
         for client in (first, second):
             with pytest.raises(RegistryUntrusted):
                 await resolve(client)

@@ -149,7 +149,7 @@ async def test_connect(tmp_path: Path) -> None:
         f"CONNECT registry.example:{port} HTTP/1.1",
         f"Host: registry.example:{port}",
     ]
-    assert registry.asked[0].header("Proxy-Authorization") is None
+    assert registry.requests[0].header("Proxy-Authorization") is None
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ async def test_plain_http_without_credentials() -> None:
             assert await resolve(client) == IMAGE.digest
     finally:
         await proxy.stop()
-    assert proxy.asked[0].header("Proxy-Authorization") is None
-    assert proxy.asked[0].header("Host") == "registry.example"
+    assert proxy.requests[0].header("Proxy-Authorization") is None
+    assert proxy.requests[0].header("Host") == "registry.example"
 
 
 @pytest_twisted.ensureDeferred
@@ -328,11 +328,11 @@ async def test_plain_http() -> None:
             assert await resolve(client) == IMAGE.digest
     finally:
         await proxy.stop()
-    first = proxy.asked[0]
+    first = proxy.requests[0]
     assert first.path == "http://registry.example:5000/v2/team/app/manifests/latest"
     assert first.header("Host") == "registry.example:5000"
     assert (
         first.header("Proxy-Authorization") == "Basic " + base64.b64encode(b"user:s3cret").decode()
     )
     assert first.header("Authorization") is None
-    assert len({ask.request.getClientAddress().port for ask in proxy.asked}) == 1
+    assert len({ask.request.getClientAddress().port for ask in proxy.requests}) == 1

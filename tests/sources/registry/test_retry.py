@@ -12,16 +12,16 @@ from shiftergw.sources.registry.retry import PROGRESS, Interruption, Patience, w
 
 
 class Tries:
-    """Fails with each of `failures`, then succeeds."""
+    """An attempt that fails with each of `failures`, then succeeds."""
 
     def __init__(self, *failures: Exception) -> None:
-        """Have not been tried."""
+        """Start without attempts."""
         self.failures = list(failures)
         self.count = 0
         self.progress = 0
         self.takes = 0
         self.random = 0.5
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.clock = Clock()
 
     async def attempt(self) -> str:
@@ -33,18 +33,18 @@ class Tries:
         return "good"
 
     async def postpone(self, error: Interruption, seconds: float) -> RetryLater:
-        """Name the time."""
+        """Return an error with the time of the next try."""
         return RetryLater(self.clock.seconds() + seconds, "test", error)
 
     def run(self, patience: Patience = Patience()) -> Deferred[object]:  # noqa: B008
-        """Begin; a failure is the result."""
+        """Begin; the result is an error if the tries fail."""
         running: Deferred[object] = Deferred.fromCoroutine(
             with_retries(
                 self.attempt,
                 patience=patience,
                 clock=self.clock,
                 random=lambda: self.random,
-                say=self.said.append,
+                say=self.messages.append,
                 postpone=self.postpone,
                 progress=lambda: self.progress,
             )
@@ -56,15 +56,15 @@ class Tries:
         return [call.getTime() - self.clock.seconds() for call in self.clock.getDelayedCalls()]
 
 
-def interrupted(retry_after: float | None = None, *, lasting: bool = False) -> Interruption:
-    """Return a failure that may pass."""
+def interruption(retry_after: float | None = None, *, lasting: bool = False) -> Interruption:
+    """Return a failure that a later try may not have."""
     return Interruption("The registry is busy.", retry_after=retry_after, lasting=lasting)
 
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 0.5), (0.5, 1.0), (0.9, 1.4)])
 def test_waits_are_spread(random: float, wait: float) -> None:
-    """Pulls that were interrupted together do not come again together."""
-    tries = Tries(interrupted())
+    """Pulls that are interrupted at the same time are not retried at the same time."""
+    tries = Tries(interruption())
     tries.random = random
     tries.run()
     assert tries.waits_for() == [pytest.approx(wait)]
@@ -73,22 +73,22 @@ def test_waits_are_spread(random: float, wait: float) -> None:
 
 def test_waits_double() -> None:
     """Without a word from the registry the waits are 1 and 2 seconds, and 4 are too long."""
-    tries = Tries(*[interrupted()] * 5)
+    tries = Tries(*[interruption()] * 5)
     running = tries.run(Patience(tries=9))
     for number, wait in enumerate((1.0, 2.0), 1):
         tries.clock.advance(wait - 0.01)
         assert tries.count == number
         tries.clock.advance(0.01)
-    later = running.result
-    assert isinstance(later, RetryLater)
-    assert (tries.count, later.at, later.what) == (3, 3.0 + 4.0, "The registry is busy.")
-    assert tries.said == [f"waiting {wait} s: The registry is busy." for wait in (1, 2)]
+    delay = running.result
+    assert isinstance(delay, RetryLater)
+    assert (tries.count, delay.at, delay.what) == (3, 3.0 + 4.0, "The registry is busy.")
+    assert tries.messages == [f"waiting {wait} s: The registry is busy." for wait in (1, 2)]
 
 
-@pytest.mark.parametrize("asked", [0, 0.5, 1])
-def test_the_registry_cannot_shorten_a_wait(asked: float) -> None:
+@pytest.mark.parametrize("retry_after", [0, 0.5, 1])
+def test_the_registry_cannot_shorten_a_wait(retry_after: float) -> None:
     """Our own is the least; `Retry-After: 0` does not hammer."""
-    tries = Tries(interrupted(asked))
+    tries = Tries(interruption(retry_after))
     running = tries.run()
     assert tries.waits_for() == [1.0]
     tries.clock.advance(1.0)
@@ -96,24 +96,24 @@ def test_the_registry_cannot_shorten_a_wait(asked: float) -> None:
 
 
 def test_the_registry_names_a_short_wait() -> None:
-    """A short one is kept to here."""
-    tries = Tries(interrupted(1.75))
+    """The client itself waits if the wait is short."""
+    tries = Tries(interruption(1.75))
     tries.run()
     assert tries.waits_for() == [1.75]
 
 
-@pytest.mark.parametrize("asked", [3, 900, 86400])
-def test_the_registry_names_a_long_wait(asked: float) -> None:
-    """A longer one is the caller's, at once, however few the tries were."""
-    tries = Tries(interrupted(asked))
-    later = tries.run().result
-    assert isinstance(later, RetryLater)
-    assert (tries.count, later.at) == (1, asked)
+@pytest.mark.parametrize("retry_after", [3, 900, 86400])
+def test_the_registry_names_a_long_wait(retry_after: float) -> None:
+    """A longer wait is left to the caller at once, however few the tries were."""
+    tries = Tries(interruption(retry_after))
+    delay = tries.run().result
+    assert isinstance(delay, RetryLater)
+    assert (tries.count, delay.at) == (1, retry_after)
 
 
 def test_tries_are_bounded() -> None:
-    """After three the pull is to wait, even if the wait is short."""
-    tries = Tries(*[interrupted() for _ in range(5)])
+    """After three tries the pull must wait, even if the wait is short."""
+    tries = Tries(*[interruption() for _ in range(5)])
     running = tries.run(Patience(first=0.01))
     tries.clock.pump([1.0] * 10)
     assert isinstance(running.result, RetryLater)
@@ -121,17 +121,17 @@ def test_tries_are_bounded() -> None:
 
 
 def test_a_slow_try_is_not_repeated_at_once() -> None:
-    """A registry that keeps us waiting for a minute gets no second minute of the same worker."""
-    tries = Tries(*[interrupted() for _ in range(5)])
+    """After a try that took a minute, the worker does not try again itself."""
+    tries = Tries(*[interruption() for _ in range(5)])
     tries.takes = 60
-    later = tries.run().result
-    assert isinstance(later, RetryLater)
-    assert (tries.count, later.at) == (1, 60 + 8)
+    delay = tries.run().result
+    assert isinstance(delay, RetryLater)
+    assert (tries.count, delay.at) == (1, 60 + 8)
 
 
 def test_what_time_does_not_mend() -> None:
-    """What is wrong with the answer itself is raised after the last try."""
-    tries = Tries(*[interrupted(lasting=True) for _ in range(5)])
+    """An error in the answer itself is raised after the last try."""
+    tries = Tries(*[interruption(lasting=True) for _ in range(5)])
     last = tries.failures[2]
     running = tries.run()
     tries.clock.pump([2.0] * 10)
@@ -139,8 +139,8 @@ def test_what_time_does_not_mend() -> None:
 
 
 def test_progress_forgives() -> None:
-    """A download that gets on may be interrupted more often."""
-    tries = Tries(*[interrupted() for _ in range(8)])
+    """A download that makes progress may be interrupted more often."""
+    tries = Tries(*[interruption() for _ in range(8)])
     running = tries.run()
     for _ in range(8):
         tries.progress += PROGRESS
@@ -149,21 +149,21 @@ def test_progress_forgives() -> None:
 
 
 def test_waits_grow_to_a_limit() -> None:
-    """However often something failed, five minutes are the longest wait that nobody asked for."""
+    """Without a wait named by the registry, the longest wait is five minutes."""
     patience = Patience()
     assert [patience.backoff(n, 0.5) for n in (1, 2, 3, 9, 10_000)] == [1, 2, 4, 256, 300]
 
 
 def test_other_failures_are_final() -> None:
-    """What does not get better by waiting is raised at once."""
+    """Errors that a wait does not mend are raised at once."""
     tries = Tries(ImageNotFound("No."))
     assert isinstance(tries.run().result, ImageNotFound)
-    assert (tries.count, tries.said) == (1, [])
+    assert (tries.count, tries.messages) == (1, [])
 
 
 def test_a_wait_can_be_cancelled() -> None:
-    """Cancelling leaves nothing behind."""
-    tries = Tries(interrupted())
+    """A cancelled wait leaves no timer."""
+    tries = Tries(interruption())
     running = tries.run()
     running.addErrback(lambda failure: isinstance(failure, Failure))
     running.cancel()

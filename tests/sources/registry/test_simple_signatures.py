@@ -60,7 +60,7 @@ class Storage:
         """Return the paths of the requests for signatures."""
         return [
             ask.path
-            for ask in self.registry.asked
+            for ask in self.registry.requests
             if ask.path.startswith(("/store/", "/extensions/"))
         ]
 

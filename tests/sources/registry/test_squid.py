@@ -123,7 +123,7 @@ async def test_a_pull_through_squid(tmp_path: Path, squid: Squid, scheme: str) -
             image, _ = await client.resolve(reference, Platform(), None, quiet)
             await client.blob(image, image.layers[0], None, quiet, 0, sink)
         assert Digest.of(bytes(sink.content)) == image.layers[0].digest
-        assert {ask.header("Proxy-Authorization") for ask in registry.asked} == {None}
+        assert {ask.header("Proxy-Authorization") for ask in registry.requests} == {None}
         environment = {f"{scheme}_proxy": squid.url("wrong")}
         async with a_client(url, environment=environment, cacert=authority.pem) as client:
             with pytest.raises(RegistryUnavailable, match="407") as caught:

@@ -94,7 +94,7 @@ class TokenRegistry(FakeRegistry):
 
     def paths(self) -> list[str]:
         """Return what was asked for, without queries."""
-        return [ask.path.partition("?")[0].rpartition("/")[2] for ask in self.asked]
+        return [ask.path.partition("?")[0].rpartition("/")[2] for ask in self.requests]
 
 
 def quiet(_: str) -> None:
@@ -172,7 +172,7 @@ async def test_nobodys_token() -> None:
         }
     ]
     assert registry.paths()[:3] == ["latest", "token", "latest"]
-    assert registry.asked[1].header("Authorization") is None
+    assert registry.requests[1].header("Authorization") is None
 
 
 @pytest_twisted.ensureDeferred
@@ -181,12 +181,12 @@ async def test_a_token_for_the_login() -> None:
     registry = TokenRegistry(public=False)
     async with serving(registry) as client:
         image = await resolve(client, ALICE)
-        count = len(registry.asked)
+        count = len(registry.requests)
         await fetch(client, image, ALICE)
     assert image.private
     assert [query.get("account") for query in registry.queries] == [None, ["alice"]]
     # The blob of a private image is asked for with the login's token from the start.
-    assert len(registry.asked) == count + 1
+    assert len(registry.requests) == count + 1
 
 
 @pytest_twisted.ensureDeferred
@@ -202,7 +202,7 @@ async def test_denied() -> None:
     assert "`shifterimg login test`" in without.value.remedy
     assert "log in anew" in denial.value.remedy
     assert not [secret for secret in SECRETS if secret in all_of(denial.value)]
-    assert len(registry.asked) <= 9
+    assert len(registry.requests) <= 9
 
 
 @pytest_twisted.ensureDeferred
@@ -414,7 +414,7 @@ async def test_an_identity_token_is_no_password() -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied, match="no identity token"):
             await resolve(client, IDENTITY)
-    assert {ask.header("Authorization") for ask in registry.asked} == {None}
+    assert {ask.header("Authorization") for ask in registry.requests} == {None}
 
 
 @pytest_twisted.ensureDeferred
@@ -480,8 +480,8 @@ async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
     finally:
         for server in (registry, service, spy):
             await server.stop()
-    assert spy.asked
-    assert {ask.header("Authorization") for ask in spy.asked} == {None}
+    assert spy.requests
+    assert {ask.header("Authorization") for ask in spy.requests} == {None}
 
 
 # Basic, and hidden repositories
@@ -516,7 +516,7 @@ async def test_unknown_schemes(challenge: str) -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied):
             await resolve(client, ALICE)
-    assert len(registry.asked) == 2
+    assert len(registry.requests) == 2
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -553,7 +553,7 @@ async def test_refused_twice(first: int, second: int, expected: type[GatewayErro
     fields = {"WWW_Authenticate": 'Basic realm="x"'}
 
     def misbehave(ask: Ask) -> object:
-        status = first if len(ask.registry.asked) == 0 else second
+        status = first if len(ask.registry.requests) == 0 else second
         return ask.answer(status, b'{"errors":[{"message":"no entry"}]}', **fields)
 
     async with serving(FakeRegistry(misbehave=misbehave)) as client:

@@ -1,4 +1,4 @@
-"""Requests go where they may go, by TLS that is checked, and credentials go no further."""
+"""Requests have permitted targets and verified TLS; credentials reach only their registry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGE = make_image([tar_of({"a": b"a"})])
 LAYER = Digest.parse(IMAGE.document["layers"][0]["digest"])
 LOGIN = RegistryLogin("alice", "s3cret")
 REFERENCE = ImageReference.parse("team/app")
-ONCE = Patience(tries=1)
+SINGLE_TRY = Patience(tries=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> Digest:
@@ -61,7 +61,7 @@ async def fetch(client: RegistryClient, login: RegistryLogin | None = None) -> b
 async def listening(
     *registries: FakeRegistry, certificates: Sequence[CertificateOptions | None] = ()
 ) -> AsyncIterator[list[int]]:
-    """Start registries, each with its certificate; give their ports."""
+    """Run registries, each with its certificate; yield their ports."""
     for number, registry in enumerate(registries):
         await registry.start(certificates[number] if certificates else None)
     try:
@@ -72,12 +72,12 @@ async def listening(
 
 
 def to(url: str, status: int = 307) -> Any:
-    """Return a misbehaviour that redirects blobs."""
+    """Return a misbehavior that redirects requests for blobs."""
     return lambda ask: "/blobs/" in ask.path and ask.answer(status, b"over there", Location=url)
 
 
 def basic(ask: Ask) -> bool:
-    """Want a login."""
+    """Refuse requests without a login."""
     return ask.header("Authorization") is None and ask.answer(
         401, WWW_Authenticate='Basic realm="test"'
     )
@@ -88,7 +88,7 @@ def basic(ask: Ask) -> bool:
 
 @pytest_twisted.ensureDeferred
 async def test_tls(authority: Authority) -> None:
-    """A certificate of the location's own authority, for its own name, is good."""
+    """A certificate of the location's own authority, for its own name, is accepted."""
     registry = FakeRegistry(IMAGE)
     network = Network({"registry.example": [PUBLIC]})
     async with listening(registry, certificates=[authority.options("registry.example")]) as [port]:
@@ -96,12 +96,12 @@ async def test_tls(authority: Authority) -> None:
         async with a_client(url, network, cacert=authority.pem) as client:
             assert await resolve(client) == IMAGE.digest
             assert await fetch(client) == IMAGE.blobs[LAYER]
-    assert network.reached == [(PUBLIC, port)]
-    assert registry.asked[0].header("Host") == f"registry.example:{port}"
+    assert network.destinations == [(PUBLIC, port)]
+    assert registry.requests[0].header("Host") == f"registry.example:{port}"
 
 
 @pytest.mark.parametrize(
-    ("name", "trusted", "expected"),
+    ("name", "is_trusted", "expected"),
     [
         ("registry.example", False, "not trusted"),
         ("other.example", True, "is for other.example, not for registry.example"),
@@ -109,10 +109,10 @@ async def test_tls(authority: Authority) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_bad_certificates(
-    name: str, trusted: bool, expected: str, authority: Authority, tmp_path: Path
+    name: str, is_trusted: bool, expected: str, authority: Authority, tmp_path: Path
 ) -> None:
     """A certificate of an unknown authority, or for another name, ends it at once and clearly."""
-    cacert = authority.pem if trusted else Authority(tmp_path).pem
+    cacert = authority.pem if is_trusted else Authority(tmp_path).pem
     registry = FakeRegistry(IMAGE)
     network = Network({"registry.example": [PUBLIC]})
     async with (
@@ -121,8 +121,8 @@ async def test_bad_certificates(
     ):
         with pytest.raises(RegistryUntrusted, match=f"'test' .*{expected}"):
             await resolve(client)
-    assert registry.asked == []
-    assert len(network.reached) == 1
+    assert registry.requests == []
+    assert len(network.destinations) == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -140,7 +140,7 @@ async def test_the_systems_authorities(authority: Authority) -> None:
 
 @asynccontextmanager
 async def a_server(protocol: type[Protocol]) -> AsyncIterator[int]:
-    """Run a server of this protocol; give its port."""
+    """Run a server of this protocol; yield its port."""
     factory = Factory.forProtocol(protocol)
     factory.noisy = False
     port = REACTOR.listenTCP(0, factory, interface="127.0.0.1")
@@ -149,7 +149,7 @@ async def a_server(protocol: type[Protocol]) -> AsyncIterator[int]:
 
 
 class Plain(Protocol):
-    """Answers whatever comes in the clear."""
+    """A server that answers any data without TLS."""
 
     def dataReceived(self, data: bytes) -> None:
         assert b"GET" not in data
@@ -164,7 +164,7 @@ async def test_no_tls_at_all() -> None:
     network = Network({"registry.example": [PUBLIC]})
     async with a_server(Plain) as port:
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, patience=ONCE) as client:
+        async with a_client(url, network, patience=SINGLE_TRY) as client:
             with pytest.raises(RegistryUnavailable, match=r"TLS.*http://.*--plain-http"):
                 await resolve(client, LOGIN)
 
@@ -187,44 +187,44 @@ async def test_a_cacert_that_is_none(content: bytes | None, tmp_path: Path) -> N
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest_twisted.ensureDeferred
 async def test_redirects_drop_credentials(status: int, authority: Authority) -> None:
-    """A blob may lie on another host, which never sees what was for the registry."""
+    """A blob may be on another host, which gets no credentials of the registry."""
     storage = FakeRegistry(IMAGE)
     names = ["registry.example", "cdn.example"]
     network = Network({name: [PUBLIC] for name in names})
     registry = FakeRegistry(IMAGE)
     certificates = [authority.options(*names), authority.options(*names)]
-    async with listening(registry, storage, certificates=certificates) as [port, other]:
-        signed = f"https://cdn.example:{other}/blobs/{LAYER}?sig=a%2Fb"
-        registry.misbehave = lambda ask: basic(ask) or to(signed, status)(ask)
+    async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
+        signed_url = f"https://cdn.example:{storage_port}/blobs/{LAYER}?sig=a%2Fb"
+        registry.misbehave = lambda ask: basic(ask) or to(signed_url, status)(ask)
         url = f"https://registry.example:{port}"
         async with a_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
-    assert registry.asked[-1].header("Authorization") is not None
-    assert [ask.header("Authorization") for ask in storage.asked] == [None]
-    assert storage.asked[0].path == f"/blobs/{LAYER}?sig=a%2Fb"
+    assert registry.requests[-1].header("Authorization") is not None
+    assert [ask.header("Authorization") for ask in storage.requests] == [None]
+    assert storage.requests[0].path == f"/blobs/{LAYER}?sig=a%2Fb"
 
 
 @pytest_twisted.ensureDeferred
 async def test_another_port_is_another_origin() -> None:
-    """An http location may be what it is, and no other port beside it."""
-    registry, other = FakeRegistry(IMAGE), FakeRegistry()
-    async with listening(registry, other) as [port, other_port]:
-        registry.misbehave = lambda ask: basic(ask) or to(f"http://localhost:{other_port}/x")(ask)
+    """An http location permits no redirect to http on another port."""
+    registry, second_registry = FakeRegistry(IMAGE), FakeRegistry()
+    async with listening(registry, second_registry) as [port, second_port]:
+        registry.misbehave = lambda ask: basic(ask) or to(f"http://localhost:{second_port}/x")(ask)
         async with a_client(f"http://localhost:{port}") as client:
             with pytest.raises(RegistryUntrusted, match="without TLS"):
                 await fetch(client, LOGIN)
-    assert other.asked == []
+    assert second_registry.requests == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_origin_keeps_credentials() -> None:
     """A redirect within the registry is followed as it was asked, relative URLs included."""
     registry = FakeRegistry(IMAGE)
-    moved = f"/moved/blobs/{LAYER}"
-    registry.misbehave = lambda ask: basic(ask) or (ask.path != moved and to(moved)(ask))
+    moved_path = f"/moved/blobs/{LAYER}"
+    registry.misbehave = lambda ask: basic(ask) or (ask.path != moved_path and to(moved_path)(ask))
     async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
         assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
-    assert registry.asked[-1].header("Authorization") is not None
+    assert registry.requests[-1].header("Authorization") is not None
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ async def test_the_same_origin_keeps_credentials() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_redirects_that_are_refused(target: str, expected: str, authority: Authority) -> None:
-    """Never down to http, never into a network that is not public, by text or by resolved name."""
+    """Redirects to http, or to addresses that are not public, are refused."""
     network = Network(
         {
             "registry.example": [PUBLIC],
@@ -265,27 +265,27 @@ async def test_redirects_that_are_refused(target: str, expected: str, authority:
         async with a_client(url, network, cacert=authority.pem) as client:
             with pytest.raises(RegistryUntrusted, match=expected) as caught:
                 await fetch(client)
-    assert network.reached == [(PUBLIC, port)]
+    assert network.destinations == [(PUBLIC, port)]
     assert "127.0.0.1" not in str(caught.value)
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_public_address_of_several(authority: Authority) -> None:
-    """Of a host's addresses only the public ones are ever connected to."""
+    """Only the public addresses of a host are connected to."""
     names = {"registry.example": [PUBLIC], "cdn.example": ["127.0.0.1", "8.8.8.8", "10.0.0.1"]}
     network = Network(names)
     registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
     certificates = [authority.options(*names), authority.options(*names)]
-    async with listening(registry, storage, certificates=certificates) as [port, other]:
-        registry.misbehave = to(f"https://cdn.example:{other}/blobs/{LAYER}")
+    async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
+        registry.misbehave = to(f"https://cdn.example:{storage_port}/blobs/{LAYER}")
         url = f"https://registry.example:{port}"
         async with a_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client) == IMAGE.blobs[LAYER]
-    assert network.reached == [(PUBLIC, port), ("8.8.8.8", other)]
+    assert network.destinations == [(PUBLIC, port), ("8.8.8.8", storage_port)]
 
 
 @pytest.mark.parametrize(
-    ("home", "there", "trusted", "reached"),
+    ("registry_address", "storage_address", "trusted_hosts", "is_reached"),
     [
         ("10.0.0.1", "10.0.0.2", (), True),
         ("10.0.0.1", "127.0.0.1", (), False),
@@ -297,27 +297,31 @@ async def test_the_public_address_of_several(authority: Authority) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_private_networks_on_purpose(
-    home: str, there: str, trusted: tuple[str, ...], reached: bool, authority: Authority
+    registry_address: str,
+    storage_address: str,
+    trusted_hosts: tuple[str, ...],
+    is_reached: bool,
+    authority: Authority,
 ) -> None:
-    """A registry in a private network may send us within it; a listed host may be anywhere."""
-    names = {"registry.example": [home], "cdn.example": [there]}
+    """Redirects within a private network, or from anywhere to a trusted host, are followed."""
+    names = {"registry.example": [registry_address], "cdn.example": [storage_address]}
     network = Network(names)
     registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
     certificates = [authority.options(*names), authority.options(*names)]
-    async with listening(registry, storage, certificates=certificates) as [port, other]:
-        registry.misbehave = to(f"https://cdn.example:{other}/blobs/{LAYER}")
+    async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
+        registry.misbehave = to(f"https://cdn.example:{storage_port}/blobs/{LAYER}")
         async with a_client(
             f"https://registry.example:{port}",
             network,
             cacert=authority.pem,
-            trusted_hosts=trusted,
+            trusted_hosts=trusted_hosts,
         ) as client:
-            if reached:
+            if is_reached:
                 assert await fetch(client) == IMAGE.blobs[LAYER]
             else:
                 with pytest.raises(RegistryUntrusted):
                     await fetch(client)
-    assert ((there, other) in network.reached) == reached
+    assert ((storage_address, storage_port) in network.destinations) == is_reached
 
 
 @pytest_twisted.ensureDeferred
@@ -327,27 +331,27 @@ async def test_endless_redirects() -> None:
     async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
         with pytest.raises(RegistryUntrusted, match="more than 10"):
             await fetch(client)
-    assert len(registry.asked) == 11
+    assert len(registry.requests) == 11
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_redirect_to_nowhere() -> None:
-    """A redirect without a target ends where it began, and is not followed for ever."""
+    """A redirect without a target is refused after a bounded number of requests."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(302))
     async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
         with pytest.raises(RegistryUntrusted):
             await fetch(client)
-    assert len(registry.asked) <= 11
+    assert len(registry.requests) <= 11
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_scheme_in_upper_case(authority: Authority) -> None:
-    """In the configuration, of a token service, and in a redirect: it is https, and no other."""
+    """It means https in the configuration, for a token service, and in a redirect."""
     registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
     names = ["registry.example", "cdn.example"]
     network = Network({name: [PUBLIC] for name in names})
     certificates = [authority.options(*names), authority.options(*names)]
-    async with listening(registry, storage, certificates=certificates) as [port, other]:
+    async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
 
         def misbehave(ask: Ask) -> object:
             if ask.path.startswith("/token"):
@@ -355,13 +359,13 @@ async def test_a_scheme_in_upper_case(authority: Authority) -> None:
             realm = f'Bearer realm="HTTPS://Registry.Example:{port}/token"'
             if ask.header("Authorization") != "Bearer t0ken":
                 return ask.answer(401, WWW_Authenticate=realm)
-            return to(f"HTTPS://CDN.example:{other}/blobs/{LAYER}")(ask)
+            return to(f"HTTPS://CDN.example:{storage_port}/blobs/{LAYER}")(ask)
 
         registry.misbehave = misbehave
         url = f"HTTPS://Registry.Example:{port}"
         async with a_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
-    assert [ask.header("Authorization") for ask in storage.asked] == [None]
+    assert [ask.header("Authorization") for ask in storage.requests] == [None]
 
 
 # Names and limits
@@ -370,22 +374,22 @@ async def test_a_scheme_in_upper_case(authority: Authority) -> None:
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_name() -> None:
     """A name that does not exist is named as such, with the location's name."""
-    async with a_client("https://absent.example", Network({}), patience=ONCE) as client:
+    async with a_client("https://absent.example", Network({}), patience=SINGLE_TRY) as client:
         with pytest.raises(RetryLater, match="'test' cannot be found"):
             await resolve(client)
 
 
 class Mute(Protocol):
-    """Accepts a connection and says nothing."""
+    """A server that accepts a connection and sends nothing."""
 
 
 @pytest_twisted.ensureDeferred
 async def test_silence_before_tls() -> None:
-    """A server that accepts and says nothing is given up, or cancelled, like any other."""
+    """The request to a server that sends nothing ends after the limit, or if it is cancelled."""
     network = Network({"registry.example": [PUBLIC]})
     async with a_server(Mute) as port:
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, patience=ONCE) as client:
+        async with a_client(url, network, patience=SINGLE_TRY) as client:
             with pytest.raises(RetryLater, match="does not answer"):
                 await resolve(client)
             running = Deferred.fromCoroutine(resolve(client))
@@ -397,7 +401,7 @@ async def test_silence_before_tls() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_a_look_up() -> None:
-    """A cancelled look-up is a cancellation and no unknown name."""
+    """A cancelled look-up raises `CancelledError`, not the error for an unknown name."""
 
     class Slow(Network):
         def resolveHostName(self, receiver: Any, name: str, **options: Any) -> Any:
