@@ -85,7 +85,7 @@ async def test_a_converted_file(tmp_path: Path, threads: Threads) -> None:
     """A converted file survives, since a delivery links it without reading it again."""
     site = Site(tmp_path, threads)
     with watched_disk() as disk:
-        image = await site.built(site.two)
+        image = await site.build_image(site.two)
     disk.assert_durable(image.path)
     disk.assert_durable(image.path.with_suffix(".json"))
 
@@ -146,7 +146,7 @@ def test_a_blob_that_is_swept(tmp_path: Path) -> None:
 async def test_a_converted_file_that_is_swept(tmp_path: Path, threads: Threads) -> None:
     """A swept converted file and its description stay removed after a power cut."""
     site = Site(tmp_path, threads)
-    image = await site.built(site.two)
+    image = await site.build_image(site.two)
     with watched_disk() as disk:
         assert await site.builder.sweep(time.time() + 60) == 1
     disk.assert_gone(image.path)

@@ -16,7 +16,7 @@ from twisted.internet.task import react
 from shiftergw.build.whole import SquashBuilder
 from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions
 from shiftergw.plumbing.threads import Threads
-from tests.build.site import Arrived
+from tests.build.site import StoredLayer
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -28,7 +28,7 @@ async def convert(reactor: Reactor, directory: Path, request: dict[str, Any]) ->
     threads.startService()
     builder = SquashBuilder(directory, "mksquashfs", threads, threads, reactor, reactor)
     files = [LayerFile(Path(path), Digest.parse(diff_id)) for path, diff_id in request["layers"]]
-    layers = [Arrived(file) for file in files]
+    layers = [StoredLayer(file) for file in files]
     options = SquashOptions(**request["options"])
     start = time.monotonic()
     try:

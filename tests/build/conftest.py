@@ -1,24 +1,22 @@
-"""What the tests of the conversion share."""
+"""Fixtures of the tests of the conversion."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
 from shiftergw.plumbing.threads import Threads
 from tests.build.site import Site
+from tests.installed_reactor import reactor
 
 
 @pytest.fixture
 def threads() -> Iterator[Threads]:
     """Return a pool of three threads that is stopped after the test."""
-    anything: Any = reactor
-    pool = Threads(anything, 3, "test")
+    pool = Threads(reactor, 3, "test")
     pool.startService()
     yield pool
     pytest_twisted.blockon(pool.stopService())

@@ -1,4 +1,4 @@
-"""Plans written by hand, squashfs files made and read with the tools themselves."""
+"""Plans written by hand, and squashfs files made and read by squashfs-tools."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def content_of(squashfs: Path) -> dict[str, tuple[bytes, int, bytes | str]]:
     A hard link has the data of its file.
     """
     tar = subprocess.run([need("sqfs2tar"), str(squashfs)], check=True, stdout=subprocess.PIPE)
-    found: dict[str, tuple[bytes, int, bytes | str]] = {}
+    entries: dict[str, tuple[bytes, int, bytes | str]] = {}
     with tarfile.open(fileobj=io.BytesIO(tar.stdout)) as archive:
         for info in archive:
             file_like = info.isreg() or info.islnk()
             data = archive.extractfile(info) if file_like else None
             kind = tarfile.REGTYPE if file_like else info.type
-            found[info.name] = (kind, info.mode, data.read() if data else info.linkname)
-    return found
+            entries[info.name] = (kind, info.mode, data.read() if data else info.linkname)
+    return entries
 
 
 def listing_of(squashfs: Path) -> list[bytes]:
@@ -96,13 +96,13 @@ def listing_of(squashfs: Path) -> list[bytes]:
 
 def running_in(path: Path) -> list[str]:
     """Return the command lines of other processes that name this path."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*/cmdline"):
+    command_lines = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            line = each.read_bytes().replace(b"\0", b" ").decode()
+            line = cmdline.read_bytes().replace(b"\0", b" ").decode()
             if str(path) in line:
-                found.append(line)
-    return found
+                command_lines.append(line)
+    return command_lines
 
 
 def open_descriptors() -> int:
@@ -118,8 +118,8 @@ def script(path: Path, text: str) -> str:
 
 
 @contextmanager
-def mounted(*argv: str) -> Iterator[bool]:
-    """Mount something while the block lives: `mount ARGV`; False where that is not allowed."""
+def mount(*argv: str) -> Iterator[bool]:
+    """Mount a file system within the block (`mount ARGV`); give False if that is not allowed."""
     command = [need("mount"), *argv]
     done = os.geteuid() == 0 and subprocess.run(command, check=False).returncode == 0
     try:

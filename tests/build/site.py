@@ -1,4 +1,4 @@
-"""A builder with layers on a disk, and what it tells."""
+"""A builder with layers on a disk, whose states and progress are recorded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.parts import need
 
 real: Any = reactor
 ID = "ab" * 32
-OTHER = "cd" * 32
-CREATED = 1_710_000_000
+OTHER_ID = "cd" * 32
+CREATION_TIME = 1_710_000_000
 DAY = 86400.0
 REAL = "real=$(command -v mksquashfs)"  # for scripts that stand before it
 
@@ -44,8 +44,8 @@ ABOVE = [
 ]
 
 
-class Arrived:
-    """A `Layer` that lies there already."""
+class StoredLayer:
+    """A `Layer` whose file is on the disk."""
 
     def __init__(self, file: LayerFile) -> None:
         """Give this file."""
@@ -58,7 +58,7 @@ class Arrived:
         return self._path.stat().st_size if self._path.exists() else 0
 
     async def wait_for_opening(self) -> Opening | None:
-        """Be there."""
+        """Return None, because the file is complete."""
         return None
 
     async def wait_for_file(self) -> Path:
@@ -67,14 +67,14 @@ class Arrived:
 
 
 class Site:
-    """A builder with layers on a disk, and what it told."""
+    """A builder with layers on a disk, and the states and progress that it has reported."""
 
     def __init__(self, directory: Path, threads: Threads, binary: str | None = None) -> None:
         """Use `directory` for everything."""
-        self.converted = directory / "converted"
+        self.directory = directory / "converted"
         self._layers = directory
         self.builder = SquashBuilder(
-            self.converted, binary or need("mksquashfs"), threads, threads, real, real
+            self.directory, binary or need("mksquashfs"), threads, threads, real, real
         )
         self.states: list[str] = []
         self.progress: list[Progress] = []
@@ -102,21 +102,21 @@ class Site:
         builder: ImageBuilder = self.builder
         return builder.build(
             image_id,
-            CREATED,
-            [Arrived(one) if isinstance(one, LayerFile) else one for one in layers],
+            CREATION_TIME,
+            [StoredLayer(layer) if isinstance(layer, LayerFile) else layer for layer in layers],
             SquashOptions(**{"level": 1, "memory": "64M", **options}),
             limits or BuildLimits(),
             self.progress.append,
             self.states.append,
         )
 
-    async def built(self, layers: Sequence[LayerFile | Layer], **options: Any) -> BuiltImage:
-        """Build, and end the use at once."""
-        async with self.build(layers, **options) as built:
-            found: BuiltImage = built
-            return found
+    async def build_image(self, layers: Sequence[LayerFile | Layer], **options: Any) -> BuiltImage:
+        """Build an image, and end its use at once."""
+        async with self.build(layers, **options) as image:
+            result: BuiltImage = image
+            return result
 
     @property
     def names(self) -> list[str]:
-        """Return what lies in the directory of converted files."""
-        return sorted(path.name for path in self.converted.iterdir())
+        """Return the names in the directory of converted files."""
+        return sorted(path.name for path in self.directory.iterdir())

@@ -28,9 +28,11 @@ real: Any = reactor
 
 def awkward() -> Directory:
     """Return a tree of everything that is hard to list."""
-    shared = file(b"shared")
+    linked_file = file(b"shared")
     root = directory(
-        a=directory(0o1777, z=file(), c=directory(q=file(), suid=file(mode=0o6755)), shared=shared),
+        a=directory(
+            0o1777, z=file(), c=directory(q=file(), suid=file(mode=0o6755)), shared=linked_file
+        ),
         aa=file(b""),
         tmp=directory(0o1755),
         big=file(bytes(300_000)),
@@ -38,7 +40,7 @@ def awkward() -> Directory:
         link=link(b"x -> y\nz"),
     )
     root.children |= {
-        b"a-b": shared,
+        b"a-b": linked_file,
         b"a b": link(b"a"),
         b"a -> b": file(),
         b"new\nline": directory(**{"-rw-r--r-- 0": file()}),
@@ -48,14 +50,14 @@ def awkward() -> Directory:
         b"n" * 255: file(),
         b" ": file(),
         b"link to nowhere": link(b"l" * 4095),
-        b"\\": shared,
+        b"\\": linked_file,
     }
     root.children[b"late"].mtime = 2**32 - 1
     root.children[b"aa"].mtime = 0
     return root
 
 
-async def checked(
+async def check_file(
     path: Path, tree: Directory, threads: Threads, binary: str = "mksquashfs"
 ) -> None:
     """Check a file against the plan of a tree."""
@@ -66,69 +68,69 @@ async def checked(
 async def test_what_was_planned_passes(tmp_path: Path, threads: Threads) -> None:
     """A file made as planned passes, whatever its names, links, modes and times are."""
     path = squash_tar(tar_of_tree(awkward()), tmp_path / "image", epoch=2**32 - 1)
-    await checked(path, awkward(), threads)
+    await check_file(path, awkward(), threads)
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_tree_passes(tmp_path: Path, threads: Threads) -> None:
     """An image without any entry is a root and nothing else."""
     path = squash_tar(tar_of_tree(directory()), tmp_path / "image")
-    await checked(path, directory(), threads)
+    await check_file(path, directory(), threads)
 
 
-def _without(tree: Directory) -> None:
+def _remove_entry(tree: Directory) -> None:
     del tree.children[b"new\nline"]
 
 
-def _more(tree: Directory) -> None:
+def _add_entry(tree: Directory) -> None:
     tree.children[b"~last"] = file()
 
 
-def _renamed(tree: Directory) -> None:
+def _rename_entry(tree: Directory) -> None:
     tree.children[b"new line"] = tree.children.pop(b"new\nline")
 
 
-def _other_size(tree: Directory) -> None:
+def _change_size(tree: Directory) -> None:
     tree.children[b"big"] = file(bytes(299_999))
 
 
-def _other_mode(tree: Directory) -> None:
+def _change_mode(tree: Directory) -> None:
     tree.children[b"big"].mode = 0o640
 
 
-def _other_directory_mode(tree: Directory) -> None:
+def _change_directory_mode(tree: Directory) -> None:
     tree.children[b"a"].mode = 0o755
 
 
-def _other_time(tree: Directory) -> None:
+def _change_time(tree: Directory) -> None:
     tree.children[b"big"].mtime -= 60
 
 
-def _other_target(tree: Directory) -> None:
+def _change_target(tree: Directory) -> None:
     tree.children[b"link"] = link(b"x -> y")
 
 
-def _other_type(tree: Directory) -> None:
+def _change_type(tree: Directory) -> None:
     tree.children[b"tmp"] = file(b"abc", mode=0o1755)
 
 
-def _link_resolved(tree: Directory) -> None:
+def _copy_link(tree: Directory) -> None:
     tree.children[b"a-b"] = file(b"shared")
 
 
 @pytest.mark.parametrize(
     "tamper",
     [
-        _without,
-        _more,
-        _renamed,
-        _other_size,
-        _other_mode,
-        _other_directory_mode,
-        _other_time,
-        _other_target,
-        _other_type,
-        _link_resolved,
+        _remove_entry,
+        _add_entry,
+        _rename_entry,
+        _change_size,
+        _change_mode,
+        _change_directory_mode,
+        _change_time,
+        _change_target,
+        _change_type,
+        _copy_link,
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -136,24 +138,24 @@ async def test_what_was_not_planned_is_found(
     tmp_path: Path, threads: Threads, tamper: Callable[[Directory], None]
 ) -> None:
     """A file made from any other tree fails, in both directions, and the user sees no path."""
-    tree, other = awkward(), awkward()
-    tamper(other)
-    path = squash_tar(tar_of_tree(other), tmp_path / "image", epoch=2**32 - 1)
+    tree, tampered_tree = awkward(), awkward()
+    tamper(tampered_tree)
+    path = squash_tar(tar_of_tree(tampered_tree), tmp_path / "image", epoch=2**32 - 1)
     with pytest.raises(ConversionFailed) as caught:
-        await checked(path, tree, threads)
+        await check_file(path, tree, threads)
     assert caught.value.detail
     assert str(tmp_path) not in str(caught.value)
     path = squash_tar(tar_of_tree(tree), tmp_path / "image", epoch=2**32 - 1)
     with pytest.raises(ConversionFailed):
-        await checked(path, other, threads)
+        await check_file(path, tampered_tree, threads)
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_entry_is_named(tmp_path: Path, threads: Threads) -> None:
-    """The detail for the admins names the entry, the found and the planned, on one line."""
+    """The detail for the admins names the entry, its actual and its planned state, on one line."""
     path = squash_tar(tar_of_tree(directory(odd=file(b"12"))), tmp_path / "image")
     with pytest.raises(ConversionFailed) as caught:
-        await checked(path, directory(odd=file(b"123")), threads)
+        await check_file(path, directory(odd=file(b"123")), threads)
     assert "squashfs-root/odd" in caught.value.detail
     assert " 2 " in caught.value.detail
     assert " 3 " in caught.value.detail
@@ -165,7 +167,7 @@ async def test_other_owners_are_found(tmp_path: Path, threads: Threads) -> None:
     """Everything must belong to root."""
     path = squash_tar(tar_of_tree(directory(a=file())), tmp_path / "image", "-force-uid", "7")
     with pytest.raises(ConversionFailed, match="not what was planned"):
-        await checked(path, directory(a=file()), threads)
+        await check_file(path, directory(a=file()), threads)
 
 
 @pytest_twisted.ensureDeferred
@@ -173,7 +175,7 @@ async def test_another_root_is_found(tmp_path: Path, threads: Threads) -> None:
     """The root itself must be a directory that all may enter."""
     path = squash_tar(tar_of_tree(directory(a=file())), tmp_path / "image", "-root-mode", "700")
     with pytest.raises(ConversionFailed, match="not what was planned"):
-        await checked(path, directory(a=file()), threads)
+        await check_file(path, directory(a=file()), threads)
 
 
 @pytest_twisted.ensureDeferred
@@ -181,44 +183,44 @@ async def test_a_truncated_file_is_found(tmp_path: Path, threads: Threads) -> No
     """A file that lacks its end fails, wherever it was cut."""
     tree = Directory(children={b"%06d" % n: file(b"x" * n) for n in range(5000)})
     path = squash_tar(tar_of_tree(tree), tmp_path / "image")
-    for kept in (path.stat().st_size - 4096, 4096, 96, 50, 0):
-        with path.open("r+b") as opened:
-            opened.truncate(kept)
+    for length in (path.stat().st_size - 4096, 4096, 96, 50, 0):
+        with path.open("r+b") as image:
+            image.truncate(length)
         with pytest.raises(ConversionFailed) as caught:
-            await checked(path, tree, threads)
+            await check_file(path, tree, threads)
         assert "unsquashfs" in caught.value.detail
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_listing_is_found(tmp_path: Path, threads: Threads) -> None:
-    """An `unsquashfs` that lists well and then fails is believed that something is wrong."""
+    """An `unsquashfs` that fails after a complete listing is an error."""
     path = squash_tar(tar_of_tree(directory(a=file())), tmp_path / "image")
-    real_one = need("unsquashfs")
-    script(tmp_path / "unsquashfs", f'{real_one} "$@"\ncase $1 in -lln) echo oh >&2; exit 3;; esac')
+    binary = need("unsquashfs")
+    script(tmp_path / "unsquashfs", f'{binary} "$@"\ncase $1 in -lln) echo oh >&2; exit 3;; esac')
     with pytest.raises(ConversionFailed) as caught:
-        await checked(path, directory(a=file()), threads, str(tmp_path / "mksquashfs"))
+        await check_file(path, directory(a=file()), threads, str(tmp_path / "mksquashfs"))
     assert caught.value.detail == "unsquashfs exited with code 3. oh\\x0a"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_summary_without_a_count_is_found(tmp_path: Path, threads: Threads) -> None:
-    """An `unsquashfs` that does not say how many inodes there are is not taken on trust."""
+    """An `unsquashfs` that reports no number of inodes is an error."""
     script(tmp_path / "unsquashfs", "echo nothing")
     with pytest.raises(ConversionFailed) as caught:
-        await checked(tmp_path / "image", directory(), threads, str(tmp_path / "mksquashfs"))
+        await check_file(tmp_path / "image", directory(), threads, str(tmp_path / "mksquashfs"))
     assert caught.value.detail == "an unknown number of inodes where 1 were planned"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_check_can_be_cancelled(tmp_path: Path, threads: Threads) -> None:
-    """A cancelled check ends its `unsquashfs`, though that says nothing."""
+    """A cancelled check ends its `unsquashfs`, even if it prints nothing."""
     script(
         tmp_path / "unsquashfs",
         "case $1 in -s) echo Number of inodes 1;; *) exec sleep 1000;; esac",
     )
     start = time.monotonic()
     running = Deferred.fromCoroutine(
-        checked(tmp_path / "image", directory(), threads, str(tmp_path / "mksquashfs"))
+        check_file(tmp_path / "image", directory(), threads, str(tmp_path / "mksquashfs"))
     )
     real.callLater(0.2, running.cancel)
     with pytest.raises(CancelledError):
@@ -226,12 +228,12 @@ async def test_a_check_can_be_cancelled(tmp_path: Path, threads: Threads) -> Non
     assert time.monotonic() - start < patient(4)
 
 
-def test_unsquashfs_is_the_neighbour(tmp_path: Path) -> None:
+def test_unsquashfs_is_the_neighbor(tmp_path: Path) -> None:
     """The `unsquashfs` of the same installation is used, else the one of the PATH."""
     binary = script(tmp_path / "mksquashfs", "")
     assert unsquashfs_of(binary) == "unsquashfs"
-    neighbour = script(tmp_path / "unsquashfs", "")
-    assert unsquashfs_of(binary) == neighbour
+    neighbor = script(tmp_path / "unsquashfs", "")
+    assert unsquashfs_of(binary) == neighbor
     assert unsquashfs_of("mksquashfs") == str(Path(need("mksquashfs")).with_name("unsquashfs"))
     assert unsquashfs_of("no-such-program") == "unsquashfs"
 
@@ -245,7 +247,7 @@ class Trickle(io.RawIOBase):
         self._data = io.BytesIO(data)
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return one byte, whatever was asked for."""
+        """Return one byte, whatever the size."""
         return self._data.read(1)
 
 
@@ -292,7 +294,7 @@ def test_many_entries_are_fast() -> None:
 
 
 def test_a_comparison_can_be_stopped() -> None:
-    """Also before the first line of the listing, while the names of the root are sorted."""
+    """A comparison can be stopped even before it reads the first line of the listing."""
     stop = Event()
     stop.set()
     with pytest.raises(StopRequested):

@@ -17,13 +17,13 @@ from shiftergw.oci import budget
 from shiftergw.oci.budget import Budget, Cost
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
-from tests.build.site import Arrived
+from tests.build.site import StoredLayer
 from tests.images import compress, entry, tar_of
 
 real: Any = reactor
 
 
-class LateLayer(Arrived):
+class LateLayer(StoredLayer):
     """A layer that arrives only once another layer has unpacked to too much."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ async def test_zeros_are_measured_by_all_layers(
     zeros, data = tmp_path / "zeros", tmp_path / "data"
     zeros.write_bytes(compress(tar_of([entry("zeros", bytes(4_000_000))])))
     data.write_bytes(tar_of([entry("data", os.urandom(size))]))
-    layers = [Arrived(LayerFile(zeros)), LateLayer(data, monkeypatch)]
+    layers = [StoredLayer(LayerFile(zeros)), LateLayer(data, monkeypatch)]
     examining = examine_layers(layers, BuildLimits(ratio=50), threads, real, lambda _: None)
     if size > zeros.stat().st_size * 10:
         assert [file.path for file, _ in await examining] == [zeros, data]

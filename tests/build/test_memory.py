@@ -1,4 +1,4 @@
-"""What a conversion may take of the machine: memory and scratch disk, at any size of files."""
+"""The memory and the scratch disk that a conversion uses, at any size of files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Noise:
 
 
 class Hashing:
-    """Writes into a gzip file and hashes what went in."""
+    """Writes into a gzip file and hashes the data."""
 
     def __init__(self, file: BinaryIO) -> None:
         """Begin."""
@@ -78,11 +78,11 @@ def test_a_gigabyte_takes_little_memory_and_no_unpacked_tree(tmp_path: Path) -> 
     converting.stdin.write(json.dumps(request))
     converting.stdin.close()
     assert converting.stdout is not None
-    most = 0
+    peak = 0
     while converting.poll() is None:
         names = list(scratch.iterdir())
         assert len(names) <= 4, names
-        most = max(most, len(names))
+        peak = max(peak, len(names))
         try:
             converting.wait(0.2)
         except subprocess.TimeoutExpired:
@@ -90,7 +90,7 @@ def test_a_gigabyte_takes_little_memory_and_no_unpacked_tree(tmp_path: Path) -> 
     answer = json.loads(converting.stdout.read())
     converting.stdout.close()
     assert converting.returncode == 0
-    assert most > 0
+    assert peak > 0
     assert answer["own_rss"] < LARGEST
-    kept = sum(path.stat().st_size for path in scratch.iterdir())
-    assert kept <= 1.01 * answer["size"]
+    size = sum(path.stat().st_size for path in scratch.iterdir())
+    assert size <= 1.01 * answer["size"]

@@ -53,16 +53,16 @@ real: Any = reactor
 Write = Callable[[int, Event, Callable[[int, int], None]], None]
 
 
-def writing(data: bytes, then: BaseException | None = None) -> Write:
-    """Return a writer of this tar, which raises `then` after it."""
+def writing(data: bytes, failure: BaseException | None = None) -> Write:
+    """Return a writer of this tar, which raises `failure` after it."""
 
     def write(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
         rest = memoryview(data)
         while rest and not stop.is_set():
             rest = rest[os.write(descriptor, rest) :]
             report(len(data) - len(rest), len(data) - len(rest))
-        if then is not None:
-            raise then
+        if failure is not None:
+            raise failure
 
     return write
 
@@ -83,7 +83,7 @@ def options(**members: Any) -> SquashOptions:
 
 
 class Conversion:
-    """One conversion with its output file and what it reported."""
+    """One conversion with its output file and its reports."""
 
     def __init__(self, tmp_path: Path, threads: Threads, binary: str | None = None) -> None:
         """Prepare to run `binary`, else the real program."""
@@ -92,7 +92,7 @@ class Conversion:
         self.program = Mksquashfs(binary or need("mksquashfs"), threads, real, real)
 
     async def run(self, write: Write, *extra: str, epoch: int = TIME, **members: Any) -> None:
-        """Convert what `write` writes."""
+        """Convert the tar that `write` writes."""
         argv = arguments(options(extra=extra, **members), self.output)
         await self.program.run(argv, epoch, self.output, write, self.reports.append)
 
@@ -100,12 +100,12 @@ class Conversion:
 @pytest_twisted.ensureDeferred
 async def test_the_version_is_read() -> None:
     """The installed program says its version, and it is new enough."""
-    found = await version(need("mksquashfs"), real, real)
-    assert check_version(found) == ""
+    numbers = await version(need("mksquashfs"), real, real)
+    assert check_version(numbers) == ""
 
 
 @pytest.mark.parametrize(
-    ("said", "numbers"),
+    ("line", "numbers"),
     [
         ("mksquashfs version 4.3 (2014/05/12)", (4, 3)),
         ("mksquashfs version 4.6.1 (2023/03/25)", (4, 6, 1)),
@@ -113,23 +113,23 @@ async def test_the_version_is_read() -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_versions_of_all_kinds(tmp_path: Path, said: str, numbers: tuple[int, ...]) -> None:
+async def test_versions_of_all_kinds(tmp_path: Path, line: str, numbers: tuple[int, ...]) -> None:
     """Releases of two and three numbers and builds from git are understood."""
-    binary = script(tmp_path / "mksquashfs", f"echo '{said}'")
+    binary = script(tmp_path / "mksquashfs", f"echo '{line}'")
     assert await version(binary, real, real) == numbers
 
 
 @pytest.mark.parametrize("text", ["exit 1", "echo hello", "kill -9 $$"])
 @pytest_twisted.ensureDeferred
 async def test_a_program_that_is_no_mksquashfs(tmp_path: Path, text: str) -> None:
-    """A program that fails or says no version is the operator's to replace, by its key."""
+    """A program that fails or reports no version is an error that names its key."""
     with pytest.raises(ConfigurationError, match="`Mksquashfs`"):
         await version(script(tmp_path / "mksquashfs", text), real, real)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_program_that_is_missing() -> None:
-    """A missing program is the operator's to install."""
+    """A missing program is an error that says what to install."""
     with pytest.raises(ConfigurationError, match=r"Install squashfs-tools 4\.5"):
         await version("no-such-mksquashfs", real, real)
 
@@ -154,12 +154,12 @@ def test_versions_that_read_no_tar_are_refused(old: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "warns"),
+    ("numbers", "warns"),
     [((4, 5), 0), ((4, 6, 1), 0), ((4, 7), 1), ((4, 7, 5), 1), ((4, 7, 6), 0), ((5, 0), 0)],
 )
-def test_versions_with_races_are_named(found: tuple[int, ...], warns: bool) -> None:
-    """4.7 to 4.7.5 have data races; the operator hears of it and may go on."""
-    assert bool(check_version(found)) == warns
+def test_versions_with_races_are_named(numbers: tuple[int, ...], warns: bool) -> None:
+    """4.7 to 4.7.5 have data races: the operator gets a warning and may go on."""
+    assert bool(check_version(numbers)) == warns
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,9 @@ async def test_every_compressor_is_understood(
     tmp_path: Path, threads: Threads, compressor: str, level: int | None, expected: list[str]
 ) -> None:
     """Each compressor gets the level in its own words, and the program accepts them."""
-    shaped = arguments(options(compressor=compressor, level=level), Path("o"))
-    assert [word for word in shaped if word.startswith("-X")] == expected[:1]
-    assert all(word in shaped for word in expected)
+    argv = arguments(options(compressor=compressor, level=level), Path("o"))
+    assert [word for word in argv if word.startswith("-X")] == expected[:1]
+    assert all(word in argv for word in expected)
     conversion = Conversion(tmp_path, threads)
     tar = tar_of_tree(directory(a=file(bytes(200_000))))
     await conversion.run(writing(tar), compressor=compressor, level=level)
@@ -273,7 +273,7 @@ async def test_progress_is_reported(tmp_path: Path, threads: Threads) -> None:
 async def test_every_bad_end_is_told(
     tmp_path: Path, threads: Threads, text: str, kind: type[GatewayError], what: str
 ) -> None:
-    """However the program ends, the user reads what happened, and the broken pipe is not it."""
+    """However the program ends, the error tells the cause, which is not the broken pipe."""
     conversion = Conversion(tmp_path, threads, script(tmp_path / "mksquashfs", text))
     with pytest.raises(kind, match=what) as caught:
         await conversion.run(writing(tar_of_tree(directory(a=file(bytes(3_000_000))))))
@@ -302,7 +302,7 @@ async def test_a_link_without_its_target_is_a_failure(tmp_path: Path, threads: T
 
 @pytest_twisted.ensureDeferred
 async def test_a_stream_cut_short_is_a_failure(tmp_path: Path, threads: Threads) -> None:
-    """A stream that lacks its end is refused by the program, and that is heard."""
+    """A stream that lacks its end is refused by the program, which is an error."""
     tar = tar_of_tree(directory(a=file(bytes(300_000))))
     with pytest.raises(ConversionFailed, match="failed with code 1"):
         await Conversion(tmp_path, threads).run(writing(tar[:200_000]))
@@ -333,8 +333,8 @@ async def test_cancelling_ends_both(tmp_path: Path, threads: Threads) -> None:
     assert open_descriptors() == before
 
 
-class Watched(Threads):
-    """Threads of another pool; tells when somebody has heard how far a program is."""
+class ObservedThreads(Threads):
+    """Threads of another pool, which tell when the progress of a program has been read."""
 
     def __init__(self, threads: Threads, looks: DeferredQueue[Any]) -> None:
         """Put each answer into `looks`."""
@@ -343,11 +343,11 @@ class Watched(Threads):
         self._looks = looks
 
     def begin(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
-        """Begin it there."""
+        """Begin the function in the other pool."""
 
         def tell(result: Any) -> Any:
             if isinstance(result, tuple):
-                real.callLater(0, self._looks.put, result)  # after whoever has asked
+                real.callLater(0, self._looks.put, result)  # after the caller's callbacks
             return result
 
         return self._threads.begin(function, *args, **kwargs).addCallback(tell)
@@ -362,8 +362,8 @@ async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, tex
     output = tmp_path / "image"
     tar = tar_of_tree(directory(a=file(bytes(300_000))))
     looks: DeferredQueue[Any] = DeferredQueue()
-    watched = Watched(threads, looks)
-    program = Mksquashfs(binary, watched, real, clock)
+    observed_threads = ObservedThreads(threads, looks)
+    program = Mksquashfs(binary, observed_threads, real, clock)
     running = Deferred.fromCoroutine(
         program.run([str(output)], TIME, output, writing(tar), lambda _: None)
     )
@@ -404,7 +404,7 @@ async def test_work_is_progress(tmp_path: Path, threads: Threads) -> None:
     looks: DeferredQueue[Any] = DeferredQueue()
     mark = tmp_path / "pid"
     binary = script(tmp_path / "mksquashfs", f"echo $$ >{mark}; while :; do :; done")
-    program = Mksquashfs(binary, Watched(threads, looks), real, clock)
+    program = Mksquashfs(binary, ObservedThreads(threads, looks), real, clock)
     running = Deferred.fromCoroutine(
         program.run(["-"], TIME, tmp_path / "image", waiting, lambda _: None)
     )
@@ -434,7 +434,7 @@ async def test_entries_are_progress(tmp_path: Path, threads: Threads) -> None:
         f"exec 3<>{gate}; while read -r _ <&3; do dd bs=512 count=1 status=none of=/dev/null; done",
     )
     tar = tar_of_tree(directory(**{f"{n}": file(b"") for n in range(100)}))
-    program = Mksquashfs(binary, Watched(threads, looks), real, clock)
+    program = Mksquashfs(binary, ObservedThreads(threads, looks), real, clock)
     pipes: list[int] = []
 
     def headers(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
@@ -481,9 +481,9 @@ async def test_bulk_data_does_not_stop_the_reactor(tmp_path: Path, threads: Thre
     conversion = Conversion(tmp_path, threads)
     noise = io.BytesIO(os.urandom(1 << 20)).getvalue() * 20
     running = Deferred.fromCoroutine(conversion.run(writing(images.tar_of({"noise": noise}))))
-    ended: list[None] = []
-    running.addCallback(lambda _: ended.append(None))
-    while not ended:
+    ends: list[None] = []
+    running.addCallback(lambda _: ends.append(None))
+    while not ends:
         start = time.monotonic()
         await deferLater(real, 0.005)
         worst = max(worst, time.monotonic() - start)

@@ -1,4 +1,4 @@
-"""Plans streamed: read by `tarfile`, by a real `mksquashfs`, by nobody, and stopped."""
+"""Streams of plans: read by `tarfile` and by a real `mksquashfs`, unread, and stopped."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.trees import links, unsquash
 NOISE = random.Random(1).randbytes(3 * PIECE + 77)
 
 
-def into(plan: Plan, layers: Sequence[LayerFile], fd: int, told: list[int]) -> None:
+def stream_into(plan: Plan, layers: Sequence[LayerFile], fd: int, reports: list[int]) -> None:
     """Stream into a descriptor."""
-    stream(plan, layers, fd, threading.Event(), lambda done, _: told.append(done))
+    stream(plan, layers, fd, threading.Event(), lambda done, _: reports.append(done))
 
 
-def squashed(plan: Plan, layers: Sequence[LayerFile], output: Path) -> Path:
-    """Stream through a pipe into a real `mksquashfs`, which must find nothing to say."""
+def squash_stream(plan: Plan, layers: Sequence[LayerFile], output: Path) -> Path:
+    """Stream through a pipe into a real `mksquashfs`, which must print no message."""
     argv = [need("mksquashfs"), "-", str(output), "-tar", "-no-progress", "-quiet", "-all-root"]
     argv += ["-no-xattrs", "-root-mode", "755"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as child:
@@ -84,7 +84,7 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
     plan, layers = plan_layers(tmp_path, *tars)
     expected = contents(stream_plan(plan, layers))
     assert (expected["sparse"], expected["usr/lib/big"]) == (sparse, NOISE)
-    image = squashed(plan, layers, tmp_path / "image")
+    image = squash_stream(plan, layers, tmp_path / "image")
     read = subprocess.run([need("sqfs2tar"), image], check=True, stdout=subprocess.PIPE)
     assert contents(read.stdout) == expected
     tree = unsquash(image, tmp_path / "tree")
@@ -97,21 +97,21 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
 
 @settings(max_examples=25)
 @given(LAYERS)
-def test_random_images_come_out_of_mksquashfs_as_the_model_says(drawn: list[Layer]) -> None:
+def test_random_images_come_out_of_mksquashfs_as_the_model_says(random_layers: list[Layer]) -> None:
     """Nothing is dropped, doubled or renamed on the way, whatever the layers held."""
     try:
-        expected = flatten_model(drawn)
+        expected = flatten_model(random_layers)
     except InvalidLayers:
         return
     with tempfile.TemporaryDirectory() as directory:
-        plan, layers = plan_layers(Path(directory), *(tar_of(each) for each in drawn))
-        image = squashed(plan, layers, Path(directory) / "image")
+        plan, layers = plan_layers(Path(directory), *(tar_of(layer) for layer in random_layers))
+        image = squash_stream(plan, layers, Path(directory) / "image")
         read = subprocess.run([need("sqfs2tar"), image], check=True, stdout=subprocess.PIPE)
     assert contents(read.stdout) == expected.contents
 
 
 def test_the_order_is_what_mksquashfs_needs(tmp_path: Path) -> None:
-    """Directories, then what has no data, then the data in the layers' order; links behind."""
+    """Directories, entries without data, data in the layers' order; links after their targets."""
     lower = [entry("z", b"1"), entry("b/x", b"2"), hard_link("a", "z"), symlink("s", "z")]
     upper = [entry("d/e/f", b"3"), entry("d/c", b""), hard_link("y", "b/x")]
     plan, layers = plan_layers(tmp_path, tar_of(lower), tar_of(upper))
@@ -136,16 +136,16 @@ def test_the_order_is_what_mksquashfs_needs(tmp_path: Path) -> None:
 
 def test_modes_and_times_are_those_of_the_plan(tmp_path: Path) -> None:
     """Directories, files, symlinks and links: root's, with the planned mode and time."""
-    made = [
+    entries = [
         entry("d/", mode=0o1777, mtime=2**32 - 1),
         entry("d/f", b"1", mode=0o600, mtime=5),
         hard_link("g", "d/f"),
         symlink("s", "t"),
     ]
-    plan, layers = plan_layers(tmp_path, tar_of(made))
+    plan, layers = plan_layers(tmp_path, tar_of(entries))
     with tarfile.open(fileobj=io.BytesIO(stream_plan(plan, layers))) as tar:
-        found = {info.name: (info.mode, info.mtime, info.uid, info.gid) for info in tar}
-    assert found == {
+        headers = {info.name: (info.mode, info.mtime, info.uid, info.gid) for info in tar}
+    assert headers == {
         "d": (0o1777, 2**32 - 1, 0, 0),
         "d/f": (0o644, 5, 0, 0),
         "g": (0o644, 5, 0, 0),
@@ -154,7 +154,7 @@ def test_modes_and_times_are_those_of_the_plan(tmp_path: Path) -> None:
 
 
 def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
-    """A layer without surviving content is not opened; another not beyond its last needed byte."""
+    """Layers are read to their last necessary byte, and not at all if they have none."""
     whiteout_name, used = tar_of({"a": b"old"}), tar_of({"b": b"1", "c": bytes(4 * PIECE)})
     plan, layers = plan_layers(tmp_path, whiteout_name, used, tar_of({"a": b"new", ".wh.c": b""}))
     layers[0].path.unlink()
@@ -164,7 +164,7 @@ def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])
 def test_a_layer_that_has_changed_is_an_error(tmp_path: Path, compression: str) -> None:
-    """What is shorter than its index is never padded out."""
+    """A layer that is shorter than its index is never padded."""
     tar = tar_of({"a": NOISE})
     plan, layers = plan_layers(tmp_path, tar, compression=compression)
     layers[0].path.write_bytes(compress(tar[: len(tar) // 2], compression))
@@ -173,15 +173,15 @@ def test_a_layer_that_has_changed_is_an_error(tmp_path: Path, compression: str) 
 
 
 def test_progress_rises_to_the_size_of_the_files(tmp_path: Path) -> None:
-    """Told in bytes of the plan's files, each inode once."""
+    """Progress counts the bytes of the plan's files, each inode once."""
     files = {"a": NOISE, **{f"small{n}": bytes(n) for n in range(100)}}
     plan, layers = plan_layers(tmp_path, tar_of(files))
-    told: list[int] = []
+    reports: list[int] = []
     with (tmp_path / "out").open("wb") as out:
-        into(plan, layers, out.fileno(), told)
-    assert told == sorted(told)
-    assert told[-1] == plan.report.size
-    assert len(told) < 80
+        stream_into(plan, layers, out.fileno(), reports)
+    assert reports == sorted(reports)
+    assert reports[-1] == plan.report.size
+    assert len(reports) < 80
 
 
 def test_a_reader_that_is_gone_is_a_broken_pipe(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_reader_that_is_gone_is_a_broken_pipe(tmp_path: Path) -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
     with pytest.raises(BrokenPipeError):
-        into(plan, layers, write_fd, [])
+        stream_into(plan, layers, write_fd, [])
     os.close(write_fd)
 
 
@@ -205,7 +205,7 @@ def test_the_flag_ends_the_stream(tmp_path: Path) -> None:
 
 
 def test_a_flag_that_is_set_before_writes_nothing(tmp_path: Path) -> None:
-    """Also where the image has no data at all."""
+    """The flag also stops the stream of an image without data."""
     plan, layers = plan_layers(tmp_path, tar_of([entry("d/")]))
     stop = threading.Event()
     stop.set()
@@ -216,21 +216,21 @@ def test_a_flag_that_is_set_before_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_slow_reader_holds_the_stream_back(tmp_path: Path) -> None:
-    """What the pipe cannot hold waits in the layer, not in memory; all of it arrives."""
+    """Data that the pipe cannot hold waits in the layer, not in memory, and arrives."""
     plan, layers = plan_layers(tmp_path, tar_of({f"f{n}": NOISE for n in range(8)}))
     read_fd, write_fd = os.pipe()
-    told: list[int] = []
-    writer = threading.Thread(target=into, args=(plan, layers, write_fd, told))
+    reports: list[int] = []
+    writer = threading.Thread(target=stream_into, args=(plan, layers, write_fd, reports))
     writer.start()
-    received = os.read(read_fd, 4096)
-    assert (told or [0])[-1] < len(NOISE) * 8
+    output = os.read(read_fd, 4096)
+    assert (reports or [0])[-1] < len(NOISE) * 8
     assert writer.is_alive()
-    while len(received) < 8 * len(NOISE) or not received.endswith(END):
-        received += os.read(read_fd, 1 << 20)
+    while len(output) < 8 * len(NOISE) or not output.endswith(END):
+        output += os.read(read_fd, 1 << 20)
     writer.join()
     os.close(read_fd)
     os.close(write_fd)
-    assert contents(received) == {f"f{n}": NOISE for n in range(8)}
+    assert contents(output) == {f"f{n}": NOISE for n in range(8)}
 
 
 def test_files_of_9_gib_have_their_size_in_the_header(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_files_of_9_gib_have_their_size_in_the_header(tmp_path: Path) -> None:
 
     def write() -> None:
         with pytest.raises(BrokenPipeError):
-            into(plan, layers, write_fd, [])
+            stream_into(plan, layers, write_fd, [])
 
     writer = threading.Thread(target=write)
     writer.start()

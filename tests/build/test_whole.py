@@ -1,4 +1,4 @@
-"""From layers to a converted file: built once, checked, shared, and swept when nobody needs it."""
+"""From layers to a converted file: built once, checked, shared, and swept when it is unused."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
 from tests import images
-from tests.build.parts import content_of, mounted, open_descriptors, running_in, script
-from tests.build.site import ID, OTHER, REAL, TREE, Site
+from tests.build.parts import content_of, mount, open_descriptors, running_in, script
+from tests.build.site import ID, OTHER_ID, REAL, TREE, Site
 from tests.parts import lacking, need, small_disk
 from tests.work.waiting import until
 
@@ -45,10 +45,10 @@ real: Any = reactor
 @pytest_twisted.ensureDeferred
 async def test_layers_become_one_file(site: Site) -> None:
     """The file holds the merged tree with its data; it lies alone with its sidecar, private."""
-    async with site.build(site.two) as built:
-        content = content_of(built.path)
-        data = built.path.read_bytes()
-        mode = built.path.stat().st_mode & 0o777
+    async with site.build(site.two) as image:
+        content = content_of(image.path)
+        data = image.path.read_bytes()
+        mode = image.path.stat().st_mode & 0o777
     assert content["usr/bin/tool"] == (tarfile.REGTYPE, 0o755, b"#!tool")
     assert content["usr/bin/through"] == (tarfile.REGTYPE, 0o644, b"4")
     assert content["closed"][1:] == (0o644, b"5")
@@ -58,40 +58,40 @@ async def test_layers_become_one_file(site: Site) -> None:
     assert content["bin"][2] == "usr/bin"
     assert len(content["data"][2]) == 500_000
     assert "gone" not in content
-    assert (built.size, built.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert (image.size, image.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert mode == 0o600
-    base = built.path.stem
+    base = image.path.stem
     assert base.startswith(ID + "-")
     assert site.names == [f"{base}.json", f"{base}.squashfs"]
-    assert site.converted.stat().st_mode & 0o777 == 0o700
+    assert site.directory.stat().st_mode & 0o777 == 0o700
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_told_on_the_way(site: Site) -> None:
     """States in order, progress in bytes of each stage up to its end, seconds of each stage."""
     layers = site.two
-    built = await site.built(layers)
+    image = await site.build_image(layers)
     assert site.states == ["EXAMINATION", "CONVERSION"]
     stages = {progress.stage: progress for progress in site.progress}
-    compressed = sum(layer.path.stat().st_size for layer in layers)
-    assert stages["index"] == Progress("index", compressed, compressed)
-    assert stages["squash"] == Progress("squash", built.report.size, built.report.size)
-    assert set(built.seconds) == {"index", "plan", "squash", "check"}
-    assert built.report.modes >= 1
+    layers_size = sum(layer.path.stat().st_size for layer in layers)
+    assert stages["index"] == Progress("index", layers_size, layers_size)
+    assert stages["squash"] == Progress("squash", image.report.size, image.report.size)
+    assert set(image.seconds) == {"index", "plan", "squash", "check"}
+    assert image.report.modes >= 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_built_file_is_used_again(site: Site) -> None:
-    """The second build of the same finds the file, verifies it, and says the same of it."""
+    """A second build of an image finds the file, verifies it, and returns the same report."""
     layers = site.two
     options = SquashOptions(level=1, memory="64M")
     assert not await site.builder.has(ID, options)
-    first = await site.built(layers)
+    first = await site.build_image(layers)
     assert await site.builder.has(ID, options)
     assert not await site.builder.has(ID, replace(options, level=2))
     inode = first.path.stat().st_ino
     site.states.clear()
-    second = await site.built(layers)
+    second = await site.build_image(layers)
     assert (second.path, second.size, second.sha256) == (first.path, first.size, first.sha256)
     assert second.report == first.report
     assert second.path.stat().st_ino == inode
@@ -101,26 +101,26 @@ async def test_a_built_file_is_used_again(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_options_have_files_of_their_own(site: Site) -> None:
-    """Other options are another file; what does not shape the bytes is not another option."""
+    """Options that change the bytes have files of their own; other options share one."""
     layers = site.two
-    gzip = await site.built(layers)
-    zstd = await site.built(layers, compressor="zstd", level=3)
+    gzip = await site.build_image(layers)
+    zstd = await site.build_image(layers, compressor="zstd", level=3)
     assert gzip.path != zstd.path
     assert content_of(gzip.path) == content_of(zstd.path)
-    again = await site.built(layers, processors=1, memory="128M")
-    assert again.path == gzip.path
-    assert set(again.seconds) == {"verify"}
+    reuse = await site.build_image(layers, processors=1, memory="128M")
+    assert reuse.path == gzip.path
+    assert set(reuse.seconds) == {"verify"}
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_image_gives_the_same_bytes(site: Site, tmp_path: Path) -> None:
     """Another machine, another moment, another number of processors: the same bytes."""
     layers = site.two
-    first = await site.built(layers)
+    first = await site.build_image(layers)
     (tmp_path / "other").mkdir()
     await deferLater(real, 1.1)
-    elsewhere = Site(tmp_path / "other", site.builder._threads)
-    second = await elsewhere.built(layers, processors=1)
+    second_site = Site(tmp_path / "other", site.builder._threads)
+    second = await second_site.build_image(layers, processors=1)
     assert second.sha256 == first.sha256
     assert second.path != first.path
 
@@ -129,26 +129,26 @@ async def test_the_same_image_gives_the_same_bytes(site: Site, tmp_path: Path) -
 async def test_a_long_conversion_elsewhere_holds_no_worker(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a while a pull that waits for the same conversion is to come again."""
+    """A pull that waits too long for the same conversion is postponed."""
     monkeypatch.setattr(image_build, "PATIENCE", 0.3)
-    files = ConvertedFiles(site.converted, ID, SquashOptions(level=1, memory="64M").key)
-    await site.built(site.two)
+    files = ConvertedFiles(site.directory, ID, SquashOptions(level=1, memory="64M").key)
+    await site.build_image(site.two)
     async with file_lock(files.lock, site.builder._threads, real):
         with pytest.raises(RetryLater) as caught:
-            await site.built(site.two)
+            await site.build_image(site.two)
     assert caught.value.why == "the same conversion for another pull"
     assert isinstance(caught.value.failure, ConversionFailed)
-    await site.built(site.two)
+    await site.build_image(site.two)
 
 
 @pytest_twisted.ensureDeferred
 async def test_many_askers_build_once(site: Site) -> None:
-    """Askers of the same wait for the one that builds, and all get its file."""
+    """Concurrent builds of an image wait for the first one, and all get its file."""
     layers = site.two
-    running = [Deferred.fromCoroutine(site.built(layers)) for _ in range(4)]
+    running = [Deferred.fromCoroutine(site.build_image(layers)) for _ in range(4)]
     results = await gatherResults(running)
-    assert len({built.sha256 for built in results}) == 1
-    assert sorted(set(built.seconds) == {"verify"} for built in results) == [
+    assert len({image.sha256 for image in results}) == 1
+    assert sorted(set(image.seconds) == {"verify"} for image in results) == [
         False,
         True,
         True,
@@ -160,17 +160,17 @@ async def test_many_askers_build_once(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_waiting_asker_takes_over(tmp_path: Path, threads: Threads) -> None:
-    """When the one that builds is cancelled, the next one builds."""
+    """When the first build is cancelled, the next one takes over."""
     (tmp_path / "bin").mkdir()
-    once = tmp_path / "once"
-    hang_once = f"mkdir {once} 2>/dev/null && while :; do sleep 0.1; done"
+    mark = tmp_path / "once"
+    hang_once = f"mkdir {mark} 2>/dev/null && while :; do sleep 0.1; done"
     binary = script(tmp_path / "bin" / "mksquashfs", f'{REAL}; {hang_once}; exec "$real" "$@"')
     site = Site(tmp_path, threads, binary)
     layers = site.two
-    first = Deferred.fromCoroutine(site.built(layers))
-    while not once.exists():
+    first = Deferred.fromCoroutine(site.build_image(layers))
+    while not mark.exists():
         await deferLater(real, 0.01)
-    second = Deferred.fromCoroutine(site.built(layers))
+    second = Deferred.fromCoroutine(site.build_image(layers))
     await deferLater(real, 0.05)
     first.cancel()
     with pytest.raises(CancelledError):
@@ -180,38 +180,38 @@ async def test_a_waiting_asker_takes_over(tmp_path: Path, threads: Threads) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_id_is_never_a_path(site: Site) -> None:
-    """What is not 64 hexadecimal digits makes no file name."""
+    """A text other than 64 hexadecimal digits makes no file name."""
     for bad in ("", "../x", "a" * 63, "A" * 64, "a" * 64 + "\n"):
         with pytest.raises(ValueError, match="names no converted file"):
-            await site.built([], image_id=bad)
-    assert not site.converted.exists()
+            await site.build_image([], image_id=bad)
+    assert not site.directory.exists()
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_without_layers(site: Site) -> None:
     """No layer, or an empty one, is an empty file system."""
-    assert content_of((await site.built([])).path) == {}
-    empty = await site.built([site.layer([])], image_id=OTHER)
+    assert content_of((await site.build_image([])).path) == {}
+    empty = await site.build_image([site.layer([])], image_id=OTHER_ID)
     assert content_of(empty.path) == {}
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_bad_layer_stops_everything(site: Site) -> None:
     """A layer that is no archive, or not the one promised, fails and leaves nothing."""
-    good, broken = site.layer(TREE), site.layer([images.entry("x", b"x")])
-    broken.path.write_bytes(b"no archive at all" * 100)
+    good, bad = site.layer(TREE), site.layer([images.entry("x", b"x")])
+    bad.path.write_bytes(b"no archive at all" * 100)
     with pytest.raises(LayerInvalid):
-        await site.built([good, broken])
+        await site.build_image([good, bad])
     with pytest.raises(BlobCorrupt):
-        await site.built([LayerFile(good.path, Digest.of(b"other"))])
+        await site.build_image([LayerFile(good.path, Digest.of(b"other"))])
     await until(lambda: site.names == [])  # a lock that came too late goes in a thread
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_vanished(site: Site, tmp_path: Path) -> None:
-    """A layer's file that is not there was damaged, which whoever fetched it can mend."""
+    """A missing file of a layer raises `BlobCorrupt`, so that the pull fetches it again."""
     with pytest.raises(BlobCorrupt) as caught:
-        await site.built([LayerFile(tmp_path / "none")])
+        await site.build_image([LayerFile(tmp_path / "none")])
     assert str(tmp_path) not in str(caught.value)
     assert str(tmp_path) in caught.value.detail
 
@@ -230,25 +230,25 @@ async def test_a_layer_that_vanished(site: Site, tmp_path: Path) -> None:
 async def test_a_failed_conversion_leaves_nothing(
     tmp_path: Path, threads: Threads, text: str, what: str
 ) -> None:
-    """However `mksquashfs` fails, also with a good exit code, no file remains and it is told."""
+    """However `mksquashfs` fails, even with exit code 0, an error is raised and no file remains."""
     (tmp_path / "bin").mkdir()
     site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text))
     with pytest.raises(ConversionFailed, match=what):
-        await site.built(site.two)
+        await site.build_image(site.two)
     assert site.names == []
     assert running_in(tmp_path / "bin") == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_wrong_tree_is_never_delivered(tmp_path: Path, threads: Threads) -> None:
-    """A `mksquashfs` that makes a sound file of something else is found out."""
+    """A `mksquashfs` that makes a sound file of another tree is an error."""
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "other").write_text("other")
     (tmp_path / "bin").mkdir()
     text = f'cat >/dev/null; {REAL}; exec "$real" {tmp_path}/tree "$2" -noappend -all-root -quiet'
     site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text))
     with pytest.raises(ConversionFailed, match="not what was planned"):
-        await site.built(site.two)
+        await site.build_image(site.two)
     assert site.names == []
 
 
@@ -261,14 +261,14 @@ async def test_cancelling_leaves_nothing(tmp_path: Path, threads: Threads, after
     site = Site(tmp_path, threads)
     noise = [images.entry(f"noise-{n}", os.urandom(3_000_000)) for n in range(4)]
     layers = [site.layer(noise, "plain")]
-    running = Deferred.fromCoroutine(site.built(layers, compressor="xz", level=None))
+    running = Deferred.fromCoroutine(site.build_image(layers, compressor="xz", level=None))
     await deferLater(real, after)
     running.cancel()
     with pytest.raises(CancelledError):
         await running
     assert running_in(tmp_path) == []
     # A lock that a thread takes after the cancellation is released in a thread, too.
-    await until(lambda: not site.converted.exists() or site.names == [])
+    await until(lambda: not site.directory.exists() or site.names == [])
     await until(lambda: open_descriptors() == descriptors)
 
 
@@ -278,7 +278,7 @@ async def test_cancelling_a_hung_conversion(tmp_path: Path, threads: Threads) ->
     (tmp_path / "bin").mkdir()
     binary = script(tmp_path / "bin" / "mksquashfs", "while :; do sleep 0.1; done")
     site = Site(tmp_path, threads, binary)
-    running = Deferred.fromCoroutine(site.built(site.two))
+    running = Deferred.fromCoroutine(site.build_image(site.two))
     await deferLater(real, 0.5)
     assert site.states == ["EXAMINATION", "CONVERSION"]
     running.cancel()
@@ -290,7 +290,7 @@ async def test_cancelling_a_hung_conversion(tmp_path: Path, threads: Threads) ->
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_of_the_user_of_the_file_is_the_users(site: Site) -> None:
-    """What the body of the context raises passes through as it is; the file stays."""
+    """An error of the body of the context is raised unchanged; the file stays."""
     with pytest.raises(FileNotFoundError):
         async with site.build(site.two):
             raise FileNotFoundError
@@ -305,7 +305,7 @@ async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
         site = Site(tmp_path, threads)
         site.builder = SquashBuilder(place, need("mksquashfs"), threads, threads, real, real)
         with pytest.raises(NoSpace):
-            await site.built([site.layer([images.entry("noise", os.urandom(4_000_000))])])
+            await site.build_image([site.layer([images.entry("noise", os.urandom(4_000_000))])])
         assert list(place.iterdir()) == []
         for number in range(20):
             try:
@@ -313,7 +313,7 @@ async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
             except OSError:
                 break
         with pytest.raises(NoSpace):
-            await site.built(site.two)
+            await site.build_image(site.two)
 
 
 @pytest_twisted.ensureDeferred
@@ -325,7 +325,7 @@ async def test_what_surely_does_not_fit_is_refused(site: Site) -> None:
 
 
 def zeros(size: int) -> bytes:
-    """Return a zstd frame of a tar with one file of so many zeros, some bytes for each 128 KiB."""
+    """Return a zstd frame of a tar with one file of `size` zeros: a few bytes for each 128 KiB."""
     info = tarfile.TarInfo("zeros")
     info.size = size
     head = info.tobuf(tarfile.GNU_FORMAT)
@@ -342,50 +342,50 @@ async def test_an_examination_has_a_limit_of_time(site: Site, tmp_path: Path) ->
     path = tmp_path / "zeros"
     path.write_bytes(zeros(1 << 39))
     limits = BuildLimits(layers_size=1 << 50, stages=StageLimits(examination=0.3))
-    started = time.process_time()
+    start = time.process_time()
     with pytest.raises(ImageTooLarge, match=r"Examining .* longer than 0\.3 seconds") as caught:
-        await site.built([LayerFile(path)], limits=limits)
+        await site.build_image([LayerFile(path)], limits=limits)
     assert "`StageLimits.examination`" in caught.value.remedy
-    assert time.process_time() - started < 3
+    assert time.process_time() - start < 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_conversion_has_a_limit_of_time(tmp_path: Path, threads: Threads) -> None:
-    """A program that works on and on is stopped, and leaves nothing."""
+    """A program that does not end is stopped, and leaves no file."""
     slow = script(tmp_path / "mksquashfs", "cat >/dev/null; exec sleep 60")
     site = Site(tmp_path, threads, slow)
     limits = BuildLimits(stages=StageLimits(conversion=0.3))
     with pytest.raises(ImageTooLarge, match="Converting") as caught:
-        await site.built(site.two, limits=limits)
+        await site.build_image(site.two, limits=limits)
     assert "`StageLimits.conversion`" in caught.value.remedy
     assert site.names == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_unused_files_make_way(tmp_path: Path, threads: Threads) -> None:
-    """Where the disk is full, what was converted for others and is not in use goes.
+    """On a full disk, unused files of other images are removed.
 
-    Not for the size that a manifest claims, but for layers that have arrived.
+    They make room for layers that have arrived, not for the size that a manifest claims.
     """
     site = Site(tmp_path, threads)
     noise = [site.layer([images.entry("noise", os.urandom(600_000))]) for _ in range(3)]
-    with small_disk(site.converted, "size=2m"):
+    with small_disk(site.directory, "size=2m"):
         async with site.build([noise[0]]) as used:
-            unused = await site.built([noise[1]], image_id=OTHER)
+            old_image = await site.build_image([noise[1]], image_id=OTHER_ID)
             await site.builder.check_space(3_600_000)
             with pytest.raises(NoSpace):
                 await site.builder.check_space(4_800_000)
-            assert unused.path.exists()
-            await site.built(noise[1:], image_id="ef" * 32, limits=BuildLimits())
-            assert not unused.path.exists()
+            assert old_image.path.exists()
+            await site.build_image(noise[1:], image_id="ef" * 32, limits=BuildLimits())
+            assert not old_image.path.exists()
             assert used.path.exists()
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_cannot_be_removed_is_told(site: Site) -> None:
-    """A sweep that meets what is no file of ours says so as everything else here does."""
-    site.converted.mkdir(exist_ok=True)
-    site.converted.joinpath(f"{'0' * 64}-{'0' * 12}.squashfs").mkdir()
+    """A sweep that cannot remove a file raises `ConversionFailed`."""
+    site.directory.mkdir(exist_ok=True)
+    site.directory.joinpath(f"{'0' * 64}-{'0' * 12}.squashfs").mkdir()
     with pytest.raises(ConversionFailed, match="could not read or write its own files"):
         await site.builder.sweep(math.inf)
 
@@ -395,8 +395,8 @@ async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
     """Mounted, the file shows data, links, modes and owners as planned."""
     place = tmp_path / "mounted"
     place.mkdir()
-    async with site.build(site.two) as built:
-        with mounted("-t", "squashfs", "-o", "loop,ro", str(built.path), str(place)) as done:
+    async with site.build(site.two) as image:
+        with mount("-t", "squashfs", "-o", "loop,ro", str(image.path), str(place)) as done:
             if not done:
                 lacking("only root may mount, where there are loop devices")
             tool, alias = place / "usr/bin/tool", place / "bin/alias"
@@ -415,12 +415,12 @@ async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layers_lie_in_the_order_of_the_manifest(site: Site) -> None:
-    """Whichever is examined first: the upper one's file is seen, be it in a larger layer."""
+    """The file of the upper layer is visible, whichever layer is examined first."""
     small = site.layer([images.entry("name", b"small")])
     large = site.layer([images.entry("name", b"large"), images.entry("data", os.urandom(99_999))])
-    for layers, wanted in (([small, large], b"large"), ([large, small], b"small")):
-        async with site.build(layers, image_id=Digest.of(wanted).hex) as built:
-            assert content_of(built.path)["name"][2] == wanted
+    for layers, content in (([small, large], b"large"), ([large, small], b"small")):
+        async with site.build(layers, image_id=Digest.of(content).hex) as image:
+            assert content_of(image.path)["name"][2] == content
 
 
 @pytest_twisted.ensureDeferred
@@ -432,5 +432,5 @@ async def test_entries_of_all_layers_together_are_bounded(site: Site) -> None:
     with pytest.raises(ImageTooLarge, match="together"):
         async with site.build(layers, limits=BuildLimits(entries=5)):
             raise AssertionError
-    async with site.build(layers[:3], limits=BuildLimits(entries=5)) as built:
-        assert built.report.entries == 5
+    async with site.build(layers[:3], limits=BuildLimits(entries=5)) as image:
+        assert image.report.entries == 5
