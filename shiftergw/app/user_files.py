@@ -51,7 +51,7 @@ def user_files(
         WorkerDownloads(spool, preparation.seal, reactor),
         partial(check_import, config, calls),
     )
-    return files, [threads, spool, Rounds(uploads.tidy_up, reactor, INTERVAL, "uploads")]
+    return files, [threads, spool, Rounds(uploads.cleanup.tidy_up, reactor, INTERVAL, "uploads")]
 
 
 async def check_import(config: Config, calls: BoundedThreadCalls, path: str, user: str) -> None:

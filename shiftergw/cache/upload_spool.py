@@ -25,8 +25,9 @@ from shiftergw.cache.upload_states import (
     list_uploads,
     locked_state,
     read_upload,
+    remove_upload,
     spool_errors,
-    state_path,
+    touch_upload,
     write_state,
 )
 from shiftergw.errors import ConfigurationError, Unavailable
@@ -107,9 +108,13 @@ class UploadFiles(Service):
         """See the port."""
         return await self._threads.run(_note_pull, self._directory, upload_id, key, now, old_pulls)
 
-    async def remove(self, upload_id: str, pulls: Collection[str] | None = None) -> None:
+    async def touch(self, upload_id: str, now: float) -> UserUpload | None:
         """See the port."""
-        await self._threads.run(_remove, self._directory, upload_id, pulls)
+        return await self._threads.run(touch_upload, self._directory, upload_id, now)
+
+    async def remove(self, upload_id: str, expected: UserUpload | None = None) -> bool:
+        """See the port."""
+        return await self._threads.run(remove_upload, self._directory, upload_id, expected)
 
     async def free_space(self) -> int:
         """See the port."""
@@ -239,17 +244,6 @@ def _note_pull(
         pulls = (*(pull for pull in upload.pulls if pull != key and pull not in old_pulls), key)
         write_state(directory, replace(upload, pulls=pulls, last_write=now))
     return True
-
-
-def _remove(directory: Path, upload_id: str, pulls: Collection[str] | None) -> None:
-    """Remove the JSON first: without it there is no upload, and the bytes are swept."""
-    if UPLOAD_ID.fullmatch(upload_id) is not None:
-        with locked_state(directory, upload_id), spool_errors():
-            upload = None if pulls is None else read_upload(directory, upload_id)
-            if upload is not None and set(upload.pulls) != set(pulls or ()):
-                return
-            state_path(directory, upload_id).unlink(missing_ok=True)
-            data_path(directory, upload_id).unlink(missing_ok=True)
 
 
 def _sweep(directory: Path, before: float) -> int:

@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from shiftergw.errors import Unavailable
+from shiftergw.errors import NoSpace, Unavailable
 from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload, data_file, state_file
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import read_whole, write_private
@@ -86,6 +86,41 @@ def write_state(directory: Path, upload: UserUpload) -> None:
         "pulls": list(upload.pulls),
     }
     write_private(state_path(directory, upload.id), json.dumps(document).encode())
+
+
+def touch_upload(directory: Path, upload_id: str, now: float) -> UserUpload | None:
+    """Note a change at this time; see `UploadSpool.touch`. Blocks."""
+    if UPLOAD_ID.fullmatch(upload_id) is None:
+        return None
+    with locked_state(directory, upload_id), spool_errors():
+        upload = read_upload(directory, upload_id)
+        if upload is not None:
+            upload = replace(upload, last_write=now)
+            write_state(directory, upload)
+    return upload
+
+
+def remove_upload(directory: Path, upload_id: str, expected: UserUpload | None) -> bool:
+    """Remove an upload; see `UploadSpool.remove`. Blocks."""
+    if UPLOAD_ID.fullmatch(upload_id) is None:
+        return True
+    try:
+        with locked_state(directory, upload_id):
+            return _unlink(directory, upload_id, expected)
+    except NoSpace:
+        # A removal must succeed on a full disk, where no lock can be created. No process can write
+        # the state there, either.
+        return _unlink(directory, upload_id, expected)
+
+
+def _unlink(directory: Path, upload_id: str, expected: UserUpload | None) -> bool:
+    """Remove the JSON first: without it there is no upload, and the bytes are swept."""
+    if expected is not None and read_upload(directory, upload_id) not in {None, expected}:
+        return False
+    with spool_errors():
+        state_path(directory, upload_id).unlink(missing_ok=True)
+        data_path(directory, upload_id).unlink(missing_ok=True)
+    return True
 
 
 @contextmanager

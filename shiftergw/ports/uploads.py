@@ -72,10 +72,15 @@ class UploadSpool(Protocol):
         """
         ...
 
-    async def remove(self, upload_id: str, pulls: Collection[str] | None = None) -> None:
+    async def touch(self, upload_id: str, now: float) -> UserUpload | None:
+        """Note a change of an upload at this time; return the upload, or None if it is absent."""
+        ...
+
+    async def remove(self, upload_id: str, expected: UserUpload | None = None) -> bool:
         """Remove an upload; it need not exist. A reader that has opened it can still read it.
 
-        With `pulls` it stays if other pulls than these have been noted.
+        With `expected`, the upload as it was seen, it stays if it has changed since; returns
+        whether it is gone.
         """
         ...
 

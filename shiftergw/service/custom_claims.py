@@ -98,6 +98,11 @@ class CustomClaims:
         if existing is not None:
             return existing
         file = await describe()
+        earlier = await self._image_of_tag(request)
+        # Only now its digest is known: the last pull of the image may be of another upload of it.
+        existing = await self._ready(session, request, file)
+        if existing is not None:
+            return existing
         self._claims.check_workers()
         request = replace(request, upload=file)
         record, is_new = await self._store.claim(
@@ -106,8 +111,11 @@ class CustomClaims:
         if not is_new:
             return _shown_to(session, record, request)
         try:
-            # Another pull of this name may have ended between our query and our claim.
-            existing = await self._ready(session, request, file)
+            # Another pull of this name may have ended between our query and our claim. Without that
+            # the image is not asked for again: the claim has removed failures, which count.
+            latest = await self._image_of_tag(request)
+            if latest is not None and (earlier is None or latest.last_pull != earlier.last_pull):
+                existing = await self._ready(session, request, file)
             if existing is None and self._uploads is not None and file.id:
                 await self._uploads.note_pull(file.id, record.key)
         except GatewayError:
@@ -118,6 +126,9 @@ class CustomClaims:
             return existing
         self._wake()
         return replace(record, status=State.INIT)
+
+    async def _image_of_tag(self, request: PullRequest) -> ImageRecord | None:
+        return await self._store.find(request.system, request.itype, [request.tag])
 
     async def _work(self, session: Session, request: PullRequest) -> ImageRecord | None:
         """Return work in flight on this name, or a recent failure of the same request."""
@@ -136,9 +147,11 @@ class CustomClaims:
 
         With another access the image is made again, so that no answer hides who may use it. A
         file that was imported may have changed since: it is read again once the image is not
-        fresh. Raises `NotAllowed` if another user's image has the name.
+        fresh. Users who upload one content share its image, whose record has the upload of the last
+        pull; so an upload with the same content counts as the same file. Raises `NotAllowed` if
+        another user's image has the name.
         """
-        record = await self._store.find(request.system, request.itype, [request.tag])
+        record = await self._image_of_tag(request)
         if record is None:
             return None
         now = self._clock.seconds()
@@ -146,17 +159,33 @@ class CustomClaims:
         is_current = bool(file.id) or (record.last_pull or 0) + fresh >= now
         if (
             is_current
-            and file.is_same_file(record.upload)
             and _has_same_access(session, request, record)
+            and await self._is_made_of(request, record, file)
         ):
             timeout = self._config.image_expiration_timeout
             await extend_expiration(self._store, record, now, timeout)
             if self._uploads is not None and file.id:
                 with suppress(Unavailable):
-                    await self._uploads.forget(session, file.id)
+                    await self._uploads.cleanup.forget(session, file.id)
             return record
         check_owner(session, record, request.tag)
         return None
+
+    async def _is_made_of(self, request: PullRequest, record: ImageRecord, file: ImageFile) -> bool:
+        """Return whether a READY image is made of a file, or of one with the same content.
+
+        The image does not count if work on it has failed since: its file may be gone from the
+        system, and then the user uploads it again.
+        """
+        if not _is_same(file, record.upload):
+            return False
+        work = await self._store.find_work(request.system, request.itype, request.tag)
+        return not any(
+            failure.status is State.FAILURE
+            and (failure.last_pull or 0) > (record.last_pull or 0)
+            and (failure.upload is None or _is_same(file, failure.upload))
+            for failure in work
+        )
 
     async def find_image_of_content(
         self, session: Session, request: PullRequest, file: ImageFile
@@ -165,12 +194,14 @@ class CustomClaims:
 
         `file` needs no id, since nothing has been uploaded. Returns None for another content or
         access, and while there is work on the name. Raises the error that a pull of the file would
-        end with at once.
+        end with at once. An upload of the file that was interrupted is of no more use, and removed.
         """
         _check_access(session, request, public=file.public)
         await self.check_new_image(session, request)
-        record = await self._store.find(request.system, request.itype, [request.tag])
-        if record is None or record.upload is None or not file.has_same_content(record.upload):
+        record = await self._image_of_tag(request)
+        if record is None or not file.sha256:
+            return None
+        if not await self._is_made_of(request, record, file):
             return None
         if not _has_same_access(session, request, record):
             return None
@@ -179,6 +210,9 @@ class CustomClaims:
             return None
         timeout = self._config.image_expiration_timeout
         await extend_expiration(self._store, record, self._clock.seconds(), timeout)
+        if self._uploads is not None:
+            with suppress(Unavailable):
+                await self._uploads.cleanup.forget_content(session, file)
         return record
 
     async def check_new_image(self, session: Session, request: PullRequest) -> None:
@@ -187,7 +221,7 @@ class CustomClaims:
         A later pull may still be refused: the name is not reserved.
         """
         check_name(session, request)
-        record = await self._store.find(request.system, request.itype, [request.tag])
+        record = await self._image_of_tag(request)
         if record is not None:
             check_owner(session, record, request.tag)
 
@@ -209,6 +243,12 @@ def _check_access(session: Session, request: PullRequest, *, public: bool) -> No
     check_readers(session, request)
     if public and (request.user_acl or request.group_acl):
         raise BadRequest("An image that everybody may use has no list of readers.")
+
+
+def _is_same(file: ImageFile, other_file: ImageFile | None) -> bool:
+    return other_file is not None and (
+        file.is_same_file(other_file) or file.has_same_content(other_file)
+    )
 
 
 def _has_same_access(session: Session, request: PullRequest, ready: ImageRecord) -> bool:

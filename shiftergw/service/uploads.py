@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from shiftergw.errors import (
+    NoSpace,
     NotAuthenticated,
     NotFound,
     TooLarge,
@@ -23,12 +24,12 @@ from shiftergw.errors import (
     amount,
     printable,
 )
-from shiftergw.model import ANONYMOUS, ImageRecord, Session, UploadDeclaration, UserUpload
+from shiftergw.model import ANONYMOUS, Session, UploadDeclaration, UserUpload
 from shiftergw.plumbing.timing import shield
 from shiftergw.ports import ImageStore, UploadSpool, UploadWriter
 from shiftergw.service.upload_chunks import Chunk
+from shiftergw.service.upload_cleanup import UploadCleanup, is_owner, records_of
 from shiftergw.service.upload_space import UploadLimits, UploadSpace
-from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -58,6 +59,9 @@ class Uploads:
         self._space = UploadSpace(spool, limits, clock)
         self._clock = clock
         self._chunks: dict[str, Chunk] = {}
+        self.cleanup = UploadCleanup(
+            spool, store, limits.keep_seconds, clock, lambda upload_id: upload_id in self._chunks
+        )
         self._chunks_of_users: Counter[int] = Counter()
         self._declaring = DeferredLock()
 
@@ -81,7 +85,9 @@ class Uploads:
             uploads = await self._spool.list()
             for upload in uploads:
                 if upload.declaration.is_same_upload(declaration):
-                    return upload
+                    resumed_upload = await self._resume(upload)
+                    if resumed_upload is not None:
+                        return resumed_upload
             await self._space.check_declaration(declaration, uploads)
             upload = await self._spool.add(declaration, self._clock.seconds())
         self._log.info(
@@ -96,10 +102,17 @@ class Uploads:
         )
         return upload
 
+    async def _resume(self, upload: UserUpload) -> UserUpload | None:
+        """Return an upload whose expiration begins anew, or None if it has just expired."""
+        try:
+            return await self._spool.touch(upload.id, self._clock.seconds())
+        except NoSpace:
+            return upload  # on a full disk a complete upload is still of use
+
     async def get(self, session: Session, upload_id: str) -> UserUpload:
         """Return an upload of the session's user; raise `NotFound` also for other users'."""
         upload = await self._spool.get(upload_id)
-        if upload is None or not _is_owner(session, upload):
+        if upload is None or not is_owner(session, upload):
             raise _no_upload(upload_id)
         return upload
 
@@ -110,12 +123,12 @@ class Uploads:
         """
         if session.uid == ANONYMOUS:
             raise NotAuthenticated("Without a credential there are no uploads.")
-        uploads = [upload for upload in await self._spool.list() if _is_owner(session, upload)]
+        uploads = [upload for upload in await self._spool.list() if is_owner(session, upload)]
         uploads.sort(key=lambda upload: upload.last_write, reverse=True)
         return [(upload, await self._images_in_flight(upload)) for upload in uploads]
 
     async def _images_in_flight(self, upload: UserUpload) -> Sequence[str]:
-        records = await self._records_of(upload)
+        records = await records_of(self._store, upload)
         return [record.pulltag for record in records if record.in_flight and record.pulltag]
 
     async def remove(self, session: Session, upload_id: str) -> None:
@@ -221,53 +234,6 @@ class Uploads:
             raise TooMany(f"{PULLS_PER_UPLOAD} images are being made of this upload already.")
         if not await self._spool.note_pull(upload_id, key, self._clock.seconds(), old_pulls):
             raise _no_upload(upload_id)
-
-    async def forget(self, session: Session, upload_id: str) -> None:
-        """Remove an upload of the session's user, of which an image has been made.
-
-        It stays while another image is being made of it.
-        """
-        upload = await self._spool.get(upload_id)
-        if upload is None or not _is_owner(session, upload):
-            return
-        records = await self._records_of(upload)
-        if not any(record.in_flight for record in records):
-            await self._spool.remove(upload_id, upload.pulls)
-
-    async def _records_of(self, upload: UserUpload) -> Sequence[ImageRecord]:
-        """Return the records of the pulls of an upload."""
-        records = [await self._store.get(key) for key in upload.pulls]
-        return [record for record in records if record is not None]
-
-    async def tidy_up(self) -> None:
-        """Remove uploads whose image is made, and those that have not changed for too long.
-
-        An upload stays while a pull of it waits or works, and after a failure, so that its user can
-        try again.
-        """
-        oldest = self._clock.seconds() - self._limits.keep_seconds
-        for upload in await self._spool.list():
-            records = await self._records_of(upload)
-            if any(record.in_flight for record in records):
-                continue
-            is_made = any(record.status is State.READY for record in records)
-            if is_made or (upload.last_write < oldest and upload.id not in self._chunks):
-                self._log.info(
-                    "upload {id} of uid {uid} is removed: {reason}",
-                    id=upload.id,
-                    uid=upload.declaration.uid,
-                    reason="its image is made" if is_made else "it was abandoned",
-                )
-                await self._spool.remove(upload.id, upload.pulls)
-        await self._spool.sweep(oldest)
-
-
-def _is_owner(session: Session, upload: UserUpload) -> bool:
-    declaration = upload.declaration
-    return session.uid != ANONYMOUS and (declaration.system, declaration.uid) == (
-        session.system,
-        session.uid,
-    )
 
 
 def _check_place(upload: UserUpload, offset: int, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from shiftergw.cache import upload_spool
+from shiftergw.cache import upload_spool, upload_states
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.cache.upload_states import data_path, write_state
 from shiftergw.errors import ConfigurationError, NoSpace, Unavailable
@@ -149,11 +150,43 @@ async def test_a_pull_is_noted(spool: UploadFiles) -> None:
     assert await spool.note_pull(upload.id, "next", 4.0)
     assert await spool.get(upload.id) == replace(upload, pulls=("key", "next"), last_write=4.0)
     assert await spool.note_pull(upload.id, "last", 5.0, {"key"})
-    await spool.remove(upload.id, ("next",))
-    assert await spool.get(upload.id) == replace(upload, pulls=("next", "last"), last_write=5.0)
-    await spool.remove(upload.id, ("next", "last"))
+    upload = replace(upload, pulls=("next", "last"), last_write=5.0)
+    assert await spool.get(upload.id) == upload
+    await spool.remove(upload.id)
     assert not await spool.note_pull(upload.id, "key", 3.0)
     assert await spool.get(upload.id) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_has_changed_is_not_removed(spool: UploadFiles) -> None:
+    """A removal that expects an earlier state leaves the upload to its user."""
+    upload = await spool.add(DECLARATION, 1.0)
+    changed_upload = await spool.touch(upload.id, 2.0)
+    assert changed_upload == replace(upload, last_write=2.0)
+    assert not await spool.remove(upload.id, upload)
+    assert await spool.get(upload.id) == changed_upload
+    assert await spool.remove(upload.id, changed_upload)
+    assert await spool.remove(upload.id, changed_upload)
+    assert await spool.touch(upload.id, 3.0) is None
+    assert await spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removal_on_a_full_disk(
+    spool: UploadFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload can be removed where not even a lock file fits: that is how the disk gets room."""
+
+    def fail(path: Path) -> int:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
+
+    upload = await spool.add(DECLARATION, 1.0)
+    monkeypatch.setattr(upload_states, "try_lock", fail)
+    with pytest.raises(NoSpace):
+        await spool.touch(upload.id, 2.0)
+    assert not await spool.remove(upload.id, replace(upload, offset=4))
+    assert await spool.remove(upload.id)
+    assert list((tmp_path / "uploads").iterdir()) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -217,6 +250,7 @@ async def test_other_names_are_not_touched(spool: UploadFiles, upload_id: str) -
     """What is not an id never becomes a path."""
     assert await spool.get(upload_id) is None
     assert await spool.open(upload_id) is None
+    assert await spool.touch(upload_id, 1.0) is None
     await spool.remove(upload_id)
     with pytest.raises(ValueError, match="not the id"):
         data_path(Path("/"), upload_id)

@@ -23,6 +23,7 @@ from shiftergw.errors import (
 )
 from shiftergw.model import Failed, ImageFile, Ready, Session, UploadChoice, UploadDeclaration
 from shiftergw.plumbing.threads import Threads
+from shiftergw.rules.access import tag_owners
 from shiftergw.service import upload_space
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.imports import ImportChoice
@@ -107,12 +108,14 @@ class CustomBench(Bench):
         return await self.gateway.import_file(session, itype, name, users, (), "request", choice)
 
     async def finish(self, image_id: str = ID, uid: int = ALICE.uid) -> None:
-        """End the work in flight as the worker does."""
+        """End the work that waits longest as the worker does."""
         (waiting,) = await self.store.waiting(self.clock.seconds(), 1)
         assert waiting.upload is not None
-        users = dict.fromkeys((*(waiting.user_acl or ()), uid))
+        ready = next(iter(await self.store.find_id([waiting.system], image_id)), None)
+        owners = tag_owners(waiting, ready)
+        users = dict.fromkeys((*(waiting.user_acl or ()), uid, *owners.values()))
         acl = {"private": not waiting.upload.public, "user_acl": tuple(users), "group_acl": ()}
-        changes = {"upload": waiting.upload, "requested_by": uid, **acl}
+        changes = {"upload": waiting.upload, "requested_by": uid, "owners": owners, **acl}
         await self.end(Ready(image_id, changes))
 
 
@@ -192,6 +195,65 @@ async def test_an_upload_that_is_not_needed(bench: CustomBench) -> None:
         await matching_id(bench, file, ANONYMOUS_SESSION)
     await bench.make(await bench.upload(content=b"new"))
     assert await matching_id(bench, file, users=(7,)) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_users_who_upload_one_content_together(bench: CustomBench) -> None:
+    """Each poll finds the image, whichever pull of it has ended last; no upload stays."""
+    uploads = {session.uid: await bench.upload(session) for session in (ALICE, BOB)}
+    requests = [(uploads[ALICE.uid], ALICE, "a:1"), (uploads[BOB.uid], BOB, "b:1")]
+    for request in requests:
+        assert (await bench.make(*request)).status is State.INIT
+    await bench.finish()
+    await bench.finish(uid=BOB.uid)
+    for request in requests:
+        ready = await bench.make(*request)
+        assert (ready.status, ready.id) == (State.READY, ID)
+    assert await bench.spool.list() == []
+    assert bench.wakes == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_whose_file_is_gone_is_uploaded_again(bench: CustomBench) -> None:
+    """A failure on the READY image lets the same file be sent and the image be made anew."""
+    file = ImageFile("", "sif", 10, "30" * 32)
+    await bench.make(await bench.upload())
+    await bench.finish()
+    await bench.gateway.files.uploads.cleanup.tidy_up()
+    bench.clock.advance(1)
+    assert await matching_id(bench, file) == ID
+    await bench.gateway.pull(ALICE, "custom", "app:1", (2002,), (), "request")
+    await bench.end(BROKEN_PULL)
+    assert await matching_id(bench, file) is None
+    bench.clock.advance(11)
+    upload_id = await bench.upload()
+    assert (await bench.make(upload_id)).status is State.INIT
+    await bench.finish()
+    assert (await bench.make(upload_id)).status is State.READY
+    assert await matching_id(bench, file) == ID
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_of_another_file_does_not_count(bench: CustomBench) -> None:
+    """The image of the first file is as good as before."""
+    await bench.make(await bench.upload())
+    await bench.finish()
+    bench.clock.advance(1)
+    await bench.make(await bench.upload(content=b"broken"))
+    await bench.end(BROKEN_PULL)
+    assert await matching_id(bench, ImageFile("", "sif", 10, "30" * 32)) == ID
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_interrupted_upload_goes_once_it_is_not_needed(bench: CustomBench) -> None:
+    """The declaration that is answered with the image removes what was left of an upload."""
+    await bench.make(await bench.upload())
+    await bench.finish()
+    await bench.gateway.files.uploads.cleanup.tidy_up()
+    await bench.upload()
+    bench.clock.advance(61)
+    assert await matching_id(bench, ImageFile("", "sif", 10, "30" * 32)) == ID
+    assert await bench.spool.list() == []
 
 
 @pytest_twisted.ensureDeferred

@@ -22,9 +22,17 @@ from shiftergw.errors import (
     NotFound,
     TooLarge,
     TooMany,
+    Unavailable,
     UploadConflict,
 )
-from shiftergw.model import ImageFile, ImageReference, PullRequest, Session, UploadDeclaration
+from shiftergw.model import (
+    ImageFile,
+    ImageReference,
+    PullRequest,
+    Session,
+    UploadDeclaration,
+    UserUpload,
+)
 from shiftergw.plumbing.threads import Threads
 from shiftergw.service import upload_space
 from shiftergw.service import uploads as uploads_module
@@ -255,12 +263,103 @@ async def test_abandoned_uploads_are_removed(bench: UploadBench) -> None:
     bench.clock.advance(KEEP - 1)
     await bench.send(upload_id, b"0")
     bench.clock.advance(KEEP - 1)
-    await bench.uploads.tidy_up()
+    await bench.uploads.cleanup.tidy_up()
     upload = await bench.uploads.get(ALICE, upload_id)
     assert bench.uploads.expiration(upload) == START + 2 * KEEP - 1
     bench.clock.advance(2)
-    await bench.uploads.tidy_up()
+    await bench.uploads.cleanup.tidy_up()
     assert await bench.spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_declaration_starts_the_expiration_anew(bench: UploadBench) -> None:
+    """A client that goes on with an upload at its last moment does not lose it on the way."""
+    upload_id = await bench.declare()
+    await bench.send(upload_id, b"0123")
+    bench.clock.advance(KEEP - 1)
+    assert await bench.declare() == upload_id
+    bench.clock.advance(KEEP - 1)
+    await bench.uploads.cleanup.tidy_up()
+    assert await bench.send(upload_id, b"456789", 4) == 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_declaration_of_an_upload_that_has_just_expired(
+    bench: UploadBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes a new upload."""
+    upload_id = await bench.declare()
+    (upload,) = await bench.spool.list()
+
+    async def list_earlier() -> list[UserUpload]:
+        return [upload]
+
+    await bench.spool.remove(upload_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.spool, "list", list_earlier)
+        next_id = await bench.declare()
+    assert next_id != upload_id
+    assert [upload.id for upload in await bench.spool.list()] == [next_id]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_complete_upload_is_of_use_on_a_full_disk(
+    bench: UploadBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its declaration finds it, though the time of that cannot be noted."""
+    upload_id = await bench.declare()
+
+    async def fail(upload_id: str, now: float) -> UserUpload:
+        raise NoSpace(f"{upload_id} {now}")
+
+    monkeypatch.setattr(bench.spool, "touch", fail)
+    assert await bench.declare() == upload_id
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_cannot_be_removed(
+    bench: UploadBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not keep the others from their removal, and is tried again."""
+    uploads = [await bench.declare(), await bench.declare(BOB)]
+    remove = bench.spool.remove
+
+    async def fail_once(upload_id: str, expected: UserUpload | None = None) -> bool:
+        monkeypatch.setattr(bench.spool, "remove", remove)
+        raise Unavailable(f"{upload_id} is locked", detail=str(expected))
+
+    monkeypatch.setattr(bench.spool, "remove", fail_once)
+    bench.clock.advance(KEEP + 1)
+    await bench.uploads.cleanup.tidy_up()
+    (upload,) = await bench.spool.list()
+    assert upload.id in uploads
+    await bench.uploads.cleanup.tidy_up()
+    assert await bench.spool.list() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_interrupted_upload_of_an_image_that_is_there(bench: UploadBench) -> None:
+    """It goes, unless it is changing, or an image is being made of it; others' stay."""
+    file = ImageFile("", "sif", 10, "ab" * 32)
+    upload_id = await bench.declare(kind="sif")
+    await bench.declare(BOB, kind="sif")
+    await bench.declare(kind="squashfs")
+    chunk = await bench.uploads.receive(ALICE, upload_id, 0, 10)
+    bench.clock.advance(61)
+    await bench.uploads.cleanup.forget_content(ALICE, file)
+    await chunk.abort()
+    await bench.uploads.cleanup.forget_content(ALICE, file)
+    assert len(await bench.spool.list()) == 3
+    wish = PullRequest("mycluster", "custom", ImageReference.parse("a:1"), 2001, upload=file)
+    record, _ = await bench.store.claim(wish, START)
+    await bench.uploads.note_pull(upload_id, record.key)
+    bench.clock.advance(61)
+    await bench.uploads.cleanup.forget_content(ALICE, file)
+    assert await bench.spool.get(upload_id) is not None
+    await bench.store.abandon(record.key)
+    await bench.uploads.cleanup.forget_content(ALICE, file)
+    assert await bench.spool.get(upload_id) is None
+    assert len(await bench.spool.list()) == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -272,13 +371,13 @@ async def test_an_upload_goes_when_its_image_is_made(bench: UploadBench) -> None
     record, _ = await bench.store.claim(wish, START)
     await bench.uploads.note_pull(upload_id, record.key)
     bench.clock.advance(10 * KEEP)
-    await bench.uploads.tidy_up()
+    await bench.uploads.cleanup.tidy_up()
     assert await bench.spool.get(upload_id) is not None
     work = await bench.store.begin(record.key, "here:1", START, 60)
     assert work is not None
     assert work.upload == file
     await bench.store.finish(work.key, work.attempt, READY, START)
-    await bench.uploads.tidy_up()
+    await bench.uploads.cleanup.tidy_up()
     assert await bench.spool.list() == []
 
 
@@ -330,8 +429,8 @@ async def test_an_upload_stays_for_its_last_pull(bench: UploadBench) -> None:
         work = await bench.store.begin(record.key, "here:1", START, 60)
         assert work is not None
         await bench.store.finish(work.key, work.attempt, replace(READY, id=image_id), START)
-        await bench.uploads.forget(ALICE, upload_id)
-        await bench.uploads.tidy_up()
+        await bench.uploads.cleanup.forget(ALICE, upload_id)
+        await bench.uploads.cleanup.tidy_up()
     assert await bench.spool.list() == []
 
 
