@@ -30,6 +30,9 @@ NO_GATEWAY = 3
 REFUSAL = 4
 """Not allowed, or not found."""
 
+BEST_TO_WORST = (DONE, NO_GATEWAY, FAILURE, REFUSAL, MISUSE)
+"""Exit codes, ordered by how much it helps to try again: the last one least."""
+
 LINE_LIMIT = 1000
 """Characters of a line on standard error."""
 

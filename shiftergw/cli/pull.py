@@ -13,11 +13,9 @@ from twisted.internet.defer import Deferred
 from shiftergw.cli import polling
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import (
+    BEST_TO_WORST,
     DONE,
     FAILURE,
-    MISUSE,
-    NO_GATEWAY,
-    REFUSAL,
     Stop,
     code_of,
     text_of,
@@ -32,9 +30,6 @@ from shiftergw.states import POLLING_STATES, State
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-
-BEST_TO_WORST = (DONE, NO_GATEWAY, FAILURE, REFUSAL, MISUSE)
-"""Exit codes, ordered by how much it helps to try again: the last one least."""
 
 _WAITING = {*(state.value for state in POLLING_STATES), MISSING}
 

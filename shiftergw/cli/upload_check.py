@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.cli import answers
 from shiftergw.cli.exits import (
+    BEST_TO_WORST,
     FAILURE,
     MISUSE,
     NO_GATEWAY,
@@ -21,7 +22,6 @@ from shiftergw.cli.exits import (
     code_of,
     text_of,
 )
-from shiftergw.cli.pull import BEST_TO_WORST
 from shiftergw.cli.remote import Remote
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.gather import cancel_all

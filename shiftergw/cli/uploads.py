@@ -10,12 +10,20 @@ from typing import Any
 import click
 
 from shiftergw.cli import answers
-from shiftergw.cli.exits import DONE, Misuse, NoGateway, RequestRefused
+from shiftergw.cli.exits import (
+    BEST_TO_WORST,
+    DONE,
+    NO_GATEWAY,
+    Misuse,
+    RequestRefused,
+    Stop,
+    report,
+)
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
-from shiftergw.errors import amount, printable
+from shiftergw.errors import GatewayError, amount, printable
 
 _OLD_GATEWAY = "The gateway is older than this command: it lists no uploads."
 
@@ -38,25 +46,32 @@ def uploads(settings: Settings, upload_ids: tuple[str, ...], as_json: bool) -> N
         if not answers.is_key(upload_id):
             raise Misuse(f"{printable(upload_id, 120)!r} is not the id of an upload.")
 
+    codes: dict[str, int] = {}
+
     async def command(remote: Remote) -> int:
         if not upload_ids:
             return await _list(remote, as_json=as_json)
         for upload_id in upload_ids:
-            await _remove(remote, upload_id)
-            click.echo(f"{upload_id} is removed.")
-        return DONE
+            # `run_requests` may run this again, by another client: what is removed stays so.
+            if upload_id not in codes:
+                codes[upload_id] = await _remove(remote, upload_id)
+        return max(codes.values(), key=BEST_TO_WORST.index)
 
     run_requests(settings, command)
 
 
-async def _remove(remote: Remote, upload_id: str) -> None:
-    """Remove an upload from the gateway that has it; raise `Stop`."""
+async def _remove(remote: Remote, upload_id: str) -> int:
+    """Remove an upload from the gateway that has it; say what came of it, return the exit code."""
     path = ["upload", upload_id]
     try:
         await remote.ask_first("DELETE", path, answers.parse_object, needs_all=True)
-    except NoGateway as error:
-        remedy = f"{upload_id} is not removed: run the command again when all gateways answer."
-        raise NoGateway(f"{error.message}\n{remedy}") from error
+    except (Stop, GatewayError) as error:
+        code = report(error)
+        remedy = " Run the command again when all gateways answer." if code == NO_GATEWAY else ""
+        click.echo(f"{upload_id} is not removed.{remedy}", err=True)
+        return code
+    click.echo(f"{upload_id} is removed.")
+    return DONE
 
 
 async def _list(remote: Remote, *, as_json: bool) -> int:

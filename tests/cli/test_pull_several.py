@@ -22,6 +22,7 @@ from shiftergw.auth.users import HostUsers
 from shiftergw.cli import polling
 from shiftergw.cli import pull as commands
 from shiftergw.cli.exchange_twisted import TwistedExchange
+from shiftergw.cli.exits import BEST_TO_WORST
 from shiftergw.cli.main import main
 from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.settings import Settings
@@ -152,7 +153,7 @@ async def test_a_refusal_does_not_stop_the_others() -> None:
 )
 def test_the_worst_end_counts(codes: list[int], worst: int) -> None:
     """The exit code is that of the end for which trying again helps least."""
-    assert max(codes, key=commands.BEST_TO_WORST.index) == worst
+    assert max(codes, key=BEST_TO_WORST.index) == worst
 
 
 @pytest_twisted.ensureDeferred

@@ -102,6 +102,20 @@ def test_removal(gateways: list[UploadGateway]) -> None:
     assert "no such upload" in result.stderr
 
 
+def test_one_of_several_removals_fails(gateways: list[UploadGateway]) -> None:
+    """The others are done all the same; each is told, and the exit code says that one failed."""
+    options = options_of(*(gateway.url for gateway in gateways))
+    ids = ["c" * 32, *(gateway.uploads[1].key for gateway in gateways)]
+    command = [*options, "uploads"]
+    for upload_id in ids:
+        command += ["--remove", upload_id]
+    result = shiftergw(*command, env=gateways[0].env)
+    assert result.returncode == 4
+    assert result.stdout.splitlines() == [f"{upload_id} is removed." for upload_id in ids[1:]]
+    assert f"{ids[0]} is not removed." in result.stderr.splitlines()
+    assert [len(gateway.uploads) for gateway in gateways] == [1, 1]
+
+
 def test_removal_while_a_gateway_is_away(gateways: list[UploadGateway]) -> None:
     """That nobody else has the upload is no answer: the silent gateway may have it."""
     port = free_port()
