@@ -26,7 +26,8 @@ from shiftergw.names import is_image_id
 def expire(settings: Settings, image: str) -> None:
     """Take the tag IMAGE away; an image without any tag is removed.
 
-    For admins, and for users with images that only they may read.
+    For admins, for users with images that only they may read, and for the owner of the name of
+    an uploaded image.
     """
     itype, name = image_of(image, settings.default_type())
 

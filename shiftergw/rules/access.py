@@ -72,8 +72,14 @@ def would_change_readers(
     )
 
 
-def may_expire(session: Session, record: ImageRecord) -> bool:
-    """Return whether a user may expire a tag: admins always, others if nobody else may read it."""
+def may_expire(session: Session, record: ImageRecord, tag: str) -> bool:
+    """Return whether a user may expire a tag of an image: admins always, others sometimes.
+
+    A tag of an uploaded image belongs to its owner, whoever else may use it. Any other image may be
+    expired by a user who is its only reader.
+    """
+    if record.itype == "custom" and record.upload is not None:
+        return may_replace_tag(session, record, tag)
     is_only_reader = (
         record.is_private and record.user_acl == (session.uid,) and not record.group_acl
     )

@@ -231,20 +231,21 @@ class Gateway:
     async def expire(self, session: Session, itype: str, text: str) -> None:
         """Remove a tag; with its last tag, an image's files are removed too.
 
-        Raises `NotFound` also for an image that this user may not read, and `NotAllowed` for an
-        image that other users may read too.
+        Raises `NotFound` also for an image that this user may not read, and `NotAllowed` for a tag
+        that this user may not remove (see `rules.access.may_expire`).
         """
         _check_type(itype)
         names = _names(text)
         record = await self._store.find(session.system, itype, names)
         if record is None or not (session.admin or record.may_be_read_by(session)):
             raise _no_image(session, itype, text)
-        if not may_expire(session, record):
+        tag = next(name for name in names if name in record.tags)
+        if not may_expire(session, record, tag):
             raise NotAllowed(
-                "Only an admin expires an image that others may use too.",
+                "Only an admin expires an image that others may use too, and only its owner and"
+                " admins expire the name of an uploaded image.",
                 remedy="It expires by itself when nobody has used it for long enough.",
             )
-        tag = next(name for name in names if name in record.tags)
         if await self._store.untag(record.key, tag) is None:
             raise _no_image(session, itype, text)
         self._wake()

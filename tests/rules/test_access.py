@@ -235,8 +235,27 @@ def test_who_may_expire_a_tag(
 ) -> None:
     """A user may expire what nobody else may read; an admin may expire everything."""
     record = image(users, groups, private=private)
-    assert access.may_expire(session(uid), record) is may_expire
-    assert access.may_expire(session(ROOT, admin=True), record)
+    assert access.may_expire(session(uid), record, "app:1") is may_expire
+    assert access.may_expire(session(ROOT, admin=True), record, "app:1")
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_who_may_expire_the_name_of_an_uploaded_image(*, private: bool) -> None:
+    """Its owner, whoever else may use the image; no reader removes the name of another user."""
+    owners = {"a:1": ALICE, "b:1": BOB}
+    ready = replace(
+        image((ALICE, BOB, CAROL), private=private),
+        itype="custom",
+        upload=ImageFile("ab" * 16),
+        tags=tuple(owners),
+        owners=owners,
+    )
+    for tag, owner in owners.items():
+        for uid in (ALICE, BOB, CAROL, ANONYMOUS):
+            assert access.may_expire(session(uid), ready, tag) is (uid == owner)
+        assert access.may_expire(session(ROOT, admin=True), ready, tag)
+    only_reader = replace(ready, user_acl=(ALICE,))
+    assert not access.may_expire(session(ALICE), only_reader, "b:1")
 
 
 SAME_ORIGIN = Origin("registry", "lib/app", "")
