@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LIMIT = 1800.0
 """Seconds that reading the metadata of a whole file system may take."""
 
-_ROOT = b"squashfs-root"  # what `unsquashfs` calls the root
+_ROOT = b"squashfs-root"  # the name of the root in listings of `unsquashfs`
 _HEAD = re.compile(rb"(\S{10}) (\d+/\d+) +(\d+) (\d{4}-\d\d-\d\d \d\d:\d\d) ")
 _HEAD_LIMIT = 128  # longer than any head, padding included
 _CHUNK = 1 << 16
@@ -52,8 +52,8 @@ async def check(
 ) -> None:
     """Compare the squashfs file at `path` with its plan; raise `ConversionFailed` on a difference.
 
-    Compared are the number of inodes and all names, each with type, mode, owner, size, time to
-    the minute and symlink target. The data is not read.
+    The number of inodes is compared, and every name with its type, mode, owner, size, time to the
+    minute and symlink target. The data is not read.
     """
     program = unsquashfs_of(mksquashfs)
     env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
@@ -62,43 +62,43 @@ async def check(
             Command([program, "-s", str(path)], env, total=LIMIT), reactor, clock
         )
     except (ChildFailed, TimedOut) as error:
-        raise _differs(_story(error)) from error
-    count = _INODES.search(summary.stdout)
-    found = count[1].decode() if count else "an unknown number"
-    if found != str(plan.inodes):
-        raise _differs(f"{found} of inodes where {plan.inodes} were planned")
+        raise _difference_error(_describe(error)) from error
+    match = _INODES.search(summary.stdout)
+    inodes = match[1].decode() if match else "an unknown number"
+    if inodes != str(plan.inodes):
+        raise _difference_error(f"{inodes} of inodes where {plan.inodes} were planned")
 
     reading, writing = os.pipe()
 
-    async def list_it() -> str | None:
+    async def list_tree() -> str | None:
         command = Command([program, "-lln", "-UTC", str(path)], env, stdout=writing, total=LIMIT)
         running = Deferred.fromCoroutine(run_command(command, reactor, clock))
         os.close(writing)
         try:
             await running
         except (ChildFailed, TimedOut) as error:
-            return _story(error)
+            return _describe(error)
         return None
 
-    async def read_it() -> str | None:
+    async def read_listing() -> str | None:
         # Leaving before the end of the listing closes the pipe, and that ends `unsquashfs`.
         stop = Event()
         with os.fdopen(reading, "rb", buffering=0) as listing:
             return await threads.run_until(stop.set, difference, listing, plan.root, stop)
 
-    failed, wrong = await gather_or_cancel([list_it(), read_it()])
-    if failed or wrong:
-        raise _differs("; ".join(filter(None, [wrong, failed])))
+    failure, mismatch = await gather_or_cancel([list_tree(), read_listing()])
+    if failure or mismatch:
+        raise _difference_error("; ".join(filter(None, [mismatch, failure])))
 
 
 def unsquashfs_of(mksquashfs: str) -> str:
-    """Return the `unsquashfs` that stands beside this `mksquashfs`, else the one of the PATH."""
-    found = shutil.which(mksquashfs)
-    beside = Path(found or mksquashfs).with_name("unsquashfs")
+    """Return the `unsquashfs` in the directory of `mksquashfs`, or else that of the PATH."""
+    program = shutil.which(mksquashfs)
+    beside = Path(program or mksquashfs).with_name("unsquashfs")
     return str(beside) if os.access(beside, os.X_OK) else "unsquashfs"
 
 
-def _differs(detail: str) -> ConversionFailed:
+def _difference_error(detail: str) -> ConversionFailed:
     return ConversionFailed(
         "The converted image is not what was planned, so it was thrown away.",
         remedy="Try again; if it lasts, tell the site's support: the gateway's log says more.",
@@ -106,44 +106,44 @@ def _differs(detail: str) -> ConversionFailed:
     )
 
 
-def _story(error: ChildFailed | TimedOut) -> str:
+def _describe(error: ChildFailed | TimedOut) -> str:
     return f"{error.what} {printable(error.detail)}".strip()
 
 
 def difference(listing: IO[bytes], root: Directory, stop: Event) -> str | None:
     """Return the first difference between the output of `unsquashfs -lln` and a plan, in words.
 
-    Blocks; keeps no more of the listing than one chunk and one entry. Raises `StopRequested` soon
-    after `stop` is set, unless the listing is slow: end its writer too.
+    Blocks, and holds at most one chunk and one entry of the listing in memory. Raises
+    `StopRequested` soon after `stop` is set, unless the listing is slow: end its writer too.
     """
     data, at = b"", 0
-    for mode, size, minute, text in stoppable(_planned(root, stop), stop):
+    for mode, size, minute, text in stoppable(_plan_lines(root, stop), stop):
         while len(data) - at < _HEAD_LIMIT + len(text):
-            more = listing.read(_CHUNK)
-            if not more:
+            chunk = listing.read(_CHUNK)
+            if not chunk:
                 break
-            data, at = data[at:] + more, 0
+            data, at = data[at:] + chunk, 0
         head = _HEAD.match(data, at)
         if head is None or not data.startswith(text, head.end()):
-            found = printable(data[at : at + 300]) or "its end"
-            return f"{printable(text)} is planned, the listing has {found}"
+            listing_text = printable(data[at : at + 300]) or "its end"
+            return f"{printable(text)} is planned, the listing has {listing_text}"
         if (
             head[1] != mode
             or head[2] != b"0/0"
             or (size is not None and int(head[3]) != size)
             or (minute is not None and head[4] != minute)
         ):
-            planned = f"{mode.decode()} 0/0 {size} {minute and minute.decode()}"
-            return f"{printable(text)} is {printable(head[0])} where {planned} is planned"
+            expected_head = f"{mode.decode()} 0/0 {size} {minute and minute.decode()}"
+            return f"{printable(text)} is {printable(head[0])} where {expected_head} is planned"
         at = head.end() + len(text)
     rest = data[at:] or listing.read(_CHUNK)
     return f"{printable(rest)} is listed and not planned" if rest else None
 
 
-def _planned(
+def _plan_lines(
     root: Directory, stop: Event
 ) -> Iterator[tuple[bytes, int | None, bytes | None, bytes]]:
-    """Yield mode, size, time and text of each expected line; None is what cannot be known."""
+    """Yield mode, size, time and text of each expected line; unpredictable values are None."""
     # `mksquashfs` makes the root itself, at a time of its own; directories have no size in a plan.
     yield b"drwxr-xr-x", None, None, _ROOT + b"\n"
     for path, node in walk(root, stop):

@@ -1,17 +1,18 @@
-"""The converted files of a machine: where they lie, when they may be used, when they may go.
+"""The converted files of a machine: their places, their use, and their removal.
 
 A directory holds, for each (image id, options):
 
-* `<id>-<key>.squashfs`, the converted file, in place only once it was checked;
-* `<id>-<key>.json`, its size, its SHA-256 and what it holds, written after it, and touched whenever
-  it is used: the file itself may have a second name in an image directory, where times matter;
-* `<id>-<key>.lock`, held by whoever builds, verifies or sweeps it;
-* `<id>-<key>.early`, held by whoever examines the layers before he has that lock;
-* `<id>-<key>.part`, a file in the making; of the holder of the lock, so it needs no other name.
+* `<id>-<key>.squashfs`, the converted file, which gets this name only after it was checked;
+* `<id>-<key>.json`, its size, its SHA-256 and a report on its content, written after it, and
+  touched at each use: the file itself may have a second name in an image directory, where times
+  matter;
+* `<id>-<key>.lock`, the lock of a process that builds, verifies or sweeps the file;
+* `<id>-<key>.early`, the lock of a process that examines the layers before it has the other lock;
+* `<id>-<key>.part`, an incomplete file of the process with the lock, so one name suffices.
 
-Whoever uses a converted file holds a shared `flock` on the file itself. The sweep removes a file
-only under its lock *and* with an exclusive `flock` on it: a file in use stays, and when a process
-dies the kernel gives back both. All functions block: they run in threads.
+A process that uses a converted file holds a shared `flock` on the file itself. The sweep removes a
+file only under its lock *and* with an exclusive `flock` on it, so a file in use stays. When a
+process dies, the kernel releases both. All functions block: they run in threads.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ _CHUNK = 1 << 24  # of a whole file: between two of them other threads may hold 
 
 
 class ConvertedFiles:
-    """The names of what belongs to one (id, options)."""
+    """The names of the files of one (id, options)."""
 
     def __init__(self, directory: Path, image_id: str, key: str) -> None:
-        """Name the files; `ValueError` if id or key are not what names are made of."""
+        """Name the files; raise `ValueError` if the id or the key is malformed."""
         base = f"{image_id}-{key}"
         if _NAME.fullmatch(f"{base}.") is None:
             raise ValueError(f"{base!r} names no converted file")
@@ -67,7 +68,7 @@ class ConvertedFiles:
 
 
 def make_empty(path: Path) -> None:
-    """Make the file before `mksquashfs` does: it would let everybody read it."""
+    """Create the file before `mksquashfs` does, which would let all users read it."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
 
 
@@ -87,42 +88,42 @@ def measure(path: Path, stop: Event) -> tuple[int, str]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file to the disk."""
+    """Sync a file to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def verified(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
-    """Return the file in place if its bytes are those that were checked."""
+def verify(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
+    """Return the file in place if its bytes are those that were checked, or else None."""
     try:
-        said = json.loads(files.sidecar.read_bytes())
-        wanted = BuiltImage(
-            files.squashfs, said["size"], said["sha256"], ContentReport(**said["report"])
+        sidecar = json.loads(files.sidecar.read_bytes())
+        image = BuiltImage(
+            files.squashfs, sidecar["size"], sidecar["sha256"], ContentReport(**sidecar["report"])
         )
-        found = files.squashfs.stat().st_size == wanted.size and measure(files.squashfs, stop)
+        measures = files.squashfs.stat().st_size == image.size and measure(files.squashfs, stop)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    if found == (wanted.size, wanted.sha256):
-        return wanted
+    if measures == (image.size, image.sha256):
+        return image
     if not stop.is_set():
-        _log.warn("the converted file {path} is damaged, and is made again", path=str(wanted.path))
+        _log.warn("the converted file {path} is damaged, and is made again", path=str(image.path))
     return None
 
 
 def install(files: ConvertedFiles, size: int, sha256: str, report: ContentReport) -> None:
-    """Put a synced file in its place, and beside it what is known of it."""
-    said = {"size": size, "sha256": sha256, "report": report.to_document()}
+    """Put a synced file in its place, and its sidecar beside it."""
+    document = {"size": size, "sha256": sha256, "report": report.to_document()}
     replace_durably(files.part, files.squashfs)
     with removed_on_error(files.squashfs):
-        write_private(files.sidecar, json.dumps(said).encode())
+        write_private(files.sidecar, json.dumps(document).encode())
 
 
 def sweep(directory: Path, before: float) -> int:
-    """Remove each group of files whose newest was last touched before this time."""
+    """Remove each group of files whose last touch was before this time; return their number."""
     return sum(
         _remove(ConvertedFiles(directory, *base.split("-")), group, before)
         for base, group in _groups(directory).items()
-        if _touched(group) < before
+        if _last_touch(group) < before
     )
 
 
@@ -135,14 +136,14 @@ def room_of(directory: Path) -> int:
     return free_space(nearest_existing(directory)) + sum(map(_size, present))
 
 
-def make_room(directory: Path, needed: int) -> None:
-    """Remove unused files, the least recently used first, until `needed` bytes are free."""
-    if free_space(directory) >= needed:
+def make_room(directory: Path, size: int) -> None:
+    """Remove unused files, the least recently used first, until `size` bytes are free."""
+    if free_space(directory) >= size:
         return
     groups = _groups(directory)
-    for base in sorted(groups, key=lambda base: _touched(groups[base])):
+    for base in sorted(groups, key=lambda base: _last_touch(groups[base])):
         _remove(ConvertedFiles(directory, *base.split("-")), groups[base], math.inf)
-        if free_space(directory) >= needed:
+        if free_space(directory) >= size:
             return
 
 
@@ -162,8 +163,8 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _touched(paths: Sequence[Path]) -> float:
-    """Return when the newest of these files was last touched; those that are gone do not count."""
+def _last_touch(paths: Sequence[Path]) -> float:
+    """Return the time of the last touch of any of these files; missing files do not count."""
     newest = 0.0
     for path in paths:
         with suppress(FileNotFoundError):
@@ -172,10 +173,10 @@ def _touched(paths: Sequence[Path]) -> float:
 
 
 def _remove(files: ConvertedFiles, group: Sequence[Path], before: float) -> bool:
-    """Remove the files of one (id, options) unless somebody holds them; say whether it was done."""
+    """Remove the files of one (id, options) unless a process holds them; return whether it did."""
     with tried_lock(files.lock) as alone:
-        # Looked at again: it may have been made or used between the first look and the lock.
-        newest = _touched([files.squashfs, files.sidecar, files.part])
+        # Measured again: it may have been made or used between the first look and the lock.
+        newest = _last_touch([files.squashfs, files.sidecar, files.part])
         if not alone or newest >= before or not remove_unshared(files.squashfs):
             return False
         for path in group:

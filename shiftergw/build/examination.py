@@ -1,4 +1,4 @@
-"""Read all layers of an image, each while it arrives, and hand their indexes on."""
+"""Index all layers of an image, each while it arrives."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import Layer, Report
 
-Examined = tuple[LayerFile, LayerIndex]
-"""A layer that has arrived, and what it holds."""
+IndexedLayer = tuple[LayerFile, LayerIndex]
+"""A layer that has arrived, and the index of its entries."""
 
 
 async def examine_layers(
@@ -34,12 +34,12 @@ async def examine_layers(
     readers: Threads,
     clock: IReactorTime,
     report: Report,
-) -> list[Examined]:
+) -> list[IndexedLayer]:
     """Index all layers in threads of `readers`, and return when all have arrived.
 
-    A layer that stands in the image several times is read once, and counted as often. Of those
-    that have arrived the largest goes first: the others are read beside it. Raises `LayerInvalid`,
-    `BlobCorrupt`, `ImageTooLarge`.
+    A layer that occurs several times in the image is read once, and its cost counts each time. The
+    largest of the layers that have arrived is read first, the others beside it. Raises
+    `LayerInvalid`, `BlobCorrupt`, `ImageTooLarge`.
     """
     budget = Budget(limits, stored_size=None)
     done = dict.fromkeys(layers, 0)
@@ -48,12 +48,12 @@ async def examine_layers(
 
     async def read(layer: Layer, cost: LayerBudget, opening: Opening) -> LayerIndex:
         stop = Event()
-        tell = partial(done.__setitem__, layer)
+        set_done = partial(done.__setitem__, layer)
         return await readers.run_until(
-            stop.set, index_layer, opening, layer.diff_id, cost, stop, tell
+            stop.set, index_layer, opening, layer.diff_id, cost, stop, set_done
         )
 
-    async def index(layer: Layer) -> Examined:
+    async def index(layer: Layer) -> IndexedLayer:
         cost, early = budget.layer(times[layer]), None
         opening = await layer.wait_for_opening()
         if opening is not None:
@@ -71,25 +71,25 @@ async def examine_layers(
             await layer.wait_for_file()
         budget.set_stored_size(sum(layer.size for layer in order))
 
-    async def index_all() -> list[Examined]:
+    async def index_all() -> list[IndexedLayer]:
         return await gather_or_cancel(index(layer) for layer in order)
 
-    def tell() -> None:
+    def report_progress() -> None:
         report(Progress("index", sum(done.values()), sum(layer.size for layer in order)))
 
-    with ticking(1.0, clock, tell):
-        indexed, _ = await gather_or_cancel([index_all(), set_stored()])
-    tell()
-    assert indexed is not None
-    by_layer = dict(zip(order, indexed, strict=True))
+    with ticking(1.0, clock, report_progress):
+        indexed_layers, _ = await gather_or_cancel([index_all(), set_stored()])
+    report_progress()
+    assert indexed_layers is not None
+    by_layer = dict(zip(order, indexed_layers, strict=True))
     return [by_layer[layer] for layer in layers]
 
 
-def handed_over(examined: list[Examined]) -> Iterator[LayerIndex]:
-    """Yield the indexes, keeping none: each is free once it was applied for the last time."""
-    times = Counter(id(index) for _, index in examined)
-    examined.reverse()
-    while examined:
-        index = examined.pop()[1]
+def drain_indexes(indexed_layers: list[IndexedLayer]) -> Iterator[LayerIndex]:
+    """Yield the indexes and empty the list, so that each is freed after its last use."""
+    times = Counter(id(index) for _, index in indexed_layers)
+    indexed_layers.reverse()
+    while indexed_layers:
+        index = indexed_layers.pop()[1]
         times[id(index)] -= 1
         yield LayerIndex(list(index.entries)) if times[id(index)] else index

@@ -22,9 +22,9 @@ from shiftergw.build.converted import (
     make_room,
     measure,
     sync,
-    verified,
+    verify,
 )
-from shiftergw.build.examination import Examined, examine_layers, handed_over
+from shiftergw.build.examination import IndexedLayer, drain_indexes, examine_layers
 from shiftergw.build.mksquashfs import Mksquashfs, arguments
 from shiftergw.build.stream import stream
 from shiftergw.errors import BlobCorrupt, ConversionFailed, ImageTooLarge, RetryLater, duration
@@ -96,15 +96,15 @@ class ImageBuild:
         """Return the verified file; it stays in place at least until `use` is closed."""
         threads = self.tools.threads
         async with AsyncExitStack() as locks:
-            layer_indexes = await self._lock_and_examine(locks)
+            indexed_layers = await self._lock_and_examine(locks)
             image = await self._find()
             if image is None:
-                image = await self._make(layer_indexes or await self._examine())
+                image = await self._make(indexed_layers or await self._examine())
             descriptor = await threads.acquire(partial(hold, self.files), os.close)
             use.push_async_callback(threads.release, os.close, descriptor)
         return replace(image, seconds=self._seconds)
 
-    async def _lock_and_examine(self, locks: AsyncExitStack) -> list[Examined] | None:
+    async def _lock_and_examine(self, locks: AsyncExitStack) -> list[IndexedLayer] | None:
         """Take the lock of the converted file once all layers have arrived.
 
         Returns the layers if they were examined meanwhile: that is left to the first build, and it
@@ -117,8 +117,8 @@ class ImageBuild:
         if exists or not is_first:
             await locking
             return None
-        layer_indexes, _ = await gather_or_cancel([self._examine(), locking])
-        return layer_indexes
+        indexed_layers, _ = await gather_or_cancel([self._examine(), locking])
+        return indexed_layers
 
     async def _lock_after_arrival(self, locks: AsyncExitStack, *, is_first: bool) -> None:
         for layer in self.layers:
@@ -147,11 +147,11 @@ class ImageBuild:
         limit = self.limits.stages.conversion
         return RetryLater(time, "the same conversion for another pull", failure, limit=limit)
 
-    async def _examine(self) -> list[Examined]:
+    async def _examine(self) -> list[IndexedLayer]:
         """Index the layers, within the limit of time that starts when they have arrived."""
         self.on_stage("EXAMINATION")
         limit, clock = self.limits.stages.examination, self.tools.clock
-        with self._timed("index"):
+        with self._measure_stage("index"):
             return await within(
                 limit,
                 clock,
@@ -164,20 +164,20 @@ class ImageBuild:
         """Return the converted file that exists, if its bytes are those that were checked."""
         start = self.tools.clock.seconds()
         stop = Event()
-        image = await self.tools.threads.run_until(stop.set, verified, self.files, stop)
+        image = await self.tools.threads.run_until(stop.set, verify, self.files, stop)
         if image is not None:
             self._seconds["verify"] = self.tools.clock.seconds() - start
         return image
 
-    async def _make(self, layer_indexes: list[Examined]) -> BuiltImage:
+    async def _make(self, indexed_layers: list[IndexedLayer]) -> BuiltImage:
         """Convert the layers, and put the checked file in place."""
-        layers = [layer for layer, _ in layer_indexes]
+        layers = [layer for layer, _ in indexed_layers]
         clock, threads, stages = self.tools.clock, self.tools.threads, self.limits.stages
-        with self._timed("plan"):
+        with self._measure_stage("plan"):
             plan = await within(
                 stages.examination,
                 clock,
-                self._plan(layer_indexes),
+                self._plan(indexed_layers),
                 partial(_timeout_error, "Planning", stages.examination, "examination"),
             )
         self.on_stage("CONVERSION")
@@ -193,20 +193,20 @@ class ImageBuild:
             await threads.run(install, self.files, size, sha256, plan.report)
         return BuiltImage(self.files.squashfs, size, sha256, plan.report)
 
-    async def _plan(self, layer_indexes: list[Examined]) -> Plan:
+    async def _plan(self, indexed_layers: list[IndexedLayer]) -> Plan:
         stop = Event()
 
         def plan() -> Plan:
-            size = _size_of([layer for layer, _ in layer_indexes])
+            size = _size_of([layer for layer, _ in indexed_layers])
             budget = Budget(self.limits, stop, size)
-            return flatten(handed_over(layer_indexes), budget, self.options.keep_setuid)
+            return flatten(drain_indexes(indexed_layers), budget, self.options.keep_setuid)
 
         return await self.tools.threads.run_until(stop.set, plan)
 
     async def _convert(self, plan: Plan, layers: Sequence[LayerFile]) -> tuple[int, str]:
         """Write the converted file and check it; return its size in bytes and its SHA-256."""
         tools = self.tools
-        with self._timed("squash"):
+        with self._measure_stage("squash"):
             await Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock).run(
                 arguments(self.options, self.files.part),
                 max(self.created, plan.latest),
@@ -214,7 +214,7 @@ class ImageBuild:
                 partial(stream, plan, layers),
                 lambda done: self.report(Progress("squash", done, plan.report.size)),
             )
-        with self._timed("check"):
+        with self._measure_stage("check"):
             return await self._check(plan)
 
     async def _check(self, plan: Plan) -> tuple[int, str]:
@@ -241,14 +241,14 @@ class ImageBuild:
             raise
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _measure_stage(self, stage: str) -> Iterator[None]:
         start = self.tools.clock.seconds()
         yield
         self._seconds[stage] = self.tools.clock.seconds() - start
 
 
 def _make_room_for(layers: Sequence[LayerFile], directory: Path) -> None:
-    """Remove unused converted files until as many bytes are free as these layers have."""
+    """Remove unused converted files until the size of these layers is free on the disk."""
     make_room(directory, _size_of(layers))
 
 

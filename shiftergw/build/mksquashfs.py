@@ -44,7 +44,7 @@ MINIMUM = (4, 5)
 _STDERR_SHOWN = 1000  # characters
 _TIME_LIMIT = 2**32 - 1
 
-# What `mksquashfs` says when it leaves something out of the result, and then exits with 0.
+# Messages of `mksquashfs` when it leaves a file out of the result, and then exits with 0.
 _LEFT_OUT = re.compile(
     "Could not resolve hardlink|already exists in the tar|truncating!|Unhandled tar type"
     "|Empty tar filename"
@@ -56,7 +56,7 @@ _NO_MEMORY = re.compile("Out of memory|more physical memory|Cannot allocate memo
 async def version(binary: str, reactor: IReactorProcess, clock: IReactorTime) -> tuple[int, ...]:
     """Return the version of this `mksquashfs`, as (4, 5, 1); raise `ConfigurationError`."""
     try:
-        said = await run_command(
+        output = await run_command(
             Command([binary, "-version"], _environment(), total=10), reactor, clock
         )
     except (ChildFailed, TimedOut) as error:
@@ -65,29 +65,29 @@ async def version(binary: str, reactor: IReactorProcess, clock: IReactorTime) ->
             remedy="Install squashfs-tools 4.5 or newer, or name the program under `Mksquashfs`.",
             detail=printable(error.detail),
         ) from error
-    match = re.search(rb"mksquashfs version (\d+(?:\.\d+)+)", said.stdout)
+    match = re.search(rb"mksquashfs version (\d+(?:\.\d+)+)", output.stdout)
     if match is None:
         raise ConfigurationError(
             f"{binary} does not say which version of mksquashfs it is.",
             remedy="Name a mksquashfs 4.5 or newer under `Mksquashfs`.",
-            detail=printable(said.stdout),
+            detail=printable(output.stdout),
         )
     return tuple(int(part) for part in match[1].split(b"."))
 
 
-def check_version(found: tuple[int, ...]) -> str:
-    """Return what there is to say about a version: nothing, or a warning in one line.
+def check_version(numbers: tuple[int, ...]) -> str:
+    """Return a warning about a version in one line, or an empty text.
 
-    Raises `ConfigurationError` for one that cannot read tars.
+    Raises `ConfigurationError` for a version that cannot read tars.
     """
-    text = ".".join(map(str, found))
-    if found < MINIMUM:
+    text = ".".join(map(str, numbers))
+    if numbers < MINIMUM:
         raise ConfigurationError(
             f"mksquashfs {text} cannot read a tar: 4.5 or newer is needed.",
             remedy="Enterprise Linux 8 and 9 ship older ones: build squashfs-tools 4.5 or newer"
             " there and name the program under `Mksquashfs`.",
         )
-    if (4, 7) <= found <= (4, 7, 5):
+    if (4, 7) <= numbers <= (4, 7, 5):
         return (
             f"mksquashfs {text} has data races in its search for duplicates, which the gateway does"
             " not use; another version is safer."
@@ -96,7 +96,7 @@ def check_version(found: tuple[int, ...]) -> str:
 
 
 def arguments(options: SquashOptions, output: Path) -> list[str]:
-    """Return what follows the program's name; `extra` stands last and so has the last word.
+    """Return the arguments of the program; `extra` is last, so it overrides the others.
 
     `mksquashfs` does not look for duplicates. Version 4.5.1 writes wrong data without any error if
     files have equal leading blocks and different tails (the blocks of the second file are taken
@@ -116,27 +116,27 @@ def _environment(epoch: int | None = None) -> dict[str, str]:
     return env
 
 
-def _explained(error: ChildFailed) -> PullError:
-    """Return the end of a failed `mksquashfs` as its user and the site can understand it."""
-    said = printable(error.detail.strip().replace("\n", "; "), _STDERR_SHOWN)
+def _explain(error: ChildFailed) -> PullError:
+    """Return the error for the user and the site after a failed `mksquashfs`."""
+    detail = printable(error.detail.strip().replace("\n", "; "), _STDERR_SHOWN)
     if _NO_SPACE.search(error.detail):
-        return NoSpace("The gateway has no disk space left for the converted image.", detail=said)
+        return NoSpace("The gateway has no disk space left for the converted image.", detail=detail)
     if _NO_MEMORY.search(error.detail):
-        return ConversionFailed("mksquashfs had too little memory.", detail=said)
+        return ConversionFailed("mksquashfs had too little memory.", detail=detail)
     if error.signal == SIGKILL:
         return ConversionFailed(
-            "mksquashfs was killed from outside, perhaps because memory ran out.", detail=said
+            "mksquashfs was killed from outside, perhaps because memory ran out.", detail=detail
         )
     if error.signal is not None:
-        return ConversionFailed(f"mksquashfs was killed by signal {error.signal}.", detail=said)
+        return ConversionFailed(f"mksquashfs was killed by signal {error.signal}.", detail=detail)
     if error.exit_code is not None:
-        return ConversionFailed(f"mksquashfs failed with code {error.exit_code}.", detail=said)
+        return ConversionFailed(f"mksquashfs failed with code {error.exit_code}.", detail=detail)
     return ConversionFailed("mksquashfs cannot be started.", detail=error.what)
 
 
 @dataclass(frozen=True, slots=True)
 class Mksquashfs:
-    """One `mksquashfs` program and what it takes to run it."""
+    """One `mksquashfs` program, with the threads, reactor and clock to run it."""
 
     binary: str
     threads: Threads
@@ -154,8 +154,8 @@ class Mksquashfs:
         """Run the program on an archive that `write` writes into a descriptor, in a thread.
 
         `epoch` is the latest time that the result may show: without it no two runs are alike.
-        `write` also gets an event that tells it to stop, and a function to which it reports its
-        bytes: those of files, and all. `report` gets the former too, on the reactor's thread.
+        `write` also gets an event that stops it, and a function for its progress: the bytes of
+        files, and of the whole archive. `report` gets the bytes of files, on the reactor's thread.
         Raises `ConversionFailed`, `NoSpace` and the errors of `write`. After an error neither the
         program nor `write` runs any longer, but a part of `output` may remain.
         """
@@ -202,7 +202,7 @@ class Mksquashfs:
             try:
                 return await running
             except ChildFailed as error:
-                raise _explained(error) from error
+                raise _explain(error) from error
 
         async def writer() -> None:
             # Closed here: were it closed while the reason is still on its way here, the child's

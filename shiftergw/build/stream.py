@@ -1,7 +1,7 @@
 """A plan and its layers → the bytes of one tar archive, in the order that `mksquashfs -tar` needs.
 
-Every path once, parents before children, targets before links: what comes in another order
-`mksquashfs` drops, with exit code 0. The archive lies nowhere: it is written into a pipe.
+Each path occurs once, parents before children, targets before links: `mksquashfs` drops entries in
+another order, with exit code 0. The archive is in no file: it is written into a pipe.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PIPE = 1 << 20
 """Bytes that the pipe may hold, where the system allows it."""
 
 _LARGE = 1 << 16
-"""Bytes from which data goes out by itself, without being copied beside its neighbours."""
+"""Bytes from which data goes out by itself, without being copied beside its neighbors."""
 
 _ZEROS = memoryview(bytes(PIECE))
 
 _Part = bytes | memoryview
-"""A piece of the archive: data of files comes as views, all around it as bytes."""
+"""A piece of the archive: data of files is a view, headers and padding are bytes."""
 
 
 def stream(
@@ -44,11 +44,11 @@ def stream(
 ) -> None:
     """Write the archive of `plan` into a pipe; the caller closes it.
 
-    Blocks while the reader is slow: run it in a thread. `report` is told, from that thread, how
-    many of `plan.report.size` bytes are done, and how many bytes of the archive. The same plan
-    gives the same bytes. Raises `BrokenPipeError` once the reader is gone, `LayerInvalid` if a
-    layer is no longer what was indexed, and `StopRequested` soon after `stop` is set, unless the
-    pipe is full: end its reader too.
+    Blocks while the reader is slow: run it in a thread. In that thread `report` gets the bytes of
+    files that are done, of `plan.report.size`, and the bytes of the archive. The same plan gives
+    the same bytes. Raises `BrokenPipeError` once the reader is gone, `LayerInvalid` if a layer has
+    changed since it was indexed, and `StopRequested` soon after `stop` is set, unless the pipe is
+    full: end its reader too.
     """
     with suppress(OSError):  # not a pipe, or this user's pipes hold too much already
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -57,7 +57,7 @@ def stream(
 
 
 def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[_Part, None, None]:
-    """Yield the whole archive, in parts as they come."""
+    """Yield the whole archive in parts."""
     contents = _Contents()
     yield from _directories(plan.root, contents, stop)
     for path, leaf in contents.without_data:
@@ -65,10 +65,10 @@ def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[
         yield header(path, leaf.mode, leaf.mtime, kind, target=leaf.target)
         yield from _links(path, leaf, contents)
     for number, files in sorted(contents.by_layer.items()):
-        ordered = stoppable_sorted(files, stop, lambda file: file[2].offset)
+        files_in_order = stoppable_sorted(files, stop, lambda file: file[2].offset)
         with closing(decompress(opening_of(layers[number].path), stop)) as pieces:
             source = _Source(pieces)
-            for prefix, name, leaf in ordered:
+            for prefix, name, leaf in files_in_order:
                 path = prefix + name
                 yield header(path, leaf.mode, leaf.mtime, b"0", leaf.size)
                 if leaf.sparse is None:
@@ -83,7 +83,7 @@ def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[
 
 @dataclass(slots=True)
 class _Contents:
-    """What follows the directories: the first name of each inode by where its data is.
+    """The entries after the directories: the first name of each inode, by the place of its data.
 
     Files with data are (parent's path and a slash, name, leaf): the parts are shared, a joined
     path is not.
@@ -96,11 +96,11 @@ class _Contents:
     more_names: dict[Leaf, list[bytes]] = field(default_factory=dict)
 
     def add(self, prefix: bytes, name: bytes, leaf: Leaf) -> None:
-        """Sort one name of an inode in."""
+        """Add one name of an inode."""
         if leaf.names > 1:
-            others = self.more_names.get(leaf)
-            if others is not None:
-                others.append(prefix + name)
+            names = self.more_names.get(leaf)
+            if names is not None:
+                names.append(prefix + name)
                 return
             self.more_names[leaf] = []
         if leaf.size:
@@ -110,7 +110,7 @@ class _Contents:
 
 
 def _directories(root: Directory, contents: _Contents, stop: Event) -> Iterator[bytes]:
-    """Yield the headers of all directories, and sort everything else in."""
+    """Yield the headers of all directories, and add all other entries to `contents`."""
     _add_leaves(contents, b"", root, stop)
     for path, node in stoppable(walk(root, stop), stop):
         if isinstance(node, Directory):
@@ -129,24 +129,24 @@ def _add_leaves(contents: _Contents, prefix: bytes, directory: Directory, stop: 
 
 
 def _links(target: bytes, leaf: Leaf, contents: _Contents) -> Iterator[bytes]:
-    """Yield the headers of the other names of an inode, which stand right behind it."""
+    """Yield the headers of the other names of an inode, which directly follow it."""
     for path in contents.more_names.get(leaf, ()):
         yield header(path, leaf.mode, leaf.mtime, b"1", target=target)
 
 
 def _with_zeros(source: _Source, leaf: Leaf, sparse: SparseMap) -> Iterator[memoryview]:
-    """Yield the bytes of a sparse file as it reads, with its zeros.
+    """Yield the bytes of a sparse file, with its zeros.
 
     `mksquashfs` before 4.7.5 could damage sparse files, and finds runs of zeros by itself.
     """
-    at, stored = 0, leaf.offset
+    at, position = 0, leaf.offset
     for offset, length in (*sparse, (leaf.size, 0)):
         while at < offset:
             zeros = _ZEROS[: offset - at]
             yield zeros
             at += len(zeros)
-        yield from source.read(stored, length)
-        stored += length
+        yield from source.read(position, length)
+        position += length
         at += length
 
 
@@ -159,7 +159,7 @@ class _Source:
         self._start = 0
 
     def read(self, offset: int, size: int) -> Iterator[memoryview]:
-        """Yield `size` bytes from `offset`, never before where the last read began."""
+        """Yield `size` bytes from `offset`, which is never before the start of the last read."""
         while size:
             at = offset - self._start
             part = self._piece[at : at + size]
@@ -177,17 +177,17 @@ class _Source:
 def _write_all(
     parts: Iterator[_Part], fd: int, stop: Event, report: Callable[[int, int], None]
 ) -> None:
-    """Write an archive: small parts gathered into large writes, large ones passed through."""
-    gathered: list[_Part] = []
-    size = done = written = 0
+    """Write an archive: combine small parts into large writes, and write large parts directly."""
+    small_parts: list[_Part] = []
+    size = done = archive_bytes = 0
 
     def flush() -> None:
-        nonlocal size, written
-        _write(fd, memoryview(b"".join(gathered)), stop)
-        gathered.clear()
-        written += size
+        nonlocal size, archive_bytes
+        _write(fd, memoryview(b"".join(small_parts)), stop)
+        small_parts.clear()
+        archive_bytes += size
         size = 0
-        report(done, written)
+        report(done, archive_bytes)
 
     for part in parts:
         length = len(part)
@@ -196,9 +196,9 @@ def _write_all(
             if length >= _LARGE:
                 flush()
                 _write(fd, part, stop)
-                written += length
+                archive_bytes += length
                 continue
-        gathered.append(part)
+        small_parts.append(part)
         size += length
         if size >= _LARGE:
             flush()
