@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
+from shiftergw.plumbing.backoff import Backoff
 from tests import children
 from tests.parts import free_port
 from tests.patience import patient
@@ -24,24 +25,37 @@ SYSTEM = "mycluster"
 ALICE = "good:alice:users::2001:2100"
 BOB = "good:bob:users::2002:2100"
 START_SECONDS = 30.0
+FIRST_PAUSE = 0.05
+POLL_PAUSE = 0.25
+"""The longest pause in seconds between two polls of a pull."""
+
 FINAL = {"READY", "FAILURE"}
 
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T | None], seconds: float, event: str) -> T:
+def until(
+    condition: Callable[[], T | None],
+    seconds: float,
+    event: str,
+    longest_pause: float = FIRST_PAUSE,
+) -> T:
     """Return the first true value of `condition`; raise `TimeoutError` after `seconds`.
 
-    `event` names the condition in the error.
+    `event` names the condition in the error. The pauses between two calls grow up to
+    `longest_pause`: a condition that stays true may be noticed later, and costs less.
     """
     deadline = time.monotonic() + patient(seconds)
+    backoff = Backoff(FIRST_PAUSE, longest_pause, 1.2)
+    calls = 0
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise TimeoutError(f"{event} did not happen within {patient(seconds):.0f} s")
-        time.sleep(0.05)
+        calls += 1
+        time.sleep(backoff.seconds(calls))
 
 
 class Service:
@@ -211,7 +225,7 @@ class Service:
             answer = self.poll(image, credential)
             return answer if answer["status"] in FINAL else None
 
-        return until(final_answer, seconds, f"the end of the pull of {image}")
+        return until(final_answer, seconds, f"the end of the pull of {image}", POLL_PAUSE)
 
     def lookup(self, image: str, credential: str = ALICE) -> tuple[int, Any]:
         """Look up an image; return the status and the body of the answer."""

@@ -34,7 +34,7 @@ async def test_behind(n):
 
 def test_a_test_that_hangs(tmp_path: Path) -> None:
     """A test that hangs in the reactor fails, and all others are run and counted."""
-    (tmp_path / "test_hangs.py").write_text(HANGS.format(limit=stretch(3)))
+    (tmp_path / "test_hangs.py").write_text(HANGS.format(limit=stretch(1)))
     settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
     argv = [sys.executable, "-m", "pytest", *settings, "-q", "-n", "2", "--dist", "worksteal"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest_twisted
 
 from shiftergw.ports import ImageStore
 from tests import mongod
-from tests.cli.command import shiftergw
+from tests.cli.command import ENVIRONMENT, shiftergw
 from tests.configurations import change_document
+from tests.patience import patient
 from tests.store.places import mongo_running, running
 from tests.store.pulls import NOW, complete_pull, request
 
@@ -33,6 +36,19 @@ def write_config(root: Path, **keys: Any) -> str:
     return str(file)
 
 
+def migrate_soon(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `shiftergw migrate` in a program in which gateways have half a second to stop."""
+    program = (
+        "from functools import partial; from shiftergw.store import migration;"
+        "migration.migrate = partial(migration.migrate, patience=0.5);"
+        "from shiftergw.cli.start import main; main()"
+    )
+    argv = [sys.executable, "-c", program, "migrate", *arguments]
+    return subprocess.run(
+        argv, env=ENVIRONMENT, capture_output=True, text=True, timeout=patient(60), check=False
+    )
+
+
 async def names(store: ImageStore) -> list[tuple[str, ...]]:
     """Return the tags of all records in a store."""
     return [record.tags for record in await store.list("alpha")]
@@ -49,7 +65,7 @@ async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> No
         await complete_pull(store, request("x:1"), now=NOW)
     with mongod.database(mongodb) as (name, _):
         config = write_config(tmp_path, MongoDBURI=mongodb, MongoDB=name)
-        done = shiftergw("migrate", "--config", config)
+        done = migrate_soon("--config", config)
         assert done.returncode == 0, done.stderr
         assert re.search("the same: 1 images, 0 blocks, 0 look-ups", done.stdout)
         assert "waiting" in done.stderr

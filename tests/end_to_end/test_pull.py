@@ -50,7 +50,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
         )
         running.push(root / "index", "lib/index:1")
         noise = [
-            tar_of([entry(f"data/{n}", os.urandom(6_000_000)) for n in range(5)]) for _ in range(3)
+            tar_of([entry(f"data/{n}", os.urandom(2_400_000)) for n in range(5)]) for _ in range(3)
         ]
         oci_layout(root / "big", noise, compression="plain")
         running.push(root / "big", "lib/big:1")
@@ -236,7 +236,7 @@ def test_a_killed_worker_s_work_is_taken_up_again(
     registry: DockerRegistry, service: Service, tmp_path: Path
 ) -> None:
     """After SIGKILL of a worker another worker finishes its pull, and the gateway goes on."""
-    noise = [tar_of([entry(f"d/{n}", os.urandom(20_000_000)) for n in range(6)])]
+    noise = [tar_of([entry(f"d/{n}", os.urandom(10_000_000)) for n in range(6)])]
     oci_layout(tmp_path, noise, compression="plain")
     registry.push(tmp_path, "lib/killed:1")
     service.poll("lib/killed:1")
@@ -275,7 +275,7 @@ def test_two_workers_share_a_download(registry: DockerRegistry, tmp_path: Path) 
     platform = {"accesstype": "local", "local": {"imageDir": str(tmp_path / "images")}}
     second_system = {
         "accesstype": "local",
-        "squashfs": {"compressor": "xz"},
+        "squashfs": {"compressor": "gzip", "level": 1},
         "local": {"imageDir": str(tmp_path / "other")},
     }
     (tmp_path / "other").mkdir()

@@ -26,7 +26,7 @@ from tests.munged import MungeDaemon
 from tests.parts import lacking, need
 from tests.patience import patient
 from tests.registries import SECOND_USER, USER, DockerRegistry
-from tests.running_service import Service, until
+from tests.running_service import POLL_PAUSE, Service, until
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Site:
             assert status == 200, answer
             return answer if answer["status"] in {"READY", "FAILURE"} else None
 
-        return until(final_answer, 60, f"the end of the pull of {image}")
+        return until(final_answer, 60, f"the end of the pull of {image}", POLL_PAUSE)
 
     def lookup(self, user: User, system: str, image: str) -> tuple[int, Any]:
         """Look up an image; return the status and the body."""

@@ -354,10 +354,10 @@ async def test_quiet_server(threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_server_keeps_alive_too(threads: Threads) -> None:
     """The server's own keep-alives are answered."""
-    interval = math.ceil(stretch(1))
+    interval = math.ceil(stretch(0.5))
     with Sshd(f"ClientAliveInterval {interval}", "ClientAliveCountMax 1") as server:
         async with open_connection(server, threads, idle_seconds=100) as connection:
-            await pause(3 * interval, reactor)
+            await pause(2.5 * interval, reactor)
             assert (await run(connection, "true"))[0] == 0
 
 

@@ -305,8 +305,9 @@ async def test_unusable_addresses(tmp_path: Path, listen: str, words: str) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_address_twice(tmp_path: Path) -> None:
+async def test_one_address_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway listens at all addresses at the same time, and so does the check."""
+    monkeypatch.setattr("shiftergw.app.checkup.NETWORK_LIMIT", 0.5)
     port = free_port()
     texts = [f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}:interface=localhost"]
     configuration = document(tmp_path, free_port(), 1) | {"Listen": texts}
