@@ -112,5 +112,5 @@ def test_mirrors_of_a_rule(config: Config) -> None:
 
 @pytest.mark.parametrize("host", ["bad.example", "example.com", "denied.example"])
 def test_registries_that_are_not_allowed(config: Config, host: str) -> None:
-    """What is blocked, or in no list, has no registry, whatever an older record says."""
+    """Registries that are blocked or not listed are not used, whatever an older record names."""
     assert find_unnamed(config, host, "x") is None

@@ -1,4 +1,4 @@
-"""What keeps a process from starting if it could not verify signatures."""
+"""The start is refused if the process could not verify signatures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def prepare(root: Path, content: str, **changes: Any) -> list[str]:
 async def test_without_gpgv_the_start_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only if a policy needs it."""
+    """The start is refused only if a policy needs `gpgv`."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert await prepare(tmp_path, '{"default": [{"type": "reject"}]}') == []
     with pytest.raises(ConfigurationError, match="gpgv cannot be started") as caught:
@@ -62,7 +62,7 @@ async def test_with_gpgv(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_invalid_policy_refuses_images_and_not_the_start(tmp_path: Path) -> None:
-    """Other systems go on; the log says what is wrong."""
+    """The gateway starts for the other systems, and logs the fault of the policy."""
     (error,) = await prepare(tmp_path, "{")
     assert "is not valid JSON" in error
 
@@ -89,7 +89,7 @@ def record_of(digest: str | None, *, is_accepted: bool = True) -> ImageRecord:
 async def test_records_that_the_present_policy_has_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another policy, an invalid one, and one on a disk that hangs have judged nothing."""
+    """A different policy, an invalid one, and one on a disk that hangs have no verdicts."""
     file = tmp_path / "policy.json"
     file.write_text('{"default": [{"type": "reject"}]}')
     digest = read_policy(file).digest

@@ -65,7 +65,7 @@ async def test_one_directory_has_one_name(tmp_path: Path) -> None:
 async def test_unreachable_image_directories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is absent, or on a file system that hangs, does not prevent the start."""
+    """A directory that is absent, or on a file system that hangs, does not prevent the start."""
     (tmp_path / "images").mkdir()
     hangs, answers = tmp_path / "hangs", Event()
     original_identity = preparation.identity

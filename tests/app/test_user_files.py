@@ -1,4 +1,4 @@
-"""What the gateway has for files of users, as it is wired."""
+"""The parts of the gateway for files of users, as `compose` wires them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.patience import patient
 async def test_imports_that_hang_stop_no_upload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user who imports from a file system without its server gets an error, others go on."""
+    """An import from a file system without its server is an error; uploads go on."""
     end = Event()
 
     def hang(_: str) -> int:

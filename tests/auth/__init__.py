@@ -1,1 +1,1 @@
-"""The promises of whoever says who sent a credential."""
+"""The promises of the adapters that authenticate users."""

@@ -103,7 +103,7 @@ def test_no_daemon(munge: Munge, tmp_path: Path) -> None:
 
 
 def test_too_long_a_payload(munged: MungeDaemon, munge: Munge) -> None:
-    """Both refuse a payload that is longer than a daemon accepts."""
+    """The library and the programs refuse a payload that is longer than a daemon accepts."""
     assert munge.encode(b"x" * (LARGEST + 1), munged.socket) == (Status.BAD_LENGTH, "")
 
 

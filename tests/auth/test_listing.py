@@ -159,7 +159,7 @@ async def test_a_listing_that_is_too_old(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_first_request_after_a_quiet_night(tmp_path: Path) -> None:
-    """It waits for a new listing and is not refused."""
+    """The first request after a long pause waits for a new listing and is not refused."""
     clock, command = SetClock(), Command(tmp_path)
     command.answer(SYSTEM)
     async with listing_by(command.argv, clock) as users:

@@ -49,7 +49,7 @@ def authenticator(*admins: str | int) -> Authenticator:
 async def test_good_credentials(
     credential: str, uid: int, gid: int, logins: dict[str, RegistryLogin]
 ) -> None:
-    """A credential has user and group, and optionally token and ids; without ids nobody is root."""
+    """A credential has user and group, optionally token and ids; without ids no user is root."""
     session = await authenticator().authenticate(credential, "perlmutter")
     assert session == Session(
         system="perlmutter",

@@ -132,7 +132,7 @@ async def test_a_user_of_this_host(munged: MungeDaemon, threads: Threads, munge:
 async def test_users_whom_the_host_does_not_know(
     munged: MungeDaemon, threads: Threads, munge: Munge
 ) -> None:
-    """Their names are the digits of their ids, so no two names are the same."""
+    """The names of unknown users are the digits of their ids, so no two are the same."""
     auth = authenticator(munged, threads, munge)
     uid, gid = UNKNOWN
     first = await auth.authenticate(munged.encode_as(uid, gid), "perlmutter")

@@ -29,7 +29,7 @@ def cause(path: Path) -> str:
 
 
 def test_a_daemon_that_works() -> None:
-    """Its clock agrees with this machine's."""
+    """The clock of a daemon that works agrees with this machine's."""
     with MungeDaemon() as munged:
         assert abs(try_daemon(munged.socket)) < 15
 

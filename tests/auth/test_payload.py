@@ -77,7 +77,7 @@ def test_bytes_of_another_encoding() -> None:
     ids=lambda payload: repr(payload[:60]),
 )
 def test_invalid_payloads(payload: bytes) -> None:
-    """They are refused with a remedy, and no part of the error quotes them."""
+    """Invalid payloads are refused with a remedy, and no part of the error quotes them."""
     with pytest.raises(BadRequest, match=r"shifterimg login") as caught:
         logins(payload)
     error = caught.value
@@ -87,7 +87,7 @@ def test_invalid_payloads(payload: bytes) -> None:
 
 
 def test_an_identity_token() -> None:
-    """It has the form of a login of the user `<token>`, and may contain colons."""
+    """An identity token is a login of the user `<token>`, and may contain colons."""
     payload = b'{"authorized_locations":{"quay.io":"<token>:a:b","ghcr.io":"token:a:b"}}'
     by_location = logins(payload)
     assert by_location["quay.io"] == RegistryLogin("<token>", "a:b")

@@ -190,7 +190,7 @@ async def test_the_number_of_unrecorded_credentials_is_limited(
 async def test_many_unrecorded_credentials(
     gateways: Gateways, daemons: tuple[MungeDaemon, MungeDaemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them are recorded, in batches."""
+    """All credentials are recorded, in batches."""
     monkeypatch.setattr(single_use_module, "BATCH_SIZE", 2)
     first, _, store, _ = gateways
     store.is_away = True

@@ -164,7 +164,7 @@ async def test_the_entry_is_named(tmp_path: Path, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_owners_are_found(tmp_path: Path, threads: Threads) -> None:
-    """Everything must belong to root."""
+    """An entry that does not belong to root is an error."""
     path = squash_tar(tar_of_tree(directory(a=file())), tmp_path / "image", "-force-uid", "7")
     with pytest.raises(ConversionFailed, match="not what was planned"):
         await check_file(path, directory(a=file()), threads)
@@ -259,7 +259,7 @@ LISTING = (
 
 
 def test_a_listing_may_come_in_pieces() -> None:
-    """Where the pipe cuts the listing makes no difference."""
+    """A listing may arrive in pieces of any size."""
     tree = directory(d=file(mode=0o755))
     tree.children[b"a\nb"] = link(b"c\nd")
     whole: Any = io.BytesIO(LISTING)

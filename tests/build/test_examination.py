@@ -60,7 +60,7 @@ class LateLayer(StoredLayer):
 async def test_zeros_are_measured_by_all_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Threads, size: int
 ) -> None:
-    """Also by layers that arrive after the zeros were read; what they hold may be too little."""
+    """The limit on zeros follows from all layers, also from those that arrive later."""
     monkeypatch.setattr(budget, "RATIO_FREE", 1 << 20)
     zeros, data = tmp_path / "zeros", tmp_path / "data"
     zeros.write_bytes(compress(tar_of([entry("zeros", bytes(4_000_000))])))

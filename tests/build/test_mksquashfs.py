@@ -147,7 +147,7 @@ async def test_a_program_that_does_not_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old", [(4, 3), (4, 4), (4, 4, 1), (3, 9)])
 def test_versions_that_read_no_tar_are_refused(old: tuple[int, ...]) -> None:
-    """Before 4.5 there is no -tar: the operator is told what to do."""
+    """Versions before 4.5 have no `-tar`, and the error tells the operator what to do."""
     with pytest.raises(ConfigurationError, match="Enterprise Linux") as caught:
         check_version(old)
     assert "`Mksquashfs`" in caught.value.remedy
@@ -231,7 +231,7 @@ async def test_the_result_holds_what_was_written(tmp_path: Path, threads: Thread
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_stream_gives_the_same_bytes(tmp_path: Path, threads: Threads) -> None:
-    """Neither the moment nor the number of processors nor the memory shows in the result."""
+    """The result does not depend on time, number of processors or memory."""
     tree = directory(a=file(bytes(1_000_000)), b=directory(c=file(b"c"), d=file(b"d")))
     tar = tar_of_tree(tree)
     results = set()
@@ -273,7 +273,7 @@ async def test_progress_is_reported(tmp_path: Path, threads: Threads) -> None:
 async def test_every_bad_end_is_told(
     tmp_path: Path, threads: Threads, text: str, kind: type[GatewayError], what: str
 ) -> None:
-    """However the program ends, the error tells the cause, which is not the broken pipe."""
+    """The error tells the program's cause, which is not the broken pipe."""
     conversion = Conversion(tmp_path, threads, script(tmp_path / "mksquashfs", text))
     with pytest.raises(kind, match=what) as caught:
         await conversion.run(writing(tar_of_tree(directory(a=file(bytes(3_000_000))))))
@@ -310,7 +310,7 @@ async def test_a_stream_cut_short_is_a_failure(tmp_path: Path, threads: Threads)
 
 @pytest_twisted.ensureDeferred
 async def test_the_writers_own_error_wins(tmp_path: Path, threads: Threads) -> None:
-    """When the stream cannot be made, that is the failure, not the program's complaint."""
+    """A failure of the writer is raised rather than the program's complaint about it."""
     tar = tar_of_tree(directory(a=file(bytes(3_000_000))))
     conversion = Conversion(tmp_path, threads)
     with pytest.raises(LayerInvalid, match="broken layer"):
@@ -388,7 +388,7 @@ async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, tex
 
 
 def waiting(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
-    """Write nothing until told to stop."""
+    """Write nothing, and wait for the stop event."""
     del descriptor, report
     stop.wait()
 

@@ -98,7 +98,7 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
 @settings(max_examples=25)
 @given(LAYERS)
 def test_random_images_come_out_of_mksquashfs_as_the_model_says(random_layers: list[Layer]) -> None:
-    """Nothing is dropped, doubled or renamed on the way, whatever the layers held."""
+    """The stream drops, doubles and renames no entry, whatever the layers contain."""
     try:
         expected = flatten_model(random_layers)
     except InvalidLayers:
@@ -185,7 +185,7 @@ def test_progress_rises_to_the_size_of_the_files(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_is_gone_is_a_broken_pipe(tmp_path: Path) -> None:
-    """The caller, who knows why `mksquashfs` ended, gets `BrokenPipeError` as it is."""
+    """The caller gets `BrokenPipeError`, because it knows why `mksquashfs` ended."""
     plan, layers = plan_layers(tmp_path, tar_of({"a": NOISE}))
     read_fd, write_fd = os.pipe()
     os.close(read_fd)

@@ -44,7 +44,7 @@ real: Any = reactor
 
 @pytest_twisted.ensureDeferred
 async def test_layers_become_one_file(site: Site) -> None:
-    """The file holds the merged tree with its data; it lies alone with its sidecar, private."""
+    """The file has the merged tree with its data; beside it is its sidecar only; both private."""
     async with site.build(site.two) as image:
         content = content_of(image.path)
         data = image.path.read_bytes()
@@ -114,7 +114,7 @@ async def test_options_have_files_of_their_own(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_image_gives_the_same_bytes(site: Site, tmp_path: Path) -> None:
-    """Another machine, another moment, another number of processors: the same bytes."""
+    """The bytes do not depend on machine, time and number of processors."""
     layers = site.two
     first = await site.build_image(layers)
     (tmp_path / "other").mkdir()
@@ -255,7 +255,7 @@ async def test_the_wrong_tree_is_never_delivered(tmp_path: Path, threads: Thread
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.3])
 @pytest_twisted.ensureDeferred
 async def test_cancelling_leaves_nothing(tmp_path: Path, threads: Threads, after: float) -> None:
-    """Whenever a build is cancelled: no process, no file, no lock, no descriptor remains."""
+    """A build that is cancelled leaves no process, file, lock or descriptor behind."""
     await threads.run(int)
     descriptors = open_descriptors()
     site = Site(tmp_path, threads)

@@ -43,7 +43,7 @@ class Terminal:
             self.output += os.read(self._master, 1024)
 
     def echoes(self) -> bool:
-        """Say whether the terminal shows what is typed."""
+        """Return whether the terminal echoes input."""
         return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
 
     def type(self, text: bytes) -> None:

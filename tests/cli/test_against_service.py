@@ -23,7 +23,7 @@ NAMES = {"SHIFTERGW_SYSTEM": SYSTEM}
 
 @pytest.fixture
 def service(tmp_path: Path, munged: MungeDaemon) -> Iterator[Service]:
-    """Run the gateway of a system whose admin is whoever runs the tests."""
+    """Run the gateway of a system whose admin is the user of the tests."""
     need("mksquashfs")
     with DockerRegistry(tmp_path / "registry", private=True) as registry:
         oci_layout(tmp_path / "layout", [tar_of([entry("etc"), entry("etc/name", b"app")])])
@@ -76,7 +76,7 @@ def test_a_day(service: Service, tmp_path: Path, munged: MungeDaemon) -> None:
 
     assert home.run("rm", "--allow", image_id)[0] == 0
     assert home.run("rm", "--allow", image_id)[0] == 4
-    # Until then the failure is still told.
+    # Until then the gateway still reports the failure.
     until(lambda: home.run("pull", IMAGE)[0] == 0, 30, "the end of the hold of a failure")
     assert home.run("lookup", IMAGE)[1].decode().strip() == image_id
     assert home.run("autoexpire")[:2] == (0, b"")

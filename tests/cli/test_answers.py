@@ -137,7 +137,7 @@ def test_any_row_is_printed_or_invalid(row: dict[str, Any]) -> None:
 async def test_an_answer_that_is_not_a_gateway_s(
     answer: dict[str, Any], arguments: list[str]
 ) -> None:
-    """It exits with 3, and prints one line on standard error."""
+    """The command exits with 3, and prints one line on standard error."""
     async with answering(json.dumps(answer).encode()) as url:
         done: Any = await deferToThread(shiftergw, "--gateway", url, *OPTIONS, *arguments)
     assert (done.returncode, done.stdout) == (3, "")

@@ -243,7 +243,7 @@ def test_the_policy_of_a_system(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
-    """It is a fault of the command line, and nothing is converted."""
+    """A policy that cannot be read is a fault of the command line; no image is converted."""
     (tmp_path / "saved.tar").write_bytes(ARCHIVE)
     path = str(tmp_path / "absent.json")
     result = shiftergw("convert", "--policy", path, f"{tmp_path}/saved.tar", f"{tmp_path}/o")

@@ -212,7 +212,7 @@ async def test_a_link_is_not_followed(user: User, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_others_can_read(user: User) -> None:
-    """Its logins are sent; each command prints one warning on how to close it."""
+    """The logins of an open file are sent; each command warns once how to close the file."""
     user.write_logins(f"mycluster:default={user.munged.encode(b'ann:x')}")
     user.file.chmod(0o644)
     assert await user.run("pull", "x:1", gateways=FakeGateway(pulls=[WORKING, READY])) == 0

@@ -16,7 +16,7 @@ LAYER = {"digest": "d", "size": 1, "cached_size": 1}
 
 
 def test_an_explanation() -> None:
-    """What was encoded comes back; unknown members are ignored, absent ones have defaults."""
+    """An explanation survives encoding; unknown members are ignored, absent have defaults."""
     document = json.loads(json.dumps(EXPLANATION.to_document()))
     assert decode(Explanation, {**document, "news": [1]}) == EXPLANATION
     assert decode(Explanation, SMALL) == Explanation("a", "s", "x", "d", "build")

@@ -100,7 +100,7 @@ def test_forms_of_an_entry(tmp_path: Path, content: Any, login: Any) -> None:
     ],
 )
 def test_unusable_entries(tmp_path: Path, content: Any, words: str) -> None:
-    """The reason is said, and nothing of the entry is quoted."""
+    """The message gives the reason, and quotes no part of the entry."""
     config = config_of(tmp_path, {"auths": {"reg.example": content}})
     with pytest.raises(UnusableLogin, match=words) as caught:
         config.login_for("reg.example")

@@ -81,7 +81,7 @@ async def test_forms_of_an_answer(pieces: list[bytes]) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_broken_answers(pieces: list[bytes], reason: str) -> None:
-    """A part of an answer does not count as a whole one, and the message says what is wrong."""
+    """A part of an answer does not count as an answer, and the message names the fault."""
     async with answering(sending(*pieces)) as server:
         with pytest.raises(NoGateway, match=reason):
             await lookup(server)
@@ -173,7 +173,7 @@ def images_of(port: int, authority: Authority) -> Any:
 async def test_a_certificate_that_is_refused(
     kind: str, authority: Authority, tmp_path: Path
 ) -> None:
-    """The message says what is wrong with the certificate, and no byte has been sent."""
+    """The message names the fault of the certificate, and no byte has been sent."""
     impostor = IMPOSTORS[kind]
     async with listening(impostor.make(authority, tmp_path, "localhost")) as server:
         done = await images_of(server.port, authority)

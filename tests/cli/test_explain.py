@@ -174,7 +174,7 @@ ASKING = ("docker", "team/app:1")
 
 
 def test_polls_of_a_gateway(capsys: pytest.CaptureFixture[str]) -> None:
-    """The gateway is polled until it has the explanation; a wait for other users is told once."""
+    """The gateway is polled for the explanation; a wait for other users is reported once."""
     remote, clock, ends = polling(WAITING, WAITING, RUNNING, READY)
     clock.pump([INTERVAL] * 3)
     assert [explanation_of(state) for state in ends] == [EXPLANATION]
@@ -183,7 +183,7 @@ def test_polls_of_a_gateway(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_gateway_that_is_silent_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:
-    """Polls that fail are repeated, as those of a pull, which is told once."""
+    """Polls that fail are repeated, as those of a pull, which is reported once."""
     busy = GatewayBusy("The gateway g is silent.")
     remote, clock, ends = polling(RUNNING, SILENCE, busy, SILENCE, RUNNING, READY)
     clock.pump([INTERVAL] * 6)
@@ -261,7 +261,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_gateway_that_does_not_explain(state: dict[str, Any], code: int, words: str) -> None:
-    """Its reason is shown; an answer of another form is not the image's fault."""
+    """The gateway's reason is shown; an answer of another form is not the image's fault."""
     with pytest.raises(Stop, match=words) as caught:
         explanation_of(state)
     assert caught.value.exit_code == code
@@ -271,7 +271,7 @@ def test_a_gateway_that_does_not_explain(state: dict[str, Any], code: int, words
 
 @pytest.mark.parametrize("key", ["", ".", "..", "a/b", "a" * 101, "a\n", 7, None])
 def test_an_id_that_is_none(key: Any) -> None:
-    """What becomes part of a path has the form of an id."""
+    """Only an id becomes part of the path of a request."""
     with pytest.raises(InvalidAnswer):
         parse_explanation({"status": "RUNNING", "id": key})
 

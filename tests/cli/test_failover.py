@@ -1,4 +1,4 @@
-"""A pull goes on at another gateway if its own dies, with real sockets."""
+"""A pull continues at another gateway if its own dies, with real sockets."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ async def test_a_part_of_the_logins(user: DockerUser) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_identity_token(user: DockerUser) -> None:
-    """It is stored as Docker's helpers name it, and called by its name."""
+    """An identity token is stored under the name that Docker's helpers use for it."""
     auths = {"quay.io": {"auth": "MDAwMDo=", "identitytoken": "secret"}}
     write_config(user.docker, {"auths": auths})
     code, errors = await user.login(FakeGateway(hosts=HOSTS))

@@ -82,7 +82,7 @@ def test_answers_that_are_not_200(
 @both_clients
 @pytest_twisted.ensureDeferred
 async def test_another_protocol(with_client: Any) -> None:
-    """The message for a server that does not speak HTTP says so."""
+    """The message says that the server does not speak HTTP."""
     async with answering(lambda send, _: send(b"SSH-2.0-OpenSSH_9.2\r\n")) as server:
         with pytest.raises(NoGateway, match="what it sent is not HTTP"):
             await with_client(settings_of([f"http://127.0.0.1:{server.port}"]), Remote.images)

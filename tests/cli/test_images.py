@@ -194,7 +194,7 @@ async def test_no_gateway_answers(with_client: Any) -> None:
 @both_clients
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_is_not_a_gateway_answers(with_client: Any) -> None:
-    """It counts as silent, whatever it answers."""
+    """A server that is not a gateway counts as silent, whatever it answers."""
     for path in ("/livez?", "/?"):
         async with listening(site_of(FakeGateway(), reactor)) as port:
             with pytest.raises(NoGateway, match="is it a gateway"):

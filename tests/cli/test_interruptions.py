@@ -1,6 +1,6 @@
 """Signals and broken pipes: each command, as a process, at each stage.
 
-Whatever ends a command, once or twice: there is no traceback, the exit code says what it was, and
+However a command is ended, once or twice: there is no traceback, the exit code tells the cause, and
 neither files nor child processes are left.
 """
 
@@ -312,7 +312,7 @@ def test_while_an_image_is_converted(
     conversion.check_nothing_is_left(child)
 
 
-# Output that nobody reads.
+# Output without a reader.
 
 
 def _code_without_reader(

@@ -76,7 +76,7 @@ def test_without_the_file_of_the_version(tmp_path: Path) -> None:
      "[" * 100_000],
 )  # fmt: skip
 def test_documents_of_another_form(tmp_path: Path, content: str) -> None:
-    """Without a usable index everything is sent, and the gateway says what is wrong with it."""
+    """Without a usable index all files are sent, and the gateway names the fault of the index."""
     (tmp_path / INDEX).write_text(content)
     assert blobs_of_tag(tmp_path, "t") is None
 

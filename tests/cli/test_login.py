@@ -116,7 +116,7 @@ def test_misuse(home: Home) -> None:
 
 
 def test_munge_is_away(home: Home) -> None:
-    """Nothing is stored, and the exit code is not that of misuse."""
+    """Without munge no login is stored, and the exit code is not that of misuse."""
     code, _, errors = home.run("--munge-socket", "/nonexistent", "login", *OPTIONS, stdin=b"hush\n")
     assert code == 3
     assert b"munge does not answer" in errors

@@ -60,7 +60,7 @@ def test_commands_are_imported_by_name(name: str) -> None:
 
 
 def test_an_unknown_command() -> None:
-    """It is not imported, and click gets all names, to suggest one that is spelled alike."""
+    """An unknown command imports no module; click suggests a name that is spelled alike."""
     context = click.Context(main)
     assert main.get_command(context, "imagse") is None
     assert sorted(main.commands) == main.list_commands(context)

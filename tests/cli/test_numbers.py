@@ -109,7 +109,7 @@ def code_of(command: Callable[[], int]) -> int:
 
 
 def refuse_constant(word: str) -> None:
-    """Fail for what is no JSON."""
+    """Raise an error for a constant that is not JSON."""
     raise AssertionError(word)
 
 
@@ -194,7 +194,7 @@ def test_pull(member: str, number: str) -> None:
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:20])
 def test_an_upload(number: str) -> None:
-    """Neither an offset nor a chunk that no file has is believed, in answers and in refusals."""
+    """Offsets and chunks that no file can have are errors, in answers and in refusals."""
     for members in ('"offset": @, "chunk": 7', '"offset": 7, "chunk": @'):
         content = f'{{"upload": "ab", {members.replace("@", number)}}}'
         declaring = Deferred.fromCoroutine(remote_with(content).declare({}))

@@ -105,7 +105,7 @@ async def test_requests_go_through_the_proxy() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_proxy_that_is_away() -> None:
-    """The exit code is that of a gateway that is away."""
+    """A proxy that is away has the exit code of a gateway that is away."""
     env = {
         "SHIFTERGW_GATEWAY": "http://gw.site.example:5000",
         "SHIFTERGW_SYSTEM": "mycluster",

@@ -91,7 +91,7 @@ async def test_pull_nowait() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_interrupted_pull() -> None:
-    """After Ctrl-C the pull goes on at the gateway; the command says so and exits with 130."""
+    """After Ctrl-C the pull goes on at the gateway; the command reports this and exits with 130."""
     fake = FakeGateway(pulls=[WORKING])
 
     def interrupt(env: dict[str, str]) -> tuple[int, str]:

@@ -80,7 +80,7 @@ def test_options_take_precedence_over_udiroot(udiroot: Path) -> None:
     ],
 )
 def test_invalid_urls(url: str, words: tuple[str, ...]) -> None:
-    """An invalid URL is refused at once, with what is expected and without passwords."""
+    """An invalid URL is refused at once, with the expected form and without passwords."""
     with pytest.raises(Misuse) as caught:
         Settings(gateways=["http://good:5000", url]).gateway_urls()
     for word in words:

@@ -71,7 +71,7 @@ def run(gateway: UploadGateway, *arguments: str, stdin: bytes = b"") -> tuple[in
 
 
 def test_a_file(gateway: UploadGateway, file: Path) -> None:
-    """It is declared, sent in chunks, and pulled; progress is on standard error."""
+    """A file is declared, sent in chunks, and pulled; progress is on standard error."""
     code, out, errors = run(gateway, "pull", f"docker-archive:{file}:app:1", "mine:2")
     assert (code, out) == (0, f"{IMAGE_ID}\n"), errors
     (stored_upload,) = gateway.uploads
@@ -167,7 +167,7 @@ def test_import(gateway: UploadGateway, file: Path) -> None:
 def test_readers(
     gateway: UploadGateway, file: Path, options: list[str], members: dict[str, Any]
 ) -> None:
-    """The options say who may use the image; without any it is the uploader's."""
+    """The options name the image's readers; without options only the uploader may use it."""
     assert run(gateway, "pull", *options, str(file), "mine")[0] == 0
     assert gateway.bodies == [{**members, "selector": "", "upload": gateway.uploads[0].key}]
 
@@ -222,7 +222,7 @@ async def test_bytes_are_sent_as_they_are(with_client: Any) -> None:
 
 @pytest.mark.parametrize("fault", [Fault(), Fault(keep=1000), Fault(keep=7, status=503)])
 def test_a_fault_in_the_middle(gateway: UploadGateway, file: Path, fault: Fault) -> None:
-    """After a broken connection, or an error, the client asks what has arrived and goes on."""
+    """After a broken connection, or an error, the client asks for the offset and continues."""
     gateway.faults = [Fault(keep=MIB, status=502), fault]
     code, _, errors = run(gateway, "pull", str(file), "mine")
     assert code == 0, errors
@@ -248,7 +248,7 @@ def test_an_upload_that_is_gone(gateway: UploadGateway, file: Path) -> None:
 
 
 def test_a_later_run_goes_on(gateway: UploadGateway, file: Path) -> None:
-    """What an earlier run has sent is not sent again, whatever its chunks were."""
+    """A later run does not send bytes of an earlier run again, whatever their chunks."""
     declaration = {
         "size": len(CONTENT),
         "sha256": sha256(CONTENT).hexdigest(),
@@ -308,7 +308,7 @@ def test_systems_that_refuse_an_upload(gateway: UploadGateway, file: Path) -> No
 
 
 def test_interrupted_upload(gateway: UploadGateway, tmp_path: Path) -> None:
-    """Ctrl-C says how to go on; the next run sends only what is missing."""
+    """After Ctrl-C the command says how to resume; the next run sends only missing bytes."""
     path = tmp_path / "large.tar"
     with path.open("wb") as file:
         file.truncate(100 * MIB)
@@ -468,7 +468,7 @@ async def test_a_gateway_that_stays_away(file: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_progress_ends_no_upload(file: Path) -> None:
-    """As long as each attempt brings some bytes, an upload over a bad line goes on."""
+    """An upload over a bad line continues as long as each attempt sends some bytes."""
     clock = Clock()
     steps: list[UploadState | Exception] = [STATE]
     for offset in range(1, 60):

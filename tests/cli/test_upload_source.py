@@ -1,4 +1,4 @@
-"""What a user uploads: files, directories as tar archives, standard input."""
+"""The sources of uploads: files, directories as tar archives, standard input."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_files(tmp_path: Path, prefix: str, kind: str) -> None:
 
 
 def test_a_selector(tmp_path: Path) -> None:
-    """What chooses one of several images is passed on."""
+    """The selector of one of several images is passed on."""
     (tmp_path / "two.tar").write_bytes(b"x")
     assert open_by_name(f"docker-archive:{tmp_path}/two.tar:app:1").selector == "app:1"
     assert open_by_name(f"oci:{layout(tmp_path / 'layout')}:v1").selector == "v1"
@@ -148,7 +148,7 @@ def test_large_files_and_long_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["longer", "shorter", "rewritten", "replaced", "removed"])
 @pytest.mark.parametrize("form", ["file", "directory"])
 def test_a_change_is_noticed(tmp_path: Path, form: str, change: str) -> None:
-    """Whatever happens to a file after it was first looked at, its bytes are not mixed."""
+    """A file that changes after the first look is an error: its bytes are not mixed."""
     path = layout(tmp_path / "image")
     file = path / "blobs" / "sha256" / ("a" * 64)
     source = open_by_name(f"oci:{path}" if form == "directory" else str(file))
@@ -186,7 +186,7 @@ def test_a_change_is_noticed(tmp_path: Path, form: str, change: str) -> None:
     ],
 )
 def test_things_that_cannot_be_uploaded(tmp_path: Path, text: str, words: str) -> None:
-    """The error names the file and what is wrong with it; a named pipe is not waited for."""
+    """The error names the file and its fault; a named pipe does not block the command."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "nothing").write_text("")
     (tmp_path / "empty").mkdir()
@@ -212,7 +212,7 @@ def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_names_of_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may be an image in a registry is left to the gateway; a file is a file."""
+    """The gateway interprets names of images in registries; a name of a file is a file."""
     monkeypatch.chdir(tmp_path)
     for text in ("ubuntu:24.04", "image.sif", "docker://ubuntu", "oci://quay.io/a"):
         check_registry_image(text)

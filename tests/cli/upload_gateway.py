@@ -21,7 +21,7 @@ _ACCESS = ("selector", "public", "allowed_uids", "allowed_gids")
 
 @dataclass
 class Fault:
-    """What happens instead of an answer: the connection breaks, or a status is sent.
+    """A fault instead of an answer: the connection breaks, or a status is sent.
 
     A connection breaks after the first `keep` bytes of the body are stored.
     """
@@ -32,7 +32,7 @@ class Fault:
 
 @dataclass
 class DeclaredUpload:
-    """An upload: what was declared, and the bytes that have arrived."""
+    """An upload: its declaration, and the bytes that have arrived."""
 
     key: str
     declaration: dict[str, Any]

@@ -89,7 +89,7 @@ def test_a_location_with_a_url_may_have_any_name() -> None:
 
 
 def test_an_empty_import_users_causes_a_warning() -> None:
-    """A warning says that an empty ImportUsers no longer lets everybody import."""
+    """A warning says that an empty ImportUsers no longer lets every user import."""
     warnings = load_config({"ImportUsers": []}).warnings
     message = "ImportUsers: an empty list means nobody"
     assert any(warning.startswith(message) for warning in warnings)
@@ -151,7 +151,7 @@ def test_no_shell_reads_a_path(command: list[str]) -> None:
 
 
 def test_worker_machines_fetch_uploads() -> None:
-    """Without the gateway's URL they cannot: a warning says so."""
+    """Without the gateway's URL worker machines cannot fetch uploads, which is a warning."""
     (warning,) = load_config({**MONGODB, "BrokerURL": "amqp://b/"}).warnings
     assert warning.startswith("GatewayURL: is not set")
 
@@ -161,7 +161,7 @@ def test_worker_machines_fetch_uploads() -> None:
     ["gateway:5000", "ftp://gateway", "http://", "http://g/?x", "http://u@g/", "http://g/ x", 5],
 )
 def test_gateway_urls_that_are_refused(url: object) -> None:
-    """It is http or https, a host, and perhaps a port and a path."""
+    """A gateway URL is http or https, a host, and optionally a port and a path."""
     with pytest.raises(ConfigurationError, match="GatewayURL"):
         load_config({"GatewayURL": url})
     assert load_config({"GatewayURL": "https://g:1/x/"}).config.gateway_url == "https://g:1/x"

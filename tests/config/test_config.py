@@ -158,7 +158,7 @@ def test_listen_follows_authentication() -> None:
     ],
 )
 def test_import_users(value: Any, expected: tuple[str, ...] | None) -> None:
-    """Only "all" lets every user import; with an empty list, or by default, nobody may."""
+    """Only "all" lets every user import; with an empty list, or by default, no user may."""
     changes = {} if value is ... else {"ImportUsers": value}
     assert load_config(changes).config.import_users == expected
 

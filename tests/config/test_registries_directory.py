@@ -79,7 +79,7 @@ def test_invalid_files(tmp_path: Path, content: str, problem: str) -> None:
 
 
 def test_two_defaults(tmp_path: Path) -> None:
-    """There is one default for all files."""
+    """Two files must not name different default registries."""
     (tmp_path / "a.yaml").write_text(SECOND)
     (tmp_path / "b.yaml").write_text("default-docker:\n  lookaside: https://x\n")
     with pytest.raises(ConfigurationError, match=r"default-docker is in a\.yaml, too"):

@@ -85,7 +85,7 @@ def secret_files(config: Config) -> Iterator[Path]:
 
 
 def is_within(path: Path, directories: tuple[Path, ...]) -> bool:
-    """Return whether a path is one of the directories, or lies in one of them."""
+    """Return whether a path is one of the directories, or below one."""
     return any(path.is_relative_to(directory) for directory in directories)
 
 

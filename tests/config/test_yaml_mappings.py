@@ -69,7 +69,7 @@ def test_mappings(text: str, expected: dict[str, Any]) -> None:
     ],
 )
 def test_the_rest_of_yaml_is_refused(text: str, problem: str) -> None:
-    """What could be misread is refused with its line."""
+    """Forms of YAML that could be misread are refused, with the number of the line."""
     with pytest.raises(ValueError, match=r".") as caught:
         parse_mappings(text)
     assert problem in str(caught.value)

@@ -1,4 +1,4 @@
-"""How long a broken delivery is retried, with a clock that the test advances."""
+"""The retries of broken deliveries, with a clock that the test advances."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ async def test_closed_while_opening(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_opened_although_closed(tmp_path: Path) -> None:
-    """A session that opens after the gateway began to stop is closed, and its caller is told why.
+    """A session that opens after the gateway began to stop is closed; its caller gets the reason.
 
     The cancellation of a host that is over its time limit leads to the next host.
     """

@@ -108,7 +108,7 @@ def opens(
     request: pytest.FixtureRequest,
     opens_far: Callable[..., RemoteDirectory],
 ) -> Opens:
-    """Give a function that opens an image directory with a layout over so many OSTs."""
+    """Give a function that opens an image directory with a layout over `ost_count` OSTs."""
     programs = tmp_path / "bin"
     env = without_ssh(programs)
 

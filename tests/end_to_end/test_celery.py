@@ -358,7 +358,7 @@ def test_a_gateway_without_its_broker(cluster: Cluster, tmp_path: Path, broker_a
 
 
 def test_a_machine_fetches_an_upload(cluster: Cluster) -> None:
-    """It does not see the gateway's disk, and gets the file over HTTP; nothing of it stays there.
+    """A machine without the gateway's disk gets the file over HTTP, and keeps no part of it.
 
     A machine that dies leaves the job to the next one.
     """

@@ -121,7 +121,7 @@ def test_an_image_that_always_kills(registry: FaultyRegistry, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_worker_that_hangs(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """It is stopped once, another worker finishes its pull, and other pulls do not wait."""
+    """A hanging worker is stopped once; another finishes its pull; other pulls do not wait."""
     body = "if $ONCE; then kill -STOP $PPID; sleep 100; fi"
     with Gateway(tmp_path, registry, body, HeartbeatLimit=2) as gateway:
         gateway.poll("lib/app0:1")

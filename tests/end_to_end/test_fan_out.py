@@ -270,7 +270,7 @@ def _is_served_again(site: Site, image: Image, image_id: str) -> None:
 def test_many_pulls_for_a_silent_system(
     site: Site, image: Image, registry: DockerRegistry, remote: Sshd, tmp_path: Path
 ) -> None:
-    """They do not occupy all workers: meanwhile a later pull for another system ends READY."""
+    """Pulls for a silent system leave workers free: a pull for another system ends READY."""
     names = ["lib/app:1", "lib/app:2", "lib/app:3"]
     for name in names[1:]:
         registry.push(tmp_path / "layout", name)

@@ -16,7 +16,7 @@ SECOND = [tar_of([entry("etc"), entry("etc/motd", b"second")])]
 
 
 def test_a_directory_serves_pulls(tmp_path: Path) -> None:
-    """Its images are pulled by name, tag and digest, and converted without a gateway."""
+    """Images of a directory are pulled by name, tag and digest, and converted without gateway."""
     need("mksquashfs")
     site = tmp_path / "site images"
     digest = oci_layout(site / "team" / "base", FIRST, tag="1")

@@ -59,7 +59,7 @@ def test_a_pull_from_a_mirror(servers: tuple[Service, DockerRegistry, DockerRegi
 
 
 def test_an_explanation(servers: tuple[Service, DockerRegistry, DockerRegistry]) -> None:
-    """While the gateway runs, it shows the mirror, the delivery, and how long that took."""
+    """The explanation shows the mirror, the delivery, and its duration."""
     service, _, cache = servers
     assert service.pull("team/app:1")["status"] == "READY"
     count = cache.blob_requests()

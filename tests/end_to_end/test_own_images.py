@@ -104,7 +104,7 @@ def file_in(image: Path, name: str) -> bytes:
 
 
 def test_the_same_command_again(service: Service, tmp_path: Path) -> None:
-    """Nothing is sent or made again, until the readers or the name are others."""
+    """The same command sends and builds nothing, until the readers or the name change."""
     source = make_layout(tmp_path / "image", 60_000)
     spool = service.root / "state" / "uploads"
     first = run(service, "pull", source, "again:1", "--user", "2005")
@@ -125,7 +125,7 @@ def test_the_same_command_again(service: Service, tmp_path: Path) -> None:
 
 
 def test_an_archive_by_skopeo(service: Service, layout: str, tmp_path: Path) -> None:
-    """A docker-archive becomes an image with its files, which nobody else may see."""
+    """A docker-archive becomes an image with its files, which no other user may see."""
     skopeo_copy(f"{layout}:latest", f"docker-archive:{tmp_path}/app.tar:team/app:1")
     code, image_id, errors = run(service, "pull", f"docker-archive:{tmp_path}/app.tar", "app:1")
     assert code == 0, errors
@@ -156,7 +156,7 @@ def test_directories_and_what_they_are(service: Service, layout: str, tmp_path: 
 
 
 def test_the_list_of_uploads(service: Service) -> None:
-    """An upload that nobody goes on with is listed for its user, and can be removed."""
+    """An upload that is not continued is listed for its user, and can be removed."""
     members = {"size": 10**6, "sha256": "ab" * 32, "kind": "sif", "filename": "app.sif"}
     body = json.dumps(members).encode()
     _, upload = service.ask(f"/api/upload/{SYSTEM}/", ALICE, "POST", body)
@@ -269,7 +269,7 @@ def wait_for_chunk(line: SlowLine, client: subprocess.Popen[str], point: float) 
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", VICTIMS, ids="-".join)
 def test_kills_during_an_upload(tmp_path: Path, victims: Sequence[str]) -> None:
-    """Whoever is killed, the upload goes on: no chunk that the gateway confirmed is sent again."""
+    """An upload survives kills of client and gateway: no confirmed chunk is sent again."""
     source = make_layout(tmp_path / "image", SIZE)
     # Far enough from one another and from the end that there is something to send after each.
     part = 0.7 * SIZE / len(victims)
@@ -307,7 +307,7 @@ def test_kills_during_an_upload(tmp_path: Path, victims: Sequence[str]) -> None:
 
 
 def test_a_name_belongs_to_its_own_user(service: Service, tmp_path: Path) -> None:
-    """Who has uploaded the same image before may not replace another user's name of it."""
+    """A user who has uploaded the same image may not replace another user's name of it."""
     image = make_layout(tmp_path / "image", 2_000)
     next_image = make_layout(tmp_path / "next", 3_000)
     code, image_id, errors = run(service, "pull", image, "alices:1")

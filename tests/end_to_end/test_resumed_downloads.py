@@ -70,7 +70,7 @@ class Gateway(Service):
         return 0
 
     def download(self, position: int) -> None:
-        """Request the image until a worker has written so many bytes of its layer."""
+        """Request the image until a worker has written its layer up to a position."""
         deadline = time.monotonic() + patient(SECONDS)
         next_poll = 0.0
         while self.bytes_on_disk() < position:
@@ -96,7 +96,7 @@ class Gateway(Service):
 @pytest.mark.slow
 def test_a_killed_worker(relay: BlobRelay, tmp_path: Path) -> None:
     """After SIGKILL only the bytes that were not written yet move again."""
-    # One in each part of the layer: what is in flight at a kill must not reach the next point.
+    # One in each part of the layer: bytes in flight at a kill must not reach the next point.
     part = SIZE // KILLS
     points = [n * part + random.randrange(1, part - IN_FLIGHT) for n in range(KILLS)]
     positions = [0]

@@ -360,7 +360,7 @@ def test_a_second_user_proves_access_and_is_added(site: Site) -> None:
         assert (status, record["userACL"]) == (200, [ALICE.uid, BOB.uid])
     image_id = record["id"]
     assert site.acl(image_id) == ((ALICE.uid, BOB.uid), ())
-    # A reader who names other readers changes nothing, and the pull of that client ends.
+    # A reader who names different readers changes nothing, and the pull of that client ends.
     answer = site.pull(BOB, "gamma", SHARED_IMAGE, body={"allowed_uids": "2003"}, with_login=True)
     assert (answer["status"], answer["userACL"]) == ("READY", [ALICE.uid, BOB.uid])
     site.pull(ALICE, "alpha", SHARED_IMAGE, body={"allowed_uids": str(ALICE.uid)})

@@ -114,7 +114,7 @@ def test_conversions_ask_the_policy(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
-    """What the trusted key has signed is pulled; nothing else is; a change applies at once."""
+    """Only images that the trusted key has signed are pulled; a change applies at once."""
     image = service.pull("lib/signed:1")
     assert image["status"] == "READY", image
     assert image["policy"]["identity"] == site.signer

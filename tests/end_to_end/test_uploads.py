@@ -159,7 +159,7 @@ def test_one_of_several_images_and_everybody(service: UploadService) -> None:
 
 
 def test_what_is_not_what_was_declared(service: UploadService) -> None:
-    """A file that changed on its way fails with words, and its upload is gone."""
+    """A file that changed during its upload fails with a message, and the upload is removed."""
     content = bytearray(saved_image("app:1", size=50_000))
     upload = service.declare(bytes(content))
     content[20_000] ^= 1
@@ -199,7 +199,7 @@ def test_a_name_of_another_user(service: UploadService) -> None:
 
 @pytest.fixture
 def public_directory() -> Iterator[Path]:
-    """Yield a directory that everybody may enter."""
+    """Yield a directory that every user may enter."""
     path = Path(tempfile.mkdtemp(prefix="shiftergw-import-"))
     path.chmod(0o755)
     yield path
@@ -220,7 +220,7 @@ def squashfs_file(directory: Path, mode: int = 0o644) -> Path:
 
 
 def test_the_documented_import(service: UploadService, public_directory: Path) -> None:
-    """The original's request imports a public file; the image is built anew, for everybody."""
+    """The original's request imports a public file; the image is built anew, for all users."""
     file = squashfs_file(public_directory)
     members = {"filepath": str(file), "format": "squashfs"}
     ready = service.wait_for_end("imported:1", members, route="doimport")
@@ -249,7 +249,7 @@ def test_files_that_are_not_imported(service: UploadService, public_directory: P
 
 @pytest.mark.parametrize("kills", [10 if LONG else 1])
 def test_a_gateway_that_is_killed_during_an_upload(tmp_path: Path, kills: int) -> None:
-    """After each kill the client continues where it was: only what was missing moves again."""
+    """After each kill the client continues at its offset, and sends only missing bytes."""
     size = (300 if LONG else 20) * 10**6
     content = saved_image("app:1", size=size)
     step = (16 << 20) if LONG else (1 << 20)

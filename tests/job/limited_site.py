@@ -64,7 +64,7 @@ class SimulatedNetwork(Network):
 
 
 class LimitedRegistry(FaultySite):
-    """A registry that allows so many GETs of manifests in six hours, as Docker Hub.
+    """A registry that limits the GETs of manifests in six hours, as Docker Hub.
 
     HEAD is not counted. `refuses_head` says whether it is refused, too, while nothing remains.
     """
@@ -111,7 +111,7 @@ class LimitedRegistry(FaultySite):
 
 @dataclass(frozen=True, slots=True)
 class ImageChoice:
-    """What a user pulls: an image, for a system."""
+    """The image that a user pulls, and the system."""
 
     uid: int
     system: str
@@ -201,7 +201,7 @@ class LimitedSite:
             self._waiting.setdefault(record.key, []).append((choice, begin))
 
     async def pull_all(self, choices: Sequence[ImageChoice], seconds: float) -> list[PullResult]:
-        """Start pulls, spread over a time; return the results that came meanwhile."""
+        """Start pulls, spread over a time; return the results that have arrived by its end."""
         earlier = len(self.results)
         for choice in choices:
             await self.pull(choice)

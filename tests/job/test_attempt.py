@@ -184,7 +184,7 @@ async def test_an_attempt_waits_for_a_lease(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_wait_for_a_lease_has_limits(bench: Bench) -> None:
-    """It occupies the worker for a short time only, and the pull for an hour altogether."""
+    """A wait for a lease occupies the worker for a short time, and the pull for an hour at most."""
     assert await bench.lease_to_rival(2 * LEASE_WAIT)
     taking = Deferred.fromCoroutine(bench.attempt.lease(*PLACE))
     await until(bench.clock.getDelayedCalls)
@@ -217,7 +217,7 @@ async def test_the_loop_ends_when_a_newer_attempt_has_taken_over(bench: Bench) -
 
 @pytest_twisted.ensureDeferred
 async def test_the_loop_survives_an_unavailable_store(bench: Bench) -> None:
-    """The work goes on without its store, and the next round tries again."""
+    """The work continues without its store, and the next round queries the store again."""
     bench.store.is_away = True
     loop = Deferred.fromCoroutine(bench.attempt.keep_alive(lambda: None))
     bench.attempt.notify("unheard")

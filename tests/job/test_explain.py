@@ -1,4 +1,4 @@
-"""An explanation follows from what was looked up, and its size is bounded."""
+"""An explanation follows from the look-ups, and its size is bounded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WAIT = RetryLater(2000.0, "reg (rate limit)", RegistryUnavailable("Too many requ
 
 
 def test_an_image_that_is_not_delivered() -> None:
-    """A pull downloads what is missing of each distinct layer."""
+    """A pull downloads the missing bytes of each distinct layer."""
     explanation = explain(FACTS)
     assert explanation.action == "build"
     assert (explanation.layer_count, explanation.size, explanation.missing_size) == (3, 1010, 600)
@@ -99,7 +99,7 @@ def test_the_record_of_the_system_itself_is_shown() -> None:
 
 
 def test_a_tag_that_has_moved() -> None:
-    """What the tag means on the system is shown beside the new image, and without one."""
+    """The image that the tag has on the system is shown, with and without a new image."""
     old = replace(READY, id="b" * 64, tags=("team/app:1",) * 100)
     for image in (IMAGE, None):
         previous = explain(replace(FACTS, image=image, tag_record=old)).previous_image
@@ -131,7 +131,7 @@ def test_obstacles(failures: list[GatewayError], action: str) -> None:
 
 
 def test_a_pull_that_is_under_way() -> None:
-    """Its state is part of the explanation, on one printable line."""
+    """The state of a pull in progress is part of the explanation, on one printable line."""
     work = replace(READY, status=State.PULLING, status_message="Pulling\nlayers")
     assert explain(replace(FACTS, work=work)).work == r"PULLING: Pulling\x0alayers"
 
@@ -205,7 +205,7 @@ def test_a_reader_of_a_private_image() -> None:
 
 
 def test_the_size_of_an_explanation() -> None:
-    """However many layers, tags and words there are, it has less than 64 KiB of JSON."""
+    """The JSON is smaller than 64 KiB, however many layers, tags and words there are."""
     layers = tuple(Descriptor(Digest.of(bytes([n % 256, n // 256])), 2) for n in range(500))
     record = replace(
         READY,

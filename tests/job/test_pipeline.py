@@ -1,4 +1,4 @@
-"""From layers on their way to a squashfs file: the real cache and builder, watched."""
+"""From layers that arrive to a squashfs file: the real cache and builder, observed."""
 
 from __future__ import annotations
 
@@ -109,11 +109,11 @@ class PipelineBench:
     async def blob(
         self, _image: Any, blob: Descriptor, _login: Any, _say: Any, offset: int, sink: BlobSink
     ) -> None:
-        """Be the source of a blob."""
+        """Send the blob."""
         await self.sends[blob.digest](offset, sink)
 
     async def resolve(self, *_: Any) -> tuple[ResolvedImage | None, ImageConfig]:
-        """Be the source of a manifest."""
+        """Return the image."""
         return self.answer, ImageConfig()
 
     def image(self, *blobs: bytes) -> ResolvedImage:
@@ -182,7 +182,7 @@ PROVEN = ImageConfig(diff_ids=tuple(map(Digest.of, TARS)))
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_is_examined_while_it_arrives(bench: PipelineBench) -> None:
-    """The watcher hears of the download until its end, and of the build after that."""
+    """The progress is that of the download until its end, and then that of the build."""
     gate: SharedResult[None] = SharedResult()
     image = bench.image(LOWER, UPPER)
     bench.sends[image.layers[0].digest] = sending(LOWER, gate)
@@ -201,7 +201,7 @@ async def test_a_layer_is_examined_while_it_arrives(bench: PipelineBench) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_a_pull_that_waits_for_another_conversion_says_so(bench: PipelineBench) -> None:
-    """One of two pulls converts; the watcher of the other one hears what it waits for."""
+    """One of two pulls converts; the progress of the second pull names its wait."""
     image = bench.image(LOWER, UPPER)
     watchers = [RecordingWatcher(), RecordingWatcher()]
     await gatherResults(
@@ -594,7 +594,7 @@ class LayerRemover(RecordingWatcher):
 async def test_a_layer_that_is_discarded_before_the_conversion_is_fetched_again(
     bench: PipelineBench,
 ) -> None:
-    """It was examined successfully, and is read again for the data of its files."""
+    """A layer that was examined is read again for the data of its files."""
     bench.config = PROVEN
     image = bench.image(LOWER, UPPER)
     remover = LayerRemover(bench.cache_place / image.layers[1].digest.hex)
@@ -606,7 +606,7 @@ async def test_a_layer_that_is_discarded_before_the_conversion_is_fetched_again(
 async def test_a_cache_that_damages_layers_ends_the_pull(
     bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are fetched once more, not for ever, and the image is not blamed."""
+    """Damaged layers are fetched once more only, and the error does not blame the image."""
     image = bench.image(LOWER)
     path = bench.cache_place / image.layers[0].digest.hex
     tries: list[None] = []
@@ -651,7 +651,7 @@ async def test_a_disk_that_hangs_does_not_block_the_reactor(
 async def test_a_damaged_converted_file_is_built_again(
     bench: PipelineBench, damage: Callable[[Path], None]
 ) -> None:
-    """Its digest is wrong, so it is not delivered."""
+    """A converted file whose digest is wrong is not delivered."""
     image, watcher = bench.image(LOWER, UPPER), RecordingWatcher()
     first = await bench.build(image, RecordingWatcher())
     damage(first.path)
@@ -664,7 +664,7 @@ async def test_a_damaged_converted_file_is_built_again(
 
 @pytest_twisted.ensureDeferred
 async def test_a_pull_can_be_cancelled_while_layers_arrive(bench: PipelineBench) -> None:
-    """It ends at once, and its partial layers stay for the next pull to resume."""
+    """A cancelled pull ends at once; the next pull resumes its partial layers."""
     image = bench.image(LOWER)
     bench.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
     converting = Deferred.fromCoroutine(bench.convert(image))
@@ -685,7 +685,7 @@ async def test_a_pull_can_be_cancelled_while_layers_arrive(bench: PipelineBench)
 async def test_two_pulls_recover_from_one_damaged_layer(
     bench: PipelineBench, tmp_path: Path, damage: Callable[[Path], None], is_same_image: bool
 ) -> None:
-    """One of them removes the layer, and the other one finds it removed or replaced."""
+    """The first pull removes the layer; the second pull finds it removed or replaced."""
     bench.config = PROVEN
     image = bench.image(LOWER, UPPER)
     entries = await bench.convert(image)

@@ -71,7 +71,7 @@ async def pull_signed(bench: Bench) -> ImageRecord:
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_policy(tmp_path: Path) -> None:
-    """A system without `policy_file` accepts every image, and nobody looks for signatures."""
+    """A system without `policy_file` accepts every image, and no signature is looked up."""
     async with running_bench(tmp_path) as bench:
         record = await bench.pull("lib/app:1")
         assert (record.status, record.verdict) == (State.READY, None)
@@ -80,7 +80,7 @@ async def test_without_a_policy(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unsigned_image_is_refused(tmp_path: Path, policy: PolicyFile) -> None:
-    """Nothing is downloaded; the user reads why, and only the log names the file."""
+    """No layer is downloaded; the user gets the reason, and only the log names the file."""
     async with bench_with(tmp_path, policy) as bench:
         with capturedLogs() as events:
             record = await bench.pull("lib/app:1")
@@ -115,7 +115,7 @@ async def test_a_signed_image_is_accepted(tmp_path: Path, policy: PolicyFile) ->
 
 @pytest_twisted.ensureDeferred
 async def test_a_signature_of_the_index_counts(tmp_path: Path, policy: PolicyFile) -> None:
-    """An index names its manifests by their digests, so who signs it signs them."""
+    """A signature of an index covers its manifests, because it names their digests."""
     async with bench_with(tmp_path, policy) as bench:
         bench.signatures.add(NAME, INDEX)
         assert (await bench.pull("lib/app:1")).status is State.READY
@@ -345,7 +345,7 @@ async def test_archives_are_judged_by_their_transport(tmp_path: Path, policy: Po
 async def test_a_delivered_archive_is_judged_without_its_source(
     tmp_path: Path, policy: PolicyFile
 ) -> None:
-    """Its source may be gone; the present policy decides about the transport."""
+    """A delivered archive needs no source; the present policy decides about the transport."""
     policy.require(REJECT, transports={"docker-archive": {"": ACCEPT}})
     async with bench_with(tmp_path, policy) as bench:
         bench.source.kind = "docker-archive"

@@ -249,7 +249,7 @@ async def test_an_image_that_lost_its_tag_stays_for_a_while(tmp_path: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_a_blocked_image_is_not_fetched(tmp_path: Path) -> None:
-    """Neither by the id of the image, nor by the digest of an index that leads to it."""
+    """A block applies to the id of the image and to the digest of an index that leads to it."""
     async with running_bench(tmp_path) as bench:
         for digest in (bench.source.manifest, bench.source.index):
             await bench.store.block("images", digest.hex, ROOT, 1000.0)

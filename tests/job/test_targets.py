@@ -1,4 +1,4 @@
-"""What lies in an image directory: metadata as the record has it, files as they were delivered."""
+"""The files of an image directory: metadata as in the record, images as delivered."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from shiftergw.ports import InstalledFile
 from shiftergw.rules.access import Access
 from tests.parts import need
 
-# What breaks lines, lists and numbers, and what would be an ACL if it came to stand on a line.
+# Texts that break lines, lists and numbers, or would be an ACL at the start of a line.
 TEXT = st.text(
     st.sampled_from("\n\r\0\\'\"[]u,:#= \t\v\fA1/ü\x85\xa0\ud800") | st.characters(), max_size=8
 )
@@ -266,9 +266,9 @@ async def test_a_delivery_by_a_sister_system_counts(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_of_the_original_gateway_has_to_exist(place: Place) -> None:
-    """It recorded neither size nor digest.
+    """The original gateway recorded neither size nor digest.
 
-    So its record does not confirm those of another record.
+    Its record does not confirm those of another record.
     """
     place.write(b"whatever it made", TOUCH_TIME)
     place.meta.write_bytes(b"FORMAT: squashfs\nENTRY: [u'x']\n")
@@ -304,7 +304,7 @@ async def test_a_file_that_is_cut_short_is_no_image(place: Place, tmp_path: Path
 
 @pytest_twisted.ensureDeferred
 async def test_what_the_original_did_not_store(place: Place) -> None:
-    """It comes from the metadata file, or else from the registry, or else it is unknown."""
+    """A value that is not stored comes from the metadata file, else from the registry."""
     config = ImageConfig(env=("B=2",), entrypoint=("/b",), cmd=("b",), workdir="/b")
     record = replace(OF_THE_ORIGINAL, env=("A=1",), user_acl=(2001,))
     place.meta.write_bytes(b"FORMAT: squashfs\nCMD: ['sh', '-c']\nWORKDIR: /a\nENV: A=9\n")
@@ -346,7 +346,7 @@ class Removals:
     """An image directory that records removals, and may fail before the second one."""
 
     def __init__(self) -> None:
-        """Have removed nothing."""
+        """Begin with no removals."""
         self.names: list[str] = []
         self.breaks = False
 

@@ -32,7 +32,7 @@ async def make(
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_of_an_upload_is_private(tmp_path: Path) -> None:
-    """It comes from the file, not from the registry; record and metadata name its user alone."""
+    """An uploaded image is private to its user, in the record and in the metadata."""
     async with running_bench(tmp_path) as bench:
         record = await make(bench)
         assert (record.status, record.tags, record.itype) == (State.READY, ("app:1",), "custom")
@@ -54,7 +54,7 @@ async def test_readers_of_an_upload(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_public_upload(tmp_path: Path) -> None:
-    """`public` makes it an image of everybody."""
+    """An upload with `public` is an image for all users."""
     async with running_bench(tmp_path) as bench:
         record = await make(bench, file=replace(FILE, public=True))
         assert (record.private, record.user_acl, record.requested_by) == (False, (), ALICE)
@@ -121,7 +121,7 @@ async def test_the_access_of_an_image_narrows(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_failure_is_that_of_its_user(tmp_path: Path) -> None:
-    """A file that is not what was declared fails the pull; nobody else sees it."""
+    """A file that differs from its declaration fails the pull, for its user only."""
     async with running_bench(tmp_path) as bench:
         record = await bench.pull("app:1", itype="custom", upload=FILE)
         assert (record.status, record.own_failure) == (State.FAILURE, True)

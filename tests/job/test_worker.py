@@ -288,7 +288,7 @@ async def test_a_cancelled_worker_leaves_the_work_to_another(bench: Bench) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_work_that_does_not_end_is_abandoned(bench: Bench) -> None:
-    """Its record is requeued although its clean-up hangs, and that counts as a death."""
+    """A record whose clean-up hangs is requeued, and the attempt counts as a death."""
     assert not await bench.worker.abandon()
     bench.source.hangs = True
     record = await bench.claim()
@@ -308,7 +308,7 @@ async def test_work_that_does_not_end_is_abandoned(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_does_not_wait_long_for_the_store(bench: Bench) -> None:
-    """The process would be killed meanwhile; whoever stops it requeues the record."""
+    """A stop does not wait for the store; the parent of the worker requeues the record."""
     bench.source.hangs = True
     record = await bench.claim()
     running = Deferred.fromCoroutine(bench.worker.run(record.key))
@@ -329,7 +329,7 @@ async def test_a_stop_does_not_wait_long_for_the_store(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_worker_without_descriptors_ends(bench: Bench) -> None:
-    """It fails no pull: whatever started the worker requeues the record."""
+    """A worker without descriptors fails no pull: its parent requeues the record."""
     bench.builder.fails = NoSpace("The gateway's files cannot be read.")
     bench.builder.fails.__cause__ = OSError(errno.EMFILE, "Too many open files")
     record = await bench.claim()
@@ -421,7 +421,7 @@ async def test_a_begin_waits_for_the_store(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_work_that_takes_too_long_fails(bench: Bench) -> None:
-    """It fails when it is timed out; timing out another record changes nothing."""
+    """Work fails at its timeout; the timeout of another record changes nothing."""
     record = await bench.claim()
     bench.source.hangs = True
     worker = bench.worker

@@ -1,4 +1,4 @@
-"""What a MongoDBURI may contain, what is refused, and that no error shows its secrets."""
+"""MongoDBURI: valid and invalid forms, and errors without secrets."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_tls(options: str, expected: MongoTls | None) -> None:
     ],
 )
 def test_errors_name_the_option_and_no_secret(uri: str, reason: str) -> None:
-    """Each invalid URI has an error that says what is wrong."""
+    """Each invalid URI raises an error that names the fault."""
     with pytest.raises(ConfigurationError, match=reason) as caught:
         MongoAddress.parse(uri)
     assert str(caught.value).startswith("MongoDBURI: ")

@@ -1,4 +1,4 @@
-"""Logins and TLS with a MongoDB server: errors tell admins what is wrong, without a secret."""
+"""Logins and TLS with a MongoDB server: errors name the fault, and no secret."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ async def test_the_authority_of_the_uri_is_used(
 async def test_invalid_certificates_are_refused(
     tls_server: Mongod, authority: Authority, host: str, options: str, reason: str
 ) -> None:
-    """Another name, an unknown authority, and a server without TLS."""
+    """A wrong host name, an unknown authority, and a server without TLS are refused."""
     options = options.format(ca=authority.pem)
     assert reason in await refusal(f"mongodb://{host}:{tls_server.port}/?{options}")
 

@@ -81,7 +81,7 @@ async def test_a_machine_without_problems(tmp_path: Path) -> None:
     need("mksquashfs")
     async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
         results = await findings(tmp_path, document(tmp_path, registry, free_port()))
-    # Root, who runs the tests in a container, is told that the result is true for root.
+    # The finding "user" tells root, the user in a container, that the result is true for root.
     machine_findings = [f for f in results.values() if f.name != "user" and "free" not in f.text]
     grave = [f for f in machine_findings if f.level != "ok"]
     assert grave == []
@@ -243,7 +243,7 @@ async def test_hosts_with_different_directories(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
-    """The finding says what is wrong, and what to do about it."""
+    """The finding names the fault of the certificate, and the remedy."""
     authority = Authority(tmp_path)
     async with tls_listening(authority.server_file(common_name="localhost")) as server:
         configuration = document(tmp_path, server.port, free_port())

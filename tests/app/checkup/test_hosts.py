@@ -1,4 +1,4 @@
-"""What `shiftergw check` says of how deliveries to a remote system are verified."""
+"""The findings of `shiftergw check` about the verification of deliveries to remote systems."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_lists_of_any_registry() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_finding(tmp_path: Path) -> None:
-    """It counts the images, names examples, and is silent if there are none."""
+    """The finding counts the images and names examples; without such images there is none."""
     platforms = {"alpha": {"accesstype": "local", "local": {"imageDir": str(tmp_path)}}}
     document = {**SMALLEST, "StateDirectory": str(tmp_path), "Platforms": platforms}
     async with running(tmp_path / "shiftergw.sqlite") as store:

@@ -58,7 +58,7 @@ async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest_twisted.ensureDeferred
 async def test_an_unreachable_broker() -> None:
-    """The finding says so, without the password."""
+    """The finding about an unreachable broker does not contain the password."""
     unreachable = await look(BrokerURL="amqp://user:unsaid@127.0.0.1:1//")
     assert "Nothing listens" in unreachable["BrokerURL"].text
     assert "unsaid" not in str(unreachable)

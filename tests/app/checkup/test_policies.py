@@ -1,4 +1,4 @@
-"""What `shiftergw check` says of policies, and of images that they have not accepted."""
+"""The findings of `shiftergw check` about policies, and images that they have not accepted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def findings_of(config: Config) -> dict[str, tuple[Level, str]]:
 
 @pytest_twisted.ensureDeferred
 async def test_systems_without_a_policy() -> None:
-    """There is nothing to say of them."""
+    """Systems without a policy have no findings."""
     assert await findings_of(load_config().config) == {}
 
 
@@ -86,7 +86,7 @@ async def test_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_policy_that_everybody_may_change(tmp_path: Path) -> None:
-    """It protects nothing."""
+    """A policy that every user can change protects nothing, which is a warning."""
     config = config_of(tmp_path, {"default": [ACCEPT]})
     (tmp_path / "policy.json").chmod(0o666)
     (level, text) = (await findings_of(config))["policy_file of mycluster"]
@@ -107,7 +107,7 @@ async def test_a_policy_that_everybody_may_change(tmp_path: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_scopes_of_no_image(tmp_path: Path, transports: Any, text: str) -> None:
-    """A misspelled scope does not protect what it names, so there is a warning."""
+    """A misspelled scope protects no image, so there is a warning."""
     config = config_of(tmp_path, {"default": [REJECT], "transports": transports})
     warnings = [f.text async for f in policies(config, reactor) if f.level is Level.WARNING]
     assert warnings == ([text] if text else [])
@@ -156,13 +156,13 @@ def document_of(verdict: PolicyVerdict | None = None, **members: Any) -> dict[st
     ],
 )
 def test_delivered_images(tmp_path: Path, requirement: Any, members: Any, name: str) -> None:
-    """Images that the policy refuses, or has not judged, are told apart without any request."""
+    """Images that the policy refuses and images without a verdict differ without any request."""
     records = PolicyRecords(config_of(tmp_path, {"default": [requirement]}))
     assert records.judge(document_of(**members)) == name
 
 
 def test_an_earlier_verdict(tmp_path: Path) -> None:
-    """It counts if the same policy has given it on the same name."""
+    """An earlier verdict counts if the same policy has given it on the same name."""
     config = config_of(tmp_path, {"default": [SIGNED_BY]})
     records = PolicyRecords(config)
     digest = read_policy(tmp_path / "policy.json").digest

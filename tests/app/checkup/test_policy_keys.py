@@ -92,7 +92,7 @@ async def findings_of(root: Path, *requirements: Any, **scopes: Any) -> list[Fin
 
 
 def root_of(days: int) -> bytes:
-    """Return the certificate of an authority that expires so many days from now."""
+    """Return the certificate of an authority that expires in `days` days."""
     now = int(dt.datetime.now(dt.UTC).timestamp())
     minutes = (now - NOW) // 60 + days * DAY
     return pem(CertificateIssuer({"minutes": minutes}).root)
@@ -100,7 +100,7 @@ def root_of(days: int) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_a_policy_without_keys(tmp_path: Path) -> None:
-    """There is nothing to say."""
+    """A policy without keys has no findings."""
     assert await findings_of(tmp_path, {"type": "reject"}) == []
 
 
@@ -124,7 +124,7 @@ async def test_a_key_that_does_not_expire(keyrings: Keyrings, tmp_path: Path, na
 async def test_a_key_that_does_not_count(
     keyrings: Keyrings, tmp_path: Path, name: str, level: Level, words: str
 ) -> None:
-    """It is a failure, because no image of the scope is accepted; soon it is a warning."""
+    """An invalid key is a failure, as it accepts no image; one that expires soon is a warning."""
     (finding,) = await findings_of(tmp_path, *REJECT, app=signed_by(keyrings.keyrings[name]))
     assert finding.level is level
     assert finding.text.startswith(f"the key {keyrings.fingerprints[name]} {words}")
@@ -134,7 +134,7 @@ async def test_a_key_that_does_not_count(
 
 @pytest_twisted.ensureDeferred
 async def test_another_key_still_counts(keyrings: Keyrings, tmp_path: Path) -> None:
-    """Then an expired key is a warning, once for all its scopes, of which a few are named."""
+    """An expired key beside a valid one is a warning, once for all scopes; a few are named."""
     pair = signed_by(keyrings.keyrings["expired"] + keyrings.keyrings["good"])
     scopes = {f"app{number}": pair for number in range(5)}
     (finding,) = await findings_of(tmp_path, *REJECT, **scopes)
@@ -201,7 +201,7 @@ async def test_keys_that_cannot_be_used(tmp_path: Path, requirement: Any, words:
 
 @pytest_twisted.ensureDeferred
 async def test_a_keyring_that_gpg_cannot_list(tmp_path: Path) -> None:
-    """It is a warning: `gpgv` decides, and may know better."""
+    """A keyring that gpg cannot list is a warning, because `gpgv` decides."""
     need("gpg")
     (finding,) = await findings_of(tmp_path, signed_by(b"\x99\0junk"))
     assert (finding.level, finding.text[:29]) == (Level.WARNING, "a keyring cannot be listed: g")
@@ -211,7 +211,7 @@ async def test_a_keyring_that_gpg_cannot_list(tmp_path: Path) -> None:
 async def test_without_gpg(
     keyrings: Keyrings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the dates of OpenPGP keys need it, so its absence is no fault."""
+    """The absence of gpg is no fault, because only the dates of OpenPGP keys need it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     (finding,) = await findings_of(tmp_path, signed_by(keyrings.keyrings["expired"]))
     assert finding.level is Level.OK

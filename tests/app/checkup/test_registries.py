@@ -1,4 +1,4 @@
-"""What `shiftergw check` says of registries, their mirrors and their files."""
+"""The findings of `shiftergw check` about registries, their mirrors and their files."""
 
 from __future__ import annotations
 
