@@ -39,7 +39,7 @@ WORKING = ImageRecord(system="mycluster", status=State.PULLING)
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 every_signal = pytest.mark.parametrize(("number", "code"), SIGNALS)
-once_and_twice = pytest.mark.parametrize("times", [1, 2])
+every_count = pytest.mark.parametrize("times", [1, 2])
 
 LOADING = """
 import os, sys
@@ -140,7 +140,7 @@ def test_while_the_interpreter_ends(number: int) -> None:
 
 
 @every_signal
-@once_and_twice
+@every_count
 def test_while_it_is_loaded(number: int, code: int, times: int) -> None:
     """A signal during an import ends the program."""
     program = LOADING.format(number=int(number), times=times)
@@ -188,7 +188,7 @@ def test_while_a_gateway_is_silent(
 
 
 @every_signal
-@once_and_twice
+@every_count
 @pytest_twisted.ensureDeferred
 async def test_while_a_pull_is_polled(number: int, code: int, times: int) -> None:
     """The message says that the pull goes on at the gateway."""
@@ -206,7 +206,7 @@ async def test_while_a_pull_is_polled(number: int, code: int, times: int) -> Non
 
 
 @every_signal
-@once_and_twice
+@every_count
 def test_while_a_manifest_is_awaited(number: int, code: int, times: int, tmp_path: Path) -> None:
     """`convert` removes its scratch directory."""
     with silent_server() as (host, server):
@@ -298,7 +298,7 @@ def conversion(registry: DockerRegistry, tmp_path: Path) -> Conversion:
 
 
 @every_signal
-@once_and_twice
+@every_count
 def test_while_an_image_is_converted(
     conversion: Conversion, number: int, code: int, times: int
 ) -> None:

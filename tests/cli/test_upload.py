@@ -425,7 +425,7 @@ class FakeRemote:
         return self._next()
 
 
-async def at_once(function: Any, *arguments: Any) -> Any:
+async def call_directly(function: Any, *arguments: Any) -> Any:
     """Call a function in this thread."""
     return function(*arguments)
 
@@ -442,7 +442,7 @@ def sending(remote: FakeRemote, clock: Clock, file: Path) -> tuple[Deferred[Any]
     """Begin an upload."""
     display = SilentDisplay()
     any_remote: Any = remote
-    coroutine = upload(any_remote, display, clock, at_once, source_of(file), {"name": "mine"})
+    coroutine = upload(any_remote, display, clock, call_directly, source_of(file), {"name": "mine"})
     return Deferred.fromCoroutine(coroutine), display
 
 
@@ -510,7 +510,9 @@ def test_a_file_that_changes(file: Path) -> None:
     file.write_bytes(b"other")
     any_remote: Any = remote
     with pytest.raises(SourceChanged, match=r"image\.tar has changed"):
-        value_of(upload(any_remote, SilentDisplay(), Clock(), at_once, source, {"name": "mine"}))
+        value_of(
+            upload(any_remote, SilentDisplay(), Clock(), call_directly, source, {"name": "mine"})
+        )
     assert remote.calls == [("declare", False), ("DELETE", True)]
 
 

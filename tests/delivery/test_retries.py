@@ -189,9 +189,9 @@ def test_which_host_is_shunned() -> None:
     delivery = Delivery((0, CUT), (50, CUT), (50, CUT), (None, DOWN), (50, None))
     delivery.wait()
     assert delivery.session.shunned_hosts == ["a"]
-    at_once = Delivery((None, CUT), (0, None))
-    at_once.wait()
-    assert at_once.session.shunned_hosts == ["a"]
+    delivery_without_progress = Delivery((None, CUT), (0, None))
+    delivery_without_progress.wait()
+    assert delivery_without_progress.session.shunned_hosts == ["a"]
 
 
 @pytest.mark.parametrize("end", [lambda d: d.session.close(), lambda d: _cancel(d.running)])

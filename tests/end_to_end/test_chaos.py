@@ -258,7 +258,7 @@ def disturb(site: Site, chance: random.Random, done: float) -> None:
     site.note("that is over")
 
 
-def converted_twice(notes: Path, kill_times: Sequence[float]) -> list[str]:
+def unnecessary_conversions(notes: Path, kill_times: Sequence[float]) -> list[str]:
     """Return the images that were converted again although no process had died in between."""
     starts: dict[str, list[float]] = defaultdict(list)
     for line in notes.read_text().splitlines():
@@ -325,7 +325,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         while any(client.is_alive() for client in clients) and time.monotonic() < end:
             time.sleep(0.5)
         site.note(f"{dict(site.counts)}, slowest {site.slowest:.1f} s, {len(site.ready)} images")
-        wrong = site.faults + final_faults(site) + converted_twice(notes, site.kill_times)
+        wrong = site.faults + final_faults(site) + unnecessary_conversions(notes, site.kill_times)
         for fault in wrong:
             site.note(fault)
         assert not any(client.is_alive() for client in clients)

@@ -185,7 +185,7 @@ def site(
     root = tmp_path_factory.mktemp("rights")
     listing = [sys.executable, "-c", f"print({PASSWD + GROUP!r}, end='')"]
     (root / "beta").mkdir()
-    with MungeDaemon() as first_munged, MungeDaemon() as second_munged:
+    with MungeDaemon() as first_daemon, MungeDaemon() as second_daemon:
 
         def system(munged: MungeDaemon, images: Path) -> dict[str, Any]:
             return {
@@ -203,9 +203,9 @@ def site(
             "Authentication": "munge",
             "Metrics": True,
             "Platforms": {
-                "alpha": system(first_munged, images),
-                "gamma": system(first_munged, images),
-                "beta": system(second_munged, root / "beta"),
+                "alpha": system(first_daemon, images),
+                "gamma": system(first_daemon, images),
+                "beta": system(second_daemon, root / "beta"),
             },
         }
         locations = {
@@ -214,7 +214,7 @@ def site(
         }
         with Service(root / "service", locations, changes) as service:
             site = Site(
-                service, {"alpha": first_munged, "gamma": first_munged, "beta": second_munged}
+                service, {"alpha": first_daemon, "gamma": first_daemon, "beta": second_daemon}
             )
             for name in SYSTEMS:
                 for image, acl in ACLS.items():

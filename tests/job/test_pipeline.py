@@ -138,7 +138,7 @@ class PipelineBench:
         place = self.cache_place
         return sorted(path.name for path in place.iterdir()) if place.exists() else []
 
-    def read_so_far(self) -> list[int]:
+    def reader_positions(self) -> list[int]:
         """Return the positions of all readers of partial blobs."""
         positions = []
         for path in Path("/proc/self/fd").iterdir():
@@ -188,7 +188,7 @@ async def test_a_layer_is_examined_while_it_arrives(bench: PipelineBench) -> Non
     bench.sends[image.layers[0].digest] = sending(LOWER, gate)
     watcher = RecordingWatcher()
     converting = Deferred.fromCoroutine(bench.build(image, watcher))
-    await until(lambda: bench.read_so_far() == [len(LOWER) // 2])
+    await until(lambda: bench.reader_positions() == [len(LOWER) // 2])
     assert watcher.messages == [PULLING]
     assert {progress.stage for progress in watcher.progress} == {"fetch"}
     gate.set_result(None)
@@ -224,7 +224,7 @@ async def test_a_conversion_does_not_wait_for_layers_of_another_pull(
     slow.sends[image.layers[0].digest] = sending(LOWER, gate)
     watcher = RecordingWatcher()
     converting = Deferred.fromCoroutine(slow.convert(image, watcher))
-    await until(lambda: slow.read_so_far() == [len(LOWER) // 2])
+    await until(lambda: slow.reader_positions() == [len(LOWER) // 2])
     entries = await quick.convert(image)
     assert not converting.called
     gate.set_result(None)
@@ -348,7 +348,7 @@ async def test_a_restarted_download_is_read_again(bench: PipelineBench) -> None:
     async def hesitate(_: int, sink: BlobSink) -> None:
         sink.begin(0)
         sink.write(first[:1024])
-        await until(lambda: bench.read_so_far() == [1024])
+        await until(lambda: bench.reader_positions() == [1024])
         await sending(second)(0, sink)
 
     bench.sends[image.layers[0].digest] = hesitate
@@ -368,9 +368,9 @@ async def test_wrong_bytes_are_blamed_on_the_download(
     async def send(_: int, sink: BlobSink) -> None:
         sink.begin(0)
         sink.write(tar[:512])
-        await until(lambda: bench.read_so_far() == [512])
+        await until(lambda: bench.reader_positions() == [512])
         sink.write(b"x" * 512)
-        await until(lambda: bench.read_so_far() == [])
+        await until(lambda: bench.reader_positions() == [])
         sink.write(tar[1024:])
         bench.sends[image.layers[0].digest] = sending(damaged_tar if is_damaged_again else tar)
 
@@ -393,9 +393,9 @@ async def test_limits_count_only_for_verified_bytes(bench: PipelineBench) -> Non
     async def send(_: int, sink: BlobSink) -> None:
         sink.begin(0)
         sink.write(large[:512])
-        await until(lambda: bench.read_so_far() == [512])
+        await until(lambda: bench.reader_positions() == [512])
         sink.write(large[512:5120])
-        await until(lambda: bench.read_so_far() == [])
+        await until(lambda: bench.reader_positions() == [])
         await sending(good)(0, sink)
 
     bench.sends[image.layers[0].digest] = send
@@ -668,11 +668,11 @@ async def test_a_pull_can_be_cancelled_while_layers_arrive(bench: PipelineBench)
     image = bench.image(LOWER)
     bench.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
     converting = Deferred.fromCoroutine(bench.convert(image))
-    await until(lambda: bench.read_so_far() == [len(LOWER) // 2])
+    await until(lambda: bench.reader_positions() == [len(LOWER) // 2])
     converting.cancel()
     with pytest.raises(CancelledError):
         await converting
-    assert bench.read_so_far() == []
+    assert bench.reader_positions() == []
     half = bench.cache_place / f"{image.layers[0].digest.hex}.partial"
     assert half.stat().st_size == len(LOWER) // 2
     bench.sends[image.layers[0].digest] = sending(LOWER)

@@ -419,7 +419,7 @@ async def test_an_image_that_became_private_meanwhile_is_not_reused(tmp_path: Pa
         public = await bench.pull()
         lease = bench.store.lease
 
-        async def after_others(*arguments: Any) -> bool:
+        async def lease_after_removal(*arguments: Any) -> bool:
             bench.store.lease = lease  # type: ignore[method-assign]
             removal = await bench.store.expire(public.key)
             assert removal is not None
@@ -431,7 +431,7 @@ async def test_an_image_that_became_private_meanwhile_is_not_reused(tmp_path: Pa
             bench.cache.downloads.clear()
             return await lease(*arguments)
 
-        bench.store.lease = after_others  # type: ignore[method-assign, assignment]
+        bench.store.lease = lease_after_removal  # type: ignore[method-assign, assignment]
         bench.source.repository = "bob/copy"
         await bench.pull("bob/copy:1", uid=BOB, login="bob:other")
         assert bench.cache.downloads == [LAYER.digest]

@@ -145,7 +145,7 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
         system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
         fit_machine = await findings(tmp_path, configuration | {"Platforms": {"s": system}})
         no_directory = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
-        not_there = await findings(tmp_path, configuration | {"Platforms": {"s": no_directory}})
+        absent = await findings(tmp_path, configuration | {"Platforms": {"s": no_directory}})
         proc = {**system, "ssh": {**ssh, "imageDir": "/proc"}}  # no user creates files there
         closed = await findings(tmp_path, configuration | {"Platforms": {"s": proc}})
         no_key = {**system, "ssh": {**ssh, "key": str(tmp_path / "no key")}}
@@ -163,9 +163,9 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
     assert closed["imageDir of s"].level == "failure"
     assert "must own `imageDir`" in closed["imageDir of s"].remedy
     assert keyless["imageDir of s"].level == "failure"
-    for results in (closed, keyless, not_there):
+    for results in (closed, keyless, absent):
         assert "site's support" not in results["imageDir of s"].remedy, "the reader is that support"
-    for results, what in ((not_there, "it is not there"), (down, "cannot be reached")):
+    for results, what in ((absent, "it is not there"), (down, "cannot be reached")):
         assert results["imageDir of s"].level == "failure"
         assert what in results["imageDir of s"].text
     assert "is a public key" in public["imageDir of s"].text
