@@ -57,6 +57,9 @@ IRREGULAR_PARTICIPLES = _words(
     """
 )
 
+LAST_PRONOUNS = _words("it one")
+"""Pronouns that may not end a longer identifier, such as `read_it`."""
+
 NOUNS_LIKE_PARTICIPLES = _words(
     """
     bed embed exceed feed need proceed red seed shed speed
@@ -96,14 +99,12 @@ ALLOWED_NAMES: Mapping[str, str] = {
     "died": "whether a worker died (a verb): a keyword of `ImageStore.requeue`",
     "done": "bytes done so far (`Progress.done`), and the end of a task, as asyncio names it",
     "enabled": "whether a function of the program is switched on",
-    "expired": "the state EXPIRED of a record, and the end of its removal",
     "expected": "the usual name of a test's expected value",
     "heard": "the time of a worker machine's last report: the member `heard` of the HTTP interface",
     "modified": "the time of the last write: the member `modified` of stored documents",
     "munged": "the daemon of munge(7)",
     "sealed": "an encrypted login: the member `sealed` of stored documents",
     "since": "the time at which a trouble began (`QueueTrouble.since`)",
-    "superseded": "an attempt that a newer one has replaced: the error code `superseded`",
     "what": "what happened: the first of the three texts of an error (`GatewayError.what`)",
     "used": "bytes in use, beside `free` and `total`, as in `shutil.disk_usage`",
     "waited": "seconds of a pull's earlier waits: the member `waited` of stored documents",
@@ -127,9 +128,15 @@ class Definition:
 
 
 def is_vague(name: str) -> bool:
-    """Return whether an identifier is nothing but a pronoun, an adverb, or a bare participle."""
+    """Return whether an identifier is nothing but a pronoun, an adverb, or a bare participle.
+
+    An identifier of several words is vague if the last of them is one of `LAST_PRONOUNS`. Names of
+    tests are sentences, so these may end so.
+    """
     words = re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name)
-    if len(words) != 1 or words[0] in ALLOWED_NAMES:
+    if len(words) > 1:
+        return words[-1].lower() in LAST_PRONOUNS and words[0] != "test"
+    if not words or words[0] in ALLOWED_NAMES:
         return False
     word = words[0].lower()
     if word in NOUNS_LIKE_PARTICIPLES:
@@ -158,6 +165,10 @@ def definitions_of(place: str, source: str) -> Iterator[Definition]:
             case ast.alias(asname=str(name)):
                 yield Definition(place, node.lineno, name)
             case ast.ExceptHandler(name=str(name)):
+                yield Definition(place, node.lineno, name)
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield Definition(place, node.lineno, name)
+            case ast.MatchMapping(rest=str(name)):
                 yield Definition(place, node.lineno, name)
             case _:
                 pass

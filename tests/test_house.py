@@ -1,12 +1,14 @@
-"""Limits on the structure and the names of the program, measured by `tests.house`."""
+"""Limits on the structure, the names and the sentences of the program and its tests."""
 
 from __future__ import annotations
 
+import re
 from graphlib import CycleError
 
 import pytest
 
 from tests import house
+from tests.sentences import riddles
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,19 @@ def test_functions_are_short(program: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_no_identifier_is_vague() -> None:
-    """No identifier is a pronoun, an adverb or a bare participle, apart from the allowed names."""
-    assert house.vague_definitions(house.files()) == []
+    """No identifier is a pronoun, an adverb or a bare participle, apart from the allowed names.
+
+    Each allowed name is in use.
+    """
+    sources = house.files()
+    assert house.vague_definitions(sources) == []
+    text = "\n".join(source for place, source in sources.items() if place != "tests/house.py")
+    assert [name for name in house.ALLOWED_NAMES if re.search(rf"\b_?{name}\b", text) is None] == []
+
+
+def test_sentences_are_plain() -> None:
+    """No docstring and no comment of the program or its tests has a riddle."""
+    assert riddles(house.files()) == []
 
 
 def test_the_allowed_identifiers_are_few() -> None:
@@ -74,6 +87,11 @@ def test_the_allowed_identifiers_are_few() -> None:
         ("self.kept = 1", "kept"),
         ("import x as again", "again"),
         ("try: ...\nexcept OSError as gone: ...", "gone"),
+        ("match x:\n case str(other): ...", "other"),
+        ("match x:\n case [_, *others]: ...", "others"),
+        ("match x:\n case {**more}: ...", "more"),
+        ("async def read_it(): ...", "read_it"),
+        ("READY_ONE = 1", "READY_ONE"),
     ],
 )
 def test_a_vague_identifier_is_detected(source: str, name: str) -> None:
@@ -83,7 +101,11 @@ def test_a_vague_identifier_is_detected(source: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["layer", "is_closed", "feed", "done", "first", "told_at", "read", "dataReceived"]
+    "name",
+    [
+        *["layer", "is_closed", "feed", "done", "first", "told_at", "read", "dataReceived"],
+        *["one_session", "test_a_user_keeps_it"],
+    ],
 )
 def test_a_clear_identifier_is_not_detected(name: str) -> None:
     """A noun, a verb, a predicate and an allowed word are clear identifiers."""

@@ -2,7 +2,7 @@
 
 In CPython 3.11, `sys.settrace` raises `RuntimeError` while another thread is just installing a
 trace function (python/cpython#98257). Coverage traces every new thread by that function, so a
-thread that loses the race ends before it runs, and whoever waits for it waits for ever.
+thread that loses the race ends before it runs, and a thread that waits for it never continues.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from shiftergw.plumbing.disk_errors import DISK_FULL, translated_disk_errors
 from shiftergw.plumbing.files import replace_durably
 
 MakeRoom = Callable[[int, bool], bool]
-"""Frees so many bytes by removing other blobs; True if the disk has just refused a write.
+"""Frees a number of bytes by removing other blobs; True if the disk has just refused a write.
 
 Returns whether anything was removed. Blocks.
 """

@@ -26,11 +26,11 @@ from shiftergw.plumbing.head_limits import HeadTooLong
 
 ERROR_TEXT_LIMIT = 1000
 
-_IS_IT = "is it a gateway?"
+_QUESTION = "is it a gateway?"
 
 CONNECTION_BROKE = "the connection broke."
 NOTHING_LISTENS = "nothing listens there."
-NOT_HTTP = f"what it sent is not HTTP. {_IS_IT.capitalize()} Or does it want https://?"
+NOT_HTTP = f"what it sent is not HTTP. {_QUESTION.capitalize()} Or does it want https://?"
 UNKNOWN_HOST = "the name of the host is not known here."
 
 _FROM_THE_FRONT = {
@@ -43,12 +43,12 @@ _FROM_THE_FRONT = {
 
 def answer_too_long(limit: int) -> str:
     """Return the reason of a request whose answer is longer than `limit` bytes."""
-    return f"its answer is longer than {amount(limit)}: {_IS_IT}"
+    return f"its answer is longer than {amount(limit)}: {_QUESTION}"
 
 
 def head_too_long(error: HeadTooLong) -> str:
     """Return the reason of a request whose answer has too long a head."""
-    return f"it sent {error}: {_IS_IT}"
+    return f"it sent {error}: {_QUESTION}"
 
 
 def silent(base: str, why: str) -> NoGateway:
@@ -111,7 +111,7 @@ def _of_another_server(
             f"{answers}: a server in front of it cannot reach it. Try again in a moment; if that"
             " does not help, tell the gateway's admins.",
         )
-    return silent(base, f"{answers}: {_IS_IT}")
+    return silent(base, f"{answers}: {_QUESTION}")
 
 
 def _through(proxy: GatewayProxy | None) -> str:

@@ -137,7 +137,7 @@ class SharedSession:
         self._hosts.shun(host)
 
     async def pause(self, seconds: float) -> None:
-        """Wait for so many seconds; raise `DeliveryFailed` once `close` is called."""
+        """Wait for a number of seconds; raise `DeliveryFailed` once `close` is called."""
         await self._until_closed(pause(seconds, self._clock))
 
     async def close(self) -> None:

@@ -38,7 +38,7 @@ MOST_EXPLANATIONS = 20
 class ExplainRequest:
     """A request to explain the pull of an image for a system; `login` is for its registry.
 
-    `reader` is the user for whom it is explained; None stands for an operator, who sees everything.
+    `reader` is the user who gets the explanation; None stands for an operator, who sees everything.
     """
 
     reference: ImageReference

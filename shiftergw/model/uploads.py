@@ -112,7 +112,7 @@ class ImageFile:
         )
 
     def has_same_content(self, file: ImageFile) -> bool:
-        """Return whether both are uploads of the same bytes, mean the same image, and for whom."""
+        """Return whether both have the same bytes, make the same image, and are equally public."""
         return bool(self.sha256) and self._content == file._content
 
     @property

@@ -23,7 +23,7 @@ class Backoff:
     factor: float = 2.0
 
     def seconds(self, failures: int, spread: float = 1.0) -> float:
-        """Return the pause after so many failures in a row; 0 without a failure.
+        """Return the pause after a number of failures in a row; 0 without a failure.
 
         The pause is multiplied by `spread` before it is limited; a random number keeps clients that
         failed together from trying again together.

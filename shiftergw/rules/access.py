@@ -75,8 +75,8 @@ def would_change_readers(
 def may_expire(session: Session, record: ImageRecord, tag: str) -> bool:
     """Return whether a user may expire a tag of an image: admins always, others sometimes.
 
-    A tag of an uploaded image belongs to its owner, whoever else may use it. Any other image may be
-    expired by a user who is its only reader.
+    A tag of an uploaded image belongs to its owner, even if other users may use the image. Any
+    other image may be expired by a user who is its only reader.
     """
     if record.itype == "custom" and record.upload is not None:
         return may_replace_tag(session, record, tag)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shiftergw.web.channel import RequestChannel
 
 PART = 256 << 10
-"""Bytes that are passed on at once, if so many wait."""
+"""Bytes that are passed on at once; fewer only at the end of a body."""
 
 MOST_WAITING = 2 * PART
 """Bytes of a body in memory beyond which its connection is held."""

@@ -68,7 +68,7 @@ class ConnectionLimits:
         request_seconds: float,
         proxies: Iterable[str],
     ) -> ConnectionLimits:
-        """Return the limits for a process that may open so many file `descriptors`."""
+        """Return the limits for a process that may open this number of file `descriptors`."""
         total = max(1, min(connections, descriptors - min(RESERVE, descriptors // 2)))
         return cls(
             total,

@@ -131,7 +131,7 @@ async def test_a_full_disk_is_called_that(spool: UploadFiles) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_removed_upload_is_not_committed(spool: UploadFiles) -> None:
-    """Whoever removes an upload while it is written does not get it back."""
+    """An upload that is removed during a write does not come back."""
     upload = await spool.add(DECLARATION, 1.0)
     writer = await _open(spool, upload)
     await writer.write(b"0123")

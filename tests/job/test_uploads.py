@@ -72,7 +72,7 @@ async def test_the_same_image_again(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_copy_by_another_user_proves_itself(tmp_path: Path) -> None:
-    """Bob has all bytes of Alice's image: he is added to its readers, and she stays its owner."""
+    """Bob has all bytes of Alice's image, so Bob becomes a reader, and Alice stays the owner."""
     async with running_bench(tmp_path) as bench:
         await make(bench)
         record = await make(bench, BOB, "copy:1")
@@ -82,7 +82,7 @@ async def test_a_copy_by_another_user_proves_itself(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_copy_does_not_open_the_image_of_another_user(tmp_path: Path) -> None:
-    """Bob uploads Alice's private image as public: it stays private, and he may use it."""
+    """Bob uploads Alice's private image as public: it stays private, and Bob may use it."""
     async with running_bench(tmp_path) as bench:
         await make(bench)
         record = await make(bench, BOB, "copy:1", replace(FILE, public=True))

@@ -241,7 +241,7 @@ def test_who_may_expire_a_tag(
 
 @pytest.mark.parametrize("private", [True, False])
 def test_who_may_expire_the_name_of_an_uploaded_image(*, private: bool) -> None:
-    """Its owner, whoever else may use the image; no reader removes the name of another user."""
+    """Its owner may, whatever the readers; no reader removes the name of another user."""
     owners = {"a:1": ALICE, "b:1": BOB}
     ready = replace(
         image((ALICE, BOB, CAROL), private=private),

@@ -293,7 +293,7 @@ async def test_a_pull_after_ready_makes_the_next_image(bench: CustomBench) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_only_one_upload_at_a_time_becomes_a_tag(bench: CustomBench) -> None:
-    """Polls of a second upload wait for the first, whoever's it is, and see nothing of it."""
+    """Polls of a second upload wait for the first, of any user, and see nothing of it."""
     first, second = await bench.upload(), await bench.upload(content=b"new")
     upload_of_bob = await bench.upload(BOB)
     await bench.make(first)

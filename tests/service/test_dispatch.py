@@ -229,7 +229,7 @@ async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
 
 
 def machines_with(*machines: tuple[int, tuple[str, ...]]) -> list[WorkerMachine]:
-    """Return machines with so many slots for these systems."""
+    """Return machines with these numbers of slots for systems."""
     return [
         WorkerMachine(f"node{n}", "1", systems, slots, (), leaving=False, heard=0.0)
         for n, (slots, systems) in enumerate(machines)

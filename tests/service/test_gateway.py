@@ -205,7 +205,7 @@ async def test_a_private_image_is_visible_to_its_readers_only(bench: Bench) -> N
         await bench.gateway.lookup(BOB, "custom", "app:1")
     assert [r.id for r in await list_images(bench, ALICE)] == [ID]
     assert await list_images(bench, BOB) == []
-    # Bob may try with credentials of his own.
+    # Bob may try with other credentials.
     assert (await bench.pull(BOB)).status is State.INIT
 
 

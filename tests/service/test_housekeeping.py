@@ -240,8 +240,8 @@ async def test_many_due_images_expire_in_several_rounds(
 ) -> None:
     """The earliest expiration first, a limited number in each round.
 
-    A schedule that is switched on gives all images the same date; so much work at once would delay
-    pulls.
+    A schedule that is switched on gives all images the same date. To remove them all at once would
+    delay pulls.
     """
     monkeypatch.setattr(housekeeping, "MOST_DUE", 2)
     for n in range(5):

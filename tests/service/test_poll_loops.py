@@ -206,7 +206,7 @@ REQUESTS = st.builds(
 @given(st.lists(REQUESTS, min_size=3, max_size=8), st.sampled_from([True, True, False]))
 @pytest_twisted.ensureDeferred
 async def test_every_loop_ends(requests: list[UserRequest], private: bool) -> None:
-    """Each poll loop ends after one piece of work, whoever pulls what in whatever order.
+    """Each poll loop ends after one piece of work, for any order of pulls of any users.
 
     Records of all tags, types and systems agree with the delivered metadata on the readers.
     """

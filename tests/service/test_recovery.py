@@ -139,16 +139,16 @@ async def test_an_orderly_stop_is_no_death(bench: Bench) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_job_that_wrote_its_outcome(bench: Bench) -> None:
     """Its record does not change, nor does one that another worker has begun."""
-    done, begun_elsewhere, removal = [await bench.claim(f"u:{n}") for n in range(3)]
+    done, distant_pull, removal = [await bench.claim(f"u:{n}") for n in range(3)]
     await bench.store.finish(done, await bench.begin(done), Ready("a" * 64), 1.0)
-    await bench.begin(begun_elsewhere, "node:8")
+    await bench.begin(distant_pull, "node:8")
     await bench.store.finish(removal, await bench.begin(removal), Ready("b" * 64), 1.0)
     await bench.store.expire(removal)
     attempt = await bench.begin(removal)
     await bench.store.finish(
         removal, attempt, Failed("EXPIRING", "x", "", True), bench.clock.seconds()
     )
-    for key in (done, begun_elsewhere, removal):
+    for key in (done, distant_pull, removal):
         before = await bench.store.get(key)
         assert await bench.end(key) == before
     time = bench.clock.seconds() + LIMIT + 1

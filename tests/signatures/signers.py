@@ -267,10 +267,10 @@ class CertificateIssuer:
         extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
         algorithm: Any = None,
     ) -> x509.Certificate:
-        """Return a certificate that is valid for so many minutes.
+        """Return a certificate that is valid for `minutes`.
 
-        Its key is for signatures, or, if it `is_for_certificates`, for those: by default if it is
-        that of an authority.
+        Its key signs certificates if it `is_for_certificates`, which is the default for an
+        authority; otherwise it signs images.
         """
         if is_for_certificates is None:
             is_for_certificates = is_authority

@@ -179,7 +179,7 @@ def signed_note(note: str) -> str:
     ],
 )
 def test_odd_checkpoints(text: str) -> None:
-    """A malformed checkpoint is rejected, whoever signed it."""
+    """A malformed checkpoint is rejected, even with a valid signature."""
     assert "checkpoint" in reason(12, with_checkpoint(text)) or "`size`" in reason(
         12, with_checkpoint(text)
     )

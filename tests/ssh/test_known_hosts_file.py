@@ -157,7 +157,7 @@ def test_a_directory_without_permission(tmp_path: Path) -> None:
     need_root()
     tmp_path.chmod(0o755)
     child = os.fork()
-    if not child:  # another user, in a process of his own
+    if not child:  # another user, in a child process
         try:
             os.setuid(12345)
             refusal(tmp_path / "known_hosts")

@@ -58,7 +58,7 @@ ENDS = st.sampled_from(["public", "private", "denied", "broken"])
 
 
 def _outcome(end: str, image_id: str, uid: int = ALICE, group: int | None = None) -> Ready | Failed:
-    """Return the end of a pull; a private image's environment says for whom alone it is."""
+    """Return the end of a pull; the environment of a private image names its user or group."""
     if end in {"denied", "broken"}:
         return Failed("PULLING", end, "try again", retryable=True, own=end == "denied")
     acl = {"user_acl": () if group else (uid,), "group_acl": (group,) if group else ()}

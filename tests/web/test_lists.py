@@ -145,7 +145,7 @@ async def test_two_lists_are_built_at_a_time() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_requests_for_lists_are_limited() -> None:
-    """Since each occupies a connection, one user and all users may have only so many."""
+    """Each occupies a connection, so their number is limited for a user, and for all users."""
     gate: Deferred[None] = Deferred()
 
     async def slow() -> AsyncIterator[Sequence[ImageRecord]]:

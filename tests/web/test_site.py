@@ -222,7 +222,7 @@ async def test_a_list_of_any_length() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_who_does_not_read_is_cut_off() -> None:
-    """He has a minute for each piece of a long list; then what is kept for him goes."""
+    """A client has a minute to read each piece of a long list; then the connection is closed."""
     clock = Clock()
     async with long_list(clock) as port:
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
@@ -236,7 +236,7 @@ async def test_one_who_does_not_read_is_cut_off() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_who_hangs_up_in_a_list() -> None:
-    """Leaves nothing behind, and others are served."""
+    """The client leaves nothing behind, and other clients are served."""
     async with long_list() as port:
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(b"GET " + LIST)

@@ -164,7 +164,7 @@ class Admission:
                 raise
 
     async def postpone(self, error: Interruption, seconds: float) -> RetryLater:
-        """Return the `RetryLater` of a request that failed and is to wait for so many seconds.
+        """Return the `RetryLater` of a failed request that must wait for `seconds`.
 
         Trips the breaker of `error`, if any, which holds other requests back for the same time. Its
         wait grows with each probe that fails.

@@ -86,7 +86,7 @@ class Patience:
     longest: float = 300.0
 
     def backoff(self, failures: int, random: float) -> float:
-        """Return the seconds to wait after so many failures in a row; `random` is 0 to 1."""
+        """Return the seconds to wait after a number of failures in a row; `random` is 0 to 1."""
         return Backoff(self.first, self.longest).seconds(failures, 0.5 + random)
 
 

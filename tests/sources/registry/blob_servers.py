@@ -67,16 +67,16 @@ def hang_up(ask: Ask) -> bool:
 
 
 def correctly(_: Ask) -> object:
-    """Have the request answered correctly."""
+    """Leave the correct answer to the registry."""
     return None
 
 
 def broken_after(
     size: int, *, reset: bool = False, hang: bool = False, whole: bool = False
 ) -> Step:
-    """Send so many bytes of the requested part, then close the connection, reset it, or hang.
+    """Send `size` bytes of the requested part, then close the connection, reset it, or hang.
 
-    With `whole` the bytes are those of the beginning, whatever part is requested.
+    With `whole` they are the first bytes of the blob, whatever part is requested.
     """
 
     def answer(ask: Ask) -> object:
@@ -93,7 +93,7 @@ def broken_after(
 
 
 def without_length(size: int = BLOB.size, version: str = "1.0") -> Step:
-    """Send so many bytes of the requested part, ended by the end of the connection alone."""
+    """Send `size` bytes of the requested part without a length, then close the connection."""
 
     def answer(ask: Ask) -> object:
         start = start_of(ask)
@@ -111,7 +111,7 @@ def without_length(size: int = BLOB.size, version: str = "1.0") -> Step:
 
 
 def in_chunks(size: int = BLOB.size) -> Step:
-    """Send so many bytes in chunks; without the last chunk, unless that is all of the blob."""
+    """Send `size` bytes in chunks; the last chunk follows only if that is the whole blob."""
 
     def answer(ask: Ask) -> object:
         ask.request.setResponseCode(200)

@@ -1,4 +1,4 @@
-"""The bodies of errors are reduced to one line of words, whoever wrote them."""
+"""The bodies of errors of any server are reduced to one line of words."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ SIGNED_URL = "https://store.example:{port}{path}?signature="
 
 
 def hops(count: int) -> tuple[Step, ...]:
-    """Redirect so many times within the store."""
+    """Redirect `count` times within the store."""
     return tuple(redirect(f"{SIGNED_URL}{number}") for number in range(count))
 
 

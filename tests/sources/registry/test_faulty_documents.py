@@ -766,7 +766,7 @@ async def pull(row: Row, client: RegistryClient) -> bool:
 )
 @pytest_twisted.ensureDeferred
 async def test_behavior(row: Row) -> None:
-    """The site is asked what the row says, by whom it says, and the outcome is the row's."""
+    """The requests, their logins, and the outcome are those of the row."""
     site = FaultySite(IMAGE, script=row.script, access=row.access)
     row.prepare(site)
     async with (

@@ -31,10 +31,10 @@ WINDOW = 21600
 
 
 class CountingSite(FaultySite):
-    """A site that allows so many GETs of manifests in six hours, and tells it as Docker Hub."""
+    """A site that limits GETs of manifests in six hours; it reports the limit as Docker Hub."""
 
     def __init__(self, allowance: int | None) -> None:
-        """Serve an index; with None nothing is counted, nor told."""
+        """Serve an index; with None requests are not counted, and no limit is reported."""
         super().__init__(IMAGE, NEXT_IMAGE, script=self._count)
         self.allowance = allowance
         self.count = 0

@@ -154,7 +154,7 @@ async def test_signatures_of_the_index(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_limits(tmp_path: Path) -> None:
-    """So many signatures are read and no more; one that is too large does not count."""
+    """The number of signatures that are read is limited; a too large one is not used."""
     storage = Storage()
     storage.files = {f"{FOLDER}/signature-{n}": b"%d" % n for n in range(1, SIGNATURES_LIMIT + 5)}
     storage.files[f"{FOLDER}/signature-1"] = bytes(SIGNATURE_SIZE_LIMIT + 1)

@@ -196,10 +196,10 @@ async def test_a_suspended_attempt_takes_no_tag_back(
             while not is_reached.is_set():
                 await pause(0.01, reactor)
             second, _ = await store.claim(request("x:1"), FINISH_TIME + 100)
-            begun_again = await store.begin(second.key, "node:2", FINISH_TIME + 100, LIMIT)
-            assert begun_again is not None
+            new_attempt = await store.begin(second.key, "node:2", FINISH_TIME + 100, LIMIT)
+            assert new_attempt is not None
             outcome = Ready("d" * 64, untagged_until=NOW + 500)
-            newer = await store.finish(second.key, begun_again.attempt, outcome, FINISH_TIME + 110)
+            newer = await store.finish(second.key, new_attempt.attempt, outcome, FINISH_TIME + 110)
             may_continue.set()
             if prepare is known_image or number == 1:
                 with pytest.raises(Superseded):
@@ -252,11 +252,11 @@ async def test_the_older_twin_stays(
     if kind is not None:
         twin["kind"] = kind
 
-    def come_in(number: int, _: object) -> None:
+    def insert_twin(number: int, _: object) -> None:
         if number == 1:
             db["images"].insert_one(twin)
 
-    with Wire(port, before_write=come_in) as wire:
+    with Wire(port, before_write=insert_twin) as wire:
         async with (
             mongo_running(mongodb, name) as store,
             mongo_running(wire.uri, name) as peer,
@@ -284,12 +284,12 @@ async def test_a_merged_twin_keeps_its_tag(
              "status": "READY", "tag": ["y:1", "x:1"], "last_pull": FINISH_TIME,
              "kind": "pull"}  # fmt: skip
 
-    def make_one(number: int, _: object) -> None:
+    def replace_record(number: int, _: object) -> None:
         if number == 2:
             db["images"].delete_one({"id": ID})
             db["images"].insert_one(older)
 
-    with Wire(port, before_write=make_one) as wire:
+    with Wire(port, before_write=replace_record) as wire:
         async with (
             mongo_running(mongodb, name) as store,
             mongo_running(wire.uri, name) as peer,

@@ -85,11 +85,11 @@ async def test_a_second_gateway_takes_no_work(
 ) -> None:
     """It starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
-    running_one = await begin_pull(place.store, request("x:2"))
+    running_record = await begin_pull(place.store, request("x:2"))
     async with mongo_running(mongodb, empty_database[0]) as peer:
         assert await peer.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
-    assert await place.store.get(running_one.key) == running_one
+    assert await place.store.get(running_record.key) == running_record
 
 
 ORIGINALS = [
@@ -198,7 +198,7 @@ async def test_invalid_keys_find_no_record(place: Place, key: str) -> None:
             await step
 
 
-READY_ONE: dict[str, Any] = dict(OF_THE_ORIGINAL)
+READY_RECORD: dict[str, Any] = dict(OF_THE_ORIGINAL)
 CLAIM: dict[str, Any] = OF_THE_ORIGINAL | {
     "status": "PENDING", "claim": "alpha/docker/old:1", "tag": [], "id": None,
 }  # fmt: skip
@@ -216,12 +216,12 @@ REMOVAL = OF_THE_ORIGINAL | {
 @pytest.mark.parametrize(
     ("document", "change"),
     [
-        (READY_ONE, lambda store: store.renew(KEY, NOW)),
-        (READY_ONE, lambda store: store.untag(KEY, "old:1")),
-        (READY_ONE, lambda store: store.expire(KEY)),
-        (READY_ONE, lambda store: store.set_access(["alpha"], ID, True, (1,), ())),
-        (READY_ONE, lambda store: complete_pull(store, request("new:1"))),
-        (READY_ONE, lambda store: complete_pull(store, request("old:1"), OTHER_ID)),
+        (READY_RECORD, lambda store: store.renew(KEY, NOW)),
+        (READY_RECORD, lambda store: store.untag(KEY, "old:1")),
+        (READY_RECORD, lambda store: store.expire(KEY)),
+        (READY_RECORD, lambda store: store.set_access(["alpha"], ID, True, (1,), ())),
+        (READY_RECORD, lambda store: complete_pull(store, request("new:1"))),
+        (READY_RECORD, lambda store: complete_pull(store, request("old:1"), OTHER_ID)),
         (CLAIM, lambda store: store.begin(KEY, "n", NOW, LIMIT)),
         (IN_PROGRESS, lambda store: store.requeue(KEY, 1, "", died=True)),
         (IN_PROGRESS, lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW)),
@@ -335,31 +335,31 @@ async def test_a_change_between_read_and_write_is_noticed(
     ready = await complete_pull(store, request("x:1"))
     number = {"_id": ObjectId(ready.key)}
 
-    def tag_it(n: int, _: object) -> None:
+    def add_tag(n: int, _: object) -> None:
         if n == 1:
             images.update_one(number, {"$set": {"tag": ["x:1", "y:1"]}})
 
-    with Wire(port, before_write=tag_it) as wire:
+    with Wire(port, before_write=add_tag) as wire:
         async with mongo_running(wire.uri, empty_database[0]) as peer:
             result = await peer.untag(ready.key, "x:1")
     assert result is not None
     assert (result.status, result.tags) == (State.READY, ("y:1",))
 
-    def renew_it(n: int, _: object) -> None:
+    def renew(n: int, _: object) -> None:
         if n == 1:
             images.update_one(number, {"$set": {"expiration": NOW + 500}})
 
     await store.renew(ready.key, NOW + 5)
-    with Wire(port, before_write=renew_it) as wire:
+    with Wire(port, before_write=renew) as wire:
         async with mongo_running(wire.uri, empty_database[0]) as peer:
             assert await peer.expire(ready.key, NOW + 10) is None
 
-    def retag_it(n: int, _: object) -> None:
+    def replace_tag(n: int, _: object) -> None:
         if n == 1:  # a word that stood alone is a list now: the same to a filter, not to us
             images.update_one(number, {"$set": {"tag": ["y:1", "z:1"]}})
 
     images.update_one(number, {"$set": {"tag": "y:1"}})
-    with Wire(port, before_write=retag_it) as wire:
+    with Wire(port, before_write=replace_tag) as wire:
         async with mongo_running(wire.uri, empty_database[0]) as peer:
             result = await peer.untag(ready.key, "y:1")
     assert result is not None
@@ -373,11 +373,11 @@ async def test_a_claim_does_not_remove_its_own_failure(
     """The pull may fail before the call of `claim` returns."""
     images = empty_database[1]["images"]
 
-    def fail_it(n: int, _: object) -> None:
+    def fail(n: int, _: object) -> None:
         if n == 1:
             images.update_one({}, {"$set": {"status": "FAILURE"}, "$unset": {"claim": ""}})
 
-    with Wire(port, after_write=fail_it) as wire:
+    with Wire(port, after_write=fail) as wire:
         async with mongo_running(wire.uri, empty_database[0]) as peer:
             record, is_new = await peer.claim(request("x:1"), NOW)
     assert is_new
@@ -396,13 +396,13 @@ async def test_a_tag_moved_during_a_finish_does_not_come_back(
     await request_removal(store, request("y:1"))
     record = await begin_pull(store, request("x:1"))
 
-    def pull_it(n: int, _: object) -> None:
+    def move_tag(n: int, _: object) -> None:
         if n == 1:
             empty_database[1]["images"].update_one(
                 {"status": "EXPIRING"}, {"$addToSet": {"moved": "z:1"}}
             )
 
-    with Wire(port, before_write=pull_it) as wire:
+    with Wire(port, before_write=move_tag) as wire:
         async with mongo_running(wire.uri, empty_database[0]) as peer:
             back = await peer.finish(record.key, 1, Ready(ID), NOW)
     assert back.tags == ("y:1", "x:1")

@@ -71,11 +71,11 @@ async def test_all_data_survives_a_restart(path: Path) -> None:
 async def test_a_second_gateway_takes_no_work(place: Place, path: Path) -> None:
     """It starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
-    running_one = await begin_pull(place.store, request("x:2"))
+    running_record = await begin_pull(place.store, request("x:2"))
     async with running(path) as peer:
         assert await peer.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
-    assert await place.store.get(running_one.key) == running_one
+    assert await place.store.get(running_record.key) == running_record
 
 
 def test_many_processes_create_one_file(path: Path) -> None:
@@ -329,9 +329,9 @@ async def test_the_queue_comes_in_pages(place: Place) -> None:
 async def test_a_cancellation_affects_one_caller(place: Place) -> None:
     """The caller gets it at once, and a step that has not begun is not run."""
     store = place.store
-    begun_already = Deferred.fromCoroutine(store.claim(request("x:1"), NOW))
-    not_yet = Deferred.fromCoroutine(store.claim(request("x:2"), NOW + 1))
-    for caller in (begun_already, not_yet):
+    running_claim = Deferred.fromCoroutine(store.claim(request("x:1"), NOW))
+    waiting_claim = Deferred.fromCoroutine(store.claim(request("x:2"), NOW + 1))
+    for caller in (running_claim, waiting_claim):
         caller.cancel()
         with pytest.raises(CancelledError):
             await caller
