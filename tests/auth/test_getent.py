@@ -1,4 +1,4 @@
-"""Parsing what `getent` prints."""
+"""Parsing the output of `getent`."""
 
 from __future__ import annotations
 

@@ -62,10 +62,10 @@ async def ask(fake: FakeGateway, *arguments: str) -> subprocess.CompletedProcess
 
 
 class Answers(Resource):
-    """A server of another kind, or of old: the same answer to everything."""
+    """A server that gives one answer to every request, as other programs or old gateways may."""
 
     def __init__(self, body: bytes) -> None:
-        """Answer with this."""
+        """Answer with this body."""
         super().__init__()
         self.isLeaf = True
         self._body = body
@@ -78,7 +78,7 @@ class Answers(Resource):
 
 @asynccontextmanager
 async def answering(body: bytes) -> AsyncIterator[str]:
-    """Serve one answer; the value is the URL of what gives it."""
+    """Serve one answer; the value is the URL of the server."""
     site: Any = Site(Answers(body))
     async with listening(site) as port:
         yield f"http://127.0.0.1:{port}"

@@ -1,6 +1,6 @@
 """A home of the test's own for the processes that it starts.
 
-The command line takes a user's home from the host's database, so that is what they see changed.
+The command line takes a user's home from the host's database, so the processes see a changed one.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Terminal:
     """A command on a terminal of its own, which wins over its standard input."""
 
     def __init__(self, env: Mapping[str, str], *arguments: str) -> None:
-        """Start it."""
+        """Start the command."""
         self._master, slave = pty.openpty()
         self._slave = slave
         self.process = subprocess.Popen(
@@ -47,11 +47,11 @@ class Terminal:
         return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
 
     def type(self, text: bytes) -> None:
-        """Type."""
+        """Type a text."""
         os.write(self._master, text)
 
     def close(self) -> None:
-        """End it."""
+        """Kill the command, and close the terminal."""
         self.process.kill()
         self.process.wait(LIMIT)
         os.close(self._master)

@@ -49,7 +49,7 @@ def service(tmp_path: Path, munged: MungeDaemon) -> Iterator[Service]:
 
 @pytest.mark.slow
 def test_a_day(service: Service, tmp_path: Path, munged: MungeDaemon) -> None:
-    """Log in, pull, look up, take down, allow, expire: each command sees what the others did."""
+    """Log in, pull, look up, take down, allow, expire: each sees the effects of the others."""
     home = Home(tmp_path, munged, {**NAMES, "SHIFTERGW_GATEWAY": service.url})
     assert home.run(*LOGIN, stdin=USER.password.encode())[0] == 0
     code, out, errors = home.run("pull", "--user", "2002,nobody", "--user", "7", IMAGE)

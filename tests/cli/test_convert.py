@@ -167,7 +167,7 @@ def test_a_file_without_an_image(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_taken_for_a_name(tmp_path: Path) -> None:
-    """If a name in a registry is that of a file here, the command says how to mean the file."""
+    """If a name in a registry is that of a file here, the command says how to name the file."""
     (tmp_path / "image").write_bytes(ARCHIVE)
     result = subprocess.run(
         [*PROGRAM, "convert", "--plain-http", "image", "o"],
@@ -210,7 +210,7 @@ ACCEPT = [{"type": "insecureAcceptAnything"}]
 def test_a_policy_of_the_command_line(
     source: tuple[DockerRegistry, Digest], tmp_path: Path
 ) -> None:
-    """No layer of an image that it refuses is fetched; the words and the exit code say so."""
+    """No layer of a refused image is fetched; message and exit code are those of a refusal."""
     registry, _ = source
     requests = registry.blob_requests()
     image = f"{registry.host}/a/b:1"
@@ -326,7 +326,7 @@ def test_special_files_are_not_replaced(kind: str, tmp_path: Path) -> None:
 def test_the_registry_of_an_image(
     image: str, plain_http: bool, location: str, url: str, tmp_path: Path
 ) -> None:
-    """Without a configuration it is Docker Hub, or the registry in the image's name."""
+    """Without a configuration images come from Docker Hub, or the registry in their name."""
     reference = ImageReference.parse(image)
     document = default_document(reference, tmp_path, plain_http=plain_http)
     configuration = Config.from_document(document, base=tmp_path, environ={})

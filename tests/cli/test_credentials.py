@@ -198,7 +198,7 @@ async def test_invalid_logins_are_left_out(user: User, stranger: MungeDaemon) ->
 
 @pytest_twisted.ensureDeferred
 async def test_a_link_is_not_followed(user: User, tmp_path: Path) -> None:
-    """The logins are left out, with one warning; the request is sent."""
+    """The logins behind a link are not sent, with one warning; the request is sent."""
     user.write_logins()
     user.file.unlink()
     bait = tmp_path / "bait"

@@ -1,4 +1,4 @@
-"""The HTTP client without a reactor: what the standard library leaves to it."""
+"""The HTTP client without a reactor: the parts that the standard library does not have."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class _Addresses:
 
 
 def full_server() -> tuple[socket.socket, list[socket.socket]]:
-    """Return a listening socket that answers no further connection, and what fills its queue."""
+    """Return a listening socket with a full queue, and the connections that fill the queue."""
     server = socket.create_server(("127.0.0.1", 0), backlog=0)
     fillers = []
     for _ in range(4):

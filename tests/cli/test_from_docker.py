@@ -77,7 +77,7 @@ def user(tmp_path: Path, munged: MungeDaemon) -> DockerUser:
 
 @pytest_twisted.ensureDeferred
 async def test_the_logins_for_the_gateway_s_registries(user: DockerUser) -> None:
-    """Each is stored under the gateway's name for its host; logins of other hosts stay there."""
+    """Each login is stored under the gateway's name for its host; other hosts are left out."""
     write_helper(
         user.programs, "ring", helper_of({"https://index.docker.io/v1/": ("hub", "secret1")})
     )

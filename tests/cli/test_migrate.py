@@ -57,7 +57,7 @@ async def names(store: ImageStore) -> list[tuple[str, ...]]:
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> None:
-    """All of it is there afterwards, and still in the file; the second time there is nothing to do.
+    """All records are in the database, and still in the file; a second run copies nothing.
 
     No password is shown.
     """
@@ -80,7 +80,7 @@ async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_what_prevents_a_migration(tmp_path: Path) -> None:
-    """Without database, file or server, or beside a gateway, it fails with a message and a code."""
+    """Without database, file or server, or beside a gateway, the command fails with a message."""
     alone = shiftergw("migrate", "--config", write_config(tmp_path))
     assert (alone.returncode, "MongoDBURI" in alone.stderr) == (2, True)
     uri = "mongodb://gateway:secret@127.0.0.1:1/"

@@ -207,7 +207,7 @@ def test_an_upload(number: str) -> None:
 
 
 def test_look_ups_without_a_credential() -> None:
-    """The gateway records them with the uid -1, and `metrics` shows them."""
+    """Look-ups without a credential have the uid -1, and `metrics` shows them."""
     row = {"user": "anonymous", "uid": -1, "time": 1.0}
     assert "anonymous(-1)" in metrics_table(answers.parse_rows([row]))
 

@@ -201,7 +201,7 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
 
 @pytest_twisted.ensureDeferred
 async def test_a_gateway_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `SILENCE_LIMIT` the pull ends with the exit code for it."""
+    """After `SILENCE_LIMIT` the pull ends with the exit code for a silent gateway."""
     monkeypatch.setattr(polling, "INTERVAL", 0.02)
     monkeypatch.setattr(polling, "SILENCE_LIMIT", 0.1)
     fake = FakeGateway(pulls=[WORKING])

@@ -263,7 +263,7 @@ def test_a_later_run_goes_on(gateway: UploadGateway, file: Path) -> None:
 
 @pytest.mark.parametrize(("status", "code"), [(413, 2), (403, 4), (429, 3)])
 def test_a_refused_declaration(gateway: UploadGateway, file: Path, status: int, code: int) -> None:
-    """The gateway's words are shown at once; nothing is stored_upload."""
+    """The gateway's message is shown at once; no byte is stored."""
     gateway.declare_faults = [Fault(status=status)]
     result = run(gateway, "pull", str(file), "mine")
     assert result[0] == code
@@ -295,7 +295,7 @@ def test_a_gateway_that_cannot_check(gateway: UploadGateway, file: Path) -> None
 
 
 def test_systems_that_refuse_an_upload(gateway: UploadGateway, file: Path) -> None:
-    """The file is read if one system takes it; if none does, each says why."""
+    """The file is read if one system accepts it; otherwise the reason of each is shown."""
     arguments = ["pull", "--system", "one,two", str(file), "mine"]
     gateway.check_faults = [Fault(status=403), Fault(status=413)]
     code, out, errors = run(gateway, *arguments)

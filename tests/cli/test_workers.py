@@ -26,7 +26,7 @@ async def test_workers() -> None:
 
 
 def test_the_table() -> None:
-    """Our own version has no mark, a machine that leaves has a word; nonsense raises nothing."""
+    """A machine of this version has no mark, one that leaves has a word; any row is accepted."""
     row = {"name": "a\x1b", "version": __version__, "slots": 1, "jobs": [], "heard": 90.0}
     line = workers_table([row | {"leaving": True}], 100.0)
     assert line.isprintable() or line.endswith("\n")

@@ -92,7 +92,7 @@ FURTHER_SIGNALS = [
 
 @pytest.mark.parametrize(("act", "how"), [*ENDS, *(FURTHER_SIGNALS if LONG else [])])
 def test_a_worker_that_ends(registry: FaultyRegistry, tmp_path: Path, act: str, how: str) -> None:
-    """The pull reports it and resumes at once; the log names the image; no partial file stays."""
+    """The pull reports the end and resumes; the log names the image; no partial file stays."""
     body = f"if $ONCE; then {act}; fi"
     with Gateway(tmp_path, registry, body) as gateway:
         messages = gateway.messages("lib/app0:1")
@@ -162,7 +162,7 @@ def test_an_orderly_restart(registry: FaultyRegistry, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_no_worker_can_start(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """The gateway reports it, pulls fail after a while, and work resumes once workers start."""
+    """The gateway reports the fault, pulls fail after a while, and work resumes with workers."""
     with Gateway(tmp_path, registry, "", WorkerWait=3) as gateway:
         until(gateway.workers, ATTEMPT_SECONDS, "the first worker")
         assert gateway.slots() == 2

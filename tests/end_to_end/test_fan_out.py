@@ -225,7 +225,7 @@ def test_one_download_and_one_conversion(site: Site, image: Image) -> None:
 
 @pytest.mark.slow
 def test_a_silent_system_delays_no_other(site: Site, image: Image, remote: Sshd) -> None:
-    """Other systems are READY while its pull waits; later that pull needs only the delivery."""
+    """Pulls of other systems end READY; later the silent system needs only the delivery."""
     with silent(remote):
         site.poll(REMOTE)
         until(lambda: WAITS in site.poll(REMOTE)["status_message"], SECONDS, "that its pull waits")
@@ -238,7 +238,7 @@ def test_a_silent_system_delays_no_other(site: Site, image: Image, remote: Sshd)
 @pytest.mark.parametrize("site", [{"DeliveryWait": 0}], indirect=True, ids=["DeliveryWait=0"])
 @pytest.mark.slow
 def test_a_system_that_is_down_delays_no_other(site: Site, image: Image, remote: Sshd) -> None:
-    """Without `DeliveryWait` its pull fails with the reason; a later pull is READY."""
+    """Without `DeliveryWait` the pull fails with the reason; a later pull is READY."""
     with outage(remote):
         for system in (REMOTE, LOCAL, NEAR):
             site.poll(system)

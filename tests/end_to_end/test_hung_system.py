@@ -77,7 +77,7 @@ def poll(service: Service, system: str, number: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_pulls_for_other_systems_go_on(service: Service, sshd: Sshd, tmp_path: Path) -> None:
-    """Pulls for another system end READY while it hangs; its own pulls end READY afterwards."""
+    """Pulls for another system end READY; those of the hung system end READY afterwards."""
     with sshd.suspension():
         for number in range(PULLS):
             poll(service, REMOTE, number)

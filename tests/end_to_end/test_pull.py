@@ -324,7 +324,7 @@ def flip(path: Path, *, swap: bool = False) -> None:
 
 @pytest.mark.slow
 def test_a_damaged_image_is_delivered_again(registry: DockerRegistry, tmp_path: Path) -> None:
-    """The next pull that asks the registry replaces it, from the converted file if that is intact.
+    """The next pull that asks the registry replaces the image, from the converted file if intact.
 
     A byte that is changed in place is changed in the converted file, too: it is the same inode. A
     pull by another tag of the image asks the registry, however recent the first pull is.

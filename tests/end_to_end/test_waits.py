@@ -124,7 +124,7 @@ def test_a_restart_during_a_wait(
 def test_a_registry_that_is_down(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """Pulls from it wait for `RegistryWait` seconds, and then fail and name it."""
+    """Pulls wait for `RegistryWait` seconds, then fail with the name of the registry."""
     _, healthy = registries
     absent = FaultyRegistry()
     absent.host = f"127.0.0.1:{free_port()}"

@@ -360,7 +360,7 @@ async def test_a_restarted_download_is_read_again(bench: PipelineBench) -> None:
 async def test_wrong_bytes_are_blamed_on_the_download(
     bench: PipelineBench, is_damaged_again: bool
 ) -> None:
-    """A reader finds no archive in them, but the image is not blamed: it is downloaded again."""
+    """A layer of wrong bytes is downloaded again, and the image is not blamed."""
     tar = tar_of(TREE)
     image = bench.image(tar)
     damaged_tar = tar[:512] + b"x" * 512 + tar[1024:]
@@ -404,7 +404,7 @@ async def test_limits_count_only_for_verified_bytes(bench: PipelineBench) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_layers_are_refused_by_the_manifest(bench: PipelineBench) -> None:
-    """Before any download; the error names the limit and its key."""
+    """A manifest with too many layers fails before any download; the error names the key."""
     bench.answer = bench.image(LOWER, UPPER, LOWER)
     bench.pipeline._limits = BuildLimits(layers=2)
     with pytest.raises(ImageTooLarge, match=r"has 3 layers, .* at most 2\.") as caught:
@@ -414,7 +414,7 @@ async def test_too_many_layers_are_refused_by_the_manifest(bench: PipelineBench)
 
 @pytest_twisted.ensureDeferred
 async def test_a_repeated_layer_is_read_once_but_counted_each_time(bench: PipelineBench) -> None:
-    """Two hundred times a small blob take as long as one, and count as two hundred."""
+    """Two hundred uses of a small blob take as long as one use, and count as two hundred."""
     tar = tar_of([entry("zeros", bytes(1 << 20))])
     blob = compress(tar)
     bench.pipeline._limits = BuildLimits(layers_size=200 * len(tar) - 1)
@@ -563,7 +563,7 @@ class DiscardingCache(BlobFiles):
 async def test_a_layer_that_another_pull_discards_is_fetched_again(
     bench: PipelineBench, tmp_path: Path
 ) -> None:
-    """Even just before it is opened: the file of a blob in use is removed if it is damaged."""
+    """A damaged file of a blob in use is removed, even just before it is opened."""
     bench.config = PROVEN
     image = bench.image(LOWER, UPPER)
     entries = await bench.convert(image)

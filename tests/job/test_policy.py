@@ -1,4 +1,4 @@
-"""Policies are asked before a download, and again at each reuse."""
+"""Policies are applied before a download, and again at each reuse."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ async def test_another_system_has_its_own_policy(tmp_path: Path, policy: PolicyF
 async def test_an_invalid_policy_refuses_everything(
     tmp_path: Path, policy: PolicyFile, content: str
 ) -> None:
-    """Delivered images too; the user is sent to the support, and the log has the reason."""
+    """An invalid policy refuses delivered images, too; the log has the reason."""
     async with bench_with(tmp_path, policy) as bench:
         await pull_signed(bench)
         policy.path.write_text(content)
@@ -273,7 +273,7 @@ async def test_an_invalid_policy_refuses_everything(
 
 @pytest_twisted.ensureDeferred
 async def test_an_absent_policy_refuses_everything(tmp_path: Path, policy: PolicyFile) -> None:
-    """A file that is not there is not an absent policy."""
+    """A policy whose file is missing refuses all images."""
     policy.path.unlink()
     async with bench_with(tmp_path, policy) as bench:
         record = await bench.pull("lib/app:1")
@@ -296,7 +296,7 @@ async def test_unusable_keys_refuse_the_image(tmp_path: Path, policy: PolicyFile
 
 @pytest_twisted.ensureDeferred
 async def test_unknown_signatures_refuse_the_image(tmp_path: Path, policy: PolicyFile) -> None:
-    """A storage of signatures that does not answer is not one without signatures."""
+    """An image is refused if the storage of its signatures does not answer."""
     async with bench_with(tmp_path, policy) as bench:
         bench.signatures.refuses = RegistryUnavailable("The storage is down.")
         record = await bench.pull("lib/app:1")
@@ -378,7 +378,7 @@ async def test_an_upload_is_judged_by_its_transport(tmp_path: Path, policy: Poli
 async def test_an_invalid_directory_of_registries_refuses_the_image(
     tmp_path: Path, policy: PolicyFile
 ) -> None:
-    """Only the log names the file."""
+    """An invalid file of registries.d refuses the image, and only the log names the file."""
     async with bench_with(tmp_path, policy) as bench:
         bench.signatures.refuses = ConfigurationError("/etc/registries.d/a.yaml: line 1: bad.")
         with capturedLogs() as events:

@@ -90,7 +90,7 @@ async def test_settings_that_no_runtime_can_read_are_not_in_the_record(tmp_path:
 @pytest.mark.parametrize("is_enabled", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_labels_that_do_not_fit(tmp_path: Path, *, is_enabled: bool) -> None:
-    """The record has those that fit and names the omitted ones, if the site stores labels."""
+    """The record has the labels that fit and names the omitted ones, if the site stores labels."""
     async with running_bench(tmp_path, ENABLE_LABELS=is_enabled, MaxRecordSize="1 KiB") as bench:
         labels = {"a": "x" * 2000, "b": "short"}
         bench.source.config = replace(bench.source.config, labels=labels)
@@ -119,7 +119,7 @@ async def test_a_delivery_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest_twisted.ensureDeferred
 async def test_a_bloated_environment_is_refused(tmp_path: Path) -> None:
-    """Before any download; the failure names the configuration key."""
+    """A bloated environment fails before any download; the failure names the key."""
     async with running_bench(tmp_path) as bench:
         bench.source.config = replace(bench.source.config, env=("A=" + "\x01" * 20_000,))
         record = await bench.pull()
@@ -131,7 +131,7 @@ async def test_a_bloated_environment_is_refused(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_user_proves_access_to_the_blobs(tmp_path: Path) -> None:
-    """Manifest and blobs, in the repository of the record; then the user is added."""
+    """A second user proves access to manifest and blobs in the record's repository."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         bench.source.requests.clear()
@@ -144,7 +144,7 @@ async def test_a_second_user_proves_access_to_the_blobs(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_user_who_may_not_read_the_blobs_is_refused(tmp_path: Path) -> None:
-    """The manifest alone is no proof; only this user sees the failure."""
+    """Access to the manifest alone is no proof; only this user sees the failure."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         bench.source.blobs_are_closed = True
@@ -235,7 +235,7 @@ async def test_the_acl_follows_a_moved_tag(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_that_lost_its_tag_stays_for_a_while(tmp_path: Path) -> None:
-    """Batch jobs use its id: it expires after `KeepUntagged` at the earliest."""
+    """An untagged image expires after `KeepUntagged` at the earliest: batch jobs use its id."""
     async with running_bench(tmp_path, KeepUntagged="30:00:00:00") as bench:
         await bench.pull()
         bench.source.manifest, bench.source.index = NEW_MANIFEST, NEW_MANIFEST
@@ -262,7 +262,7 @@ async def test_a_blocked_image_is_not_fetched(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_blocked_during_its_delivery_is_removed(tmp_path: Path) -> None:
-    """An admin may block it between the check and the end of the pull."""
+    """An admin may block an image between the check and the end of its pull."""
     async with running_bench(tmp_path) as bench:
         bench.builder.on_build = lambda: bench.store.block("images", MANIFEST.hex, ROOT, 1000.0)
         record = await bench.claim()
@@ -317,7 +317,7 @@ async def test_record_and_metadata_stay_equal(
 )
 @pytest_twisted.ensureDeferred
 async def test_a_pull_survives_a_moment_without_the_store(tmp_path: Path, method: str) -> None:
-    """At whatever step: it ends READY, and the metadata agrees with the record."""
+    """The pull ends READY, and the metadata agrees with the record, whichever step failed."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         query = getattr(bench.store, method)
@@ -349,7 +349,7 @@ async def test_the_anonymous_user_is_no_reader(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_expiring_image_keeps_its_readers(tmp_path: Path) -> None:
-    """Pulled again under another tag by another user: its puller and readers stay."""
+    """An image that another user pulls by another tag keeps its puller and readers."""
     async with running_bench(tmp_path) as bench:
         private = await private_image(bench, user_acl=(CAROL,))
         assert await bench.store.expire(private.key) is not None
@@ -393,7 +393,7 @@ async def test_a_replaced_image_is_delivered_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"USERACL: 2009\n", b"", None])
 @pytest_twisted.ensureDeferred
 async def test_damaged_metadata_is_written_again(tmp_path: Path, damage: bytes | None) -> None:
-    """Missing metadata too: the image exists, so nothing is downloaded or converted."""
+    """Damaged or missing metadata costs no download and no conversion, as the image exists."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         whole = bench.meta_path.read_bytes()

@@ -16,7 +16,7 @@ ROOM = LIMIT - len(json.dumps([[""], [], [], ""]))
 
 
 def test_values_that_no_runtime_can_read_are_omitted() -> None:
-    """Quotes in lists, line breaks and trailing backslashes; all other values stay as they are."""
+    """Quotes in lists, line breaks and trailing backslashes are omitted; other values stay."""
     config = ImageConfig(
         env=("OK=1", "NL=a\nb", "BS=a\\"),
         entrypoint=("/bin/it's", "x"),
@@ -35,7 +35,7 @@ def test_values_that_no_runtime_can_read_are_omitted() -> None:
 
 @pytest.mark.parametrize("character", ["x", "\x01", "ü"])
 def test_the_size_of_a_record_is_limited(character: str) -> None:
-    """Counted as JSON, as in answers; the error names the limit and its key."""
+    """The size of a record is that of its JSON; the error names the limit and its key."""
     fits = ROOM // len(json.dumps(character).strip('"'))
     recordable(ImageConfig(env=(character * fits,)), LIMIT)
     with pytest.raises(ImageTooLarge, match=r"in its record, which may have 10 kB") as caught:
@@ -60,7 +60,7 @@ def test_everything_counts(members: dict[str, Any]) -> None:
 
 
 def test_labels_beyond_the_limit_are_omitted() -> None:
-    """No job needs them; the report names the omitted labels, and the others stay."""
+    """Labels beyond the limit are omitted, and the report names them, as no job needs labels."""
     labels = {"a": "short", "b": "x" * LIMIT, "c": "short", "d\n" * 99: "x" * LIMIT}
     config, omissions = recordable(ImageConfig(env=("A=1",), labels=labels), LIMIT)
     assert config.labels == {"a": "short", "c": "short"}

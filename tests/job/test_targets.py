@@ -85,7 +85,7 @@ def test_record_and_metadata_let_the_same_users_in(
     groups: tuple[int, ...] | None,
     session: Session,
 ) -> None:
-    """For all values of the image and all forms of access lists."""
+    """Metadata can be read for all values of the image and all forms of access lists."""
     record = _record(config, private=private, user_acl=users, group_acl=groups)
     meta = read_meta(meta_of(record).content)
     assert _lets_in(meta, session) is record.may_be_read_by(session)
@@ -190,7 +190,7 @@ async def test_an_image_as_it_was_delivered_is_not_read(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_touched_image_is_verified_by_its_digest(place: Place) -> None:
-    """For example after a restore from a backup; the record then gets the file's new time."""
+    """A file with a new time, as after a restore, is verified; the record gets the new time."""
     place.write(CONTENT, TOUCH_TIME)
     result = await place.verify(RECORD)
     assert result == replace(RECORD, modified=TOUCH_TIME)
@@ -201,7 +201,7 @@ async def test_a_touched_image_is_verified_by_its_digest(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_record_without_the_time_gets_it(place: Place) -> None:
-    """Records of earlier versions have no time."""
+    """A record of an earlier version, which has no time, gets that of the file."""
     assert await place.verify(replace(RECORD, modified=None)) == RECORD
     assert place.directory.digests == 1
 
@@ -331,7 +331,7 @@ async def test_records_of_this_gateway_are_complete(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_metadata_agrees_with_the_record(place: Place) -> None:
-    """Compared by digest: another uid may have the same number of digits."""
+    """Metadata are compared by digest, as another uid may have the same number of digits."""
     assert await place.target.has_metadata_of(RECORD)
     whole = place.meta.read_bytes()
     for damage in (whole.replace(b"2001", b"2002"), whole[:-1], b""):

@@ -74,7 +74,7 @@ def test_foreign_values_are_read_as_well_as_possible() -> None:
 
 
 def test_an_invalid_document_closes_the_connection() -> None:
-    """The command that waits for it fails at once."""
+    """The command that waits for the invalid document fails at once."""
     link, transport = open_connection()
     waiting = link.command("images", {"ping": 1})
     content = answer(1, text="??")

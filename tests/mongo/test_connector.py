@@ -111,7 +111,7 @@ async def test_refused_logins_are_explained(
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_may_require_a_login(server_with_users: Mongod) -> None:
-    """A URI without a user is refused by such a server."""
+    """A server that requires a login refuses a URI without a user."""
     assert "may not do this" in await refusal(server_with_users.uri)
 
 

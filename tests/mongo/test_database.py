@@ -128,7 +128,7 @@ class Member:
     """A member of a set whose description can change, and which may hold answers back."""
 
     def __init__(self, term: int) -> None:
-        """Be the primary, elected in this term."""
+        """Begin as the primary that was elected in this term."""
         self.description: dict[str, Any] = {
             "ismaster": True,
             "electionId": ObjectId(f"{term:024x}"),

@@ -117,7 +117,7 @@ class Derivations:
     """PBKDF2 that notes the threads it runs in, and can be suspended."""
 
     def __init__(self) -> None:
-        """Hold nothing up."""
+        """Begin without a suspension."""
         self.threads: list[threading.Thread] = []
         self.go_on = threading.Event()
         self.go_on.set()
