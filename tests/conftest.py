@@ -6,7 +6,8 @@ import gc
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import coverage
@@ -51,32 +52,82 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 
+COSTLY_FIXTURES = {"broker": 2, "tls_broker": 1}
+"""Fixtures whose set-up takes seconds of processor time, and the number of processes with them."""
+
+END_TO_END = Path(__file__).parent / "end_to_end"
+"""Most files in this directory have a gateway and a registry that their tests share."""
+
+SLOW_WEIGHT = 8
+"""How many tests that are not slow take as long as a slow one."""
+
+
+def weigh(group: Iterable[pytest.Item]) -> int:
+    """Return how long a group of tests takes compared with other groups."""
+    marks = [item.get_closest_marker("slow") for item in group]
+    return sum(1 if mark is None else SLOW_WEIGHT for mark in marks)
+
+
 def deal_slow_tests(
-    slow: list[pytest.Item], rest: list[pytest.Item], processes: int
+    groups: Iterable[Sequence[pytest.Item]], rest: Sequence[pytest.Item], processes: int
 ) -> list[pytest.Item]:
     """Return an order in which the share of each process begins with slow tests.
 
     The schedule `worksteal` of xdist gives each process a contiguous share of the tests. If all
-    slow tests came first, they would be the share of one process.
+    slow tests came first, they would be the share of one process. The tests of a group are in the
+    same share, one after another.
     """
+    shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for group in sorted(groups, key=weigh, reverse=True):
+        min(shares, key=weigh).extend(group)
     order: list[pytest.Item] = []
-    total = len(slow) + len(rest)
-    for process in range(processes):
-        share = slow[process::processes]
+    remaining = list(rest)
+    total = sum(map(len, shares)) + len(rest)
+    for process, share in enumerate(shares):
         size = (total - len(order)) // (processes - process)
         count = max(0, size - len(share))
-        order += share + rest[:count]
-        rest = rest[count:]
-    return order + rest
+        order += share + remaining[:count]
+        remaining = remaining[count:]
+    return order + remaining
+
+
+def group_by_fixture(items: Iterable[pytest.Item], count: int) -> list[list[pytest.Item]]:
+    """Return `count` groups of about the same length; the tests of a file are in one group."""
+    groups: list[list[pytest.Item]] = [[] for _ in range(count)]
+    for tests in sorted(group_by_file(items), key=weigh, reverse=True):
+        min(groups, key=weigh).extend(tests)
+    return groups
+
+
+def group_by_file(items: Iterable[pytest.Item]) -> list[list[pytest.Item]]:
+    """Return a group for each file."""
+    return [list(tests) for _, tests in itertools.groupby(items, key=lambda item: item.path)]
+
+
+def costly_fixture(item: pytest.Item) -> str | None:
+    """Return the first of `COSTLY_FIXTURES` that a test uses, directly or not."""
+    names = getattr(item, "fixturenames", ())
+    return next((name for name in COSTLY_FIXTURES if name in names), None)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow tests, so that the run does not end with a wait for one of them."""
-    slow = [item for item in items if item.get_closest_marker("slow") is not None]
-    rest = [item for item in items if item.get_closest_marker("slow") is None]
+    """Begin with the slow tests, so that the run does not end with a wait for one of them.
+
+    Tests that share a costly fixture run in few processes, each of which sets it up. So do the
+    tests of an end-to-end file, as long as no other process has run out of tests.
+    """
+    groups: list[list[pytest.Item]] = []
+    for name, count in COSTLY_FIXTURES.items():
+        users = [item for item in items if costly_fixture(item) == name]
+        groups += group_by_fixture(users, count)
+    independent = [item for item in items if costly_fixture(item) is None]
+    groups += group_by_file(item for item in independent if item.path.parent == END_TO_END)
+    independent = [item for item in independent if item.path.parent != END_TO_END]
+    groups += [[item] for item in independent if item.get_closest_marker("slow") is not None]
+    rest = [item for item in independent if item.get_closest_marker("slow") is None]
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    items[:] = deal_slow_tests(slow, rest, processes)
+    items[:] = deal_slow_tests(groups, rest, processes)
 
 
 GZIP = b"\x1f\x8b"
