@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,16 @@ from shiftergw.plumbing import descriptors
 from shiftergw.plumbing.listening import Listener
 from shiftergw.plumbing.services import OrderedServices
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator, UsedCredentials, UserDirectory
+from shiftergw.ports import (
+    Authenticator,
+    ImageStore,
+    JobQueue,
+    UsedCredentials,
+    UserDirectory,
+)
 from shiftergw.service.dispatch import Dispatch
 from shiftergw.service.explanations import Explanations
-from shiftergw.service.gateway import Gateway
+from shiftergw.service.gateway import Gateway, GatewayOptions
 from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.service.recovery import Recovery, WorkerShortage
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
@@ -45,6 +51,48 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
     preparation = Preparation(config, threads, reactor)
 
     store = compose.store(reactor, config, CHECK_SECONDS)
+    queue, wake, work_services = _work_services(reactor, config, config_file, store)
+
+    # The host's user database may block all its places; each listing is parsed beside them.
+    user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
+    users = compose.users(config, user_threads, reactor)
+    authenticators, credential_rounds = _authenticators(
+        config, users.by_system, store.used_credentials, reactor
+    )
+
+    files, file_services = user_files(reactor, config, store, preparation)
+    policies = PresentPolicies(config, threads, reactor)
+    explanations = _explanations(reactor, config, config_file)
+    options = GatewayOptions(files, policies.is_judged, explanations)
+    rules = Gateway(config, store, preparation.seal, wake, reactor, queue, options)
+    list_limits = ListLimits(config.max_record_size, config.max_list_size)
+    connections = _connection_limits(config)
+    site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
+    return OrderedServices(
+        [
+            threads,
+            preparation,
+            # With a broker, other machines pull the images.
+            *([] if config.broker_url else [PolicyPreparation(config, threads, reactor)]),
+            store,
+            *work_services,
+            *credential_rounds,
+            *file_services,
+            *([] if explanations is None else [explanations]),
+            user_threads,
+            *users.listings.values(),
+            *(Listener(text, site, reactor) for text in config.listen),
+        ]
+    )
+
+
+def _work_services(
+    reactor: Reactor, config: Config, config_file: Path, store: ImageStore
+) -> tuple[JobQueue, Callable[[], None], Sequence[Service]]:
+    """Return the queue, a function for new work in the store, and the services, to start in order.
+
+    The services bring the store's work to the queue, and its results back.
+    """
     queue = compose.queue(reactor, config, config_file)
     limits = config.heartbeat_limit, config.systems, config.user_limits.running
     dispatch = Dispatch(store, queue, reactor, *limits)
@@ -56,44 +104,8 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
         store, queue, reactor, config.worker_wait, config.systems, config.heartbeat_limit
     )
     housekeeping = Housekeeping(store, dispatch.wake, reactor, _schedule(config))
-
-    # The host's user database may block all its places; each listing is parsed beside them.
-    user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
-    users = compose.users(config, user_threads, reactor)
-    authenticators, credential_rounds = _authenticators(
-        config, users.by_system, store.used_credentials, reactor
-    )
-
-    files, file_services = user_files(reactor, config, store, preparation)
-    policies = PresentPolicies(config, threads, reactor)
-    seal, wake = preparation.seal, dispatch.wake
-    explanations = _explanations(reactor, config, config_file)
-    rules = Gateway(
-        config, store, seal, wake, reactor, queue, files, policies.is_judged, explanations
-    )
-    list_limits = ListLimits(config.max_record_size, config.max_list_size)
-    connections = _connection_limits(config)
-    site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
-    return OrderedServices(
-        [
-            threads,
-            preparation,
-            # With a broker, other machines pull the images.
-            *([] if config.broker_url else [PolicyPreparation(config, threads, reactor)]),
-            store,
-            recovery,
-            queue,
-            dispatch,
-            *([] if config.broker_url else [shortage]),
-            housekeeping,
-            *credential_rounds,
-            *file_services,
-            *([] if explanations is None else [explanations]),
-            user_threads,
-            *users.listings.values(),
-            *(Listener(text, site, reactor) for text in config.listen),
-        ]
-    )
+    local = [] if config.broker_url else [shortage]
+    return queue, dispatch.wake, [recovery, queue, dispatch, *local, housekeeping]
 
 
 def _explanations(reactor: Reactor, config: Config, config_file: Path) -> Explanations | None:

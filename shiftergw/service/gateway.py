@@ -6,27 +6,21 @@ Nothing here touches images: a pull becomes a record in the store, and a worker 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from shiftergw.config import Config
 from shiftergw.errors import (
-    BadRequest,
     NotAllowed,
     NotAuthenticated,
-    NotFound,
     NoWorkers,
     Unavailable,
-    printable,
 )
 from shiftergw.model import (
     ANONYMOUS,
-    IMAGE_TYPES,
     ImageFile,
     ImageRecord,
-    ImageReference,
-    PullRequest,
     Session,
     UploadChoice,
 )
@@ -39,6 +33,12 @@ from shiftergw.service.claims import Claims, IsJudged, judges_nothing, may_see
 from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.explanations import Explanations
 from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.image_requests import (
+    check_image_type,
+    missing_image,
+    pull_request,
+    stored_names,
+)
 from shiftergw.service.imports import FileImports, ImportChoice
 from shiftergw.service.user_files import UserFileServices
 
@@ -56,6 +56,22 @@ READY_SECONDS = 5.0
 """Seconds for the database to show that it is ready: monitoring does not wait for long."""
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """What not every gateway has.
+
+    Without `files` no images are made of files of users. `is_judged` knows the policies of systems.
+    Without `explanations` no pulls are explained.
+    """
+
+    files: UserFileServices | None = None
+    is_judged: IsJudged = judges_nothing
+    explanations: Explanations | None = None
+
+
+DEFAULT_OPTIONS = GatewayOptions()
+
+
 class Gateway:
     """Answers the requests of sessions, from the store."""
 
@@ -67,25 +83,19 @@ class Gateway:
         wake: Callable[[], None],
         clock: IReactorTime,
         queue: JobQueue,
-        files: UserFileServices | None = None,
-        is_judged: IsJudged = judges_nothing,
-        explanations: Explanations | None = None,
+        options: GatewayOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """Encrypt logins with `seal`; call `wake` when there is new work for the `queue`.
-
-        Without `files` no images are made of files of users. `is_judged` knows the policies.
-        Without `explanations` no pulls are explained.
-        """
+        """Encrypt logins with `seal`; call `wake` when there is new work for the `queue`."""
         self._config = config
         self._store = store
         self._wake = wake
         self._clock = clock
         self._queue = queue
         self.admin = AdminRequests(config, store, wake, clock, queue)
-        self._files = files
-        self._explanations = explanations
-        self._claims = Claims(config, store, seal, wake, clock, queue.trouble, is_judged)
-        uploads = None if files is None else files.uploads
+        self._files = options.files
+        self._explanations = options.explanations
+        self._claims = Claims(config, store, seal, wake, clock, queue.trouble, options.is_judged)
+        uploads = None if options.files is None else options.files.uploads
         self._custom_claims = CustomClaims(config, store, self._claims, uploads, wake, clock)
 
     @property
@@ -143,11 +153,11 @@ class Gateway:
 
         Raises `NotFound` also for an image that this user may not read.
         """
-        _check_type(itype)
+        check_image_type(itype)
         now = self._clock.seconds()
-        record = await self._store.find(session.system, itype, _names(text))
+        record = await self._store.find(session.system, itype, stored_names(text))
         if record is None or not record.may_be_read_by(session):
-            raise _no_image(session, itype, text)
+            raise missing_image(session, itype, text)
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         if self._config.metrics:
             await self._store.record_lookup(
@@ -178,16 +188,14 @@ class Gateway:
         With an `upload` the image is made of it, and its type is `custom`. Raises `BadRequest`
         before anything is stored.
         """
-        request = replace(
-            _request(session, itype, text, request_id), user_acl=user_acl, group_acl=group_acl
-        )
+        request = pull_request(session, itype, text, request_id, user_acl, group_acl)
         if upload is not None:
             return await self._custom_claims.pull_upload(session, request, upload)
         return await self._claims.pull(session, request, text)
 
     async def check_new_image(self, session: Session, text: str) -> None:
         """Raise the error that a pull of an upload under this name would end with at once."""
-        request = _request(session, "custom", text, request_id="")
+        request = pull_request(session, "custom", text, request_id="")
         await self._custom_claims.check_new_image(session, request)
 
     async def find_image_of_content(
@@ -199,9 +207,7 @@ class Gateway:
         file: ImageFile,
     ) -> ImageRecord | None:
         """Return the READY image of this name if an upload of `file` would change nothing."""
-        request = replace(
-            _request(session, "custom", text, request_id=""), user_acl=user_acl, group_acl=group_acl
-        )
+        request = pull_request(session, "custom", text, "", user_acl, group_acl)
         return await self._custom_claims.find_image_of_content(session, request, file)
 
     async def import_file(
@@ -216,9 +222,7 @@ class Gateway:
     ) -> ImageRecord:
         """Return the record of the image that is made of a file (see `FileImports`)."""
         imports = FileImports(self._config, self._custom_claims, self.files.check_file)
-        request = replace(
-            _request(session, itype, text, request_id), user_acl=user_acl, group_acl=group_acl
-        )
+        request = pull_request(session, itype, text, request_id, user_acl, group_acl)
         return await imports.import_file(session, request, choice)
 
     def last_answer(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
@@ -226,7 +230,7 @@ class Gateway:
 
         Raises `Unavailable` if there was no such poll.
         """
-        return self._claims.last_answer(_request(session, itype, text, request_id))
+        return self._claims.last_answer(pull_request(session, itype, text, request_id))
 
     async def expire(self, session: Session, itype: str, text: str) -> None:
         """Remove a tag; with its last tag, an image's files are removed too.
@@ -234,11 +238,11 @@ class Gateway:
         Raises `NotFound` also for an image that this user may not read, and `NotAllowed` for a tag
         that this user may not remove (see `rules.access.may_expire`).
         """
-        _check_type(itype)
-        names = _names(text)
+        check_image_type(itype)
+        names = stored_names(text)
         record = await self._store.find(session.system, itype, names)
         if record is None or not (session.admin or record.may_be_read_by(session)):
-            raise _no_image(session, itype, text)
+            raise missing_image(session, itype, text)
         tag = next(name for name in names if name in record.tags)
         if not may_expire(session, record, tag):
             raise NotAllowed(
@@ -247,7 +251,7 @@ class Gateway:
                 remedy="It expires by itself when nobody has used it for long enough.",
             )
         if await self._store.untag(record.key, tag) is None:
-            raise _no_image(session, itype, text)
+            raise missing_image(session, itype, text)
         self._wake()
 
     def registries(self, session: Session) -> Mapping[str, str]:
@@ -280,42 +284,3 @@ class Gateway:
 
 def _database_is_late() -> Unavailable:
     return Unavailable("The gateway's database does not answer.")
-
-
-def _request(session: Session, itype: str, text: str, request_id: str) -> PullRequest:
-    _check_type(itype)
-    return PullRequest(
-        system=session.system,
-        itype=itype,
-        reference=ImageReference.parse(text),
-        requested_by=session.uid,
-        request_id=request_id,
-        requester=printable(session.user, 60),
-        by_admin=session.admin,
-    )
-
-
-def _no_image(session: Session, itype: str, text: str) -> NotFound:
-    name = printable(text)
-    remedy = "Pull it first, or check its name in the list of images."
-    if itype == "custom":
-        name = f"custom:{name}"
-    elif "/" not in text:
-        remedy += f" An image that was uploaded is called custom:{name}."
-    return NotFound(f"There is no image {name} on {session.system}.", remedy=remedy)
-
-
-def _check_type(itype: str) -> None:
-    if itype not in IMAGE_TYPES:
-        raise BadRequest(
-            f"{printable(itype, 40)!r} is not an image type.",
-            remedy=f"Image types are {' and '.join(sorted(IMAGE_TYPES))}.",
-        )
-
-
-def _names(text: str) -> list[str]:
-    """Return the tags under which an image may be stored: the canonical one, then `text` itself."""
-    try:
-        return ImageReference.stored_tags(text)
-    except BadRequest:
-        return [text]

@@ -25,7 +25,7 @@ from shiftergw.model import Failed, ImageFile, Ready, Session, UploadChoice, Upl
 from shiftergw.plumbing.threads import Threads
 from shiftergw.rules.access import tag_owners
 from shiftergw.service import upload_space
-from shiftergw.service.gateway import Gateway
+from shiftergw.service.gateway import Gateway, GatewayOptions
 from shiftergw.service.imports import ImportChoice
 from shiftergw.service.upload_space import UploadLimits
 from shiftergw.service.uploads import Uploads
@@ -70,7 +70,7 @@ class CustomBench(Bench):
             self._wake,
             self.clock,
             self.queue,
-            files,
+            GatewayOptions(files),
         )
 
     async def _check_file(self, path: str, user: str) -> None:

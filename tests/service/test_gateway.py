@@ -35,7 +35,7 @@ from shiftergw.model import (
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import QueueTrouble
 from shiftergw.service import gateway as gateway_module
-from shiftergw.service.gateway import READY_SECONDS, Gateway
+from shiftergw.service.gateway import READY_SECONDS, Gateway, GatewayOptions
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import load_config
@@ -70,7 +70,7 @@ class Bench:
             self._wake,
             self.clock,
             self.queue,
-            is_judged=self._is_judged,
+            GatewayOptions(is_judged=self._is_judged),
         )
 
     async def _is_judged(self, _: ImageRecord) -> bool:
