@@ -28,7 +28,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.errors import printable
 from shiftergw.plumbing.channel import HostFull, ProgramNotStarted
-from shiftergw.ssh.channel import WINDOW, SshChannel
+from shiftergw.ssh.channel import IN_USE, WINDOW, SshChannel
 from shiftergw.ssh.kex import broken_protocol
 from shiftergw.ssh.transport import LONGEST_DATA
 
@@ -102,7 +102,7 @@ class Channels(SSHService):
 
     def adjust_window(self, channel: SshChannel, count: int) -> None:
         """Allow the server to send `count` more bytes."""
-        if not channel.close_sent:
+        if channel.state in IN_USE:
             self._send(MSG_CHANNEL_WINDOW_ADJUST, channel, _word.pack(count))
 
     def send_eof(self, channel: SshChannel) -> None:
@@ -110,10 +110,8 @@ class Channels(SSHService):
         self._send(MSG_CHANNEL_EOF, channel)
 
     def send_close(self, channel: SshChannel) -> None:
-        """Close a channel; if it is not open yet, as soon as it is."""
-        channel.close_sent = True
-        if channel.remote >= 0:
-            self._send(MSG_CHANNEL_CLOSE, channel)
+        """Close our side of a channel."""
+        self._send(MSG_CHANNEL_CLOSE, channel)
 
     def _send(self, kind: int, channel: SshChannel, rest: bytes = b"") -> None:
         self.transport.sendPacket(kind, _word.pack(channel.remote) + rest)
@@ -162,21 +160,12 @@ class Channels(SSHService):
         channel.eof_received()
 
     def _on_close(self, channel: SshChannel, _: bytes) -> None:
-        if not channel.close_sent:
-            self.send_close(channel)
         del self._channels[channel.number]
-        channel.end(None)
+        channel.close_received()
 
     def _on_open(self, channel: SshChannel, rest: bytes) -> None:
-        if channel.remote >= 0:
-            raise broken_protocol("a channel opened twice")
-        remote, window, longest = struct.unpack_from(">LLL", rest)
-        if channel.close_sent:  # the caller was cancelled meanwhile
-            channel.remote = remote
-            self.send_close(channel)
-        else:
-            channel.open(remote, window, longest)
-            self.window = max(self.window, window)
+        channel.open(*struct.unpack_from(">LLL", rest))
+        self.window = max(self.window, channel.remote_window)
 
     def _on_open_failure(self, channel: SshChannel, rest: bytes) -> None:
         del self._channels[channel.number]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.ssh.channel import WINDOW, SshChannel
+from shiftergw.ssh.channel import WINDOW, ChannelState, SshChannel
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.kex import PARSE_ERRORS
 
@@ -97,6 +97,52 @@ async def test_messages_for_missing_channels() -> None:
     assert await channel.closed is None
     with pytest.raises(PARSE_ERRORS):
         channels.packetReceived(CLOSE, words(0))
+
+
+def closes(channels: Channels) -> int:
+    """Return how often the client has closed its side of a channel."""
+    transport: Any = channels.transport
+    return [kind for kind, _ in transport.packets].count(CLOSE)
+
+
+def test_a_channel_that_is_abandoned_before_its_confirmation() -> None:
+    """It is closed once, after the server has confirmed it."""
+    channels = start_service()
+    opening = Deferred.fromCoroutine(channels.open_session(b"exec", "true"))
+    channel = channels._channels[0]
+    opening.addErrback(lambda _: None)
+    opening.cancel()
+    assert (channel.state, closes(channels)) == (ChannelState.ABANDONED, 0)
+    channels.packetReceived(OPEN_CONFIRMATION, words(0, 7, 1 << 20, 32768))
+    assert (channel.state, closes(channels)) == (ChannelState.CLOSING, 1)
+    channels.packetReceived(CLOSE, words(0))
+    assert (channel.state, closes(channels)) == (ChannelState.END, 1)
+
+
+@pytest.mark.parametrize("first_side", ["client", "server"])
+@pytest_twisted.ensureDeferred
+async def test_each_side_closes_a_channel_once(first_side: str) -> None:
+    """Its end is reported once, and data that the server sends meanwhile is dropped."""
+    channels, channel = open_channel()
+    output: list[bytes] = []
+    channel.receive(output.append)
+    if first_side == "client":
+        channel.lose()
+        assert (channel.state, closes(channels)) == (ChannelState.CLOSING, 1)
+        channels.data(data(0, 1, b"x"))
+    channels.packetReceived(CLOSE, words(0))
+    assert (channel.state, closes(channels)) == (ChannelState.END, 1)
+    channel.lose()
+    channel.write(b"x")
+    assert (await channel.closed, output, closes(channels)) == (None, [], 1)
+
+
+def test_a_second_confirmation() -> None:
+    """A server that confirms an open channel again violates the protocol."""
+    channels, _ = open_channel()
+    with pytest.raises(DeliveryFailed) as excinfo:
+        channels.packetReceived(OPEN_CONFIRMATION, words(0, 8, 1 << 20, 32768))
+    assert "opened twice" in excinfo.value.detail
 
 
 @given(

@@ -19,8 +19,9 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away, Channel, Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.ssh.channel import HIGH_WATER, WINDOW
+from shiftergw.ssh.channel import WINDOW
 from shiftergw.ssh.connection import connect, reach
+from shiftergw.ssh.outgoing_data import HIGH_WATER
 from tests.delivery.conch_client import account, finish, open_connection, refusal, run
 from tests.installed_reactor import reactor
 from tests.parts import free_port
@@ -134,7 +135,7 @@ async def test_large_stream(sshd: Sshd, threads: Threads) -> None:
         source = Source(channel, piece, 500)
         channel.registerProducer(source, streaming=True)
         source.resumeProducing()
-        assert channel._queued_bytes <= HIGH_WATER + len(piece)
+        assert channel._outgoing.size <= HIGH_WATER + len(piece)
         assert await channel.closed == 0
     digest = hashlib.sha256(piece * 500).hexdigest()
     assert b"".join(output).decode().split()[0] == digest
