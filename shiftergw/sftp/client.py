@@ -10,9 +10,17 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.plumbing.gather import cancel_all
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused, protocol_error, string
-from shiftergw.sftp.session import SftpSession, expect
+from shiftergw.sftp.packets import (
+    Attributes,
+    FileSystem,
+    SftpRefused,
+    expect,
+    protocol_error,
+    string,
+)
+from shiftergw.sftp.session import SftpSession
 
+_LONGEST_HANDLE = 256  # limit of the draft
 _READ_ONLY = 1  # SSH2_FXE_STATVFS_ST_RDONLY
 _READ = 32768
 _READS = 64
@@ -20,6 +28,34 @@ _READS = 64
 
 class Sftp(SftpSession):
     """An SFTP client. Paths are bytes. Methods raise `SftpRefused` and `DeliveryFailed`."""
+
+    # Kinds of requests
+
+    async def handle(self, kind: int, body: bytes) -> bytes:
+        """Send a request whose reply is a handle; return the handle."""
+        answer, rest = await self.request(kind, body)
+        handle = expect(packets.HANDLE, answer, rest).string()
+        if len(handle) > _LONGEST_HANDLE:
+            raise protocol_error(f"a handle of {len(handle)} bytes")
+        return handle
+
+    async def extended_request(self, name: bytes, body: bytes, patience: float = 0) -> None:
+        """Send an extended request whose reply is a status, if the server offers it."""
+        if name not in self.extensions:
+            raise SftpRefused(packets.UNSUPPORTED, name.decode())
+        try:
+            await self.do(packets.EXTENDED, string(name) + body, patience)
+        except SftpRefused as refusal:
+            refusal.request = name.decode()
+            raise
+
+    async def do(self, kind: int, body: bytes, patience: float = 0) -> None:
+        """Send a request whose reply is a status."""
+        answer, _ = await self.request(kind, body, patience)
+        if answer != packets.STATUS:
+            raise protocol_error(f"type {answer} where a status was expected")
+
+    # Files and directories
 
     async def open(self, path: bytes, flags: int, mode: int | None = 0o600) -> bytes:
         """Open a file and return its handle; `mode` is for new files, None leaves it open."""

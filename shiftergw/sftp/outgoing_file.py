@@ -102,9 +102,9 @@ class InFlightWrites:
         """Start without writes."""
         self.byte_count = 0
         self.error: Exception | None = None
-        self.waiting: Deferred[None] | None = None
-        self.until = 0
         self._outgoing = outgoing
+        self._wait: Deferred[None] | None = None
+        self._wait_limit = 0
 
     def settle(self, offset: int, length: int, error: Exception | None) -> None:
         """Handle the reply to a write; `error` is the refusal, if any."""
@@ -119,8 +119,16 @@ class InFlightWrites:
         self.error = self.error or error
         self._outgoing.stop(error)
 
-    def wake(self) -> None:
-        """Wake the writer that waits for replies."""
-        waiting, self.waiting = self.waiting, None
-        if waiting is not None and not waiting.called:
-            waiting.callback(None)
+    async def wait(self, byte_count: int) -> None:
+        """Wait until at most `byte_count` bytes are unacknowledged, or a write has failed."""
+        self._wait_limit = byte_count
+        self._wait = Deferred()
+        await self._wait
+
+    def wake(self, *, is_paused: bool) -> None:
+        """End the wait if it is over; a paused channel is waited for before the next write."""
+        is_ready = self.byte_count <= self._wait_limit and not (is_paused and self._wait_limit)
+        if is_ready or self.error is not None:
+            waiting, self._wait = self._wait, None
+            if waiting is not None and not waiting.called:
+                waiting.callback(None)

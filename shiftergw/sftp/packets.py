@@ -56,6 +56,16 @@ def protocol_error(why: str) -> DeliveryFailed:
     return DeliveryFailed("The system's SFTP server does not keep the protocol.", detail=why)
 
 
+def not_sftp(detail: str) -> DeliveryFailed:
+    """Return the error for a first answer that is not SFTP."""
+    return DeliveryFailed(
+        "The system's answer is not SFTP.",
+        remedy="Tell the site's support: the account on the system must have SFTP, and its"
+        " start-up files must print nothing.",
+        detail=detail,
+    )
+
+
 class SftpRefused(Exception):
     """The server refused a request.
 
@@ -228,3 +238,10 @@ class Splitter:
             yield content[start + 4], PacketBody(content[start + 5 : end])
             start = end
         self._rest = bytes(content[start:])
+
+
+def expect(expected: int, kind: int, body: PacketBody) -> PacketBody:
+    """Return the body of a reply; raise `DeliveryFailed` unless its type is `expected`."""
+    if kind != expected:
+        raise protocol_error(f"type {kind} where {expected} was expected")
+    return body

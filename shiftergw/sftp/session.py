@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -20,8 +20,16 @@ from zope.interface import implementer
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away, stopped_answering
 from shiftergw.sftp import packets
+from shiftergw.sftp.open_requests import OpenRequests, Reply
 from shiftergw.sftp.outgoing_file import InFlightWrites, OutgoingFile
-from shiftergw.sftp.packets import PacketBody, SftpRefused, Splitter, protocol_error, string
+from shiftergw.sftp.packets import (
+    PacketBody,
+    SftpRefused,
+    Splitter,
+    not_sftp,
+    protocol_error,
+    string,
+)
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -34,10 +42,7 @@ IN_FLIGHT = 8 << 20
 
 _PACKET = 32768  # of SSH; every SFTP server accepts a WRITE of this length
 _LONG_WRITE = 7 * _PACKET
-_LONGEST_HANDLE = 256  # limit of the draft
 _END_SECONDS = 5.0  # for the server to exit after the end of its input
-
-_Waiting = Deferred[tuple[int, PacketBody]] | tuple[InFlightWrites, int, int]
 
 
 @implementer(IPushProducer)
@@ -52,12 +57,8 @@ class SftpSession:
         self._channel = channel
         self._clock = clock
         self._idle_seconds = idle_seconds
-        self._patience: dict[int, float] = {}
-        self._timer: Any = None
         self._splitter = Splitter()
-        self._number = 0
-        self._waiting: dict[int, _Waiting | None] = {}
-        self._hello: Deferred[None] | None = None
+        self._requests = OpenRequests(clock, idle_seconds, self._on_silence)
         self.extensions: Mapping[bytes, bytes] = {}
         self._flights: set[InFlightWrites] = set()
         self._is_paused = False
@@ -88,13 +89,14 @@ class SftpSession:
         return session
 
     async def _begin(self, like: SftpSession | None) -> None:
-        self._hello = Deferred()
+        greeting: Deferred[None] = Deferred()
+        self._requests.greeting = greeting
         self._channel.closed.addCallbacks(self._on_exit, self._on_failure)
         self._channel.receive(self._on_data)
         self._channel.registerProducer(self, True)
-        self._watch()
+        self._requests.watch()
         self._channel.write(packets.hello())
-        await self._hello
+        await greeting
         if like is not None:
             self.longest_write = like.longest_write
         elif packets.LIMITS in self.extensions:
@@ -103,7 +105,7 @@ class SftpSession:
 
     async def _longest_write(self) -> int:
         kind, body = await self.request(packets.EXTENDED, string(packets.LIMITS))
-        expect(packets.EXTENDED_REPLY, kind, body)
+        packets.expect(packets.EXTENDED_REPLY, kind, body)
         body.long()
         body.long()
         longest = body.long()
@@ -161,7 +163,7 @@ class SftpSession:
             self._flights.discard(flight)
 
     def _write(self, flight: InFlightWrites, handle: bytes, offset: int, piece: memoryview) -> None:
-        number = self._register((flight, offset, len(piece)))
+        number = self._requests.add((flight, offset, len(piece)))
         flight.byte_count += len(piece)
         head = packets.write_head(number, handle, offset, len(piece))
         self._channel.writeSequence((head, piece))
@@ -175,14 +177,7 @@ class SftpSession:
     async def _until(self, flight: InFlightWrites, byte_count: int) -> None:
         """Wait until at most `byte_count` bytes are in flight and the channel is not paused."""
         self._check(flight)
-        flight.until = byte_count
-        flight.waiting = Deferred()
-        await flight.waiting
-
-    def _wake(self, flight: InFlightWrites) -> None:
-        ready = flight.byte_count <= flight.until and not (self._is_paused and flight.until)
-        if ready or flight.error is not None:
-            flight.wake()
+        await flight.wait(byte_count)
 
     # The channel's producer
 
@@ -192,36 +187,12 @@ class SftpSession:
     def resumeProducing(self) -> None:
         self._is_paused = False
         for flight in list(self._flights):
-            self._wake(flight)
+            flight.wake(is_paused=self._is_paused)
 
     def stopProducing(self) -> None:
         self._is_paused = False
 
     # Requests and replies
-
-    async def handle(self, kind: int, body: bytes) -> bytes:
-        """Send a request whose reply is a handle; return the handle."""
-        answer, rest = await self.request(kind, body)
-        handle = expect(packets.HANDLE, answer, rest).string()
-        if len(handle) > _LONGEST_HANDLE:
-            raise protocol_error(f"a handle of {len(handle)} bytes")
-        return handle
-
-    async def extended_request(self, name: bytes, body: bytes, patience: float = 0) -> None:
-        """Send an extended request whose reply is a status, if the server offers it."""
-        if name not in self.extensions:
-            raise SftpRefused(packets.UNSUPPORTED, name.decode())
-        try:
-            await self.do(packets.EXTENDED, string(name) + body, patience)
-        except SftpRefused as refusal:
-            refusal.request = name.decode()
-            raise
-
-    async def do(self, kind: int, body: bytes, patience: float = 0) -> None:
-        """Send a request whose reply is a status."""
-        answer, _ = await self.request(kind, body, patience)
-        if answer != packets.STATUS:
-            raise protocol_error(f"type {answer} where a status was expected")
 
     async def request(self, kind: int, body: bytes, patience: float = 0) -> tuple[int, PacketBody]:
         """Send a request; return type and body of its reply, or raise `SftpRefused`.
@@ -230,11 +201,8 @@ class SftpSession:
         """
         if self._error is not None:
             raise copy.copy(self._error)
-        answer: Deferred[tuple[int, PacketBody]] = Deferred(lambda _: self._ignore(number))
-        number = self._register(answer)
-        if patience:
-            self._patience[number] = patience
-            self._watch()
+        answer: Deferred[Reply] = Deferred(lambda _: self._requests.ignore(number))
+        number = self._requests.add(answer, patience)
         start = self._clock.seconds()
         self._channel.write(packets.request(kind, number, body))
         try:
@@ -245,45 +213,31 @@ class SftpSession:
         self.round_trip = min(self.round_trip, self._clock.seconds() - start)
         return reply
 
-    def _register(self, waiting: _Waiting) -> int:
-        self._number = (self._number + 1) & 0xFFFFFFFF
-        self._waiting[self._number] = waiting
-        if self._timer is None:
-            self._watch()
-        return self._number
-
-    def _ignore(self, number: int) -> None:
-        self._waiting[number] = None
-
     def _on_data(self, data: bytes) -> None:
         try:
             for kind, body in self._splitter.feed(data):
                 if self._error is not None:
                     return
-                if self._hello is not None:
-                    self._on_hello(kind, body)
+                if self._requests.greeting is not None:
+                    self._on_greeting(kind, body)
                 else:
                     self._on_answer(kind, body)
         except DeliveryFailed as error:
-            self._fail(error if self._hello is None else _no_sftp(error.detail))
+            self._fail(error if self._requests.greeting is None else not_sftp(error.detail))
         else:
-            self._watch()
+            self._requests.watch()
 
-    def _on_hello(self, kind: int, body: PacketBody) -> None:
+    def _on_greeting(self, kind: int, body: PacketBody) -> None:
         if kind != packets.VERSION or body.number() < 3:  # noqa: PLR2004 - the only version
             raise protocol_error(f"type {kind} as the first answer, or a version before 3")
         self.extensions = body.extensions()
-        waiting, self._hello = self._hello, None
-        assert waiting is not None
-        if not waiting.called:
-            waiting.callback(None)
+        greeting, self._requests.greeting = self._requests.greeting, None
+        assert greeting is not None
+        if not greeting.called:
+            greeting.callback(None)
 
     def _on_answer(self, kind: int, body: PacketBody) -> None:
-        number = body.number()
-        if number not in self._waiting:
-            raise protocol_error(f"an answer to request {number}, which was not made")
-        waiting = self._waiting.pop(number)
-        self._patience.pop(number, None)
+        waiting = self._requests.take(body.number())
         refusal = body.status() if kind == packets.STATUS else None
         if refusal is not None and refusal.status == packets.OK:
             refusal = None
@@ -294,7 +248,7 @@ class SftpSession:
             if refusal is not None:
                 refusal.request = packets.NAMES[packets.WRITE]
             flight.settle(offset, length, refusal)
-            self._wake(flight)
+            flight.wake(is_paused=self._is_paused)
         elif waiting is not None:
             if refusal is not None:
                 waiting.errback(refusal)
@@ -303,20 +257,7 @@ class SftpSession:
 
     # The end
 
-    def _watch(self) -> None:
-        """Start, restart or stop the timer, depending on whether a reply is due."""
-        if self._error is None and (self._waiting or self._hello is not None):
-            seconds = max([self._idle_seconds, *self._patience.values()])
-            if self._timer is None:
-                self._timer = self._clock.callLater(seconds, self._on_silence)
-            else:
-                self._timer.reset(seconds)
-        elif self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _on_silence(self) -> None:
-        self._timer = None
         detail = f"an SFTP request without an answer for {self._idle_seconds:g} s or more"
         self._fail(stopped_answering(detail))
 
@@ -324,8 +265,8 @@ class SftpSession:
         message = f": {self._channel.stderr}" if self._channel.stderr else ""
         detail = f"the SFTP server ended (status {status}){message}"
         self._fail(
-            _no_sftp(detail)
-            if self._hello is not None
+            not_sftp(detail)
+            if self._requests.greeting is not None
             else Away("The system broke the connection.", detail=detail)
         )
 
@@ -340,33 +281,15 @@ class SftpSession:
         if self._error is not None:
             return
         self._error = error
-        waiting, self._waiting = self._waiting, {}
-        hello, self._hello = self._hello, None
-        self._watch()
+        requests = self._requests.end()
         self._channel.unregisterProducer()
         self._channel.lose()
-        for request in [hello, *waiting.values()]:
-            if isinstance(request, Deferred) and not request.called:
+        for request in requests:
+            if not request.called:
                 request.errback(copy.copy(error))
         for flight in list(self._flights):
             flight.fail(copy.copy(error))
-            self._wake(flight)
+            flight.wake(is_paused=self._is_paused)
         if self._server_exit is not None:
             server_exit, self._server_exit = self._server_exit, None
             server_exit.callback(None)
-
-
-def _no_sftp(detail: str) -> DeliveryFailed:
-    return DeliveryFailed(
-        "The system's answer is not SFTP.",
-        remedy="Tell the site's support: the account on the system must have SFTP, and its"
-        " start-up files must print nothing.",
-        detail=detail,
-    )
-
-
-def expect(expected: int, kind: int, body: PacketBody) -> PacketBody:
-    """Return the body of a reply; raise `DeliveryFailed` unless its type is `expected`."""
-    if kind != expected:
-        raise protocol_error(f"type {kind} where {expected} was expected")
-    return body
