@@ -32,7 +32,7 @@ class Hanging:
 
 @pytest.fixture
 def threads() -> Iterator[Threads]:
-    """Give a pool of threads that runs while the test does."""
+    """Yield a pool of threads that runs while the test does."""
     pool = Threads(reactor, 8, "test")
     pool.startService()
     yield pool

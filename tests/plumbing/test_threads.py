@@ -22,7 +22,7 @@ real: Any = reactor
 
 @pytest_twisted.async_yield_fixture
 async def threads() -> AsyncIterator[Threads]:
-    """Give a pool of two threads."""
+    """Yield a pool of two threads."""
     pool = Threads(real, 2, "test")
     pool.startService()
     yield pool

@@ -69,7 +69,7 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """Give a service for one test, and stop it."""
+    """Yield a service for one test, and stop it."""
     bench = Bench()
     yield bench
     assert bench.service.stopService().called

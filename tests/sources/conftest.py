@@ -15,7 +15,7 @@ REACTOR = reactor
 
 @pytest.fixture
 def threads() -> Iterator[Threads]:
-    """Give a pool of threads that runs during the test."""
+    """Yield a pool of threads that runs during the test."""
     pool = Threads(REACTOR, 4, "test")
     pool.startService()
     yield pool

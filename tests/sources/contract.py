@@ -1,6 +1,6 @@
-"""The promises that every `ImageSource` keeps.
+"""The promises of every `ImageSource`.
 
-A test class inherits `ImageSourceContract` and gives the fixture `sample`: a source with an image
+A test class inherits `ImageSourceContract` and defines the fixture `sample`: a source with an image
 for amd64 of the layers `LAYERS`.
 """
 
@@ -48,14 +48,14 @@ class Sample:
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 class HaltingSink(Sink):
     """A sink that pauses its producer at the first bytes."""
 
     def write(self, data: bytes) -> None:
-        """Keep the bytes, and pause."""
+        """Append the bytes, and pause."""
         super().write(data)
         self.producer.pauseProducing()
 
@@ -82,7 +82,7 @@ class ImageSourceContract:
 
     @pytest_twisted.ensureDeferred
     async def test_an_image_is_resolved(self, sample: Sample) -> None:
-        """A reference means an image with an id, layers, and a configuration."""
+        """A reference resolves to an image with an id, layers, and a configuration."""
         image, config = await sample.source.resolve(sample.reference, Platform(), None, quiet)
         assert len(image.id) == 64
         assert len(image.layers) == len(sample.diff_ids)
@@ -107,7 +107,7 @@ class ImageSourceContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_digest(self, sample: Sample) -> None:
-        """A digest in a reference means the same image; another digest is not there."""
+        """The digest in a reference resolves to the same image; another digest is not found."""
         image = await _resolve(sample)
         by_digest = replace(sample.reference, digest=image.source_digest)
         assert (await _resolve(replace(sample, reference=by_digest))).digest == image.digest
@@ -117,13 +117,13 @@ class ImageSourceContract:
 
     @pytest_twisted.ensureDeferred
     async def test_another_platform(self, sample: Sample) -> None:
-        """An image that is not for the platform is refused with the platform that it is for."""
+        """An image for another platform is refused; the error names that platform."""
         with pytest.raises(NoMatchingPlatform, match="amd64"):
             await sample.source.resolve(sample.reference, Platform("arm64"), None, quiet)
 
     @pytest_twisted.ensureDeferred
     async def test_proof(self, sample: Sample) -> None:
-        """All layers of an image can be read; a layer that is not there cannot."""
+        """The proof succeeds if all layers can be read, and fails if a layer is missing."""
         image = await _resolve(sample)
         await sample.source.prove(image, None, quiet)
         absent = Descriptor(Digest("sha256", "0" * 64), 1)
@@ -158,7 +158,7 @@ class ImageSourceContract:
 
     @pytest_twisted.ensureDeferred
     async def test_an_absent_blob(self, sample: Sample) -> None:
-        """A blob that is not there is an error, and the sink gets nothing."""
+        """A missing blob is an error, and the sink gets no bytes."""
         image = await _resolve(sample)
         absent, sink = Descriptor(Digest("sha256", "0" * 64), 1), Sink()
         with pytest.raises(ImageNotFound):
@@ -184,7 +184,7 @@ class ImageSourceContract:
 
     @pytest_twisted.ensureDeferred
     async def test_cancellation(self, sample: Sample) -> None:
-        """A canceled stream ends, and gives its sink back."""
+        """A canceled stream ends, and releases its sink."""
         image = await _resolve(sample)
         sink = HaltingSink()
         arriving = Deferred.fromCoroutine(
@@ -207,5 +207,5 @@ class ImageSourceContract:
 
 
 def _unpack(content: bytes) -> bytes:
-    """Return what a layer unpacks to."""
+    """Return the uncompressed bytes of a layer."""
     return b"".join(decompress(lambda _: BytesIO(content), Event()))

@@ -1,4 +1,4 @@
-"""Make archives of `docker save` of several ages, and SIF files, byte by byte."""
+"""Make archives of several versions of `docker save`, and SIF files, byte by byte."""
 
 from __future__ import annotations
 

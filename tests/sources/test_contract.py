@@ -1,4 +1,4 @@
-"""The contract of `ImageSource`, on every source there is.
+"""The contract of `ImageSource`, on every source.
 
 The archives and layouts are written by skopeo and umoci, or are those of `docker save`. With
 `SHIFTERGW_LONG=1` it runs on every form of them.
@@ -45,7 +45,7 @@ NAMES = ["team/app:1"]
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an OCI layout of the image."""
+    """Return an OCI layout of the image."""
     directory = tmp_path_factory.mktemp("layout") / "layout"
     oci_layout(directory, LAYERS, config={"Env": [ENV]}, tag="1")
     return directory
@@ -53,7 +53,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made_image() -> MadeImage:
-    """Give the image, for a registry."""
+    """Return the image, for a registry."""
     return make_image(LAYERS, config={"Env": [ENV]})
 
 
@@ -62,7 +62,7 @@ class TestRegistryClient(ImageSourceContract):
 
     @pytest_twisted.async_yield_fixture()
     async def sample(self, made_image: MadeImage) -> AsyncIterator[Sample]:
-        """Give a client of a registry."""
+        """Yield a client of a registry."""
         registry = await FakeRegistry(made_image).start()
         async with a_client(f"http://{registry.host}") as client:
             yield Sample(client, ImageReference.parse("team/app"))
@@ -78,7 +78,7 @@ def _layout(layout: Path, _: Path) -> str:
 
 
 def _umoci_layout(layout: Path, directory: Path) -> str:
-    """Have umoci write a new manifest and configuration."""
+    """Let umoci write a new manifest and configuration."""
     skopeo_copy(f"oci:{layout}:1", f"oci:{directory}/u:1")
     subprocess.run(
         [need("umoci"), "config", "--image", f"{directory}/u:1", "--config.cmd", "sh"],
@@ -151,7 +151,7 @@ _SHORT_FORM = (
 def source_name(
     request: pytest.FixtureRequest, layout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """Write an archive or a directory; give the name of the source."""
+    """Write an archive or a directory; return the name of the source."""
     return SOURCES[request.param](layout, tmp_path_factory.mktemp("source"))
 
 
@@ -160,13 +160,13 @@ class TestLocalSources(ImageSourceContract):
 
     @pytest.fixture
     def sample(self, source_name: str, tmp_path: Path, threads: Threads) -> Sample:
-        """Give a source."""
+        """Return a source."""
         return Sample(open_now(source_name, tmp_path / "scratch", threads), REFERENCE)
 
 
 @pytest.fixture(scope="module")
 def squashfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a squashfs file with the files of an image of Apptainer."""
+    """Return a squashfs file with the files of an image of Apptainer."""
     root = tmp_path_factory.mktemp("files")
     environment = root / ".singularity.d" / "env"
     environment.mkdir(parents=True)
@@ -183,7 +183,7 @@ class TestSif(ImageSourceContract):
 
     @pytest.fixture
     def sample(self, squashfs: Path, tmp_path: Path, threads: Threads) -> Sample:
-        """Give a source, whose layer `sqfs2tar` makes."""
+        """Return a source, whose layer `sqfs2tar` makes."""
         need("sqfs2tar")
         path = tmp_path / "image.sif"
         path.write_bytes(
@@ -200,7 +200,7 @@ class TestLayoutLocation(ImageSourceContract):
 
     @pytest.fixture
     def sample(self, layout: Path, tmp_path: Path, threads: Threads) -> Sample:
-        """Give the source of a site with such a location."""
+        """Return the source of a site with such a location."""
         (tmp_path / "site" / "team").mkdir(parents=True)
         (tmp_path / "site" / "team" / "app").symlink_to(layout)
         location = LayoutLocation("site", tmp_path / "site", threads)

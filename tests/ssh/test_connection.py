@@ -31,7 +31,7 @@ from tests.sshd import Sshd, make_key
 
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
-    """Give a server."""
+    """Yield a server."""
     with Sshd() as server:
         yield server
 

@@ -38,7 +38,7 @@ SECOND_IMAGE = f"{'f' * 64}.squashfs"
 
 @pytest.fixture
 def native(threads: Threads) -> Any:
-    """Give a system reached by our own SSH; check that no connection is left."""
+    """Yield a system reached by our own SSH; check that no connection is left."""
     system = System("conch", threads)
     yield system
     for directory in system.directories:

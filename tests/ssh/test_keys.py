@@ -63,7 +63,7 @@ def passphrase_file(path: Path, text: str = PASSPHRASE) -> Path:
 
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
-    """Give a server."""
+    """Yield a server."""
     with Sshd() as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""Open sources in tests, and convert what they need to be told."""
+"""Open sources in tests, and make the files that they read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFERENCE = ImageReference("image")
 
 
 def quiet(_: object) -> None:
-    """Ignore what is reported."""
+    """Ignore a report."""
 
 
 async def open_text(

@@ -1,4 +1,4 @@
-"""Archives of `docker save` of all ages: one id, choice among images, damaged archives."""
+"""Archives of all versions of `docker save`: one id, choice among images, damaged archives."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ ARCHIVES: dict[str, bytes] = {
 @pytest.mark.parametrize("age", ARCHIVES)
 @pytest_twisted.ensureDeferred
 async def test_the_same_image_has_the_same_id(age: str, tmp_path: Path, threads: Threads) -> None:
-    """Whatever tool and version has saved an image, its id is the same."""
+    """The id of an image does not depend on the tool and version that saved it."""
     first = write(tmp_path / "first", ARCHIVES["docker 1.10"])
     name = write(tmp_path / "archive", ARCHIVES[age]) + (":@0" if age == "joined" else "")
     image, config = await resolve(await open_text(name, tmp_path, threads))
@@ -84,7 +84,7 @@ async def test_the_same_image_has_the_same_id(age: str, tmp_path: Path, threads:
 
 @pytest_twisted.ensureDeferred
 async def test_skopeo_saves_the_same_image(tmp_path: Path, threads: Threads) -> None:
-    """What skopeo saves of a layout has the id that `docker save` gives the same image."""
+    """An archive that skopeo makes of a layout has the id of the archive of `docker save`."""
     oci_layout(tmp_path / "layout", LAYERS)
     skopeo_copy(f"oci:{tmp_path}/layout:latest", f"docker-archive:{tmp_path}/s.tar:team/app:1")
     image, config = await resolve(await open_text(f"{tmp_path}/s.tar", tmp_path, threads))
@@ -99,7 +99,7 @@ async def test_skopeo_saves_the_same_image(tmp_path: Path, threads: Threads) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_an_archive_of_before_docker_1_10(tmp_path: Path, threads: Threads) -> None:
-    """Without a configuration in the archive one is made of the history of the layers."""
+    """Without a configuration in the archive, it is made of the history of the layers."""
     name = write(tmp_path / "a", docker_1_9(LAYERS, NAMES, ["A=b"]))
     image, config = await resolve(await open_text(name, tmp_path, threads))
     assert config.diff_ids == tuple(map(Digest.of, LAYERS))
@@ -110,7 +110,7 @@ async def test_an_archive_of_before_docker_1_10(tmp_path: Path, threads: Threads
 
 @pytest_twisted.ensureDeferred
 async def test_repeated_layers(tmp_path: Path, threads: Threads) -> None:
-    """A layer that the image has twice is a link in the archive, and is read through it."""
+    """A layer that occurs twice in the image is a link in the archive, which is followed."""
     layers = [LAYERS[0], LAYERS[1], LAYERS[0]]
     config = config_bytes(layers)
     ids = set()
@@ -150,7 +150,7 @@ TWO_OLD_IMAGES = join_archives(
 async def test_the_choice_of_an_image(
     archive: bytes, selector: str, layers: list[bytes], tmp_path: Path, threads: Threads
 ) -> None:
-    """Of several images a name, as docker writes it or in full, or a number chooses one."""
+    """A name, as docker writes it or in full, or a number chooses one of several images."""
     name = f"{write(tmp_path / 'a', archive)}:{selector}"
     image, _ = await resolve(await open_text(name, tmp_path, threads))
     assert [layer.digest for layer in image.layers] == list(map(Digest.of, layers))
@@ -159,7 +159,7 @@ async def test_the_choice_of_an_image(
 @pytest.mark.parametrize("selector", ["", ":absent", ":team/app:2", ":@2", ":@99999999999"])
 @pytest_twisted.ensureDeferred
 async def test_an_error_lists_the_images(selector: str, tmp_path: Path, threads: Threads) -> None:
-    """Without a choice, or with one that is not there, the error lists the images."""
+    """Without a choice, or with the choice of a missing image, the error lists the images."""
     name = write(tmp_path / "a", TWO_IMAGES) + selector
     with pytest.raises(ImageNotFound, match="2 images: team/app:1, team/app:latest, @1") as caught:
         await open_text(name, tmp_path, threads)
@@ -168,7 +168,7 @@ async def test_an_error_lists_the_images(selector: str, tmp_path: Path, threads:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_of_another_architecture(tmp_path: Path, threads: Threads) -> None:
-    """An image from a laptop with another processor is refused with what to do."""
+    """An image for another processor is refused, and the remedy names the option to build it."""
     config = config_bytes(LAYERS, "arm64")
     name = write(tmp_path / "a", docker_1_10(LAYERS, config, NAMES))
     with pytest.raises(NoMatchingPlatform, match="made for linux/arm64") as caught:
@@ -184,7 +184,7 @@ def without(members: Members, part: str) -> Members:
 
 
 def manifest(document: object) -> Members:
-    """Return an archive with nothing but this `manifest.json`."""
+    """Return an archive with this `manifest.json` as its only member."""
     return [entry("manifest.json", json_bytes(document))]
 
 
@@ -224,7 +224,7 @@ V1 = f"{'a' * 64}"
 async def test_archives_that_are_wrong(
     members: Members, kind: type[GatewayError], why: str, tmp_path: Path, threads: Threads
 ) -> None:
-    """What is missing in an archive, or wrong, is named."""
+    """The error names the missing or wrong part of an archive."""
     name = write(tmp_path / "a", members)
     with pytest.raises(kind) as caught:
         await open_text(name, tmp_path, threads)

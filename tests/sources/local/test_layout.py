@@ -98,7 +98,7 @@ async def test_the_whole_name_of_docker(tmp_path: Path, threads: Threads) -> Non
 @pytest.mark.parametrize("selector", ["", ":3", ":@2"])
 @pytest_twisted.ensureDeferred
 async def test_an_error_lists_the_images(selector: str, tmp_path: Path, threads: Threads) -> None:
-    """Without a choice, or with one that is not there, the error lists the images."""
+    """Without a choice, or with the choice of a missing image, the error lists the images."""
     name = layout(tmp_path / "l", entry_of(FIRST, "1"), entry_of(SECOND))
     with pytest.raises(ImageNotFound, match="2 images: 1, @1"):
         await resolve(await open_text(name + selector, tmp_path, threads))
@@ -121,7 +121,7 @@ async def test_an_index(tmp_path: Path, threads: Threads) -> None:
 async def test_entries_of_one_name_are_an_index(
     name: str | None, tmp_path: Path, threads: Threads
 ) -> None:
-    """Images for several platforms under one name, or all without a name, are chosen from."""
+    """One of several images with one name, or without names, is chosen by its platform."""
     text = layout(
         tmp_path / "l",
         entry_of(FIRST, name, **platform("amd64")),
@@ -134,7 +134,7 @@ async def test_entries_of_one_name_are_an_index(
 
 @pytest_twisted.ensureDeferred
 async def test_an_index_in_a_directory_of_skopeo(tmp_path: Path, threads: Threads) -> None:
-    """What `skopeo copy --all … dir:` writes is read for each platform."""
+    """A directory that `skopeo copy --all … dir:` writes is read for each platform."""
     digests = oci_index_layout(tmp_path / "l", {"amd64": LAYERS, "arm64": LAYERS[:1]})
     skopeo_copy(f"oci:{tmp_path}/l:latest", f"dir:{tmp_path}/d", "--all", "--preserve-digests")
     source = await open_text(f"dir:{tmp_path}/d", tmp_path, threads)
@@ -207,7 +207,7 @@ async def test_damaged_layouts(
     tmp_path: Path,
     threads: Threads,
 ) -> None:
-    """What is damaged or missing in a layout is named."""
+    """The error names the damaged or missing part of a layout."""
     directory = tmp_path / "l"
     name = layout(directory, entry_of(FIRST, "1"))
     harm(directory)
@@ -235,7 +235,7 @@ async def test_a_pipe_in_place_of_a_blob(tmp_path: Path, threads: Threads) -> No
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """Give a directory of a site: layouts in subdirectories."""
+    """Return a directory of a site: layouts in subdirectories."""
     oci_layout(tmp_path / "site" / "team" / "app", LAYERS, tag="1")
     oci_layout(tmp_path / "site" / "base", LAYERS[:1], tag="latest")
     return tmp_path / "site"
@@ -291,7 +291,7 @@ async def test_a_location_that_hangs(
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_for_another_system(site: Path, threads: Threads) -> None:
-    """The image of a site is not said to come from a user's laptop."""
+    """The error for an image of the site does not mention a user's laptop."""
     location = LayoutLocation("site", site, threads)
     with pytest.raises(NoMatchingPlatform) as caught:
         await location.resolve(ImageReference.parse("base"), Platform("arm64"), None, quiet)

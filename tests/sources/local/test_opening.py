@@ -1,4 +1,4 @@
-"""Files, directories and pipes as sources: their forms, and what is none."""
+"""Files, directories and pipes as sources: their forms, and errors for other content."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def zstd(content: bytes) -> bytes:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """Give an OCI layout."""
+    """Return an OCI layout."""
     oci_layout(tmp_path / "layout", LAYERS)
     return tmp_path / "layout"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_path_is_what_it_holds(layout: Path, tmp_path: Path, threads: Threads) -> None:
-    """Without a prefix the content of a file or directory tells its form."""
+    """Without a prefix, the form of a file or directory is recognized by its content."""
     skopeo_copy(f"oci:{layout}:latest", f"dir:{tmp_path}/dir")
     skopeo_copy(f"oci:{layout}:latest", f"oci-archive:{tmp_path}/oci.tar:1")
     files = {path.name: path.read_bytes() for path in (tmp_path / "dir").iterdir()}
@@ -120,7 +120,7 @@ def _write_and_close(descriptor: int, content: bytes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_standard_input_without_a_byte(tmp_path: Path, threads: Threads) -> None:
-    """If the command in front of the pipe has failed, the error says where to look."""
+    """If the command in front of the pipe has failed, the error points to it."""
     reading, writing = os.pipe()
     os.close(writing)
     try:
@@ -132,7 +132,7 @@ async def test_standard_input_without_a_byte(tmp_path: Path, threads: Threads) -
 
 @pytest_twisted.ensureDeferred
 async def test_standard_input_that_never_ends(tmp_path: Path, threads: Threads) -> None:
-    """Waiting for a pipe can be canceled, and what comes from it is limited."""
+    """A wait for a pipe can be canceled, and the bytes from a pipe are limited."""
     reading, writing = os.pipe()
     try:
         opening = Deferred.fromCoroutine(open_text("-", tmp_path, threads, stdin=reading))
@@ -172,7 +172,7 @@ async def test_standard_input_that_never_ends(tmp_path: Path, threads: Threads) 
 async def test_files_that_are_no_image(
     content: bytes, why: str, tmp_path: Path, threads: Threads
 ) -> None:
-    """The error says what a file is instead."""
+    """The error names the kind of a file that is not an image."""
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(GatewayError) as caught:
         await open_text(f"{tmp_path}/file", tmp_path, threads)
@@ -182,7 +182,7 @@ async def test_files_that_are_no_image(
 @pytest.mark.parametrize("prefix", ["", "oci:", "oci-archive:", "docker-archive:", "dir:", "sif:"])
 @pytest_twisted.ensureDeferred
 async def test_what_is_not_there(prefix: str, tmp_path: Path, threads: Threads) -> None:
-    """A path that does not exist is said not to exist, whatever should be there."""
+    """The error for a path without a file says so, whatever the prefix."""
     with pytest.raises(ImageNotFound, match="does not exist"):
         await resolve(await open_text(f"{prefix}{tmp_path}/absent", tmp_path, threads))
 
@@ -202,7 +202,7 @@ async def test_what_is_not_there(prefix: str, tmp_path: Path, threads: Threads) 
 async def test_wrong_prefixes(
     prefix: str, name: str, why: str, tmp_path: Path, threads: Threads
 ) -> None:
-    """A prefix that does not fit is explained."""
+    """The error explains a prefix that does not fit the file."""
     (tmp_path / "directory").mkdir()
     (tmp_path / "archive").write_bytes(ARCHIVE)
     (tmp_path / "oci.tar").write_bytes(tar_of({"index.json": b"{}"}))
@@ -234,7 +234,7 @@ FORMS = {
 @settings(max_examples=examples(200))
 @given(form=st.sampled_from(sorted(FORMS)), data=st.data())
 def test_damaged_bytes(form: str, data: st.DataObject, tmp_path_factory: Any) -> None:
-    """Whatever bytes of a file are damaged, the error is one of ours."""
+    """A damaged byte anywhere in a file causes an error of the program, and no other exception."""
     content = bytearray(FORMS[form])
     # The first bytes and the headers of members have the structure.
     position = st.one_of(st.integers(0, 700), st.integers(0, len(content) - 1))

@@ -1,4 +1,4 @@
-"""Variables and labels of images of Singularity: constants are kept, all else is dropped."""
+"""Variables and labels of images of Singularity: only constants are kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_variables(line: str, variables: list[str]) -> None:
 
 
 def test_the_end_of_a_long_script_is_not_read() -> None:
-    """The time is bounded; a line that is cut off sets nothing."""
+    """The time to read a script is bounded; a line that is cut off sets no variable."""
     long_line = b"B=" + b"x" * ENVIRONMENT_LIMIT + b"\n"
     assert environment([b"A=1\n" + long_line + b"C=2\n", b"D=3\n"]) == ["A=1", "D=3"]
     assert len(environment([b"".join(b"A%d=1\n" % n for n in range(200_000))])) < 20_000

@@ -1,4 +1,4 @@
-"""SIF and squashfs files: rebuilt by `sqfs2tar`, with what they say about themselves."""
+"""SIF and squashfs files: layers by `sqfs2tar`, with the metadata of the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if true; then export INNER=1; fi
 
 @pytest.fixture(scope="module")
 def squashfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a squashfs file with the files of an image of Apptainer."""
+    """Return a squashfs file with the files of an image of Apptainer."""
     need("sqfs2tar")
     root = tmp_path_factory.mktemp("files")
     (root / ".singularity.d" / "env").mkdir(parents=True)
@@ -55,13 +55,13 @@ def squashfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def file_system(squashfs: Path) -> bytes:
-    """Give the content of that file."""
+    """Return the content of that file."""
     return squashfs.read_bytes()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_squashfs_file(squashfs: Path, tmp_path: Path, threads: Threads) -> None:
-    """Its content is one layer; the same file has the same id each time."""
+    """The content of the file is one layer; the same file has the same id each time."""
     ids = set()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -92,7 +92,7 @@ async def test_simple_metadata_is_kept(squashfs: Path, tmp_path: Path, threads: 
 
 @pytest_twisted.ensureDeferred
 async def test_a_sif_file(file_system: bytes, tmp_path: Path, threads: Threads) -> None:
-    """The primary partition is the image, whatever lies beside it; its labels are its own."""
+    """The primary partition is the image, whatever the other partitions; its labels are read."""
     labels = json.dumps({"from": "the SIF file"}).encode()
     content = sif(
         sif_object(0x4001, b"bootstrap: docker"),
@@ -153,7 +153,7 @@ async def test_another_architecture(file_system: bytes, tmp_path: Path, threads:
 async def test_sif_files_without_an_image(
     content: bytes, why: str, tmp_path: Path, threads: Threads
 ) -> None:
-    """What is not supported, and what is damaged, is said in words."""
+    """The error names the unsupported or damaged part."""
     (tmp_path / "x.sif").write_bytes(content)
     with pytest.raises(ManifestInvalid) as caught:
         await open_text(f"sif:{tmp_path}/x.sif", tmp_path, threads)

@@ -1,7 +1,7 @@
 """A registry and its object store that answer requests for one blob by a script, over TLS.
 
-The registry wants a login and redirects to the store, as registries in clouds do. What the client
-downloads goes into a real cache; what it fetches although it has it is counted.
+The registry wants a login and redirects to the store, as registries in clouds do. The downloads of
+the client go into a real cache; bytes that it requests a second time are counted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Step = Callable[[Ask], object]
 
 
 def start_of(ask: Ask) -> int:
-    """Return the first byte that a request asks for."""
+    """Return the offset of the first byte that a request wants."""
     return int((ask.header("Range") or "bytes=0-")[6:-1])
 
 
@@ -126,7 +126,7 @@ def in_chunks(size: int = BLOB.size) -> Step:
 
 
 class MeteredSink:
-    """Passes everything on to a sink, and counts the right bytes that it has passed on before."""
+    """A sink that passes bytes on, and counts the correct bytes that it has passed on before."""
 
     def __init__(self, sink: BlobSink, meter: BlobServers, offset: int) -> None:
         """Write at `offset`."""
@@ -138,7 +138,7 @@ class MeteredSink:
 
     @property
     def position(self) -> int:
-        """Return how many bytes the sink has."""
+        """Return the number of bytes in the sink."""
         return self._sink.position
 
     def begin(self, offset: int) -> None:
@@ -178,7 +178,7 @@ class BlobServers:
             server.blobs[str(BLOB.digest)] = CONTENT
 
     def count(self, position: int, size: int) -> None:
-        """Note that right bytes have arrived, or are on disk."""
+        """Count correct bytes that have arrived, or are on disk."""
         part = slice(position, position + size)
         self.repeated_bytes += sum(self._is_there[part])
         self._is_there[part] = b"\1" * size
@@ -223,7 +223,7 @@ class BlobServers:
             await threads.stopService()
 
     async def fetch(self) -> bytes:
-        """Return the blob from the cache, which downloads what is missing."""
+        """Return the blob from the cache, which downloads the missing bytes."""
         image = ResolvedImage(BLOB.digest, BLOB.digest, BLOB, (BLOB,), "test", "team/app", True)
 
         async def download(offset: int, sink: BlobSink) -> None:

@@ -1,4 +1,4 @@
-"""A site of three servers on the loopback that answer as a script says, and note what they saw.
+"""A site of three servers on the loopback that answer by a script, and record their requests.
 
 The site has a registry, a token service and an object store, each on a port of its own. It speaks
 HTTP by hand, so that a script can also break the rules of HTTP.
@@ -46,7 +46,7 @@ class Reply:
     cut: int | None = None
 
     def bytes_for(self, method: str) -> bytes:
-        """Return what is written to the connection."""
+        """Return the bytes for the connection."""
         version = "HTTP/1.0" if self.framing == "http/1.0" else "HTTP/1.1"
         lines = [f"{version} {self.status} Text", *(f"{k}: {v}" for k, v in self.fields.items())]
         body = b"" if method == "HEAD" else self.body[: self.cut]
@@ -73,7 +73,7 @@ HANG_UP = Reply(cut=0)
 
 @dataclass(frozen=True)
 class Request:
-    """A request as a script sees it; `nth` is its number, from 1, among those of the same line."""
+    """A request to a script; `nth` is its number, from 1, among those of the same line."""
 
     site: FaultySite
     server: Server
@@ -85,7 +85,7 @@ class Request:
 
     @property
     def kind(self) -> str:
-        """Return what is asked for: `manifest`, `config`, `layer`, `token`, or the path."""
+        """Return the kind of the document: `manifest`, `config`, `layer`, `token`, or the path."""
         path = self.path.partition("?")[0]
         if path.startswith("/token"):
             return "token"
@@ -95,7 +95,7 @@ class Request:
 
     @property
     def caller(self) -> str:
-        """Return whose credential the request has, such as `alice` or `anonymous token`."""
+        """Return the owner of the request's credential, such as `alice` or `anonymous token`."""
         value = self.fields.get("authorization", "")
         if value.startswith("Basic "):
             return base64.b64decode(value[6:]).decode().partition(":")[0]
@@ -118,7 +118,7 @@ Script = Callable[[Request], Reply | None]
 class FaultySite:
     """A registry that has images, its token service, and its object store.
 
-    The first image is `latest`. `script` answers what it wants to answer, and `access` says who
+    The first image is `latest`. `script` may answer a request itself, and `access` says who
     may read the rest. `requests` has every request, and `good` counts the correct bodies by their
     path.
     """
@@ -160,7 +160,7 @@ class FaultySite:
 
     @property
     def repeated_paths(self) -> list[str]:
-        """Return the paths of documents and blobs that were sent well more than once."""
+        """Return the paths of documents and blobs with more than one correct answer."""
         return sorted(path for path, count in self.good.items() if count > 1)
 
     @property
@@ -171,9 +171,10 @@ class FaultySite:
         return {"WWW-Authenticate": challenge}
 
     def respond(self, request: Request) -> Reply:
-        """Answer a request by the script, or well.
+        """Answer a request by the script, or else correctly.
 
-        A request of a stranger is not noted: other tests look for servers on ports of this machine.
+        A request of another program is not recorded: other tests look for servers on ports of this
+        machine.
         """
         if not request.path.startswith(_PATHS):
             return Reply(404)

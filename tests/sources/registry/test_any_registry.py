@@ -33,14 +33,14 @@ NAMES = {
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 class World:
     """A registry that answers under every name, a client of any registry, and the network."""
 
     def __init__(self, network: Network, client: RegistryClient, port: str) -> None:
-        """Keep the parts."""
+        """Store the parts."""
         self.network = network
         self._client = client
         self._port = port
@@ -111,7 +111,7 @@ async def test_a_public_registry(tmp_path: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_an_address_of_the_site(tmp_path: Path, host: str) -> None:
-    """A name that users invent does not lead into the site's own network."""
+    """A name that users invent gives no access to the site's own network."""
     async with world(tmp_path) as place:
         with pytest.raises(RegistryUntrusted, match="has an address that is not public") as caught:
             await place.head(host)
@@ -144,7 +144,7 @@ async def test_a_host_that_is_listed(tmp_path: Path) -> None:
 async def test_through_a_proxy(
     tmp_path: Path, host: str, proxied_hosts: tuple[str, ...] | None, *, is_reached: bool
 ) -> None:
-    """A proxy is asked for hosts whose addresses are all public, or that `ProxiedHosts` lists."""
+    """A proxy is used for hosts whose addresses are all public, or that `ProxiedHosts` lists."""
     proxy = await ConnectProxy().start()
     try:
         async with world(tmp_path, proxy=proxy, proxied_hosts=proxied_hosts) as place:

@@ -100,7 +100,7 @@ def resolved_image(source: Digest = IMAGE.digest, *, private: bool = False) -> R
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 @asynccontextmanager
@@ -145,7 +145,7 @@ async def test_no_signatures() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_kinds() -> None:
-    """Nothing is requested for kinds that are stored elsewhere, or not wanted."""
+    """No request is sent for kinds that are stored elsewhere, or not needed."""
     registry = SigningRegistry()
     registry.attach(SIGNER.attach())
     assert await fetch(registry, frozenset({"simple"})) == []
@@ -257,7 +257,7 @@ def odd_referrers(status: int, content: bytes = b"", **fields: str) -> Any:
 )
 @pytest_twisted.ensureDeferred
 async def test_registries_without_referrers(status: int, content: bytes) -> None:
-    """Whatever a registry without the API answers, the fallback tag is read."""
+    """The fallback tag is read after any answer of a registry without the API."""
     registry = SigningRegistry(has_referrers=False)
     registry.refer(b"bundle")
     registry.misbehave = odd_referrers(status, content)
@@ -267,7 +267,7 @@ async def test_registries_without_referrers(status: int, content: bytes) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_counts_if_nothing_else_is_there() -> None:
-    """A registry that refuses the list does not pass for one without signatures."""
+    """A registry that refuses the list does not count as one without signatures."""
     registry = SigningRegistry(has_referrers=False)
     registry.misbehave = odd_referrers(403)
     with pytest.raises(RegistryDenied):
@@ -277,7 +277,7 @@ async def test_a_refusal_counts_if_nothing_else_is_there() -> None:
 @pytest.mark.parametrize(("status", "error"), [(503, RetryLater), (429, RetryLater)])
 @pytest_twisted.ensureDeferred
 async def test_an_unavailable_list(status: int, error: type[Exception]) -> None:
-    """A registry that cannot tell at the moment does not pass for one without signatures."""
+    """A registry that is unavailable does not count as one without signatures."""
     registry = SigningRegistry()
     registry.misbehave = odd_referrers(status)
     with pytest.raises(error):
@@ -286,7 +286,7 @@ async def test_an_unavailable_list(status: int, error: type[Exception]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_long_list() -> None:
-    """A list above the limit does not pass for one without signatures."""
+    """A list above the limit does not count as one without signatures."""
     registry = SigningRegistry(has_referrers=False)
     registry.misbehave = odd_referrers(200, b'{"manifests": [' + b" " * (1 << 20) + b"]}")
     with pytest.raises(RegistryUnavailable, match="more than 1 MiB"):
@@ -295,7 +295,7 @@ async def test_a_long_list() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_endless_pages() -> None:
-    """Of an endless list of referrers the first pages are read."""
+    """Only the first pages of an endless list of referrers are read."""
     registry = SigningRegistry()
     link = f'</v2/team/app/referrers/{DIGEST}?start=0>; rel="next"'
     empty = SigningRegistry.list_of([])
@@ -306,7 +306,7 @@ async def test_endless_pages() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_unreadable_attachments() -> None:
-    """An attachment that is no manifest, or too large, is named; a referrer is left out."""
+    """An invalid or too large attachment is an error that names it; such a referrer is skipped."""
     registry = SigningRegistry()
     tag = f"sha256-{IMAGE.digest.hex}.sig"
     registry.add(b'{"layers": 7}', MANIFEST, tag)
@@ -331,7 +331,7 @@ async def test_unreadable_attachments() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_large_and_missing_payloads() -> None:
-    """A payload above the limit, or missing, is left out; the others count."""
+    """A payload that is missing or above the limit is skipped; the others count."""
     registry = SigningRegistry()
     large = replace(SIGNER.attach(), payload=b"x" * ((1 << 20) + 1))
     missing = SIGNER.attach(simple_signing(reference="missing"))
@@ -365,7 +365,7 @@ async def test_wrong_bytes_once() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bodies_without_a_length() -> None:
-    """A body that ends with its connection counts if its bytes prove it whole."""
+    """A body that ends with its connection counts if its digest proves that it is complete."""
     registry = SigningRegistry(has_referrers=False)
     registry.attach(SIGNER.attach())
     registry.refer(compact(SIGNER.bundle()))
@@ -409,7 +409,7 @@ async def test_slow_registries() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_location() -> None:
-    """An image of a location that the configuration does not have any more is an error."""
+    """An image of a location that is no longer configured is an error."""
     async with serving(SigningRegistry()) as client:
         with pytest.raises(ImageNotFound, match="knows no registry"):
             await client.signatures(

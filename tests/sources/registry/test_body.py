@@ -88,7 +88,7 @@ def test_broken_off() -> None:
 
 
 def test_the_end_of_the_connection_alone() -> None:
-    """It may be the end of the body, or not: the error says so, and only the bytes can tell."""
+    """The body may be incomplete: the error says so, and only the bytes can prove its end."""
     body, clock, ends = reading(Response(b"a"), len)
     body.connectionLost(Failure(PotentialDataLoss()))
     assert isinstance(ends[0], UnprovenEnd)
@@ -110,7 +110,7 @@ def test_a_stall() -> None:
 
 
 def test_a_pause_is_no_stall() -> None:
-    """Time for which the taker pauses does not count, that after it does."""
+    """The time of a pause of the consumer does not count, the time after it does."""
     response = Response()
     body, clock, ends = reading(response, len)
     body.pauseProducing()
@@ -137,7 +137,7 @@ def drip(body: Body, clock: Clock, size: int, times: int) -> None:
 
 
 def test_a_drip() -> None:
-    """A body that brings too little in one window is interrupted, and says how little it was."""
+    """A body with too few bytes in one window is interrupted; the error has their number."""
     response = Response()
     body, clock, ends = reading(response, len, LIMITED_PACE)
     drip(body, clock, 600, 11)
@@ -155,7 +155,7 @@ def test_a_drip() -> None:
 
 
 def test_a_slow_line() -> None:
-    """A body that keeps to the least rate may take as long as it takes."""
+    """A body with the least rate has no limit of time."""
     body, clock, ends = reading(Response(), len, LIMITED_PACE)
     drip(body, clock, 600, 1000)
     body.connectionLost(DONE)
@@ -163,7 +163,7 @@ def test_a_slow_line() -> None:
 
 
 def test_no_least_rate() -> None:
-    """A rate of 0 is no limit; silence is one all the same."""
+    """A rate of 0 disables the limit of the rate, but not that of silence."""
     body, clock, ends = reading(Response(), len, Pace(idle=10))
     drip(body, clock, 1, 100)
     assert ends == []
@@ -172,7 +172,7 @@ def test_no_least_rate() -> None:
 
 
 def test_a_pause_begins_a_new_window() -> None:
-    """A taker that is slower than the network does not make the network slow."""
+    """A consumer that is slower than the network does not count against the network."""
     body, clock, ends = reading(Response(), len, LIMITED_PACE)
     for _ in range(10):
         drip(body, clock, 1, 11)
@@ -183,7 +183,7 @@ def test_a_pause_begins_a_new_window() -> None:
 
 
 def test_a_document_that_takes_too_long() -> None:
-    """A limit on the whole body is final: no other try is made of it."""
+    """An error for the limit on the whole body is final: it is not retried."""
     body, clock, ends = reading(Response(), len, Pace(idle=10, rate=1, window=60, total=90))
     drip(body, clock, 6, 17)
     assert ends == []
@@ -195,7 +195,7 @@ def test_a_document_that_takes_too_long() -> None:
 
 
 def test_crumbs() -> None:
-    """Each piece costs time of the processor: many small ones are refused, some are not."""
+    """Each piece costs processor time: many small pieces are refused, a few are not."""
     body, clock, ends = reading(Response(), len)
     for _ in range(FREE_PIECES):
         body.dataReceived(b"x")
@@ -216,7 +216,7 @@ def test_many_pieces_of_a_fair_size() -> None:
 
 
 def test_paused_at_the_first_bytes() -> None:
-    """A taker that pauses while it is handed what is there stays paused."""
+    """A consumer that pauses during the delivery of the first bytes stays paused."""
     response = Response(b"a")
     bodies: list[Body] = []
     body = Body(lambda _: bodies[0].pauseProducing(), Clock(), PACE, "It")
@@ -226,7 +226,7 @@ def test_paused_at_the_first_bytes() -> None:
 
 
 def test_a_taker_that_fails() -> None:
-    """What it raises is the end; it gets nothing more, and the connection is closed."""
+    """An error of the consumer ends the body and closes the connection."""
     pieces: list[bytes] = []
 
     def take(data: bytes) -> None:
@@ -245,7 +245,7 @@ def test_a_taker_that_fails() -> None:
 
 
 def test_stopped_before_the_start() -> None:
-    """A taker that wants nothing gets nothing."""
+    """A consumer that stops before the start gets no bytes."""
     pieces: list[bytes] = []
     clock = Clock()
     body = Body(pieces.append, clock, PACE, "It")
@@ -258,7 +258,7 @@ def test_stopped_before_the_start() -> None:
 
 @pytest.mark.parametrize("late", [DONE, Failure(ConnectionLost())])
 def test_cancelling(late: Failure) -> None:
-    """A cancelled body closes its connection and does not mind how that ends."""
+    """A cancelled body closes its connection and ignores the reason of its end."""
     response = Response()
     body, clock, ends = reading(response, len)
     body.end.cancel()
@@ -271,7 +271,7 @@ def test_cancelling(late: Failure) -> None:
 
 
 def test_the_first_window_may_be_shorter() -> None:
-    """A probe shows soon whether it is fast enough; afterwards the usual window counts."""
+    """The first window of a probe is short; afterwards the usual window counts."""
     body, clock, ends = reading(Response(), len, LIMITED_PACE, first_window=4)
     body.dataReceived(b"x" * 400)
     clock.advance(4)

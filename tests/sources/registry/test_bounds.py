@@ -1,4 +1,4 @@
-"""What a registry sends is bounded in bytes, lines and time, whatever kind of answer it is."""
+"""Answers of every kind from a registry are bounded in bytes, lines and time."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ HEADS: dict[str, tuple[Answer, str]] = {
 @pytest.mark.parametrize("is_proxied", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_a_head_without_end(kind: str, is_proxied: bool) -> None:
-    """It ends the request at once, whatever it consists of, also through a proxy."""
+    """An endless head ends the request at once, whatever its content, also through a proxy."""
     answer, words = HEADS[kind]
     async with answering(answer) as server:
         if is_proxied:
@@ -103,7 +103,7 @@ CHUNKED_HEAD = MANIFEST + b"Transfer-Encoding: chunked\r\n\r\n"
 )
 @pytest_twisted.ensureDeferred
 async def test_a_body_without_end(answer: Answer) -> None:
-    """Neither a manifest nor what stands between its chunks fills the memory."""
+    """Neither a manifest nor the text between its chunks fills the memory."""
     async with (
         answering(answer) as server,
         a_client(f"http://127.0.0.1:{server.port}", limits=LONG, patience=SINGLE_TRY) as client,
@@ -116,7 +116,7 @@ async def test_a_body_without_end(answer: Answer) -> None:
 @pytest.mark.parametrize("tail", [b"\r\n", b"Content-Length: 5000\r\n\r\n"])
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_that_drips(tail: bytes) -> None:
-    """It ends after the time for a document, and no other try is made."""
+    """A slow manifest ends after the time for a document, and is not retried."""
     async with answering(endless(MANIFEST + tail, b"{", TICK)) as server:
         limits = Limits(header=20, idle=20, document=0.4, rate=0)
         async with a_client(f"http://127.0.0.1:{server.port}", limits=limits) as client:
@@ -129,7 +129,7 @@ async def test_a_manifest_that_drips(tail: bytes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_below_the_least_rate() -> None:
-    """It is tried later, without quick tries before, and need not take its whole time."""
+    """A manifest below the least rate is retried later, without quick tries before."""
     async with answering(endless(MANIFEST + b"\r\n", b"{", TICK)) as server:
         limits = Limits(header=20, idle=20, document=600, rate=10_000, document_window=0.3)
         async with a_client(f"http://127.0.0.1:{server.port}", limits=limits) as client:
@@ -150,7 +150,7 @@ async def test_a_head_that_drips() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_chain_of_redirects_that_drips() -> None:
-    """All redirects together have a total time; the body of each is not waited for."""
+    """All redirects together have a total time; their bodies are not read to the end."""
 
     def redirect(send: Any, head: bytes) -> None:
         path = head.split(b" ")[1]
@@ -170,7 +170,7 @@ async def test_a_chain_of_redirects_that_drips() -> None:
 @pytest.mark.parametrize("status", [b"401 Who", b"404 What", b"429 Later", b"500 Oh", b"418 Tea"])
 @pytest_twisted.ensureDeferred
 async def test_an_error_that_drips(status: bytes) -> None:
-    """The status of an error counts; the words that it drips are not waited for."""
+    """The status of an error counts; a slow body of an error is not read to the end."""
     begin = b"HTTP/1.1 " + status + b"\r\nContent-Length: 9999\r\n\r\n"
     async with (
         answering(endless(begin, b"{", TICK)) as server,
@@ -199,7 +199,7 @@ async def test_a_token_that_drips() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_drips() -> None:
-    """It is tried again later, without quick tries before."""
+    """A slow layer is retried later, without quick tries before."""
 
     def answer(send: Any, head: bytes) -> None:
         send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n")
@@ -260,7 +260,7 @@ async def test_documents_share_their_time() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_of_a_slow_registry_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It occupies a worker, so it has less time than the first slow document had."""
+    """A probe occupies a worker, so it has less time than the first slow document had."""
     clock = Clock()
     response: Any = SimpleNamespace()
     windows: list[float] = []

@@ -1,4 +1,4 @@
-"""Images of a registry are resolved, checked and streamed whole, whatever the network does."""
+"""Images of a registry are resolved, verified and downloaded, despite faults of the network."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ async def test_nested_indexes() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_next_candidate() -> None:
-    """A candidate that is missing, or has no file system, gives way to the next."""
+    """If a candidate is missing, or has no file system, the next one is tried."""
     empty, missing_image = make_image([]), make_image([tar_of({"gone": b""})])
     registry = FakeRegistry(IMAGE, empty)
     registry.add(make_index([missing_image, empty, IMAGE]), INDEX, "some")
@@ -176,7 +176,7 @@ async def test_the_next_candidate() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_candidate_nobody_vouched_for() -> None:
-    """Where the index names no platform, the configuration decides."""
+    """If the index names no platform, the configuration decides."""
     registry = FakeRegistry(IMAGE, ARM64)
     entries = [descriptor(image.manifest, image.media_type) for image in (IMAGE, ARM64)]
     registry.add(json_bytes({"schemaVersion": 2, "manifests": entries}), INDEX, "bare")
@@ -229,7 +229,7 @@ async def test_other_bytes_than_named() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_registry_that_names_no_digest() -> None:
-    """Without `Docker-Content-Digest` the digest is that of the bytes that came."""
+    """Without `Docker-Content-Digest` the digest is computed from the bytes."""
 
     def misbehave(ask: Ask) -> object:
         if "/manifests/" in ask.path:
@@ -244,7 +244,7 @@ async def test_a_registry_that_names_no_digest() -> None:
 @pytest.mark.parametrize(("name", "repository"), [("ubuntu", "library/ubuntu"), ("a/b", "a/b")])
 @pytest_twisted.ensureDeferred
 async def test_docker_hub(name: str, repository: str) -> None:
-    """On Docker Hub a name of one component means one of `library`."""
+    """On Docker Hub a name of one component is in `library`."""
     registry = await FakeRegistry(IMAGE).start()
     network = Network({"registry-1.docker.io": [PUBLIC]})
     try:
@@ -323,7 +323,7 @@ async def test_a_registry_that_the_gateway_does_not_have(status: int) -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"errors":1}', b'{"errors":[1]}', b"{}", b""])
 @pytest_twisted.ensureDeferred
 async def test_errors_without_words(body: bytes) -> None:
-    """An error body of any other shape says nothing."""
+    """An error body of any other shape is ignored."""
     async with serving(FakeRegistry(misbehave=lambda ask: ask.answer(404, body))) as client:
         with pytest.raises(ImageNotFound, match=r"image team/app:latest\."):
             await resolve(client)
@@ -331,7 +331,7 @@ async def test_errors_without_words(body: bytes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_statuses() -> None:
-    """A status that makes no sense is final."""
+    """The error for an unexpected status is final."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(418, b"teapot"))
     async with serving(registry) as client:
         with pytest.raises(RegistryUnavailable, match="418"):
@@ -341,7 +341,7 @@ async def test_other_statuses() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_location() -> None:
-    """A location that the configuration has no more is a clear error."""
+    """The error for a location that is no longer configured names it."""
     async with serving(FakeRegistry()) as client:
         resolved_image = ResolvedImage(
             IMAGE.digest, IMAGE.digest, layer_of(IMAGE)[0], (), "old", "x"
@@ -412,7 +412,7 @@ async def test_slow_down() -> None:
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
 @pytest_twisted.ensureDeferred
 async def test_a_registry_that_stays_away(status: int) -> None:
-    """After three answers of this kind the pull is to wait, and others are not held back."""
+    """After three such answers the pull must wait, and other pulls are not blocked."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"<html>"))
     async with serving(registry) as client:
         with pytest.raises(RetryLater, match=f"status {status}") as caught:
@@ -424,7 +424,7 @@ async def test_a_registry_that_stays_away(status: int) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_hang_ups_and_silence() -> None:
-    """A connection that is closed, reset or silent before the answer is tried again."""
+    """If a connection is closed, reset or silent before the answer, the request is repeated."""
 
     def misbehave(ask: Ask) -> object:
         return {1: ask.hang_up, 2: lambda: ask.hang_up(reset=True), 3: lambda: True}.get(
@@ -440,7 +440,7 @@ async def test_hang_ups_and_silence() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nobody_listens() -> None:
-    """A refused connection is named as such, without host and port."""
+    """The error for a refused connection has neither host nor port."""
     registry = await FakeRegistry().start()
     await registry.stop()
     async with a_client(f"http://{registry.host}") as client:
@@ -470,7 +470,7 @@ async def test_a_blob() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_blobs_of_a_public_image_come_without_a_login() -> None:
-    """Where the manifest is open and the layers are not, nothing private looks like public."""
+    """If the manifest is public and the layers are private, the image does not count as public."""
     registry = FakeRegistry(IMAGE)
     blob, _ = layer_of(IMAGE)
 
@@ -532,7 +532,7 @@ async def test_broken_off(reset: bool) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_body_of_unknown_length() -> None:
-    """A body that ends with its connection is whole if nothing is missing, and broken otherwise."""
+    """A body that ends with its connection is complete if its size is right, and else broken."""
     content = layer_of(LAYER)[1]
 
     def misbehave(ask: Ask) -> object:
@@ -617,7 +617,7 @@ async def test_another_part(content_range: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_part_unasked() -> None:
-    """A partial answer to a request for everything is refused for good."""
+    """A partial answer to a request for the whole blob is an error."""
     registry = FakeRegistry(
         misbehave=lambda ask: ask.answer(206, b"xx", Content_Range="bytes 5-6/9")
     )
@@ -629,7 +629,7 @@ async def test_a_part_unasked() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_beyond_the_end() -> None:
-    """416 means to begin anew."""
+    """After a 416 the download starts from the beginning."""
     content = layer_of(LAYER)[1]
     registry = FakeRegistry(LAYER)
     sink = Sink(content)
@@ -721,7 +721,7 @@ async def test_cancelling() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_blobs_at_once() -> None:
-    """No more than six blobs are fetched at a time."""
+    """At most six blobs are downloaded at a time."""
     content = layer_of(LAYER)[1]
     at_once: list[int] = []
 

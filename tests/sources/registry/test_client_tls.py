@@ -25,7 +25,7 @@ IMAGE = make_image([tar_of({"a": b"a" * 5000})])
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 def server_options(authority: Authority, host: str, **options: Any) -> CertificateOptions:

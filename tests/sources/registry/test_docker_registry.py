@@ -1,4 +1,4 @@
-"""The distribution project's own registry is understood, with and without logins."""
+"""Images of the distribution project's registry are read, with and without logins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.sources.registry.network import REACTOR, Sink, a_client
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 LAYERS = {
@@ -46,7 +46,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry
 
 @pytest_twisted.ensureDeferred
 async def test_an_index(public: DockerRegistry, tmp_path: Path) -> None:
-    """An image for two architectures is resolved for each, and its layers come whole."""
+    """An image for two architectures is resolved for each, and its layers arrive complete."""
     digests = oci_index_layout(tmp_path, LAYERS)
     public.push(tmp_path, "team/app:1")
     reference = ImageReference.parse("team/app:1")
@@ -65,7 +65,7 @@ async def test_an_index(public: DockerRegistry, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_long_manifest(public: DockerRegistry, tmp_path: Path) -> None:
-    """A body on one long line is not taken for the head of the answer to the next request."""
+    """A body on one long line does not count as the head of the next response."""
     oci_layout(tmp_path, LAYERS["arm64"] * 200, tag="x")
     public.push(tmp_path, "lib/many:1", tag="x")
     async with a_client(f"http://{public.host}") as client:
@@ -76,7 +76,7 @@ async def test_a_long_manifest(public: DockerRegistry, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ranges(public: DockerRegistry, tmp_path: Path) -> None:
-    """A blob is resumed from where it stopped."""
+    """A blob is resumed from the end of its first part."""
     oci_layout(tmp_path, LAYERS["amd64"], compression="plain", tag="x")
     public.push(tmp_path, "lib/one:1", tag="x")
     async with a_client(f"http://{public.host}") as client:
@@ -101,7 +101,7 @@ async def test_what_is_not_there(public: DockerRegistry, tmp_path: Path) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_login(private: DockerRegistry, tmp_path: Path) -> None:
-    """A registry with Basic authentication is read with the right login alone: private."""
+    """With Basic authentication only the right login can read, and the image is private."""
     digest = oci_layout(tmp_path, LAYERS["amd64"])
     private.push(tmp_path, "secret/app:1")
     reference = ImageReference.parse("secret/app:1")

@@ -43,7 +43,7 @@ def test_words(body: bytes, text: str) -> None:
 
 
 def test_words_of_strangers() -> None:
-    """They are one printable line of bounded length."""
+    """Words of unknown servers are one printable line of bounded length."""
     text = error_text(b'{"message":"a\\u001b[31m\\n\\u202eb' + b"x" * 5000 + b'"}')
     assert text.startswith(r"a\x1b[31m \x202ebxxx")
     assert len(text) == FOREIGN_TEXT_LIMIT

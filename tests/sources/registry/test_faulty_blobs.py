@@ -1,7 +1,7 @@
 """One row for each fault of a server of blobs: outcome, words, requests, and bytes sent twice.
 
-In every row the store sees no login, the registry sees the right one, and bytes on disk that are
-good are not fetched again, unless the server cannot send a part.
+In every row the store gets no login, the registry gets the right one, and correct bytes on disk
+are not requested again, unless the server cannot send a part.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def hops(count: int) -> tuple[Step, ...]:
 
 @dataclass(frozen=True)
 class Row:
-    """A fault, the bytes on disk before the download, and what must come of it.
+    """A fault, the bytes on disk before the download, and the expected result.
 
-    Without an `error` the blob arrives whole. `rest` is the number of bytes on disk after an error:
-    the next pull resumes them.
+    Without an `error` the blob arrives complete. `rest` is the number of bytes on disk after an
+    error: the next pull resumes them.
     """
 
     fault: str
@@ -389,7 +389,7 @@ async def test_the_next_pull_fetches_what_is_missing(authority: Authority, tmp_p
 @pytest.mark.parametrize("value", ["0", formatdate(0, usegmt=True), "nonsense"])
 @pytest_twisted.ensureDeferred
 async def test_the_least_wait_is_our_own(value: str, authority: Authority, tmp_path: Path) -> None:
-    """A registry that names no wait, or one that is over, is not asked again at once."""
+    """If a registry names no wait, or a wait in the past, the next request is still delayed."""
     servers = BlobServers((status(503, Retry_After=value),) * 3, ())
     async with servers.running(authority, tmp_path):
         begin = REACTOR.seconds()

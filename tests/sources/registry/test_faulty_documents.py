@@ -1,7 +1,7 @@
 """Registries that break rules: for each behavior the outcome, the words, and every request.
 
-A row says what a server does, and what follows: the requests in order, each with the credential
-that it carried, and the error with its words. In no row are correct bytes fetched twice.
+A row has the behavior of a server and its effects: the requests in order, each with the credential
+that it carried, and the error with its words. In no row are correct bytes requested twice.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ LIMIT = Reply(429, b'{"errors":[{"message":"slow down"}]}')
 
 @dataclass(frozen=True)
 class Row:
-    """A behavior of a site, and what it leads to.
+    """A behavior of a site, and its effects.
 
-    `steps` are what a pull does: `head`, `resolve`, `prove`, `layers`. `words` are parts of the
+    `steps` are those of a pull: `head`, `resolve`, `prove`, `layers`. `words` are parts of the
     error, and `absent` must not be in it.
     """
 
@@ -94,14 +94,14 @@ def on(kind: str, *replies: Reply | None, method: str = "", caller: str | None =
 
 
 def first_of(*scripts: Script) -> Script:
-    """Return a script that answers by the first of these that does."""
+    """Return a script that answers by the first of `scripts` with an answer."""
     return lambda request: next(
         (reply for script in scripts if (reply := script(request)) is not None), None
     )
 
 
 def config(runtime: dict[str, Any]) -> Callable[[FaultySite], object]:
-    """Return what serves an image whose configuration has this member `config` as `latest`."""
+    """Return a function that serves an image as `latest`; `runtime` is in its configuration."""
 
     def prepare(site: FaultySite) -> None:
         image = make_image([tar_of({"a": b"a"})], config=runtime)
@@ -112,7 +112,7 @@ def config(runtime: dict[str, Any]) -> Callable[[FaultySite], object]:
 
 
 def index(**changes: object) -> Callable[[FaultySite], object]:
-    """Return what serves an index of the image as `latest`; `changes` are of its entry."""
+    """Return a function that serves an index as `latest`; `changes` are those of its entry."""
 
     def prepare(site: FaultySite) -> None:
         entry = {**descriptor(IMAGE.manifest, MANIFEST), **changes}
@@ -179,7 +179,7 @@ def bearer_and_basic(token: Reply) -> Script:
 
 
 def reframe(framing: Framing) -> Script:
-    """Return a script that marks the end of all documents and tokens in this way."""
+    """Return a script that ends all documents and tokens with this framing."""
     return first_of(
         as_served("manifest", lambda reply: replace(reply, framing=framing)),
         as_served("blob", lambda reply: replace(reply, framing=framing)),
@@ -188,7 +188,7 @@ def reframe(framing: Framing) -> Script:
 
 
 def encode(coding: str, change: Callable[[bytes], bytes]) -> Callable[[Reply], Reply]:
-    """Return what gives a reply a content coding."""
+    """Return a function that adds a content coding to a reply."""
     return lambda reply: replace(
         reply,
         body=change(reply.body) if reply.status == 200 else reply.body,
@@ -199,14 +199,14 @@ def encode(coding: str, change: Callable[[bytes], bytes]) -> Callable[[Reply], R
 
 
 def header(name: str, value: str) -> Callable[[Reply], Reply]:
-    """Return what gives a reply another header field."""
+    """Return a function that adds a header field to a reply."""
     return lambda reply: replace(reply, fields={**reply.fields, name: value})
 
 
 def lead_away(status: int, *kinds: str) -> Script:
     """Return a script of a registry that redirects to another one, unless it has seen the login.
 
-    The other registry refuses, and names a token service, which would get what it is sent.
+    The other registry refuses, and names a token service, which would get the credential.
     """
 
     def script(request: Request) -> Reply | None:
@@ -736,11 +736,11 @@ DOCUMENT_ROWS = [
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 async def pull(row: Row, client: RegistryClient) -> bool:
-    """Do the steps of a pull; return whether the image counts as private."""
+    """Run the steps of a pull; return whether the image counts as private."""
     reference = ImageReference.parse("team/app")
     image = None
     for step in row.steps:
@@ -788,7 +788,7 @@ async def test_behavior(row: Row) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_root_of_an_extension() -> None:
-    """An extension has a path of its own in front; its registry is asked at the root."""
+    """An extension has a prefix of its path; the challenge is requested at the registry's root."""
     script = hide_images(404, 'Basic realm="x"')
     site = FaultySite(IMAGE, script=script, access="basic")
     async with site.running() as url:

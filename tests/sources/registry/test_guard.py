@@ -1,4 +1,4 @@
-"""Addresses that no registry may send us to are known in every disguise."""
+"""Addresses that a registry may not redirect to are recognized in every notation."""
 
 from __future__ import annotations
 
@@ -100,5 +100,5 @@ def test_kinds_of_addresses(address: str, kind: str) -> None:
     ],
 )
 def test_kinds_of_names(host: str, kind: str | None) -> None:
-    """Local names, and addresses in the notations that resolvers take, are known by their text."""
+    """Local names, and addresses in the notations of resolvers, are recognized by their text."""
     assert kind_of_name(host) == kind

@@ -1,4 +1,4 @@
-"""Files of a location are checked: what they hold, whose key it is, and who can read it."""
+"""Files of a location are checked: content, matching key, and permissions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     ("certificate", "key"), [("both", None), ("certificate", "key"), ("both", "key")]
 )
 def test_a_client_certificate(files: dict[str, Path], certificate: str, key: str | None) -> None:
-    """The key is in a file of its own, or in that of the certificate."""
+    """The key is in its own file, or in that of the certificate."""
     location = Location(
         "x",
         "https://x",
@@ -97,7 +97,7 @@ def mirror_with(path: Path) -> Mirror:
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_a_login(tmp_path: Path, end: str) -> None:
-    """A login file has one line; the password may have colons and any letters."""
+    """A login file has one line; colons and all letters are allowed in the password."""
     file = tmp_path / "login"
     file.write_text(f"gateway:pä:ss{end}", encoding="utf-8", newline="")
     file.chmod(0o600)

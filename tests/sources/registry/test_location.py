@@ -1,4 +1,4 @@
-"""URLs of configurations and redirects mean one origin each, or are refused."""
+"""URLs of configurations and redirects have one origin each, or are refused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_targets_of_redirects() -> None:
 
 
 def test_a_location() -> None:
-    """Its path is ignored, and Docker Hub's registry is found behind its name."""
+    """The path of a URL is ignored, and docker.io has the address of Docker Hub's registry."""
     location = Location("x", "https://registry.example:5000/some/path", trusted_hosts=("a", "b:1"))
     assert location.base == "https://registry.example:5000"
     assert not location.is_docker_hub

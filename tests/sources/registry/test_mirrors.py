@@ -1,4 +1,4 @@
-"""Images come from mirrors, verified, and from the location itself where no mirror helps."""
+"""Images come verified from mirrors, and from the location itself if no mirror can serve them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ OLD = make_image([tar_of({"old": b"old"})])
 
 
 class Site:
-    """A location with mirrors, a client of it, and what the client tells its user."""
+    """A location with mirrors, a client of it, and the messages of the client to its user."""
 
     def __init__(self, origin: FakeRegistry, mirrors: list[FakeRegistry]) -> None:
-        """Keep the servers."""
+        """Store the servers."""
         self.origin = origin
         self.mirrors = mirrors
         self.words: list[str] = []
@@ -48,7 +48,7 @@ class Site:
     async def resolve(
         self, name: str = "team/app", login: RegistryLogin | None = None
     ) -> ResolvedImage:
-        """Return what a name means."""
+        """Resolve a name."""
         reference = ImageReference.parse(name)
         image, _ = await self.client.resolve(reference, Platform(), login, self.words.append)
         result: ResolvedImage = image
@@ -105,7 +105,7 @@ async def site(
 
 
 def asks(registry: FakeRegistry) -> list[str]:
-    """Return the methods and last parts of the requests that a registry has got."""
+    """Return the methods and last path segments of the requests to a registry."""
     return [f"{ask.method} {'/'.join(ask.path.split('/')[-2:])}" for ask in registry.requests]
 
 
@@ -121,7 +121,7 @@ def requires(login: RegistryLogin) -> Misbehave:
 
 
 def fails(status: int, part: str = "") -> Misbehave:
-    """Return the behavior of a registry that answers requests whose path has `part` so."""
+    """Return the behavior of a registry that gives this answer if a path contains `part`."""
     return lambda ask: ask.answer(status, Retry_After="600") if part in ask.path else None
 
 
@@ -132,7 +132,7 @@ def layer_path(image: MadeImage) -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_a_mirror_serves_the_image() -> None:
-    """The location answers one HEAD request; all documents and layers are the mirror's."""
+    """The location answers one HEAD request; all documents and layers come from the mirror."""
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
     sink = Sink()
     async with site(origin, mirror) as place:
@@ -152,7 +152,7 @@ async def test_a_mirror_serves_the_image() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stale_mirror() -> None:
-    """A tag means what it means at the location, also where a mirror still has the old image."""
+    """The location decides on a tag, even if a mirror still has the old image."""
     origin, stale, fresh = FakeRegistry(NEW), FakeRegistry(OLD), FakeRegistry(NEW)
     async with site(origin, stale, fresh) as place:
         image = await place.resolve()
@@ -164,7 +164,7 @@ async def test_a_stale_mirror() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_standalone_mirror() -> None:
-    """A standalone mirror is believed about tags, and the location is not asked."""
+    """A standalone mirror decides on tags, and the location gets no request."""
     origin, mirror = FakeRegistry(NEW), FakeRegistry(OLD)
     async with site(origin, mirror, standalone=True) as place:
         image = await place.resolve()
@@ -207,7 +207,7 @@ async def test_paths_of_mirrors() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_failing_mirror_is_passed_over(misbehave: Misbehave) -> None:
-    """Whatever a mirror answers, the next place is asked, and the user is told."""
+    """After any failure of a mirror the next place is tried, and the user gets a message."""
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=misbehave)
     second = FakeRegistry(NEW)
     async with site(origin, mirror, second) as place:
@@ -219,7 +219,7 @@ async def test_a_failing_mirror_is_passed_over(misbehave: Misbehave) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_location_is_the_last_place() -> None:
-    """Where no mirror has the image, it comes from the location, and so do its layers."""
+    """If no mirror has the image, the image and its layers come from the location."""
     origin, mirror = FakeRegistry(NEW), FakeRegistry(OLD)
     async with site(origin, mirror) as place:
         image = await place.resolve()
@@ -231,7 +231,7 @@ async def test_the_location_is_the_last_place() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_of_the_location_comes_whole_from_there() -> None:
-    """A mirror without the manifest is not asked for the layers, even if it has them.
+    """A mirror without the manifest gets no request for layers, even if it has them.
 
     containers/image does the same: the first place that serves the manifest serves all the rest.
     """
@@ -249,7 +249,7 @@ async def test_an_image_of_the_location_comes_whole_from_there() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_the_location_refuses_is_refused() -> None:
-    """An image that the location does not show is not taken from a mirror that has it."""
+    """An image that the location refuses is not read from a mirror that has it."""
     for status, error in ((404, ImageNotFound), (403, RegistryDenied), (429, RetryLater)):
         mirror = FakeRegistry(NEW)
         async with site(FakeRegistry(NEW, misbehave=fails(status)), mirror) as place:
@@ -260,7 +260,7 @@ async def test_what_the_location_refuses_is_refused() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_private_image() -> None:
-    """A private image is for users whose own login the location accepts, and no mirror sees it."""
+    """A private image is for users whose login the location accepts; no mirror gets that login."""
     origin = FakeRegistry(NEW, misbehave=requires(ALICE))
     mirror = FakeRegistry(NEW)
     sink = Sink()
@@ -295,7 +295,7 @@ async def test_a_layer_of_another_repository() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_login_of_the_gateway_at_a_mirror(tmp_path: Path) -> None:
-    """The gateway logs in to a mirror with a login of its own, which nobody else gets."""
+    """The gateway logs in to a mirror with its own login, which no other server gets."""
     file = tmp_path / "login"
     file.write_text(f"{MIRROR_LOGIN.user}:{MIRROR_LOGIN.password}\n")
     file.chmod(0o640)
@@ -325,7 +325,7 @@ async def test_a_login_that_everybody_can_read(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_goes_on_at_the_next_place() -> None:
-    """What a mirror has sent before it failed is not sent again by the next one."""
+    """Bytes of a mirror that failed later are not requested again from the next place."""
     layer = NEW.blobs[Digest.parse(NEW.document["layers"][0]["digest"])]
 
     def breaks(ask: Ask) -> object:
@@ -352,7 +352,7 @@ async def test_a_layer_goes_on_at_the_next_place() -> None:
 @pytest.mark.parametrize("length", [0, 1], ids=["as long", "longer"])
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_layer(length: int) -> None:
-    """A layer with other bytes than its digest says comes whole from the next place."""
+    """A layer with a wrong digest is downloaded again from the next place."""
     layer = NEW.blobs[Digest.parse(NEW.document["layers"][0]["digest"])]
     wrong = b"x" * (len(layer) + length)
 
@@ -369,7 +369,7 @@ async def test_a_wrong_layer(length: int) -> None:
 
 
 class BoundedSink(Sink):
-    """A sink for a blob of a known size, as that of the cache."""
+    """A sink for a blob of a known size, like that of the cache."""
 
     def __init__(self, size: int) -> None:
         """Accept `size` bytes."""
@@ -377,7 +377,7 @@ class BoundedSink(Sink):
         self._size = size
 
     def write(self, data: bytes) -> None:
-        """Keep the bytes; raise `BlobCorrupt` for too many."""
+        """Append the bytes; raise `BlobCorrupt` for too many."""
         if len(self.content) + len(data) > self._size:
             raise BlobCorrupt("too long")
         super().write(data)
@@ -385,7 +385,7 @@ class BoundedSink(Sink):
 
 @pytest_twisted.ensureDeferred
 async def test_a_full_disk_is_not_the_fault_of_a_mirror() -> None:
-    """An error of this machine ends the download; no other place is asked."""
+    """An error of this machine ends the download; no other place is tried."""
 
     def no_space(_: bytes) -> None:
         raise NoSpace("full")
@@ -411,7 +411,7 @@ async def test_a_full_disk_is_not_the_fault_of_a_mirror() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_mirrors_for_some_references(use: Any, name: str, *, is_asked: bool) -> None:
-    """A mirror may be for references with, or without, a digest alone."""
+    """A mirror may be only for references with, or only for those without, a digest."""
     mirror = FakeRegistry(NEW)
     async with site(FakeRegistry(NEW), mirror, use=use) as place:
         image = await place.resolve(name)
@@ -421,7 +421,7 @@ async def test_mirrors_for_some_references(use: Any, name: str, *, is_asked: boo
 
 @pytest_twisted.ensureDeferred
 async def test_a_mirror_that_asks_to_wait_is_skipped_for_a_while(tmp_path: Path) -> None:
-    """After a mirror has limited the gateway, no pull asks it until that time is over."""
+    """After a mirror has limited the gateway, it gets no request until that time is over."""
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=fails(429))
     async with (
         running(tmp_path / "store.sqlite") as store,
@@ -438,7 +438,7 @@ async def test_a_mirror_that_asks_to_wait_is_skipped_for_a_while(tmp_path: Path)
 
 @pytest_twisted.ensureDeferred
 async def test_a_mirror_saves_the_quota_of_the_registry() -> None:
-    """Pulls of tags that move cost the registry no GET request, which it would count."""
+    """Pulls of changing tags send no GET requests, which count, to the registry."""
     images = [make_image([tar_of({"n": bytes([n])})]) for n in range(20)]
     gets = 0
 
@@ -460,7 +460,7 @@ async def test_a_mirror_saves_the_quota_of_the_registry() -> None:
 @pytest.mark.parametrize("status", [200, 403, 405, 500])
 @pytest_twisted.ensureDeferred
 async def test_a_location_whose_head_tells_nothing(status: int) -> None:
-    """Where HEAD is refused or names no digest, one GET request does, with the user's login."""
+    """If HEAD is refused or has no digest, one GET request is sent, with the user's login."""
     is_allowed = requires(ALICE)
 
     def misbehave(ask: Ask) -> object:

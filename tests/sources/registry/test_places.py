@@ -1,4 +1,4 @@
-"""Where an image is looked for can be told without a request."""
+"""The places of an image are listed without a request."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_mirrors_and_proxies(tmp_path: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_limits() -> None:
-    """The limit that the last answer told is that of its login."""
+    """The limit in the last answer belongs to the login of its request."""
     async with CountingSite(100).running() as url, a_client(url) as client:
         reference = ImageReference.parse("team/app")
         assert client.places(reference, None)[0].limits == ()

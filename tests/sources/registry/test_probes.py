@@ -34,7 +34,7 @@ LIMITED_FOR = 60
 
 
 class Answers:
-    """The behavior of a registry: 429 to the first request, then `probe` for some, then none."""
+    """The behavior of a registry: 429 to the first request, then `probe`, then correct answers."""
 
     def __init__(self, probe: Any, count: int = 1) -> None:
         """Call `probe`, as `FakeRegistry` calls `misbehave`, for `count` requests."""
@@ -106,7 +106,7 @@ async def test_a_probe_without_an_answer(store: SqliteStore, probe: Any, count: 
 
 @pytest_twisted.ensureDeferred
 async def test_probes_without_answers_wait_longer(store: SqliteStore) -> None:
-    """Each probe that ends so doubles the time until the next one."""
+    """Each probe without an answer doubles the time until the next probe."""
     clock = ShiftedClock()
 
     waits = []
@@ -145,7 +145,7 @@ async def test_a_probe_that_is_cancelled(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_another_breaker_holds_back(store: SqliteStore) -> None:
-    """The next probe follows when that breaker's time has come."""
+    """The next probe follows when the wait of the other breaker is over."""
     async with limited_registry(store, Answers(lambda _: None)) as (server, clock, first, second):
         key = f"unreachable {server.host} {breakers_of(store).machine}"
         await store.trip_breaker(key, clock.seconds() + 20, "away", clock.seconds())

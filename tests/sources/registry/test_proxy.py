@@ -1,4 +1,4 @@
-"""Proxies of the environment are used as told, with their credentials kept to themselves."""
+"""Proxies of the environment are used, and only the proxies get their credentials."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HUB = WebOrigin("https", "registry.example", 443)
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 async def resolve(client: RegistryClient) -> Digest:
@@ -61,7 +61,7 @@ async def resolve(client: RegistryClient) -> Digest:
     ],
 )
 def test_variables(environment: dict[str, str], https: Proxy | None, http: Proxy | None) -> None:
-    """Lower and upper case count, but for `HTTP_PROXY`."""
+    """Variables count in lower and upper case, except `HTTP_PROXY`."""
     proxies = Proxies(environment)
     assert proxies.proxy_for(HUB) == https
     assert proxies.proxy_for(WebOrigin("http", "registry.example", 80)) == http
@@ -122,7 +122,7 @@ def test_no_proxy(no_proxy: str, origin: str, direct: bool) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_connect(tmp_path: Path) -> None:
-    """An https registry is reached through the proxy, its certificate still checked."""
+    """An https registry is reached through the proxy; its certificate is still verified."""
     authority = Authority(tmp_path)
     proxy = await ConnectProxy("Basic " + base64.b64encode(b"user:s3cret").decode()).start()
     registry = await FakeRegistry(IMAGE).start(authority.options("registry.example"))
@@ -165,7 +165,7 @@ async def test_connect(tmp_path: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_proxy_that_refuses(answer: bytes, expected: str) -> None:
-    """Its answer is named, its password is not."""
+    """The error has the proxy's answer, but not the password."""
     proxy = await ConnectProxy(answer=answer).start()
     environment = {"https_proxy": f"http://user:s3cret@{proxy.host}"}
     try:
@@ -181,7 +181,7 @@ async def test_a_proxy_that_refuses(answer: bytes, expected: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_proxy_that_hangs_up_or_is_silent() -> None:
-    """A proxy that says nothing is given up; waiting for it can be cancelled."""
+    """A wait for a silent proxy has a limit, and can be cancelled."""
     proxy = await ConnectProxy(answer=b"HTTP/1.1 200").start()
     environment = {"https_proxy": f"http://{proxy.host}"}
     try:
@@ -208,7 +208,7 @@ async def test_a_proxy_that_hangs_up_or_is_silent() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_targets_behind_a_proxy(tmp_path: Path) -> None:
-    """Where the proxy resolves names, addresses and local names are refused all the same."""
+    """If the proxy resolves names, private addresses and local names are still refused."""
     authority = Authority(tmp_path)
     proxy = await ConnectProxy().start()
     registry = await FakeRegistry(IMAGE).start(authority.options("registry.example"))
@@ -319,7 +319,7 @@ async def test_plain_http_without_credentials() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_plain_http() -> None:
-    """An http location is asked for by its whole URL; the proxy gets its own credentials."""
+    """A request to an http location has the whole URL and the credentials of the proxy."""
     proxy = await FakeRegistry(IMAGE).start()
     environment = {"http_proxy": f"http://user:s3cret@{proxy.host}"}
     try:

@@ -1,4 +1,4 @@
-"""Requests that a registry counts are spent sparingly, and its limits are told."""
+"""Requests that a registry counts are rare, and its limits are reported."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def resolve(client: RegistryClient, login: RegistryLogin | None = None) ->
 
 @pytest_twisted.ensureDeferred
 async def test_forty_pulls_of_a_moving_tag() -> None:
-    """Forty pulls cost the manifests that are new, and each gets what the tag means then."""
+    """Forty pulls request only new manifests, and each gets the current image of the tag."""
     site = CountingSite(10)
     async with site.running() as url, a_client(url, patience=PATIENCE) as client:
         for _ in range(20):
@@ -80,7 +80,7 @@ async def test_forty_pulls_of_a_moving_tag() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_registry_that_counts_nothing() -> None:
-    """A registry without limits is asked for each manifest, without HEAD before it."""
+    """Each manifest of a registry without limits is requested, without a HEAD before it."""
     site = CountingSite(None)
     async with site.running() as url, a_client(url, patience=PATIENCE) as client:
         for _ in range(2):
@@ -90,7 +90,7 @@ async def test_a_registry_that_counts_nothing() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_remembered_manifest_is_for_those_who_may_read_it() -> None:
-    """A user who may not read it learns nothing, although this process remembers it."""
+    """A user who may not read a manifest gets an error, although the process remembers it."""
     site = CountingSite(10)
     site.access = "basic"
     public_reply = site.script
@@ -110,7 +110,7 @@ async def test_a_remembered_manifest_is_for_those_who_may_read_it() -> None:
 
 @pytest.fixture
 def share(tmp_path: Path) -> Iterator[Callable[[str], SharedManifests]]:
-    """Return what opens the manifests that the processes of a machine share."""
+    """Return a function that opens the shared manifests of a machine."""
     threads = Threads(REACTOR, 1, "test")
     threads.startService()
     yield partial(SharedManifests, tmp_path, threads=threads)
@@ -119,7 +119,7 @@ def share(tmp_path: Path) -> Iterator[Callable[[str], SharedManifests]]:
 
 @pytest_twisted.ensureDeferred
 async def test_processes_share_manifests(share: Callable[[str], SharedManifests]) -> None:
-    """What one process has read costs no other one a request, even its first."""
+    """A manifest that one process has read costs another process no request, even its first."""
     site = CountingSite(2)
     async with site.running() as url:
         for _ in range(2):
@@ -133,7 +133,7 @@ async def test_processes_share_manifests(share: Callable[[str], SharedManifests]
 async def test_private_manifests_are_not_shared(
     share: Callable[[str], SharedManifests], tmp_path: Path
 ) -> None:
-    """What needs a login stays in the memory of the process."""
+    """A manifest that needs a login stays in the memory of the process."""
     site = CountingSite(10)
     public_reply = site.script
     site.access = "basic"
@@ -149,7 +149,7 @@ async def test_private_manifests_are_not_shared(
 
 @pytest_twisted.ensureDeferred
 async def test_the_limit_is_told() -> None:
-    """A pull that must wait says what the registry allows; the log says once that it gets low."""
+    """A pull that must wait reports the limit; the log reports once that few requests remain."""
     events: list[LogEvent] = []
     site = CountingSite(1)
 
@@ -171,7 +171,7 @@ async def test_the_limit_is_told() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_reset_is_waited_for() -> None:
-    """Without `Retry-After` the time counts at which the limit is reset."""
+    """Without `Retry-After` the wait ends when the limit is reset."""
     fields = {"RateLimit-Remaining": "0", "RateLimit-Reset": "3000"}
     site = FaultySite(IMAGE, script=lambda _: Reply(429, fields=fields))
     async with site.running() as url, a_client(url, patience=PATIENCE) as client:
@@ -182,7 +182,7 @@ async def test_the_reset_is_waited_for() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """The oldest manifests and logins are forgotten; a huge manifest is not remembered at all."""
+    """The oldest manifests and logins are dropped; a huge manifest is not stored."""
     quotas = Quotas("test")
     for number in range(MOST_LOGINS + 1):
         quotas.note(RegistryLogin(str(number), ""), RateLimit(5, 10))

@@ -26,12 +26,12 @@ APP = ImageReference.parse("team/app:1")
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 @asynccontextmanager
 async def client_of(location: Location) -> AsyncIterator[RegistryClient]:
-    """Give a client of one location."""
+    """Yield a client of one location."""
     client = RegistryClient(
         REACTOR, {location.name: location}, lambda reference: (location.name, reference.name), {}
     )
@@ -62,7 +62,7 @@ def push(registry: DockerRegistry, directory: Path, text: bytes) -> Digest:
 
 
 async def wait_until_stored(cache: Path, image: ResolvedImage) -> None:
-    """Return once a pull-through cache, which stores in the background, has all of an image."""
+    """Wait until a pull-through cache, which stores in the background, has a complete image."""
     blobs = cache / "registry/docker/registry/v2/blobs/sha256"
     digests = [image.digest, image.config_blob.digest, *(layer.digest for layer in image.layers)]
     paths = [blobs / digest.hex[:2] / digest.hex / "data" for digest in digests]
@@ -144,7 +144,7 @@ async def test_a_registry_with_client_certificates(tmp_path: Path, files: dict[s
 
 @pytest_twisted.ensureDeferred
 async def test_a_mirror_with_a_client_certificate(tmp_path: Path, files: dict[str, Path]) -> None:
-    """A mirror has an authority, a client certificate and a login of its own."""
+    """A mirror has its own authority, client certificate and login."""
     login = tmp_path / "login"
     login.write_text(f"{USER.user}:{USER.password}", encoding="utf-8")
     login.chmod(0o600)

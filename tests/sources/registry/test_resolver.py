@@ -19,7 +19,7 @@ from shiftergw.sources.registry.retry import Interruption
 
 
 class Names(Clock):
-    """A reactor whose look-ups end when the test says so."""
+    """A reactor whose look-ups end when the test answers them."""
 
     def __init__(self) -> None:
         """Start without look-ups."""
@@ -64,7 +64,7 @@ def test_an_answer_is_shared_and_kept() -> None:
 
 
 def test_look_ups_that_hang() -> None:
-    """Their hosts count as without an address; while many look-ups run, others are refused.
+    """The hosts of hanging look-ups have no address; beyond a number of them others are refused.
 
     A refused host must not count as without an address: a registry could name some slow hosts
     first, and a private one next.
@@ -85,7 +85,7 @@ def test_look_ups_that_hang() -> None:
 
 
 def test_a_caller_that_is_cancelled() -> None:
-    """The look-up goes on for the others."""
+    """After a caller is cancelled, the look-up continues for the others."""
     names = Names()
     resolver = Resolver(cast("Any", names))
     caller = Deferred.fromCoroutine(resolver.addresses("a.test"))

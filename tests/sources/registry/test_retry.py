@@ -1,4 +1,4 @@
-"""Tries are bounded, short waits are waited here, and longer ones are the caller's."""
+"""Tries are bounded; the client waits for short times, and leaves longer waits to the caller."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Tries:
         return running.addErrback(lambda failure: failure.value)
 
     def waits_for(self) -> list[float]:
-        """Return in how many seconds the next try begins."""
+        """Return the seconds until the next try."""
         return [call.getTime() - self.clock.seconds() for call in self.clock.getDelayedCalls()]
 
 
@@ -72,7 +72,7 @@ def test_waits_are_spread(random: float, wait: float) -> None:
 
 
 def test_waits_double() -> None:
-    """Without a word from the registry the waits are 1 and 2 seconds, and 4 are too long."""
+    """Without `Retry-After` the waits are 1 and 2 seconds; 4 seconds are left to the caller."""
     tries = Tries(*[interruption()] * 5)
     running = tries.run(Patience(tries=9))
     for number, wait in enumerate((1.0, 2.0), 1):
@@ -87,7 +87,7 @@ def test_waits_double() -> None:
 
 @pytest.mark.parametrize("retry_after", [0, 0.5, 1])
 def test_the_registry_cannot_shorten_a_wait(retry_after: float) -> None:
-    """Our own is the least; `Retry-After: 0` does not hammer."""
+    """The client's own wait is the least, also with `Retry-After: 0`."""
     tries = Tries(interruption(retry_after))
     running = tries.run()
     assert tries.waits_for() == [1.0]

@@ -33,12 +33,12 @@ REFERENCE = ImageReference.parse("team/app:1")
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 @pytest_twisted.async_yield_fixture()
 async def registry() -> AsyncIterator[FakeRegistry]:
-    """Give a registry with the layers of the image."""
+    """Yield a registry with the layers of the image."""
     running = await FakeRegistry().start()
     running.blobs = {str(Digest.of(blob)): blob for blob in (*LAYERS, EMPTY)}
     yield running
@@ -57,7 +57,7 @@ def serve(registry: FakeRegistry, content: bytes, media_type: str) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_an_image(content: bytes, media_type: str, registry: FakeRegistry) -> None:
-    """It is read with its configuration; the registry tells the sizes of its layers."""
+    """The image is read with its configuration; the sizes of its layers come from the registry."""
     serve(registry, content, media_type)
     async with a_client(f"http://{registry.host}") as client:
         image, config = await client.resolve(REFERENCE, Platform(), None, quiet)
@@ -76,7 +76,7 @@ async def test_an_image(content: bytes, media_type: str, registry: FakeRegistry)
 
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_with_another_payload(registry: FakeRegistry) -> None:
-    """A digest covers the payload: another one under the same digest is refused."""
+    """The digest is that of the payload: another payload with the same digest is refused."""
     other_content = schema_1_manifest([Digest.of(LAYERS[0])], HISTORIES[:1])
     serve(registry, sign(other_content), SIGNED_TYPE)
     reference = ImageReference.parse(f"team/app@{Digest.of(CONTENT)}")
@@ -87,7 +87,7 @@ async def test_a_manifest_with_another_payload(registry: FakeRegistry) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_signatures_that_are_damaged(registry: FakeRegistry) -> None:
-    """A manifest whose payload cannot be told is refused."""
+    """A manifest without a recognizable payload is refused."""
     serve(registry, CONTENT[:-2] + b',"signatures": [{}]\n}', SIGNED_TYPE)
     async with a_client(f"http://{registry.host}") as client:
         with pytest.raises(ManifestInvalid, match="signatures"):

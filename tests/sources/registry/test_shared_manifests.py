@@ -42,7 +42,7 @@ def files(root: Path) -> list[Path]:
 
 @pytest_twisted.ensureDeferred
 async def test_another_process_reads_it(tmp_path: Path, threads: Threads) -> None:
-    """A manifest is kept for its registry alone, and for no other user of the machine."""
+    """A manifest is stored for its registry alone, and no other user of the machine can read it."""
     writer = SharedManifests(tmp_path / "manifests", "hub/..", threads)
     assert not await writer.exist()
     assert await writer.read(manifest("{}\n").digest) is None
@@ -58,7 +58,7 @@ async def test_another_process_reads_it(tmp_path: Path, threads: Threads) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_file_is_removed(tmp_path: Path, threads: Threads) -> None:
-    """Its bytes are not used."""
+    """The bytes of a damaged file are not used."""
     manifests = SharedManifests(tmp_path, "hub", threads)
     await manifests.write(manifest("{}"))
     (path,) = files(tmp_path)
@@ -71,7 +71,7 @@ async def test_a_damaged_file_is_removed(tmp_path: Path, threads: Threads) -> No
 async def test_the_files_are_bounded(
     tmp_path: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest files make way, and a huge manifest is not kept."""
+    """The oldest files are removed, and a huge manifest is not stored."""
     monkeypatch.setattr(shared_manifests, "MOST_FILES", 2)
     manifests = SharedManifests(tmp_path, "hub", threads)
     for age, text in enumerate("abc"):
@@ -87,7 +87,7 @@ async def test_the_files_are_bounded(
 
 @pytest_twisted.ensureDeferred
 async def test_a_disk_that_refuses(tmp_path: Path, threads: Threads) -> None:
-    """No pull fails for want of a place for its manifest."""
+    """A pull succeeds even if its manifest cannot be stored."""
     (tmp_path / "file").write_bytes(b"")
     manifests = SharedManifests(tmp_path / "file", "hub", threads)
     await manifests.write(manifest("{}"))

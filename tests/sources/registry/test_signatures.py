@@ -1,4 +1,4 @@
-"""Which signatures of an image are fetched, by registries.d and by what a policy needs."""
+"""The kinds of signatures that are fetched depend on registries.d and on the policy."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ REFERENCE = DockerReference.parse("reg.example.org/team/app:1")
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 class Registry:
-    """A `RegistryStorage` that records which kinds it was asked for."""
+    """A `RegistryStorage` that records the kinds of its requests."""
 
     def __init__(self) -> None:
         """Start without requests."""
@@ -47,7 +47,7 @@ class Registry:
         return self
 
     async def is_supported(self) -> bool:
-        """Return that it is not."""
+        """Return False."""
         return False
 
 
@@ -75,7 +75,7 @@ async def fetch(directory: Path, *kinds: SignatureKind) -> tuple[Registry, list[
 )
 @pytest_twisted.ensureDeferred
 async def test_attachments(tmp_path: Path, section: str, *, is_read: bool) -> None:
-    """They are read for a policy that needs them, unless registries.d forbids it."""
+    """Attachments are read for a policy that needs them, unless registries.d forbids it."""
     (tmp_path / "a.yaml").write_text(section)
     registry, found_kinds = await fetch(tmp_path, "simple", "cosign", "bundle")
     assert registry.kinds == ([{"cosign", "bundle"}] if is_read else [])

@@ -25,7 +25,7 @@ from tests.sources.registry.network import HASTY, REACTOR, SHORT, a_client
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 IMAGE = make_image([tar_of({"a": b"a"})])
@@ -35,7 +35,7 @@ SIMPLE: frozenset[SignatureKind] = frozenset({"simple"})
 
 
 class Storage:
-    """A registry that is also a lookaside storage, with the files that tests put into it."""
+    """A registry that is also a lookaside storage, with the `files` of a test."""
 
     def __init__(self) -> None:
         """Start without signatures; `statuses` are answers in place of files."""
@@ -140,7 +140,7 @@ async def test_no_signatures(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_signatures_of_the_index(tmp_path: Path) -> None:
-    """Those of the index that led to the manifest count, too."""
+    """The signatures of the index that led to the manifest count, too."""
     storage = Storage()
     index = make_index([IMAGE])
     digest = storage.registry.add(index, "application/vnd.oci.image.index.v1+json", "latest")
@@ -169,7 +169,7 @@ async def test_limits(tmp_path: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_storage_that_fails(tmp_path: Path, status: int, kind: type[GatewayError]) -> None:
-    """A failing storage is an error: it must not look like one without signatures."""
+    """A failing storage is an error: it must not count as one without signatures."""
     storage = Storage()
     storage.files = {f"{FOLDER}/signature-1": b"1"}
     storage.statuses = {f"{FOLDER}/signature-2": status}
@@ -196,7 +196,7 @@ EXTENSION = f"/extensions/v2/team/app/signatures/{IMAGE.digest}"
 @pytest.mark.parametrize("requires_login", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_the_extension_of_a_registry(tmp_path: Path, *, requires_login: bool) -> None:
-    """A registry that has signatures itself is asked instead of the storage, as the user."""
+    """Signatures in a registry are read with the user's login, instead of those in the storage."""
     storage = Storage()
     storage.requires_login = requires_login
     storage.headers = {"X-Registry-Supports-Signatures": "1"}
@@ -216,7 +216,7 @@ async def test_the_extension_of_a_registry(tmp_path: Path, *, requires_login: bo
 
 @pytest_twisted.ensureDeferred
 async def test_an_extension_without_signatures(tmp_path: Path) -> None:
-    """404 and empty lists mean that there are none."""
+    """A 404 or an empty list means that an image has no signatures."""
     storage = Storage()
     storage.headers = {"X-Registry-Supports-Signatures": "1"}
     async with fetching(storage, tmp_path) as fetch:

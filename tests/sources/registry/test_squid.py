@@ -1,4 +1,4 @@
-"""Squid, which wants a login, leads to registries with and without TLS."""
+"""Registries with and without TLS are reached through squid, which wants a login."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Squid:
         return f"http://alice:{password}@127.0.0.1:{self._port}"
 
     def requests(self) -> list[str]:
-        """Return status, method and user of each request in the log."""
+        """Return status, method and user of each request in squid's log."""
         lines = (self._directory / "access.log").read_text().splitlines()
         return [
             f"{fields[3].rpartition('/')[2]} {fields[5]} {fields[7]}"
@@ -105,13 +105,13 @@ def squid() -> Iterator[Squid]:
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])
 @pytest_twisted.ensureDeferred
 async def test_a_pull_through_squid(tmp_path: Path, squid: Squid, scheme: str) -> None:
-    """An image comes through squid, which wants a login that the registry never sees."""
+    """An image arrives through squid, whose login the registry never gets."""
     authority = Authority(tmp_path)
     registry = FakeRegistry(IMAGE)
     await registry.start(authority.options("127.0.0.1") if scheme == "https" else None)

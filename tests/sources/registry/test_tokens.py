@@ -1,4 +1,4 @@
-"""Nobody first, then the login; tokens are got, kept, renewed once, and never output."""
+"""Anonymous requests come first, then the login; tokens are cached, renewed, and never output."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ SECRETS = ("wörd", base64.b64encode("alice:pä:ss wörd".encode()).decode(), "t
 class TokenRegistry(FakeRegistry):
     """A registry with a token service at `/token`.
 
-    `public` says whether nobody's token is good. `queries` keeps those of all tokens; a
-    token is good until `revoked`. `service` answers in place of the token service.
+    `public` says whether anonymous tokens are accepted. `queries` has those of all tokens; a
+    token is valid until `revoke`. `service` answers in place of the token service.
     """
 
     def __init__(self, *, public: bool) -> None:
-        """Have given no token yet."""
+        """Start without tokens."""
         super().__init__(IMAGE, misbehave=self._misbehave)
         self.public = public
         self.queries: list[dict[str, list[str]]] = []
@@ -67,7 +67,7 @@ class TokenRegistry(FakeRegistry):
         self.service: Any = lambda _: None
 
     def revoke(self) -> None:
-        """Let every token be bad from now on."""
+        """Invalidate all tokens."""
         self.good.clear()
 
     def _misbehave(self, ask: Ask) -> object:
@@ -93,12 +93,12 @@ class TokenRegistry(FakeRegistry):
         return ask.answer(200, body, Content_Type="application/json; charset=utf-8")
 
     def paths(self) -> list[str]:
-        """Return what was asked for, without queries."""
+        """Return the last path segments of all requests, without queries."""
         return [ask.path.partition("?")[0].rpartition("/")[2] for ask in self.requests]
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 @asynccontextmanager
@@ -113,7 +113,7 @@ async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[Regis
 
 
 async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> ResolvedImage:
-    """Return what the image is."""
+    """Resolve the image."""
     return (await client.resolve(REFERENCE, Platform(), login, quiet))[0]
 
 
@@ -144,7 +144,7 @@ def nothing_is_shown(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def all_of(error: BaseException | None) -> str:
-    """Return everything that an error and its causes could show."""
+    """Return all texts that an error and its causes could show."""
     text = ""
     while error is not None:
         text += f"{error!r} {error} {vars(error)}"
@@ -157,7 +157,7 @@ def all_of(error: BaseException | None) -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_nobodys_token() -> None:
-    """A public image is read with a token for nobody, got once for all its parts."""
+    """A public image is read with one anonymous token for all its parts."""
     registry = TokenRegistry(public=True)
     async with serving(registry) as client:
         image = await resolve(client, ALICE)
@@ -177,7 +177,7 @@ async def test_nobodys_token() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_for_the_login() -> None:
-    """Where nobody's token is refused the user's login gets one, and the image is private."""
+    """If the anonymous token is refused, a token for the login is used; the image is private."""
     registry = TokenRegistry(public=False)
     async with serving(registry) as client:
         image = await resolve(client, ALICE)
@@ -191,7 +191,7 @@ async def test_a_token_for_the_login() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_denied() -> None:
-    """Without a login, or with a wrong one, the error says what would help."""
+    """Without a login, or with a wrong one, the error has a remedy."""
     registry = TokenRegistry(public=False)
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied, match="team/app") as without:
@@ -207,7 +207,7 @@ async def test_denied() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_401_for_ever() -> None:
-    """A registry that refuses what it grants is asked a few times, not for ever."""
+    """A registry that refuses its own tokens gets a few requests, not an endless number."""
     registry = TokenRegistry(public=False)
     registry.good = _EmptySet()
     async with serving(registry) as client:
@@ -220,12 +220,12 @@ class _EmptySet(set[str]):
     """A set that stays empty."""
 
     def add(self, element: str) -> None:
-        """Forget it."""
+        """Add no element."""
 
 
 @pytest_twisted.ensureDeferred
 async def test_renewal_in_the_middle_of_a_pull() -> None:
-    """A token that goes bad between two layers is renewed once."""
+    """A token that becomes invalid between two layers is renewed once."""
     registry = TokenRegistry(public=True)
     async with serving(registry) as client:
         image = await resolve(client)
@@ -237,7 +237,7 @@ async def test_renewal_in_the_middle_of_a_pull() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_renewal_for_all() -> None:
-    """Six blobs whose token goes bad at the same moment get one new token."""
+    """Six blobs whose token becomes invalid at the same moment get one new token."""
     registry = TokenRegistry(public=True)
     async with serving(registry) as client:
         image = await resolve(client)
@@ -272,7 +272,7 @@ async def test_tokens_belong_to_a_login() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_what_token_services_answer(answer: dict[str, Any], member: str, scope: str) -> None:
-    """`token` and `access_token` are understood, any lifetime, and a challenge without scope."""
+    """`token`, `access_token`, any lifetime, and a challenge without a scope are accepted."""
     registry = TokenRegistry(public=True)
     registry.answer, registry.member, registry.scope = answer, member, scope
     async with serving(registry) as client:
@@ -294,7 +294,7 @@ async def test_what_token_services_answer(answer: dict[str, Any], member: str, s
 )
 @pytest_twisted.ensureDeferred
 async def test_what_is_no_token(body: bytes, expected: str) -> None:
-    """An answer without a token that could be sent is an error, not a header."""
+    """An answer without a token that fits into a header is an error."""
     registry = TokenRegistry(public=True)
     registry.service = lambda ask: ask.answer(200, body)
     async with serving(registry) as client:
@@ -304,7 +304,7 @@ async def test_what_is_no_token(body: bytes, expected: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_service_in_trouble() -> None:
-    """503 is waited for; a status without sense is an error."""
+    """A request is repeated after a 503; an unexpected status is an error."""
     registry = TokenRegistry(public=True)
     registry.service = lambda ask: ask.nth == 1 and ask.answer(503)
     async with serving(registry) as client:
@@ -318,7 +318,7 @@ async def test_a_token_service_in_trouble() -> None:
 @pytest.mark.parametrize("status", [404, 405])
 @pytest_twisted.ensureDeferred
 async def test_oauth2(status: int) -> None:
-    """A token service that knows no GET is asked by POST, the password in the body."""
+    """A token service without GET gets a POST with the password in its body."""
     registry = TokenRegistry(public=False)
     forms: list[dict[str, list[str]]] = []
 
@@ -351,7 +351,7 @@ IDENTITY = RegistryLogin.parse("<token>:re:fresh wörd")
 
 @pytest_twisted.ensureDeferred
 async def test_an_identity_token() -> None:
-    """It is sent as a refresh token by POST, to the token service alone, for each new token."""
+    """An identity token is sent by POST, to the token service alone, for each new token."""
     registry = TokenRegistry(public=False)
     forms: list[dict[str, list[str]]] = []
     logins: list[str | None] = []
@@ -407,7 +407,7 @@ async def test_an_identity_token_that_is_refused(status: int, body: bytes, words
 
 @pytest_twisted.ensureDeferred
 async def test_an_identity_token_is_no_password() -> None:
-    """A registry without a token service does not get it, and the error says so."""
+    """A registry without a token service does not get an identity token; the error says so."""
     registry = FakeRegistry(
         IMAGE, misbehave=lambda ask: ask.answer(401, WWW_Authenticate='Basic realm="x"')
     )
@@ -443,7 +443,7 @@ async def test_a_redirected_password() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_realms_that_are_refused(realm: str, expected: str) -> None:
-    """A token service is by https and not in a foreign private network."""
+    """A token service needs https and an address outside of private networks."""
     registry = TokenRegistry(public=False)
     registry.realm = realm
     async with serving(registry) as client:
@@ -453,7 +453,7 @@ async def test_realms_that_are_refused(realm: str, expected: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
-    """A login goes to the token service that the registry names, by TLS, and no further."""
+    """A login is sent by TLS to the token service that the registry names, and to no other host."""
     authority = Authority(tmp_path)
     names = ["registry.example", "auth.example", "spy.example"]
     network = Network({name: [PUBLIC] for name in names})
@@ -488,7 +488,7 @@ async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
 
 
 def basic(ask: Ask) -> object:
-    """Want Alice's login."""
+    """Refuse requests without Alice's login."""
     if ask.header("Authorization") == f"Basic {SECRETS[1]}":
         return None
     return ask.answer(401, WWW_Authenticate='Negotiate, Basic realm="x", charset="UTF-8"')
@@ -511,7 +511,7 @@ async def test_basic() -> None:
 @pytest.mark.parametrize("challenge", ["", "Negotiate", 'Digest realm="x"', '"'])
 @pytest_twisted.ensureDeferred
 async def test_unknown_schemes(challenge: str) -> None:
-    """A challenge that we cannot answer is a refusal."""
+    """A challenge with an unknown scheme counts as a refusal."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(401, WWW_Authenticate=challenge))
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied):
@@ -522,7 +522,7 @@ async def test_unknown_schemes(challenge: str) -> None:
 @pytest.mark.parametrize("status", [403, 404])
 @pytest_twisted.ensureDeferred
 async def test_hidden_from_nobody(status: int) -> None:
-    """Where nobody is answered 403 or 404 and then challenged, the login is tried too."""
+    """If anonymous requests get 403 or 404 and then a challenge, the login is tried, too."""
     registry = TokenRegistry(public=False)
     challenge = registry.misbehave
 
@@ -549,7 +549,7 @@ async def test_hidden_from_nobody(status: int) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_refused_twice(first: int, second: int, expected: type[GatewayError]) -> None:
-    """What is refused with the login too is named by what is known of it."""
+    """If the request with the login is refused, too, both answers decide on the error."""
     fields = {"WWW_Authenticate": 'Basic realm="x"'}
 
     def misbehave(ask: Ask) -> object:
@@ -593,7 +593,7 @@ CHALLENGE = Challenge("bearer", {"realm": "https://auth.example/"})
 
 
 def obtain(tokens: Tokens, access: RepositoryAccess, bad: str | None = None) -> str | None:
-    """Get an authorization at once."""
+    """Return an authorization, which is available at once."""
     results: list[str | None] = []
     Deferred.fromCoroutine(tokens.obtain([CHALLENGE], access, bad)).addCallback(results.append)
     return results[0]
@@ -601,7 +601,7 @@ def obtain(tokens: Tokens, access: RepositoryAccess, bad: str | None = None) -> 
 
 @pytest.mark.parametrize(("life", "used"), [(300, 290), (None, 50), (8, 4), (10**6, 3590)])
 def test_tokens_are_used_until_shortly_before_their_end(life: float | None, used: float) -> None:
-    """Without a word they live for a minute, and never longer than an hour."""
+    """Tokens without a lifetime are valid for a minute; no token is used longer than an hour."""
     clock = Clock()
     tokens, _ = tokens_with(clock, life)
     access = RepositoryAccess("team/app")
@@ -616,7 +616,7 @@ def test_tokens_are_used_until_shortly_before_their_end(life: float | None, used
 
 
 def test_old_tokens_are_forgotten() -> None:
-    """A worker that lives for months does not keep what it had in its first week."""
+    """Old tokens are dropped from the memory of a worker."""
     clock = Clock()
     tokens, _ = tokens_with(clock, 60)
     for number in range(100):
@@ -626,7 +626,7 @@ def test_old_tokens_are_forgotten() -> None:
 
 
 def test_nothing_shows_a_secret() -> None:
-    """Neither logins nor grants have their secrets in their text."""
+    """The texts of logins and grants do not contain their secrets."""
     tokens, names = tokens_with(Clock(), 60)
     access = RepositoryAccess("team/app", ALICE)
     obtain(tokens, access)

@@ -111,7 +111,7 @@ async def test_tls(authority: Authority) -> None:
 async def test_bad_certificates(
     name: str, is_trusted: bool, expected: str, authority: Authority, tmp_path: Path
 ) -> None:
-    """A certificate of an unknown authority, or for another name, ends it at once and clearly."""
+    """A certificate of an unknown authority, or for another name, ends a request at once."""
     cacert = authority.pem if is_trusted else Authority(tmp_path).pem
     registry = FakeRegistry(IMAGE)
     network = Network({"registry.example": [PUBLIC]})
@@ -127,7 +127,7 @@ async def test_bad_certificates(
 
 @pytest_twisted.ensureDeferred
 async def test_the_systems_authorities(authority: Authority) -> None:
-    """Without a file of its own a location is judged by the system's authorities."""
+    """Without its own file a location is verified by the system's authorities."""
     network = Network({"registry.example": [PUBLIC]})
     registry = FakeRegistry(IMAGE)
     async with (
@@ -160,7 +160,7 @@ class Plain(Protocol):
 
 @pytest_twisted.ensureDeferred
 async def test_no_tls_at_all() -> None:
-    """A server that does not speak TLS is named so; nothing is sent to it in the clear."""
+    """The error names a server without TLS, which gets no request in clear text."""
     network = Network({"registry.example": [PUBLIC]})
     async with a_server(Plain) as port:
         url = f"https://registry.example:{port}"
@@ -172,7 +172,7 @@ async def test_no_tls_at_all() -> None:
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
 @pytest_twisted.ensureDeferred
 async def test_a_cacert_that_is_none(content: bytes | None, tmp_path: Path) -> None:
-    """A file that is missing, or holds no certificate, is a fault of the configuration."""
+    """A missing file, or a file without a certificate, is a fault of the configuration."""
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
@@ -218,7 +218,7 @@ async def test_another_port_is_another_origin() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_origin_keeps_credentials() -> None:
-    """A redirect within the registry is followed as it was asked, relative URLs included."""
+    """A redirect within the registry is followed with the credentials, also to a relative URL."""
     registry = FakeRegistry(IMAGE)
     moved_path = f"/moved/blobs/{LAYER}"
     registry.misbehave = lambda ask: basic(ask) or (ask.path != moved_path and to(moved_path)(ask))
@@ -373,7 +373,7 @@ async def test_a_scheme_in_upper_case(authority: Authority) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_name() -> None:
-    """A name that does not exist is named as such, with the location's name."""
+    """The error for a name that does not exist has the location's name."""
     async with a_client("https://absent.example", Network({}), patience=SINGLE_TRY) as client:
         with pytest.raises(RetryLater, match="'test' cannot be found"):
             await resolve(client)

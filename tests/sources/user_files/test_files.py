@@ -1,4 +1,4 @@
-"""Files of users: found in the spool or fetched, compared with their digest, then read."""
+"""Files of users: from the spool or from a gateway, verified by their digest, then read."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class FileBench:
 
     @property
     def leftovers(self) -> list[str]:
-        """Return the names in the scratch space."""
+        """Return the names of the files in the scratch space."""
         return sorted(path.name for path in (self.root / "scratch").iterdir())
 
     def client(self, port: int, seal: Seal | None = None) -> SpoolClient:
@@ -140,7 +140,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[FileBench]:
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_on_this_machine_is_read_where_it_is(bench: FileBench) -> None:
-    """It is hashed first, and its image is private to the user, apart from all others."""
+    """The upload is hashed first, and its image is private to the user, apart from all others."""
     file = await bench.add()
     image, _ = await bench.read(bench.files(), file)
     assert bench.paths == [data_path(bench.root / "spool", file.id)]
@@ -153,7 +153,7 @@ async def test_an_upload_on_this_machine_is_read_where_it_is(bench: FileBench) -
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_with_a_wrong_digest(bench: FileBench) -> None:
-    """It is never parsed; the user is told, and the upload is removed so that another can come."""
+    """The upload is not parsed; the error goes to the user, and the upload is removed."""
     file = await bench.add(sha256="ab" * 32)
     with pytest.raises(BlobCorrupt, match="Upload the file again"):
         await bench.read(bench.files(), file)
@@ -171,7 +171,7 @@ async def test_a_worker_without_the_upload(bench: FileBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_is_fetched(bench: FileBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another machine gets it in pieces, and removes its copy afterwards."""
+    """Another machine fetches the upload in pieces, and removes its copy afterwards."""
     monkeypatch.setattr(spool_client, "PIECE", 30_000)
     file = await bench.add()
     async with listening(site_of(bench.gateway(), reactor)) as port:
@@ -215,7 +215,7 @@ async def test_a_fetch_is_resumed(bench: FileBench, monkeypatch: pytest.MonkeyPa
 
 @pytest_twisted.ensureDeferred
 async def test_a_later_attempt_finds_nothing_unpacked(bench: FileBench) -> None:
-    """What an attempt that was cancelled, or killed, has unpacked does not hinder the next one."""
+    """Unpacked files of a cancelled or killed attempt do not disturb the next attempt."""
     file = await bench.add()
     bench.gate = Deferred()
     working = Deferred.fromCoroutine(bench.read(bench.files(), file))
@@ -263,7 +263,7 @@ async def test_a_worker_elsewhere_reports_a_wrong_digest(bench: FileBench) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_another_key_is_refused(bench: FileBench) -> None:
-    """A worker without the site's key learns nothing, and the error names the key file."""
+    """A worker without the site's key gets no data, and the error names the key file."""
     file = await bench.add()
     async with listening(site_of(bench.gateway(), reactor)) as port:
         client = bench.client(port, Seal(b"x" * 32))
@@ -292,7 +292,7 @@ async def test_a_gateway_that_does_not_answer(
 
 @pytest_twisted.ensureDeferred
 async def test_a_fetch_has_a_time_limit(bench: FileBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway that answers slowly does not keep a worker for ever; the error names the key."""
+    """A fetch from a slow gateway ends after a time limit; the error names its key."""
     file = await bench.add()
     gateway = bench.gateway()
 
@@ -309,7 +309,7 @@ async def test_a_fetch_has_a_time_limit(bench: FileBench, monkeypatch: pytest.Mo
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_that_is_gone(bench: FileBench) -> None:
-    """The user is told to upload it again."""
+    """The remedy is to upload the file again."""
     file = replace(await bench.add(), id="0" * 32)
     async with listening(site_of(bench.gateway(), reactor)) as port:
         client = bench.client(port)
@@ -345,7 +345,7 @@ def test_a_signature_is_for_one_request(
 
 @pytest_twisted.ensureDeferred
 async def test_pieces_have_a_limit(bench: FileBench) -> None:
-    """Neither an incomplete upload nor a piece outside of it is given away."""
+    """Neither an incomplete upload nor a piece outside of it is sent."""
     file = await bench.add()
     assert PIECE <= PIECE_LIMIT
     gateway = bench.gateway()
@@ -364,7 +364,7 @@ async def test_pieces_have_a_limit(bench: FileBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_import_is_read_as_its_user(bench: FileBench) -> None:
-    """The file of an import is copied first, so that its bytes stay the same."""
+    """The file of an import is copied first, so that its bytes cannot change later."""
     file = ImageFile(kind="squashfs", path="/data/x.squashfs", user="alice")
     await bench.read(bench.files(), file)
     assert bench.imports == [("/data/x.squashfs", ALICE)]
@@ -374,7 +374,7 @@ async def test_an_import_is_read_as_its_user(bench: FileBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_jobs_on_one_file(bench: FileBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job whose file an earlier attempt still reads gives its slot back after a while."""
+    """A job whose file an earlier attempt still reads releases its slot after a while."""
     monkeypatch.setattr("shiftergw.sources.user_files.files.LOCK_SECONDS", 0.05)
     file = await bench.add()
     bench.gate = Deferred()
@@ -389,7 +389,7 @@ async def test_two_jobs_on_one_file(bench: FileBench, monkeypatch: pytest.Monkey
 
 @pytest_twisted.ensureDeferred
 async def test_sweep(bench: FileBench) -> None:
-    """What killed jobs have left is removed once it is old."""
+    """Files of killed jobs are removed once they are old."""
     scratch = bench.root / "scratch"
     old, new = scratch / ("1" * 32), scratch / ("2" * 32)
     for place in (old, new):

@@ -1,4 +1,4 @@
-"""Imports: what everybody may read, and what a program reads as the user."""
+"""Imports: public files, and files that a program reads as the user."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_public_file_is_opened(directory: Path, public: Path) -> None:
-    """A file that everybody may read below directories that everybody may enter."""
+    """A public file below directories that all users may enter is opened."""
     file = directory / "image.squashfs"
     file.write_bytes(b"squashfs")
     file.chmod(0o444)
@@ -115,7 +115,7 @@ def test_links_are_not_followed(directory: Path) -> None:
 
 
 def test_what_is_no_file(directory: Path) -> None:
-    """A pipe blocks nobody; a directory, a device and an absent file have the same words."""
+    """A pipe does not block; a directory, a device and an absent file have the same words."""
     os.mkfifo(directory / "pipe")
     (directory / "pipe").chmod(0o644)
     words = set()
@@ -132,7 +132,7 @@ def test_what_is_no_file(directory: Path) -> None:
 
 
 def test_an_access_control_list_excludes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file with a list may be closed to some users: it is not imported."""
+    """A file with an access control list may exclude users, so it is not imported."""
     file = directory / "image"
     file.touch()
     file.chmod(0o644)
@@ -194,7 +194,7 @@ async def test_the_command_gets_arguments(threads: Threads, tmp_path: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_a_command_that_fails(threads: Threads, tmp_path: Path) -> None:
-    """The user gets a sentence, the admin what the command says."""
+    """The user gets a sentence, the log the output of the command."""
     imports = _imports(threads, "sh", "-c", "echo no such secret >&2; exit 3")
     with pytest.raises(ImageNotFound) as caught:
         await imports.read(FILE, 2001, tmp_path / "copy", lambda _: None)
@@ -206,7 +206,7 @@ async def test_a_command_that_fails(threads: Threads, tmp_path: Path) -> None:
 async def test_a_file_that_is_too_large(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command that prints without an end is ended; so is one that is through already."""
+    """A command with too much output is killed, or ends with the same error."""
     monkeypatch.setattr(imports_module, "LOOK_SECONDS", 0.05)
     for script in ("head -c 5000 /dev/zero", "head -c 5000 /dev/zero; exec sleep 600"):
         with pytest.raises(ImageTooLarge, match="MaxUploadSize"):
@@ -217,7 +217,7 @@ async def test_a_file_that_is_too_large(
 
 @pytest_twisted.ensureDeferred
 async def test_a_command_that_hangs(threads: Threads, tmp_path: Path) -> None:
-    """It has a time limit."""
+    """A command has a time limit."""
     calls = import_calls(threads)
     imports = Imports(["sleep", "600"], os.environ, 1000, 0.2, threads, calls, reactor)
     with pytest.raises(TimedOut):
@@ -250,7 +250,7 @@ async def test_a_public_file_is_copied(threads: Threads, directory: Path) -> Non
 async def test_a_file_system_that_hangs(
     threads: Threads, directory: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The pull ends; with two steps that hang the next one at once. What hangs writes no more."""
+    """The pull ends; with two hanging steps the next pull ends at once. These write no more."""
     monkeypatch.setattr(imports_module, "STEP_SECONDS", 0.2)
     file = directory / "image.squashfs"
     file.write_bytes(b"squashfs")
