@@ -61,7 +61,7 @@ def test_scopes() -> None:
 
 
 def test_a_digest_hides_the_tag() -> None:
-    """A tag beside a digest was not looked up, so it is no scope."""
+    """A tag beside a digest was not looked up, so it is not a scope."""
     reference = DockerReference.parse(f"localhost/m:t@{DIGEST}")
     assert list(reference.scopes()) == [f"localhost/m@{DIGEST}", "localhost/m", "localhost"]
 

@@ -1,4 +1,4 @@
-"""Verdicts are read back from documents, and nothing else is."""
+"""Only documents of verdicts are read as verdicts."""
 
 from __future__ import annotations
 

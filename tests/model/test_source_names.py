@@ -1,4 +1,4 @@
-"""Names of sources that are no registry: what is a file, a directory or a pipe, and what is not."""
+"""Names of files, directories and pipes are distinguished from references to registries."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def readers(
     previous: ImageRecord | None = None,
     without_acl: str = "owner",
 ) -> Access:
-    """Return who may read a private image after a pull."""
+    """Return the readers of a private image after a pull."""
     return after_pull(request, ready, previous, private=True, without_acl=without_acl)[0]
 
 
@@ -192,7 +192,7 @@ def test_only_puller_and_admin_change_other_users_access(
     uid: int,
     admin: bool,
 ) -> None:
-    """Whatever the two ACLs are. The user of the pull is always among the readers."""
+    """This holds for any two ACLs. The user of the pull is always among the readers."""
     ready = image((*users, ALICE), groups)
     result = readers(pull(uid, new_users, new_groups, admin=admin), ready)
     assert uid in result.user_acl
@@ -233,7 +233,7 @@ def test_a_change_needs_permission_and_a_difference() -> None:
 def test_who_may_expire_a_tag(
     uid: int, users: tuple[int, ...], groups: tuple[int, ...], private: bool, may_expire: bool
 ) -> None:
-    """A user may expire what nobody else may read; an admin may expire everything."""
+    """A user may expire images that no other user may read; an admin may expire all images."""
     record = image(users, groups, private=private)
     assert access.may_expire(session(uid), record, "app:1") is may_expire
     assert access.may_expire(session(ROOT, admin=True), record, "app:1")
@@ -280,7 +280,7 @@ READ = ResolvedImage(BLOB.digest, BLOB.digest, BLOB, (), "registry", "lib/app")
 def test_who_may_skip_the_download(
     private: bool, origin: Origin | None, uid: int, proven: bool, expected: bool
 ) -> None:
-    """A public image: everybody. A private one, at its origin: readers, and users with proof."""
+    """All users may for a public image; readers, and users with proof, for a private one."""
     ready = replace(image((ALICE,), private=private), origin=origin)
     assert access.may_skip_download(pull(uid), ready, READ, proven=proven) is expected
 
@@ -302,7 +302,7 @@ def test_each_tag_belongs_to_its_own_user() -> None:
 
 
 def test_tags_of_earlier_records() -> None:
-    """They belong to the puller of record, and to admins alone if there is none."""
+    """Such tags belong to the puller of record, or to admins alone without one."""
     request = replace(pull(BOB), pulltag="bobs:1")
     for puller, owner in ((ALICE, ALICE), (None, ANONYMOUS)):
         ready = replace(image((), puller=puller), tags=("app:1",))
@@ -334,7 +334,7 @@ def custom_image(ready: ImageRecord, owners: dict[str, int]) -> ImageRecord:
 
 
 def test_an_upload_states_its_readers() -> None:
-    """Its owner replaces the list, also by an empty one; owners of other tags stay readers."""
+    """The owner replaces the list, also by an empty one; owners of other tags stay readers."""
     ready = custom_image(image((ALICE, BOB, CAROL), (2300,)), {"app:1": ALICE, "copy:1": BOB})
     assert after_upload(upload_pull(pull(ALICE)), [ready]) == (Access(True, (ALICE, BOB)), ALICE)
     assert after_upload(upload_pull(pull(ALICE), public=True), [ready]) == (PUBLIC, ALICE)
@@ -355,7 +355,7 @@ def test_a_second_uploader_is_only_added() -> None:
 
 
 def test_a_public_image_of_a_registry_stays_public() -> None:
-    """A private upload of the same content excludes nobody from the registry's image."""
+    """A private upload of the same content does not restrict the registry's image."""
     assert after_upload(upload_pull(pull(ALICE)), [image((), private=False)]) == (PUBLIC, ALICE)
 
 

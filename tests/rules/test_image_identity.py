@@ -1,4 +1,4 @@
-"""Tests of how policies see images: by the location's name, whatever the URL and the mirror."""
+"""A policy identifies images by the location's name, whatever the URL and the mirror."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOB = Descriptor(Digest.of(b"blob"), 4)
 
 
 def image_at(location: str, repository: str, kind: str = "dockerv2") -> ResolvedImage:
-    """Return an image that was resolved there."""
+    """Return an image that was resolved at a location."""
     return ResolvedImage(
         MANIFEST, INDEX, BLOB, (BLOB,), location, repository, False, source_kind=kind
     )
@@ -91,7 +91,7 @@ def test_archives() -> None:
 @pytest.mark.parametrize("kind", ["dockerv2", "oci-layout", "docker-archive"])
 @pytest.mark.parametrize("url", ["https://reg.example.org", "file:///srv/oci", ""])
 def test_records(kind: str, url: str) -> None:
-    """A delivered image is known as it was when it was pulled."""
+    """A delivered image has the identity of its pull."""
     reference = ImageReference.parse("app:1")
     origin = Origin("reg.example.org", "n/app", str(INDEX))
     record = ImageRecord(id=MANIFEST.hex, origin=origin, remotetype=kind)
@@ -108,5 +108,5 @@ def test_records(kind: str, url: str) -> None:
     ],
 )
 def test_records_that_tell_too_little(record: ImageRecord) -> None:
-    """Records of the original gateway must be judged anew."""
+    """Images of records of the original gateway must be judged anew."""
     assert identify_record(record, ImageReference.parse("app:1"), "") is None

@@ -1,4 +1,4 @@
-"""Tests of policies: which requirements an image has, and when they hold."""
+"""Policies: the requirements of an image, and the conditions under which they hold."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_a_digest_needs_the_repository_only() -> None:
 
 @pytest.mark.parametrize("reference", ["", "elsewhere.org/b:2", "not a name"])
 def test_a_digest_alone(reference: str) -> None:
-    """Where `signedIdentity` is `matchDigest`, the name of a signature is any or none."""
+    """If `signedIdentity` is `matchDigest`, the name in a signature does not matter."""
     requirement = {**SIGSTORE_SIGNED, "signedIdentity": {"type": "matchDigest"}}
     assert judge_image([requirement], [claim_of(reference)]).is_accepted
     assert judge_image([requirement], [claim_of(reference, INDEX)]).is_accepted
@@ -281,7 +281,7 @@ def test_archives_have_no_reference(requirement: Any, is_accepted: bool) -> None
 
 
 def test_foreign_text_is_printable() -> None:
-    """What a signature claims cannot break a line of the log."""
+    """The text of a signature cannot break a line of the log."""
     verdict = judge_image([SIGNED_BY], [claim_of("x\ny"), RejectedSignature("a\nb", "k\ne")])
     assert verdict.reason.isprintable()
     assert verdict.identity.isprintable()
@@ -302,7 +302,7 @@ def test_kinds_of_signatures() -> None:
 
 @pytest.mark.parametrize("kind", ["matchExact", "matchRepoDigestOrExact"])
 def test_a_name_alone_names_no_image(kind: str) -> None:
-    """A signature without tag and digest is one of a repository, whatever the image is called."""
+    """A signature without tag and digest does not identify an image, whatever its name."""
     verdict = judge_image(
         [identity(kind)], [claim_of("reg.example.org/n/app")], text="reg.example.org/n/app"
     )
@@ -327,7 +327,7 @@ def test_verdicts_that_need_no_signatures() -> None:
 
 
 def test_delivered_images_of_no_registry() -> None:
-    """They have no signatures, so the present policy decides at once."""
+    """Images of no registry have no signatures, so the present policy decides at once."""
     image = ImageIdentity("docker-archive", frozenset({DIGEST}))
     for requirement, is_accepted in ((ACCEPT, True), (REJECT, False), (SIGNED_BY, False)):
         policy = policy_of([REJECT], {"docker-archive": {"": [requirement]}})

@@ -1,4 +1,4 @@
-"""Tests of reading policies: strict, with a place in each complaint."""
+"""Policies are read strictly, and each error names its place in the document."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ INVALID_SCOPES = [
 
 @pytest.mark.parametrize(("document", "problem"), INVALID)
 def test_invalid_documents(document: Any, problem: str) -> None:
-    """Whatever is not a policy is refused in words."""
+    """The error for a document that is not a policy has the reason."""
     with pytest.raises(PolicyInvalid) as caught:
         parse(document)
     assert problem in caught.value.what

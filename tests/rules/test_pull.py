@@ -1,4 +1,4 @@
-"""What a pull needs: the decision for each combination of tag, manifest, readers and user."""
+"""The steps of a pull are decided by tag, manifest, readers and user."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ACL_OF_ADMIN = ImageRecord(requested_by=ROOT, kind="acl", by_admin=True)
 def test_the_digest_is_asked_only_where_it_decides(
     request_: ImageRecord, current: ImageRecord | None, *, is_asked: bool
 ) -> None:
-    """Not for a new tag, a stranger to a private image, or a mere change of readers."""
+    """No digest is requested for a new tag, for a stranger, or for a change of readers alone."""
     assert should_ask_digest(request_, current, stores_labels=False) is is_asked
 
 
@@ -132,6 +132,6 @@ def test_decision_from_the_manifest(
 def test_an_image_without_its_file_is_built(
     ready: Sequence[ImageRecord], missing: Digest, *, is_built: bool
 ) -> None:
-    """Only the image whose file is missing: another image's missing file does not matter."""
+    """An image is built if its own file is missing; missing files of other images do not matter."""
     decision = decide_from_manifest(PULL_OF_ALICE, IMAGE, ready, missing.hex)
     assert (decision == Build()) is is_built

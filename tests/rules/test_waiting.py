@@ -74,7 +74,7 @@ def test_a_registry_that_stays_unreachable() -> None:
 
 
 def test_waits_without_a_named_time_grow() -> None:
-    """Each is as long as all before together, at most five minutes; a named time stays."""
+    """Each wait is as long as all earlier ones, at most five minutes; a named time stays."""
     waits, past_wait = [], 0.0
     while True:
         try:
@@ -125,7 +125,7 @@ def test_waits_for_other_pulls() -> None:
 
 
 def test_a_conversion_outside_the_service_waits_itself() -> None:
-    """It prints the time, retries at that time, and gives up at the limit of a pull."""
+    """The command prints the time, retries at that time, and fails at the limit of a pull."""
     clock, messages, tries = Clock(), list[str](), list[float]()
 
     async def work() -> str:

@@ -1,4 +1,4 @@
-"""Logins and the failures of a moment ago."""
+"""A login may start a new pull after a failure of a moment ago."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that users make of uploads and imported files: polls, names, and whose they are."""
+"""Images that users make of uploads and imported files: polls, names, and owners."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def bench(tmp_path: Path, spool: UploadFiles) -> AsyncIterator[CustomBench
 
 @pytest_twisted.ensureDeferred
 async def test_polls_follow_an_upload_to_its_image(bench: CustomBench) -> None:
-    """INIT, PENDING, READY; the last poll removes the upload, and later polls stay READY."""
+    """Polls get INIT, PENDING, READY; the last one removes the upload, and later ones get READY."""
     upload_id = await bench.upload()
     first = await bench.make(upload_id, selector="app:1")
     assert (first.status, bench.wakes) == (State.INIT, 1)
@@ -215,7 +215,7 @@ async def test_users_who_upload_one_content_together(bench: CustomBench) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_whose_file_is_gone_is_uploaded_again(bench: CustomBench) -> None:
-    """A failure on the READY image lets the same file be sent and the image be made anew."""
+    """After a failure on the READY image the file is uploaded again, and the image is made anew."""
     file = ImageFile("", "sif", 10, "30" * 32)
     await bench.make(await bench.upload())
     await bench.finish()
@@ -328,7 +328,7 @@ async def test_names_belong_to_their_users(bench: CustomBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_names_are_checked_before_an_upload(bench: CustomBench) -> None:
-    """What the pull would refuse is refused in the same words; nothing is stored."""
+    """An invalid name is refused before an upload, in the words of the pull; no byte is stored."""
     await bench.make(await bench.upload())
     await bench.finish()
     for session in (ALICE, ADMIN):
@@ -398,7 +398,7 @@ async def test_uploads_that_are_not_there(bench: CustomBench) -> None:
 async def test_requests_that_are_refused(
     bench: CustomBench, changes: dict[str, Any], error: type[GatewayError]
 ) -> None:
-    """The type is custom, the name is plain, and public images have no list."""
+    """A request needs the type `custom` and a plain name; a public image may have no list."""
     with pytest.raises(error):
         await bench.make(await bench.upload(), **changes)
     if changes.keys() != {"session"}:
@@ -488,7 +488,7 @@ async def test_a_file_that_may_not_be_read(bench: CustomBench) -> None:
 async def test_who_may_import(
     bench: CustomBench, spool: UploadFiles, users: Any, may_import: bool
 ) -> None:
-    """`ImportUsers` is the original's key; an empty list is nobody here."""
+    """`ImportUsers` is the original's key; with an empty list no user may import."""
     changes = {} if users is None else {"ImportUsers": users}
     place = CustomBench(bench.store, spool, **changes)
     if may_import:
@@ -519,7 +519,7 @@ async def test_who_may_use_an_imported_image(
 
 @pytest_twisted.ensureDeferred
 async def test_a_gateway_without_uploads(bench: CustomBench) -> None:
-    """It says so."""
+    """The error says that the gateway takes no uploads."""
     gateway = Gateway(
         load_config({}).config,
         bench.store,

@@ -1,4 +1,4 @@
-"""Waiting work is offered to workers: in fair order, once, and again after a worker died."""
+"""Waiting work is offered to workers: in fair order, once, and again after a worker has died."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def run_round(dispatch: Dispatch) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_waiting_work_is_offered(store: SqliteStore, clock: Clock) -> None:
-    """As many records as there are slots, in the store's fair order."""
+    """A record is offered for each slot, in the store's fair order."""
     first = await claim_work(store, clock, 3, uid=1)
     clock.advance(1)
     second = await claim_work(store, clock, 1, uid=2)
@@ -170,7 +170,7 @@ async def test_a_hung_worker_is_stopped_without_a_free_slot(
 
 @pytest_twisted.ensureDeferred
 async def test_a_refused_offer_is_repeated(store: SqliteStore, clock: Clock) -> None:
-    """What no worker took is offered in the next round."""
+    """A record that no worker took is offered in the next round."""
     keys = await claim_work(store, clock, 2)
     queue = FakeQueue(5)
     queue.refuses_offers = True
@@ -183,7 +183,7 @@ async def test_a_refused_offer_is_repeated(store: SqliteStore, clock: Clock) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_an_unavailable_store(store: SqliteStore, clock: Clock, tmp_path: Path) -> None:
-    """Rounds fail and go on; when the store is back, work is offered."""
+    """Rounds continue after failures; when the store is back, work is offered."""
     keys = await claim_work(store, clock, 1)
     await store.stopService()
     queue = FakeQueue(5)
@@ -271,7 +271,7 @@ async def test_systems_with_machines_of_their_own_have_no_limit(
 
 @pytest_twisted.ensureDeferred
 async def test_workers_that_hang_are_stopped_side_by_side(store: SqliteStore, clock: Clock) -> None:
-    """However many do not stop, other work does not wait, and theirs waits for one time limit."""
+    """Other work does not wait for hung workers; their own work waits for a single time limit."""
     hung = await claim_work(store, clock, 3)
     for key in hung:
         await begin(store, key, clock)
@@ -311,7 +311,7 @@ async def test_a_worker_that_does_not_stop_delays_only_its_own_record(
 
 @pytest_twisted.ensureDeferred
 async def test_a_system_without_workers_starves_nobody(store: SqliteStore, clock: Clock) -> None:
-    """Its work waits, however much it is, while work of other systems is offered."""
+    """The work of a system without workers waits, while that of other systems is offered."""
     waiting = await claim_work(store, clock, 5, 1, "down")
     clock.advance(1)
     (free,) = await claim_work(store, clock, 1, 2, "up")
@@ -327,7 +327,7 @@ async def test_a_system_without_workers_starves_nobody(store: SqliteStore, clock
 
 @pytest_twisted.ensureDeferred
 async def test_stale_work_without_workers_delays_nobody(store: SqliteStore, clock: Clock) -> None:
-    """It waits for workers of its system; work of other systems is offered."""
+    """Stale work waits for workers of its system; work of other systems is offered."""
     (stale,) = await claim_work(store, clock, 1, 1, "down")
     await begin(store, stale, clock)
     clock.advance(LIMIT + 1)
@@ -340,7 +340,7 @@ async def test_stale_work_without_workers_delays_nobody(store: SqliteStore, cloc
 
 @pytest_twisted.ensureDeferred
 async def test_work_that_was_requeued_stops_no_worker(store: SqliteStore, clock: Clock) -> None:
-    """It is offered at once, and its next worker is not mistaken for the hung one."""
+    """Requeued work is offered at once, and its next worker is not mistaken for the hung one."""
     (key,) = await claim_work(store, clock, 1)
     await begin(store, key, clock)
     await store.requeue(key, 1, "", died=True)
@@ -351,7 +351,7 @@ async def test_work_that_was_requeued_stops_no_worker(store: SqliteStore, clock:
 
 @pytest_twisted.ensureDeferred
 async def test_a_hung_worker_counts_as_a_death(store: SqliteStore, clock: Clock) -> None:
-    """Its later writes are refused, also before the next attempt begins."""
+    """Later writes of the hung worker are refused, also before the next attempt begins."""
     (key,) = await claim_work(store, clock, 1)
     await begin(store, key, clock)
     clock.advance(LIMIT + 1)
@@ -367,7 +367,7 @@ async def test_a_hung_worker_counts_as_a_death(store: SqliteStore, clock: Clock)
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("limit", [1.0, 10.0])
 async def test_a_successor_is_not_stopped(store: SqliteStore, clock: Clock, limit: float) -> None:
-    """However long the stop of the hung worker takes, and the start of the next one."""
+    """The successor runs, however long the stop of the hung worker and its own start take."""
     (key,) = await claim_work(store, clock, 1)
     await begin(store, key, clock)
     clock.advance(limit + 1)
@@ -390,7 +390,7 @@ async def test_a_successor_is_not_stopped(store: SqliteStore, clock: Clock, limi
 
 @pytest_twisted.ensureDeferred
 async def test_an_ended_job_allows_a_new_offer(store: SqliteStore, clock: Clock) -> None:
-    """At once, also if the job ends before the offer returns."""
+    """The next offer follows at once, also if the job ends before the first offer returns."""
     (key,) = await claim_work(store, clock, 1)
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
@@ -409,7 +409,7 @@ async def test_an_ended_job_allows_a_new_offer(store: SqliteStore, clock: Clock)
 
 @pytest_twisted.ensureDeferred
 async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) -> None:
-    """While a pull from another registry waits; otherwise one registry may use all slots."""
+    """A slot is left while a pull from another registry waits; otherwise all slots are used."""
     queue = FakeQueue(2)
     queue.worker_machines = machines_with((2, SYSTEMS))
     for n in range(3):
@@ -434,7 +434,7 @@ async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) 
 
 @pytest_twisted.ensureDeferred
 async def test_postponed_work_is_offered_at_its_time(store: SqliteStore, clock: Clock) -> None:
-    """Not earlier, although slots are free; then once."""
+    """Postponed work is not offered earlier, although slots are free, and then only once."""
     queue = FakeQueue(2)
     (key,) = await claim_work(store, clock, 1)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)

@@ -1,4 +1,4 @@
-"""Explanations are made one at a time, and only the user who asked for one gets it."""
+"""Explanations are made one at a time, and only the user of the request gets the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DOCUMENT = {"action": "build"}
 
 
 class ManualExplainer:
-    """An `Explainer` whose answers the test gives."""
+    """An `Explainer` with the answers of the test."""
 
     def __init__(self) -> None:
         """Start without requests."""
@@ -76,7 +76,7 @@ def bench() -> Iterator[Bench]:
 
 
 def test_an_explanation(bench: Bench) -> None:
-    """Its user polls it until it is there, and for some minutes afterwards; nobody else does."""
+    """Only its user can poll an explanation, until it is complete and for some minutes after."""
     state = bench.begin()
     assert state["status"] == "RUNNING"
     bench.explainer.answers[0].callback(DOCUMENT)
@@ -91,7 +91,7 @@ def test_an_explanation(bench: Bench) -> None:
 
 
 def test_the_request(bench: Bench) -> None:
-    """It has the normalized name, the user, and the login for the image's registry."""
+    """The request has the normalized name, the user, and the login for the image's registry."""
     logins = {"default": RegistryLogin("alice", "secret")}
     bench.begin("app", replace(ALICE, logins=logins))
     (request,) = bench.explainer.requests
@@ -103,7 +103,7 @@ def test_the_request(bench: Bench) -> None:
 
 
 def test_one_at_a_time(bench: Bench) -> None:
-    """The next one begins when one has ended, also by an error."""
+    """The next explanation begins when one has ended, also by an error."""
     first, second = bench.begin("a:1"), bench.begin("b:1", BOB)
     assert (second["status"], len(bench.explainer.requests)) == ("WAITING", 1)
     bench.explainer.answers[0].errback(TimedOut("It took too long.", remedy="Try again."))
@@ -115,7 +115,7 @@ def test_one_at_a_time(bench: Bench) -> None:
 
 
 def test_the_same_request_again(bench: Bench) -> None:
-    """It finds the one in progress; after the end it is a new one, with new answers."""
+    """A repeated request joins the one in progress; after the end it starts a new explanation."""
     state = bench.begin("app:1")
     assert bench.begin("docker://app:1")["id"] == state["id"]
     assert bench.begin("app:1", BOB)["id"] != state["id"]
@@ -125,7 +125,7 @@ def test_the_same_request_again(bench: Bench) -> None:
 
 
 def test_limits(bench: Bench) -> None:
-    """A user has two in progress; all users together have a bounded number."""
+    """The number of explanations in progress is limited for a user, and for all users."""
     bench.begin("a:1")
     bench.begin("b:1")
     with pytest.raises(TooMany):
@@ -151,7 +151,7 @@ def test_the_oldest_results_are_dropped(bench: Bench, monkeypatch: pytest.Monkey
 
 
 def test_who_and_what_is_refused(bench: Bench) -> None:
-    """Nothing is begun for anonymous users, other types, and names without a registry."""
+    """Anonymous users, other types, and names without a registry are refused."""
     with pytest.raises(NotAuthenticated):
         bench.begin(session=replace(ALICE, uid=ANONYMOUS))
     for image, itype in (("app:1", "custom"), ("APP:1", "docker"), ("x.example.org/a", "docker")):
@@ -168,7 +168,7 @@ def test_a_fault(bench: Bench) -> None:
 
 
 def test_the_stop_of_the_gateway(bench: Bench) -> None:
-    """It ends what is in progress, and begins nothing."""
+    """A stop ends explanations in progress, and begins no other."""
     bench.begin("a:1")
     bench.begin("b:1")
     stopping = bench.service.stopService()

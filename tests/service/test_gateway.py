@@ -193,7 +193,7 @@ async def test_another_user_s_refusal_blocks_nobody(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_private_image_is_visible_to_its_readers_only(bench: Bench) -> None:
-    """By uid or by any group; for other users the image does not exist."""
+    """The readers are found by uid or by any group; for other users the image does not exist."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     assert (await bench.gateway.lookup(ALICE, "docker", "app:1")).id == ID
@@ -211,7 +211,7 @@ async def test_a_private_image_is_visible_to_its_readers_only(bench: Bench) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_another_acl_starts_work_for_a_private_image(bench: Bench) -> None:
-    """Only if the readers change; a public image has no access list."""
+    """Work starts only if the readers change; a public image has no access list."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     same = await bench.gateway.pull(ALICE, "docker", "app:1", (2001,), (2300,), "r")
@@ -236,7 +236,7 @@ async def test_only_puller_and_admin_start_work_on_an_acl(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_acl_with_the_caller_must_be_deliverable(bench: Bench) -> None:
-    """A thousand users and the caller are too many for the runtime: refused before any work."""
+    """A list of 1000 users becomes too long with the caller, and is refused before any work."""
     with pytest.raises(BadRequest):
         await bench.pull(ALICE, users=tuple(range(10_000, 11_000)))
     assert (await bench.pull(ALICE, users=tuple(range(10_000, 10_999)))).status is State.INIT
@@ -275,7 +275,7 @@ async def test_a_poll_is_not_refused_when_the_queue_is_full(store: SqliteStore) 
 
 @pytest_twisted.ensureDeferred
 async def test_a_ready_image_is_fresh_for_some_seconds(store: SqliteStore) -> None:
-    """Also if `PullUpdateTimeout` is 0, since otherwise each poll would start new work."""
+    """This holds also if `PullUpdateTimeout` is 0: otherwise each poll would start new work."""
     bench = Bench(store, PullUpdateTimeout=0)
     await bench.pull(ALICE)
     await bench.end(READY)
@@ -287,7 +287,7 @@ async def test_a_ready_image_is_fresh_for_some_seconds(store: SqliteStore) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_work_on_private_images_is_hidden_from_strangers(bench: Bench) -> None:
-    """They see no change of readers, no removal, and no access list in a failure."""
+    """Strangers see no change of readers, no removal, and no access list in a failure."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     changing = await bench.pull(ALICE, users=(2009,))
@@ -311,7 +311,7 @@ async def test_work_on_private_images_is_hidden_from_strangers(bench: Bench) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_a_poll_is_answered_while_the_store_is_unavailable(bench: Bench) -> None:
-    """With the last answer to this poll; a first request fails and may be repeated."""
+    """A poll gets the last answer to it; a first request fails and may be repeated."""
     await bench.pull(ALICE)
 
     async def fail(*_: Any) -> Any:
@@ -326,7 +326,7 @@ async def test_a_poll_is_answered_while_the_store_is_unavailable(bench: Bench) -
 
 @pytest_twisted.ensureDeferred
 async def test_a_repeated_credential_gets_only_the_last_answer(bench: Bench) -> None:
-    """Whatever the state is by now; without a last answer the request fails."""
+    """The last answer is repeated, whatever the present state; without it the request fails."""
     await bench.pull(ALICE)
     await bench.end(READY)
     answer = bench.gateway.last_answer(ALICE, "docker", "app:1", "r")
@@ -343,7 +343,7 @@ async def test_a_repeated_credential_gets_only_the_last_answer(bench: Bench) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_registries_without_their_logins(store: SqliteStore) -> None:
-    """Known users see host and port of each location, and nothing else of its URL."""
+    """Authenticated users see host and port of each location, and no other part of its URL."""
     location = {"remotetype": "dockerv2", "url": "https://reg.example:5000/v2"}
     bench = Bench(store, Locations={"closed": location}, DefaultImageLocation="closed")
     assert bench.gateway.registries(BOB) == {"closed": "reg.example:5000"}
@@ -353,7 +353,7 @@ async def test_registries_without_their_logins(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_registries_take_logins(store: SqliteStore) -> None:
-    """A directory of the site's is none of them; `*` stands for those without a location."""
+    """A directory of the site takes no logins; `*` stands for registries without a location."""
     locations = {
         "reg": {"remotetype": "dockerv2", "url": "https://reg.example"},
         "site": {"remotetype": "oci-layout", "url": "file:///images/oci"},
@@ -365,7 +365,7 @@ async def test_registries_take_logins(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_anonymous_user_reads_public_images(bench: Bench) -> None:
-    """And may pull without an access list; private images do not exist, nor do open ones."""
+    """An anonymous user may pull without an access list, and sees no private and no open images."""
     assert (await bench.pull(ANONYMOUS_SESSION)).status is State.INIT
     await bench.end(READY)
     assert (await bench.gateway.lookup(ANONYMOUS_SESSION, "docker", "app:1")).id == ID
@@ -382,7 +382,7 @@ async def test_an_anonymous_user_reads_public_images(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_who_may_expire_a_tag(bench: Bench) -> None:
-    """Admins any tag, users what they alone may read; for strangers the image does not exist."""
+    """Admins may expire any tag, users their own images; for strangers the image does not exist."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     with pytest.raises(NotFound):
@@ -413,7 +413,7 @@ async def test_one_tag_of_several_expires_alone(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_due_images_expire_on_demand(store: SqliteStore) -> None:
-    """For admins, on their system; a look-up extends the expiration of an image."""
+    """Admins expire due images on their system; a look-up extends the expiration of an image."""
     bench = Bench(store, ImageExpirationTimeout="10:00:00:00")
     for number, tag in enumerate(("app:1", "app:2")):
         await bench.pull(ALICE, tag)
@@ -430,7 +430,7 @@ async def test_due_images_expire_on_demand(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_is_taken_down(bench: Bench) -> None:
-    """With all its tags and permanently; only an admin may allow it again."""
+    """The image is blocked permanently, with all its tags; only an admin may allow it again."""
     for tag in ("app:1", "app:2"):
         await bench.pull(ALICE, tag)
         await bench.end(READY)
@@ -452,7 +452,7 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_metrics_are_for_admins(store: SqliteStore) -> None:
-    """The last look-ups of their own system, oldest first; none while metrics are off."""
+    """Admins see the last look-ups of their system, oldest first; none while metrics are off."""
     bench = Bench(store, Metrics=True)
     await bench.pull(ALICE)
     await bench.end(READY)
@@ -490,7 +490,7 @@ async def test_bad_names_and_types_store_nothing(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_lookup_extends_the_expiration(store: SqliteStore) -> None:
-    """But it only writes if the expiration moves by an hour or more."""
+    """A look-up writes only if the expiration moves by an hour or more."""
     bench = Bench(store, ImageExpirationTimeout="10:00:00:00", Metrics=True)
     await bench.pull(ALICE)
     await bench.end(READY)
@@ -641,7 +641,7 @@ async def test_ready(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_waiting_pull_says_why(store: SqliteStore) -> None:
-    """What happened to it, and what keeps it from the workers; a pull in work says neither."""
+    """The message has the last event, and why no worker begins; it has neither once work begins."""
     bench = Bench(store)
     await bench.pull(ALICE)
     (record,) = await store.waiting(START, 1)
@@ -657,7 +657,7 @@ async def test_a_waiting_pull_says_why(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_readiness_has_a_time_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that never answers is not ready, and monitoring learns of it."""
+    """If the database never answers, the gateway reports that it is not ready."""
 
     async def hang() -> None:
         await Deferred()

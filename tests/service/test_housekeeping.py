@@ -1,4 +1,4 @@
-"""What is tidied up, and when: real files and a real store on a clock of the test's."""
+"""Old files and records are removed in time: real files and a real store with a test's clock."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ async def test_scratch_removes_files_of_dead_attempts(tmp_path: Path) -> None:
 
 
 class HungDirectory:
-    """An image directory whose sweeps end when the test wants, as on a file system that hangs."""
+    """An image directory whose sweeps end when the test decides, as on a file system that hangs."""
 
     def __init__(self) -> None:
-        """Answer nothing yet."""
+        """Start with a sweep that hangs."""
         self.sweeps: list[Deferred[int]] = []
 
     async def sweep(self, before: float) -> int:
@@ -143,17 +143,17 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 class Housekeeper:
-    """Runs one round, and counts how often it woke the dispatcher."""
+    """A housekeeper that runs one round, and counts how often it woke the dispatcher."""
 
     def __init__(self, store: SqliteStore, schedule: Schedule = Schedule()) -> None:  # noqa: B008
-        """Keep house in `store` at `NOW`."""
+        """Use `store`, and `NOW` as the time."""
         self.clock = Clock()
         self.clock.advance(NOW)
         self.wakes = 0
         self.service = Housekeeping(store, self.wake, self.clock, schedule)
 
     def wake(self) -> None:
-        """Count."""
+        """Count a call."""
         self.wakes += 1
 
     async def round(self) -> None:
@@ -181,7 +181,7 @@ async def test_old_failures_are_forgotten(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_due_images_expire(store: SqliteStore) -> None:
-    """They become work, and the dispatcher is woken; images that are not due stay."""
+    """Due images become work, and the dispatcher is woken; images that are not due stay."""
     due = await complete_pull(store, request("due:1"), "a" * 64, expiration=NOW)
     young = await complete_pull(store, request("young:1"), "b" * 64, expiration=NOW + 1)
     timeless = await complete_pull(store, request("timeless:1"), "c" * 64)
@@ -238,7 +238,7 @@ async def test_due_images_of_one_system_expire(store: SqliteStore) -> None:
 async def test_many_due_images_expire_in_several_rounds(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The earliest expiration first, a limited number in each round.
+    """Images expire by their dates, earliest first, and a limited number in each round.
 
     A schedule that is switched on gives all images the same date. To remove them all at once would
     delay pulls.

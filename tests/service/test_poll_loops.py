@@ -1,7 +1,7 @@
-"""Polls as `shifterimg` sends them, with the worker that does the work: every loop ends.
+"""Polls as `shifterimg` sends them, with a real worker: every loop ends.
 
-The rules and the worker meet in the store, so do their misunderstandings: a record that the one
-writes and the other does not find starts the same pull for ever.
+The rules and the worker communicate by records in the store. If the worker writes a record that the
+rules do not find, the same pull starts for ever.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Loops:
         return await self.gateway.pull(session, itype, image, users, (), "request")
 
     async def work(self) -> None:
-        """Do all waiting work at the same time."""
+        """Run all waiting work at the same time."""
         waiting = await self.bench.store.waiting(math.inf, 10)
         await gatherResults(
             [Deferred.fromCoroutine(self.bench.worker.run(record.key)) for record in waiting],
@@ -120,7 +120,7 @@ class Loops:
 async def test_records_of_the_original_do_not_disturb_a_pull(
     tmp_path: Path, members: dict[str, Any]
 ) -> None:
-    """Whatever their state, they neither hide work in flight nor repeat it."""
+    """Records of the original in any state neither hide work in flight nor repeat it."""
     async with running_bench(tmp_path) as bench:
         loops = Loops(bench, tmp_path)
         document = OF_THE_ORIGINAL | {"system": SYSTEM, "pulltag": APP} | members
@@ -160,7 +160,7 @@ async def test_an_expired_image_is_pulled_and_expired_again(tmp_path: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_concurrent_pulls_of_one_image(tmp_path: Path) -> None:
-    """With several tags, systems and readers: all who proved access share one access list."""
+    """Users with proof share one access list, also with several tags and systems."""
     async with running_bench(tmp_path) as bench:
         loops = Loops(bench, tmp_path)
         bench.source.private = True

@@ -1,4 +1,4 @@
-"""The last answers to polls."""
+"""The last answers to polls are stored for a while."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORKING = ImageRecord(status=State.PULLING)
 
 
 def test_an_answer_belongs_to_its_user() -> None:
-    """Other users do not get it, and the end of a pull is not remembered."""
+    """Other users do not get the answer, and the end of a pull is not stored."""
     answers = LastAnswers(Clock())
     answers.remember(POLL, WORKING)
     assert answers.get(POLL) is WORKING
@@ -23,7 +23,7 @@ def test_an_answer_belongs_to_its_user() -> None:
 
 
 def test_an_answer_expires() -> None:
-    """After ten minutes it is not repeated any more."""
+    """After ten minutes an answer is not repeated any more."""
     clock = Clock()
     answers = LastAnswers(clock)
     answers.remember(POLL, WORKING)
@@ -34,7 +34,7 @@ def test_an_answer_expires() -> None:
 
 
 def test_the_number_of_answers_is_limited() -> None:
-    """The oldest are dropped first; a new poll makes its answer the newest."""
+    """The oldest answers are dropped first; a new poll makes its answer the newest."""
     answers = LastAnswers(Clock())
     answers.remember(POLL, WORKING)
     for number in range(CAPACITY - 1):

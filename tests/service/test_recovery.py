@@ -112,7 +112,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_death_requeues_the_record_at_once(bench: Bench) -> None:
-    """The pull is PENDING again and says why; the next worker begins it without waiting."""
+    """The pull is PENDING again with the reason; the next worker begins it without a wait."""
     key = await bench.claim()
     assert await bench.round() == [key]
     await bench.begin(key)
@@ -126,7 +126,7 @@ async def test_a_death_requeues_the_record_at_once(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_orderly_stop_is_no_death(bench: Bench) -> None:
-    """However often it happens; a worker that requeued its record itself changes nothing more."""
+    """Any number of stops counts as no death; a record that was requeued already is unchanged."""
     key = await bench.claim()
     for attempt in range(1, MAX_ATTEMPTS + 2):
         assert await bench.begin(key) == attempt
@@ -138,7 +138,7 @@ async def test_an_orderly_stop_is_no_death(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_job_that_wrote_its_outcome(bench: Bench) -> None:
-    """Its record does not change, nor does one that another worker has begun."""
+    """The record of the job does not change, nor does one that another worker has begun."""
     done, distant_pull, removal = [await bench.claim(f"u:{n}") for n in range(3)]
     await bench.store.finish(done, await bench.begin(done), Ready("a" * 64), 1.0)
     await bench.begin(distant_pull, "node:8")
@@ -168,7 +168,7 @@ async def test_a_job_that_could_not_write_its_outcome(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_job_that_did_not_begin_its_record(bench: Bench) -> None:
-    """The record is offered again at once: its worker could not start, or was stopped before."""
+    """The record is offered again at once, because its worker could not start or was stopped."""
     key = await bench.claim()
     await bench.round()
     record = await bench.end(key, "ended with exit code 1")
@@ -179,7 +179,7 @@ async def test_a_job_that_did_not_begin_its_record(bench: Bench) -> None:
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("begins", [True, False])
 async def test_an_image_that_kills_its_workers_fails(bench: Bench, begins: bool) -> None:
-    """After five deaths, with the loss of the last one, also if no worker began the record."""
+    """A pull fails after five deaths with the error of the last, also if no worker began it."""
     key = await bench.claim()
     for _ in range(MAX_ATTEMPTS - 1):
         if begins:
@@ -206,7 +206,7 @@ async def test_an_unavailable_store(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_offer_before_the_end_is_settled(bench: Bench) -> None:
-    """The same worker could begin the record again, and its new attempt would be requeued."""
+    """Otherwise a new attempt of the same worker could be requeued in place of the old one."""
     key = await bench.claim()
     await bench.store.postpone(
         key, await bench.begin(key), bench.clock.seconds(), "", bench.clock.seconds(), None

@@ -1,4 +1,4 @@
-"""Uploads: declarations, chunks, quotas, and what remains of abandoned ones."""
+"""Uploads: declarations, chunks, quotas, and the removal of abandoned ones."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ async def test_uploads_of_others_do_not_exist(bench: UploadBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_limits(bench: UploadBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One upload, one user, all users and the disk have limits, each with words of its own."""
+    """The limits of an upload, a user, all users and the disk have different errors."""
     with pytest.raises(TooLarge, match="MaxUploadSize"):
         await bench.declare(size=1001)
     await bench.declare(size=1000)
@@ -214,7 +214,7 @@ async def test_limits(bench: UploadBench, monkeypatch: pytest.MonkeyPatch) -> No
 async def test_the_number_of_uploads_has_a_limit(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiny uploads count too."""
+    """Tiny uploads count, too."""
     monkeypatch.setattr(upload_space, "UPLOADS_PER_USER", 2)
     await bench.declare(size=1)
     await bench.declare(size=2)
@@ -247,7 +247,7 @@ async def test_refused_chunks_do_not_count(bench: UploadBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_removal_cuts_a_chunk_off(bench: UploadBench) -> None:
-    """A removed upload is gone, though a chunk of it was arriving."""
+    """A removed upload stays removed, although a chunk of it was arriving."""
     upload_id = await bench.declare()
     chunk = await bench.uploads.receive(ALICE, upload_id, 0, 10)
     await bench.uploads.remove(ALICE, upload_id)
@@ -258,7 +258,7 @@ async def test_removal_cuts_a_chunk_off(bench: UploadBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_abandoned_uploads_are_removed(bench: UploadBench) -> None:
-    """An upload goes `UploadKeep` after its last change, not before."""
+    """An upload is removed `UploadKeep` after its last change, not before."""
     upload_id = await bench.declare()
     bench.clock.advance(KEEP - 1)
     await bench.send(upload_id, b"0")
@@ -273,7 +273,7 @@ async def test_abandoned_uploads_are_removed(bench: UploadBench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_declaration_starts_the_expiration_anew(bench: UploadBench) -> None:
-    """A client that goes on with an upload at its last moment does not lose it on the way."""
+    """A client that continues an upload at its last moment does not lose the upload."""
     upload_id = await bench.declare()
     await bench.send(upload_id, b"0123")
     bench.clock.advance(KEEP - 1)
@@ -287,7 +287,7 @@ async def test_a_declaration_starts_the_expiration_anew(bench: UploadBench) -> N
 async def test_a_declaration_of_an_upload_that_has_just_expired(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It makes a new upload."""
+    """The declaration creates a new upload."""
     upload_id = await bench.declare()
     (upload,) = await bench.spool.list()
 
@@ -306,7 +306,7 @@ async def test_a_declaration_of_an_upload_that_has_just_expired(
 async def test_a_complete_upload_is_of_use_on_a_full_disk(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its declaration finds it, though the time of that cannot be noted."""
+    """A declaration finds the upload, although its time cannot be stored."""
     upload_id = await bench.declare()
 
     async def fail(upload_id: str, now: float) -> UserUpload:
@@ -320,7 +320,7 @@ async def test_a_complete_upload_is_of_use_on_a_full_disk(
 async def test_an_upload_that_cannot_be_removed(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not keep the others from their removal, and is tried again."""
+    """Other uploads are removed, and the removal is tried again."""
     uploads = [await bench.declare(), await bench.declare(BOB)]
     remove = bench.spool.remove
 
@@ -339,7 +339,7 @@ async def test_an_upload_that_cannot_be_removed(
 
 @pytest_twisted.ensureDeferred
 async def test_an_interrupted_upload_of_an_image_that_is_there(bench: UploadBench) -> None:
-    """It goes, unless it is changing, or an image is being made of it; others' stay."""
+    """The upload is removed unless it changes, or becomes an image; those of other users stay."""
     file = ImageFile("", "sif", 10, "ab" * 32)
     upload_id = await bench.declare(kind="sif")
     await bench.declare(BOB, kind="sif")
@@ -364,7 +364,7 @@ async def test_an_interrupted_upload_of_an_image_that_is_there(bench: UploadBenc
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_goes_when_its_image_is_made(bench: UploadBench) -> None:
-    """It stays while its pull waits, however long; after READY it is removed."""
+    """An upload stays while its pull waits, however long; after READY it is removed."""
     upload_id = await bench.declare()
     file = ImageFile(upload_id, "sif", 10, "ab" * 32)
     wish = PullRequest("mycluster", "custom", ImageReference.parse("a:1"), 2001, upload=file)
@@ -383,7 +383,7 @@ async def test_an_upload_goes_when_its_image_is_made(bench: UploadBench) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_the_list_has_the_own_uploads(bench: UploadBench) -> None:
-    """The last changed one is first; each names the images in flight, not those that ended."""
+    """The upload with the last change is first; each has its images in flight, not ended ones."""
     old_upload = await bench.declare()
     await bench.declare(BOB)
     await bench.declare(replace(ALICE, system="sister"))
@@ -438,7 +438,7 @@ async def test_an_upload_stays_for_its_last_pull(bench: UploadBench) -> None:
 async def test_pulls_of_one_upload_have_a_limit(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pulls in flight count; an upload that is gone has none."""
+    """Pulls in flight count; an upload that was removed has none."""
     monkeypatch.setattr(uploads_module, "PULLS_PER_UPLOAD", 1)
     upload_id = await bench.declare()
     file = ImageFile(upload_id, "sif", 10, "ab" * 32)
@@ -456,7 +456,7 @@ async def test_pulls_of_one_upload_have_a_limit(
 async def test_declarations_alone_shut_nobody_out(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without bytes a user reserves the allowance only; with bytes, as much again."""
+    """A user without bytes reserves the allowance; one with bytes, as much again as has arrived."""
     monkeypatch.setattr(upload_space, "USER_ALLOWANCE", 100)
     for uid in (2003, 2004, 2005):
         await bench.declare(replace(ALICE, uid=uid), size=1000)
@@ -479,7 +479,7 @@ async def test_declarations_alone_shut_nobody_out(
 async def test_a_chunk_without_room_is_refused(
     bench: UploadBench, monkeypatch: pytest.MonkeyPatch, limit: str, words: str
 ) -> None:
-    """What has arrived stays, and the upload continues once there is room again."""
+    """The bytes that arrived stay, and the upload continues once there is space again."""
     upload_id = await bench.declare(size=1000)
     await bench.send(upload_id, b"0123")
     with monkeypatch.context() as patch:

@@ -1,1 +1,1 @@
-"""The HTTP edge."""
+"""Tests of `shiftergw.web`."""

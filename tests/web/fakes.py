@@ -75,12 +75,12 @@ class FakeGateway:
 
     @property
     def files(self) -> FakeGateway:
-        """Return what has `uploads` and `downloads`."""
+        """Return the object with `uploads` and `downloads`."""
         return self
 
     @property
     def admin(self) -> FakeGateway:
-        """Return what has the requests of admins."""
+        """Return the object with the requests of admins."""
         return self
 
     async def _turn(self, *call: Any) -> None:
@@ -234,7 +234,7 @@ class Reply:
 
     @classmethod
     def parse(cls, data: bytes, method: str = "GET") -> tuple[Reply, bytes]:
-        """Read one answer; return it and the bytes behind it."""
+        """Read one answer; return it and the bytes after it."""
         head, separator, rest = data.partition(b"\r\n\r\n")
         assert separator, data
         status_line, *lines = head.decode("ascii").split("\r\n")

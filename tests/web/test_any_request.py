@@ -310,7 +310,7 @@ REQUESTS = st.builds(
 
 
 def _check(request: SentRequest, reply: Reply) -> None:
-    """Check what holds for every answer."""
+    """Check the properties of every answer."""
     assert reply.status < 500, (request, reply)
     if reply.headers["content-type"] != "application/json":
         assert reply.body in {b"{lookup,pull,expire,list}", b"alive", b"ready", b""}

@@ -42,7 +42,7 @@ async def test_images() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lookup() -> None:
-    """The id is printed; what is not there exits with 1."""
+    """The id is printed; the exit code for an unknown image is 1."""
     outcome = await _run(FakeGateway(), "lookup", "ubuntu:24.04")
     assert (outcome.code, outcome.lines) == (0, [IMAGE_ID])
     assert (await _run(FakeGateway(), "lookup", "docker:nothing/here:1")).code == 1

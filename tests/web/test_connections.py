@@ -77,7 +77,7 @@ class Crowd:
 
 
 def test_a_peer_has_a_share() -> None:
-    """Beyond its share, the oldest waiting connection of the peer is closed, and no other."""
+    """Beyond its share, only the oldest waiting connection of the peer is closed."""
     crowd = Crowd()
     stranger = crowd.connect("10.0.0.9", has_credential=True)
     connections = [crowd.connect("10.0.0.1", has_credential=True) for _ in range(3)]
@@ -337,7 +337,7 @@ def ask(port: int) -> Any:
 
 
 async def serve(limits: ConnectionLimits, talk: Callable[[int], Any], fake: FakeGateway) -> Any:
-    """Return what `talk` returns in a thread, against a site with these limits."""
+    """Run `talk` in a thread against a site with these limits; return its result."""
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     async with listening(site_of(fake, reactor, limits=limits)) as port:

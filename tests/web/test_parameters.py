@@ -61,26 +61,26 @@ def test_a_path_that_names_nothing(path: bytes) -> None:
 
 
 def test_a_path_that_is_not_text() -> None:
-    """Bytes that are not UTF-8 are the requester's fault."""
+    """A path with bytes that are not UTF-8 is a bad request."""
     with pytest.raises(BadRequest):
         RequestPath.parse(b"/api/lookup/s/docker/%ff/")
 
 
 def test_one_credential_counts() -> None:
-    """The header stands there once and is text."""
+    """A single header with text is the credential."""
     assert parameters.credential([b"MUNGE:abc:"]) == "MUNGE:abc:"
 
 
 @pytest.mark.parametrize("values", [[], [b""], [b"good:a:a", b"good:b:b"], [b"\xff"]])
 def test_any_other_credential_is_refused(values: list[bytes]) -> None:
-    """None, an empty one, two, and bytes are not authenticated."""
+    """Without a credential, or with an empty one, two, or bytes, a request is not authenticated."""
     with pytest.raises(NotAuthenticated):
         parameters.credential(values)
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n", b"null", b"{}"])
 def test_a_body_without_parameters(body: bytes) -> None:
-    """No body, `null` and `{}` mean the same."""
+    """No body, `null` and `{}` are the same."""
     assert parameters.members(body) == {}
 
 
@@ -100,7 +100,7 @@ def test_a_body_without_parameters(body: bytes) -> None:
     ],
 )
 def test_a_body_that_is_no_object(body: bytes) -> None:
-    """Not JSON, not an object, a member twice, nested or long beyond reason: a bad request."""
+    """A body that is not a JSON object, has a member twice, or is too deep or long is refused."""
     with pytest.raises(BadRequest):
         parameters.members(body)
 
@@ -118,7 +118,7 @@ def test_a_body_that_is_no_object(body: bytes) -> None:
     ],
 )
 def test_ids_as_text_or_numbers(value: object, ids: tuple[int, ...]) -> None:
-    """Both forms, with blanks and repetitions, give each id once, in order."""
+    """Both forms, with blanks and repetitions, result in each id once, in order."""
     assert parameters.acl({"allowed_uids": value}, "allowed_uids") == ids
     assert parameters.acl({}, "allowed_uids") == ()
 
@@ -144,13 +144,13 @@ def test_ids_as_text_or_numbers(value: object, ids: tuple[int, ...]) -> None:
     ],
 )
 def test_ids_that_are_none(value: object) -> None:
-    """Anything but ids from 0 to 2**32 - 2 is refused, so that no image is open by mistake."""
+    """Only ids from 0 to 2**32 - 2 are accepted, so that no image is open by mistake."""
     with pytest.raises(BadRequest, match="allowed_gids"):
         parameters.acl({"allowed_gids": value}, "allowed_gids")
 
 
 def test_the_runtime_reads_1000_ids() -> None:
-    """One id more than the runtime reads is refused; repetitions do not count."""
+    """A list with more ids than the runtime reads is refused; repetitions do not count."""
     ids = ",".join(map(str, range(1000)))
     assert len(parameters.acl(json.loads(f'{{"a":"{ids},7"}}'), "a")) == 1000
     with pytest.raises(BadRequest, match="1001"):

@@ -1,4 +1,4 @@
-"""Requests that a client sends without waiting for answers: they delay nobody, and fill nothing."""
+"""Requests that a client sends without waiting for answers delay no other, and fill no memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_one_turn_of_the_reactor_answers_one_request(wire: Wire, clock: Clock) -
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
 def test_pipelined_bodies_and_pieces(wire: Wire, body: bytes) -> None:
-    """It does not matter where the bytes are cut, nor whether there are bodies."""
+    """Requests with and without bodies are answered, wherever their bytes are split."""
     request = (
         b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -67,7 +67,7 @@ def test_pipelined_bodies_and_pieces(wire: Wire, body: bytes) -> None:
 
 
 def test_a_client_that_receives_no_answers_gets_no_more(wire: Wire, clock: Clock) -> None:
-    """Once the send buffer is full, its requests wait, and nothing more is read."""
+    """Once the send buffer is full, the client's requests wait, and no more bytes are read."""
     channel = _channel(wire)
     channel.dataReceived(ASK * 50)
     channel.pauseProducing()  # as the transport does
@@ -83,7 +83,7 @@ def test_a_client_that_receives_no_answers_gets_no_more(wire: Wire, clock: Clock
 
 
 def test_a_client_that_receives_no_answers_is_disconnected(wire: Wire, clock: Clock) -> None:
-    """After the same time as a silent one."""
+    """The time limit is the same as for a silent client."""
     channel = _channel(wire)
     channel.dataReceived(ASK * 50)
     channel.pauseProducing()
@@ -93,7 +93,7 @@ def test_a_client_that_receives_no_answers_is_disconnected(wire: Wire, clock: Cl
 
 
 def test_requests_behind_an_answer_in_work_are_not_read(wire: Wire, gateway: FakeGateway) -> None:
-    """Also where the client does not receive the answer: beyond 16 KiB, nothing is read."""
+    """Beyond 16 KiB no bytes are read, also if the client does not receive the answer."""
     gateway.gate = Deferred()
     channel = _channel(wire)
     channel.dataReceived(LIST)
@@ -121,7 +121,7 @@ def test_a_turn_of_the_reactor_parses_few_bytes(wire: Wire, clock: Clock) -> Non
 
 
 def test_what_follows_the_last_request_is_dropped(wire: Wire, clock: Clock) -> None:
-    """After `Connection: close`, the connection ends whatever has been sent ahead."""
+    """After `Connection: close` the connection ends, and later requests are dropped."""
     channel = _channel(wire)
     channel.dataReceived(ASK.replace(b"1.1", b"1.0") + ASK * 1000)
     clock.advance(0)
@@ -130,7 +130,7 @@ def test_what_follows_the_last_request_is_dropped(wire: Wire, clock: Clock) -> N
 
 
 def test_a_connection_that_ends_between_two_requests(wire: Wire, clock: Clock) -> None:
-    """Leaves nothing to do."""
+    """A connection that ends between two requests leaves no work."""
     channel = _channel(wire)
     channel.dataReceived(ASK * 50)
     wire.transport.abortConnection()

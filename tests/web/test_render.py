@@ -32,7 +32,7 @@ MEMBERS = {
 
 
 def test_a_record_has_its_13_members() -> None:
-    """A READY record is told in exactly the 13 members, with MISSING for what it lacks."""
+    """A READY record has exactly the 13 members, with MISSING for absent values."""
     assert render.record(READY) == {
         "id": IMAGE_ID,
         "system": "mycluster",
@@ -51,7 +51,7 @@ def test_a_record_has_its_13_members() -> None:
 
 
 def test_an_empty_record_is_missing_and_never_null() -> None:
-    """What a fresh record lacks is a string; tag is an array all the same."""
+    """The absent members of a new record are strings, except `tag`, which is an array."""
     empty = render.record(ImageRecord(system="s", workdir=""))
     assert set(empty) == MEMBERS
     assert None not in empty.values()
@@ -71,7 +71,7 @@ def test_last_pull_has_a_decimal_point() -> None:
 
 
 def test_a_pull_tells_progress_only_where_there_is_some() -> None:
-    """Stage and bytes stand beside the record while work runs, and only then."""
+    """An answer has stage and bytes only while work runs."""
     running = replace(READY, status=State.PULLING, stage="fetch", done=5, total=9)
     extra = {k: v for k, v in render.pull_answer(running).items() if k not in MEMBERS}
     assert extra == {"stage": "fetch", "done": 5, "total": 9}
@@ -79,7 +79,7 @@ def test_a_pull_tells_progress_only_where_there_is_some() -> None:
 
 
 def test_a_failure_tells_cause_and_remedy() -> None:
-    """A failed pull says why, what to do, whether again, and which request it was."""
+    """A failed pull has the cause, the remedy, whether a retry may help, and the request id."""
     failure = replace(
         READY,
         status=State.FAILURE,
@@ -97,7 +97,7 @@ def test_a_failure_tells_cause_and_remedy() -> None:
 
 
 def test_what_jobs_do_without_is_told() -> None:
-    """A READY image whose settings the runtime cannot be told says so; odd reports say nothing."""
+    """A READY image lists settings that the runtime does not get; malformed reports are ignored."""
     lacking = replace(READY, report={"metadata": ["CMD", "ENV A"]})
     notice = "Jobs do without settings that the gateway cannot store: CMD, ENV A"
     assert render.record(lacking)["status_message"] == notice
@@ -128,7 +128,7 @@ def test_secrets_and_owners_stay_inside() -> None:
 
 
 def test_a_row_of_the_queue() -> None:
-    """The queue tells the state and the tag asked for."""
+    """A row of the queue has the state and the requested tag."""
     waiting = ImageRecord(status=State.PENDING, pulltag="ubuntu:24.04")
     assert render.queue_row(waiting) == {"status": "PENDING", "image": "ubuntu:24.04"}
     assert render.queue_row(ImageRecord())["image"] == "MISSING"
@@ -137,7 +137,7 @@ def test_a_row_of_the_queue() -> None:
 
 
 def test_a_refusal_is_one_line_of_json() -> None:
-    """An error tells its HTTP status, what happened, what to do, and a word for programs."""
+    """An error has its HTTP status, what happened, what to do, and a word for programs."""
     answer = render.refusal(NotFound("Gone.\n", remedy="Look."), "/api/x")
     assert answer.status == 404
     assert answer.content_type == b"application/json"
@@ -165,14 +165,14 @@ def test_what_passes_says_when_to_ask_again(error: NotFound, seconds: str | None
 
 
 def test_a_missing_credential_is_challenged() -> None:
-    """A 401 names the scheme, as HTTP wants."""
+    """A 401 names the scheme, as HTTP requires."""
     headers = render.refusal(NotAuthenticated("Who?")).headers
     assert headers["WWW-Authenticate"].startswith("munge")
 
 
 @pytest.mark.parametrize("number", [1e300, -1.0, -(2**63), 2**80])
 def test_numbers_that_no_client_reads_are_missing(number: Any) -> None:
-    """Other programs write into the database; one odd record spoils no list."""
+    """Other programs write into the database; a malformed record does not break a list."""
     odd = replace(READY, stage="fetch", last_pull=number, done=-1, total=2**63)
     row = render.pull_answer(odd)
     assert row["last_pull"] == "MISSING"

@@ -1,4 +1,4 @@
-"""The HTTP server at its edges: real sockets, raw bytes."""
+"""The HTTP server with real sockets and raw bytes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _until_closed(connection: socket.socket) -> bytes:
 
 
 def _talk(port: int, data: bytes, *, stubborn: bool = False) -> bytes:
-    """Send everything, whatever comes back, and return all that came; `stubborn` half-closes."""
+    """Send all bytes without reading, then return all bytes that arrive; `stubborn` half-closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
         connection.sendall(data)
         if stubborn:
@@ -80,7 +80,7 @@ def _only_reply(answer: bytes) -> Reply:
 )
 @pytest_twisted.ensureDeferred
 async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
-    """Malformed lines, headers, lengths and chunks: a 400 in JSON, and the connection ends."""
+    """Malformed lines, headers, lengths and chunks get a 400 in JSON, and the connection ends."""
     reply = _only_reply(await _exchange(lambda port: _talk(port, data)))
     assert (reply.status, reply.json["code"]) == (400, "bad-request")
     assert reply.headers["connection"] == "close"
@@ -101,14 +101,14 @@ async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_what_is_too_large_is_told_so(data: bytes) -> None:
-    """A head or body over 64 KiB is a 413 that arrives, though its sender is not done sending."""
+    """A head or body over 64 KiB gets a 413, which arrives although its sender still sends."""
     reply = _only_reply(await _exchange(lambda port: _talk(port, data)))
     assert (reply.status, reply.json["code"]) == (413, "too-large")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_head_just_within_the_limit() -> None:
-    """All logins of a user fit: 60 KiB in one header are read."""
+    """A header of 60 KiB, which can have all logins of a user, is read."""
     credential = b"good:" + b"a" * 60_000
     data = b"GET /api/list/mycluster/ HTTP/1.0\r\nauthentication:%s\r\n\r\n" % credential
     assert _only_reply(await _exchange(lambda port: _talk(port, data))).status == 200
@@ -129,14 +129,14 @@ async def test_a_body_just_within_the_limit() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_asks_first_is_refused_before_it_sends() -> None:
-    """With `Expect: 100-continue` the 413 comes instead of the invitation."""
+    """With `Expect: 100-continue` a 413 is sent instead of the 100."""
     data = HEAD + b"Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"
     assert (await _exchange(lambda port: _talk(port, data))).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_asks_first_is_invited() -> None:
-    """A body that fits is asked for, and read."""
+    """A body within the limit gets a 100, and is read."""
 
     def talk(port: int) -> tuple[bytes, bytes]:
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
@@ -154,7 +154,7 @@ async def test_a_client_that_asks_first_is_invited() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_http_1_0() -> None:
-    """An old client gets an old answer, with a length, and the connection ends."""
+    """An HTTP/1.0 client gets an answer with a length, and the connection ends."""
     answer = await _exchange(lambda port: _talk(port, b"GET /livez HTTP/1.0\r\n\r\n"))
     assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
     assert _only_reply(answer).body == b"alive"
@@ -162,7 +162,7 @@ async def test_http_1_0() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_request_byte_by_byte() -> None:
-    """It does not matter how the bytes are cut."""
+    """A request that arrives byte by byte is answered."""
 
     def talk(port: int) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
@@ -177,7 +177,7 @@ async def test_a_request_byte_by_byte() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_many_requests_sent_ahead() -> None:
-    """A hundred requests in one go get a hundred answers."""
+    """A hundred requests in one write get a hundred answers."""
     data = b"GET /livez HTTP/1.1\r\n\r\n" * 99 + b"GET /livez HTTP/1.0\r\n\r\n"
     rest = await _exchange(lambda port: _talk(port, data))
     for _ in range(100):
@@ -210,7 +210,7 @@ async def long_list(clock: Any = None) -> AsyncIterator[int]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_list_of_any_length() -> None:
-    """Comes whole and in its order, with its length, as the clients demand; HEAD tells that."""
+    """A list arrives complete and in order, with its length, as clients need it, also for HEAD."""
     async with long_list() as port:
         full = _only_reply(await deferToThread(_talk, port, b"GET " + LIST))
         head = await deferToThread(_talk, port, b"HEAD " + LIST)
@@ -246,7 +246,7 @@ async def test_one_who_hangs_up_in_a_list() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_who_reads_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A piece now and then keeps no room for ever: a long list has a limit of time."""
+    """A long list has a total time limit, so a slow reader occupies memory only for a while."""
     monkeypatch.setattr(site_module, "LEAST_RATE", 1 << 30)  # so a minute for all of it
     clock = Clock()
     async with long_list(clock) as port:
@@ -300,7 +300,7 @@ def test_a_silent_connection_ends() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_who_goes_on_sending_is_cut_off() -> None:
-    """A refused sender who does not stop is dropped after a few seconds."""
+    """The connection of a refused client that continues to send is closed after a few seconds."""
 
     def talk(port: int) -> float:
         start = time.monotonic()
@@ -330,7 +330,7 @@ _PIECES = st.lists(st.one_of(_TOKENS, st.binary(max_size=6)), max_size=30).map(b
 
 
 def _answers(data: bytes) -> list[Reply]:
-    """Send bytes; return the whole answers that come back, all of them well formed."""
+    """Send bytes; return the answers, all of them complete and well formed."""
     failures: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:
@@ -369,7 +369,7 @@ def _check(reply: Reply) -> None:
 @settings(max_examples=examples(100))
 @given(_PIECES)
 def test_any_bytes(data: bytes) -> None:
-    """No stream of bytes makes a 5xx, an answer that is not ours, or a traceback."""
+    """No stream of bytes causes a 5xx, an answer of Twisted's own, or a traceback."""
     for reply in _answers(data):
         _check(reply)
 
@@ -377,7 +377,7 @@ def test_any_bytes(data: bytes) -> None:
 @settings(max_examples=examples(100))
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
 def test_any_path(path: str) -> None:
-    """No path makes a 5xx."""
+    """No path causes a 5xx."""
     for target in (f"/{path}", f"/api/lookup/mycluster/docker/{path}"):
         data = f"GET {target} HTTP/1.1\r\nauthentication:good:ann\r\n\r\n".encode()
         (reply,) = _answers(data)
@@ -387,7 +387,7 @@ def test_any_path(path: str) -> None:
 @settings(max_examples=examples(100))
 @given(st.binary(max_size=80))
 def test_any_header(value: bytes) -> None:
-    """No credential makes a 5xx."""
+    """No credential causes a 5xx."""
     data = b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentication:" + value + b"\r\n\r\n"
     for reply in _answers(data):
         _check(reply)
@@ -410,7 +410,7 @@ _JSON = st.recursive(
 @settings(max_examples=examples(100))
 @given(st.one_of(_JSON.map(lambda v: json.dumps(v).encode()), st.binary(max_size=80)))
 def test_any_body(body: bytes) -> None:
-    """No body makes a 5xx."""
+    """No body causes a 5xx."""
     (reply,) = _answers(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
     assert reply.status in {200, 400}
     _check(reply)

@@ -1,4 +1,4 @@
-"""Answers of any size, put together."""
+"""Answers of any size are collected in memory or in a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.web.fakes import in_no_thread
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_written_is_read() -> None:
-    """In its order, whether it is in memory, or has outgrown that."""
+    """Bytes are read in the order of their writes, from memory and from a file."""
     threads = Threads(reactor, 1, "spool")
     threads.startService()
     spool = Spool(threads.run, 10)
@@ -37,7 +37,7 @@ async def test_what_was_written_is_read() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_little_needs_no_thread() -> None:
-    """What fits into memory is there at once."""
+    """A small answer stays in memory, without a call in a thread."""
 
     async def no_thread(function: Callable[[bytes], int], data: bytes) -> int:
         raise AssertionError
@@ -50,7 +50,7 @@ async def test_little_needs_no_thread() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Says that it is the gateway's disk."""
+    """The error names the gateway's disk."""
     spool = Spool(in_no_thread, 1)
 
     def full(_: bytes) -> int:
@@ -65,7 +65,7 @@ async def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_disk_that_is_full_at_the_end() -> None:
-    """What was written is on the disk: nothing is left that could fail while it is sent."""
+    """All bytes are on the disk before the answer begins, so it cannot fail later."""
     script = """
 import resource, signal
 from shiftergw.errors import Unavailable

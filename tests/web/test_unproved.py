@@ -25,7 +25,7 @@ from tests.web.fakes import (
 
 
 class UnsureAuthenticator(FakeAuthenticator):
-    """Cannot find out whether a credential was used before."""
+    """An authenticator that cannot find out whether a credential was used before."""
 
     async def authenticate(self, credential: str, system: str) -> Session:
         """Raise `NotAuthenticated` for an invalid credential, else `ReplayUnchecked`."""

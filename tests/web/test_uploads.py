@@ -71,7 +71,7 @@ class Place:
         return data_path(self.directory, upload_id).read_bytes()
 
     async def wait_for(self, is_true: Callable[[], bool]) -> None:
-        """Wait until something is true."""
+        """Wait until a condition holds."""
         while not is_true():
             await pause(0.01, reactor)
 
@@ -128,7 +128,7 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_in_chunks(place: Place) -> None:
-    """Declare, send, and ask in between; each answer has the state."""
+    """After the declaration, each chunk and each query, the answer has the state of the upload."""
     upload = await place.declare()
     assert (upload["offset"], upload["size"], upload["chunk"]) == (0, SIZE, CHUNK_LIMIT)
     assert isinstance(upload["expires"], float)
@@ -146,7 +146,7 @@ async def test_an_upload_in_chunks(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_list_of_uploads(place: Place) -> None:
-    """It has the uploads of the user alone, with what was declared and what has arrived."""
+    """The list has only the user's uploads, with their declarations and the bytes that arrived."""
     upload = await place.declare()
     path = f"/api/upload/mycluster/{upload['upload']}"
     await place.ask("PUT", f"{path}?offset=0", CONTENT[:7000])
@@ -173,7 +173,7 @@ async def test_the_list_of_uploads(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_chunk_of_16_mib(place: Place) -> None:
-    """The longest chunk arrives as it was sent; one byte more is refused before it is read."""
+    """The longest chunk arrives unchanged; a longer one is refused before it is read."""
     content = os.urandom(1 << 20) * 17
     upload = await place.declare(size=len(content))
     path = f"/api/upload/mycluster/{upload['upload']}?offset=0"
@@ -208,7 +208,7 @@ async def test_a_body_never_gathers_in_memory(
 
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_offset(place: Place) -> None:
-    """409 has the true offset, though the client is still sending its chunk."""
+    """The 409 has the right offset, and arrives although the client still sends its chunk."""
     upload = await place.declare(size=2 * CHUNK_LIMIT)
     path = f"/api/upload/mycluster/{upload['upload']}"
     await place.ask("PUT", f"{path}?offset=0", b"01234")
@@ -222,7 +222,7 @@ async def test_a_wrong_offset(place: Place) -> None:
 @pytest.mark.parametrize("reset", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_a_killed_client_resumes_within_the_chunk(place: Place, reset: bool) -> None:
-    """What has arrived of a chunk counts, whether the connection ends in order or is reset."""
+    """The bytes of a chunk that arrived count, whether the connection ends in order or is reset."""
     content = os.urandom(1 << 20)
     upload = await place.declare(size=len(content))
     path = f"/api/upload/mycluster/{upload['upload']}"
@@ -253,7 +253,7 @@ async def test_a_killed_client_resumes_within_the_chunk(place: Place, reset: boo
 
 @pytest_twisted.ensureDeferred
 async def test_a_dead_connection_does_not_keep_its_upload(place: Place) -> None:
-    """A new request takes the upload over from one that is stuck; the old one gets 409."""
+    """A new request takes an upload over from a hanging one, which gets a 409."""
     upload = await place.declare()
     path = f"/api/upload/mycluster/{upload['upload']}"
     dead_connection = socket.create_connection(("127.0.0.1", place.port))
@@ -306,7 +306,7 @@ async def test_who_is_not_authenticated_sends_no_body(place: Place) -> None:
 async def test_requests_that_are_wrong(
     place: Place, method: str, path: str, body: bytes | None, status: int
 ) -> None:
-    """Each is refused in JSON, and the upload stays as it was."""
+    """Invalid requests are refused in JSON, and the upload stays unchanged."""
     upload = await place.declare()
     reply = await place.ask(method, path.format(upload["upload"]), body)
     assert (reply.status, reply.json["status"]) == (status, status)
@@ -331,7 +331,7 @@ async def test_requests_that_are_wrong(
 )
 @pytest_twisted.ensureDeferred
 async def test_declarations_that_are_wrong(place: Place, change: dict[str, Any]) -> None:
-    """A declaration without a proper size, digest or kind makes no upload."""
+    """A declaration without a valid size, digest or kind creates no upload."""
     body = json.dumps(DECLARATION | change).encode()
     reply = await place.ask("POST", "/api/upload/mycluster/", body)
     assert (reply.status, reply.json["code"]) == (400, "bad-request")
@@ -462,7 +462,7 @@ async def test_a_client_that_asks_first(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_asks_first_is_refused_before_it_sends(place: Place) -> None:
-    """With `Expect: 100-continue` a refused chunk costs nobody its bytes."""
+    """With `Expect: 100-continue` the bytes of a refused chunk are not sent."""
     upload = await place.declare()
     data = request("PUT", f"/api/upload/mycluster/{upload['upload']}?offset=7", CONTENT)
     head, _, _ = data.partition(b"\r\n\r\n")
@@ -516,7 +516,7 @@ async def test_a_disk_that_fails(place: Place, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest_twisted.ensureDeferred
 async def test_slow_clients(tmp_path: Path) -> None:
-    """A chunk has time at the least rate; then it is a 408, and what has arrived stays."""
+    """A chunk below the least rate gets a 408 after its time; the bytes that arrived stay."""
     clock = Clock()
     async with _running(tmp_path, clock) as running:
         uploads = running.gateway.uploads
@@ -594,7 +594,7 @@ async def test_pulls_that_are_wrong(place: Place, members: dict[str, Any]) -> No
 async def test_the_connection_waits_for_the_authentication(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While munge is slow, nothing of the body is read beyond what came with the head."""
+    """While munge is slow, no bytes of the body are read beyond those that came with the head."""
     gate: Deferred[None] = Deferred()
     upload = await place.declare(size=CHUNK_LIMIT)
     receive = place.gateway.uploads.receive

@@ -25,7 +25,7 @@ class QueueService(JobQueue, Protocol):
 
 
 def key_of(name: str) -> str:
-    """Return a record's key, 24 hex digits like all keys, that tells the worker what to do."""
+    """Return a record's key, 24 hex digits like all keys; its text is an order to the worker."""
     return name.ljust(12).encode().hex()
 
 

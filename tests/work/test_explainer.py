@@ -32,14 +32,14 @@ def explainer(code: str, seconds: float = 60) -> ExplainerProcess:
 
 @pytest_twisted.ensureDeferred
 async def test_the_request_and_the_answer() -> None:
-    """The child gets the whole request on standard input, and nothing of it as an argument."""
+    """The child gets the whole request on standard input, and no part of it as an argument."""
     answer = await explainer(ECHO).explain(REQUEST)
     assert ExplainRequest.from_document(answer["request"]) == REQUEST
     assert answer["argv"] == ["-c"]
 
 
 def test_a_request_of_an_operator() -> None:
-    """Without a login and a reader it stays the same, too."""
+    """A request without a login and a reader arrives unchanged, too."""
     request = ExplainRequest(ImageReference.parse("app:1"), "a")
     document = json.loads(json.dumps(request.to_document()))
     assert ExplainRequest.from_document(document) == request
@@ -57,7 +57,7 @@ def test_a_request_of_an_operator() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_child_that_fails(code: str, detail: str) -> None:
-    """The user reads that it is impossible now, and the log has the reason."""
+    """The user gets an error without details, and the log has the reason."""
     with pytest.raises(Unavailable, match="cannot explain") as caught:
         await explainer(code).explain(REQUEST)
     assert detail in caught.value.detail
@@ -65,14 +65,14 @@ async def test_a_child_that_fails(code: str, detail: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_child_that_hangs() -> None:
-    """It is ended after the time limit."""
+    """The child is killed after the time limit."""
     with pytest.raises(TimedOut, match="took longer"):
         await explainer("import time; time.sleep(600)", 0.2).explain(REQUEST)
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_ends_the_child(tmp_path: Path) -> None:
-    """The child of a gateway that stops does not go on."""
+    """When the gateway stops, its child ends."""
     file = tmp_path / "pid"
     code = f"import os,time; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     running = Deferred.fromCoroutine(explainer(code).explain(REQUEST))

@@ -1,4 +1,4 @@
-"""Workers of the local pool that die or cannot start: what is reported, and how work goes on."""
+"""Workers of the local pool that die or cannot start: reports, and how work continues."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class ProcessTransport:
         self.is_open = True
 
     def write(self, data: bytes) -> None:
-        """Ignore what the worker would read."""
+        """Ignore the input of the worker."""
 
     def closeStdin(self) -> None:
         """Ignore the end of input."""
@@ -52,7 +52,7 @@ class ProcessTransport:
 
 
 class Worker:
-    """A worker process and what it has reported."""
+    """A worker process and its reports."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -88,7 +88,7 @@ class Worker:
 
 
 def exit_reason(code: int) -> Failure:
-    """Return what Twisted passes to a process protocol at an exit."""
+    """Return the failure that Twisted passes to a process protocol at an exit."""
     return Failure(ProcessTerminated(exitCode=code) if code else ProcessDone(0))
 
 
@@ -129,7 +129,7 @@ def test_a_job_is_done(worker: Worker) -> None:
 
 
 def test_a_worker_that_leaves_while_it_starts(worker: Worker) -> None:
-    """It does its job first; the limit for its start goes on, and later the limit for its exit."""
+    """The worker finishes its job first; the limits for its start and its exit apply."""
     worker.process.take("k1")
     worker.process.leave()
     worker.clock.advance(START_LIMIT - 1)
@@ -158,7 +158,7 @@ def test_a_start_that_exceeds_its_limit(worker: Worker) -> None:
 
 
 def test_a_worker_that_does_not_stop(worker: Worker) -> None:
-    """It gets SIGTERM once and SIGKILL once; if it survives both, its late exit is ignored."""
+    """The worker gets SIGTERM once and SIGKILL once; if it survives both, its exit is ignored."""
     worker.write_line({"ready": True})
     worker.process.stop()
     worker.clock.advance(KILL_SECONDS / 2)
@@ -185,7 +185,7 @@ def test_an_order_to_stop_after_the_exit(worker: Worker) -> None:
 
 
 def test_answers_that_are_read_after_the_exit(worker: Worker) -> None:
-    """They count, since a process may be reaped first; and the pipes are closed all the same."""
+    """Late answers count, since a process may be reaped first; the pipes are still closed."""
     worker.process.take("k1")
     worker.exit()
     worker.write_line({"ready": True})

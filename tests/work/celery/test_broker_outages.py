@@ -43,7 +43,7 @@ def machine(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[WorkerMac
 async def test_a_broker_that_restarts(
     broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, system: str, tmp_path: Path
 ) -> None:
-    """Meanwhile there are no slots, and jobs go on; afterwards a busy machine has no free slot.
+    """During the restart no slot is free, and jobs continue; later a busy machine has no free slot.
 
     It takes no message, although its connection is new.
     """
@@ -130,7 +130,7 @@ async def test_a_broker_that_never_runs(system: str) -> None:
 async def test_a_connection_that_was_idle_for_long(
     broker: RabbitMQ, system: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be broken unnoticed, so the next message goes over a new connection and arrives."""
+    """An idle connection may be broken, so the next message uses a new connection, and arrives."""
     with Wiretap(broker.port) as wire:
         sender = MessageSender(make_app(broker.url.replace(f":{broker.port}/", f":{wire.port}/")))
         sender.offer(str(uuid4()), key_of("first"), system)

@@ -85,7 +85,7 @@ async def check_broker(url: str, **platforms: object) -> dict[str, Finding]:
 async def test_a_memory_alarm(
     broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, trace_directory: Path
 ) -> None:
-    """The queue reports it before any offer, the running job goes on, and work resumes after it."""
+    """The queue reports the alarm before any offer, the running job continues, and work resumes."""
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     await queue.offer(key_of("sleep-1"), SYSTEM)
     await until((trace_directory / "sleep-1").exists)
@@ -114,7 +114,7 @@ async def test_a_memory_alarm(
 async def test_an_offer_before_the_alarm_is_noticed(
     broker: RabbitMQ, queue: CeleryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails within its time limit, and the error names the alarm."""
+    """The offer fails within its time limit, and the error names the alarm."""
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     monkeypatch.setattr(broker_connections, "CONFIRM_SECONDS", 0.5)
     # The listener ignores alarms, and the machine, which publishes no status during an alarm, does

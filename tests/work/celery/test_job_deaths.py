@@ -56,7 +56,7 @@ async def test_a_job_death_is_reported(
 async def test_no_worker_can_start_on_a_machine(
     system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
-    """It takes no job for a while and reports the reason; a start that succeeds ends this."""
+    """The machine takes no job for a while and reports the reason; a successful start ends this."""
     machine = start_machine("one", slots=2)
     (tmp_path / "one" / "sick").touch()
     ends: list[JobEnd] = []

@@ -108,7 +108,7 @@ async def test_time_limits(
     sender: MessageSender,
     tmp_path: Path,
 ) -> None:
-    """After the soft limit a job is told to stop; if it does not, its process group is killed."""
+    """After the soft limit a job is asked to stop; if it goes on, its process group is killed."""
     machine = start_machine("one", "group", "--soft-time-limit", "1", "--time-limit", "3")
     await wait_until_ready(machine)
     send(sender, system, "child-1")

@@ -105,7 +105,7 @@ def test_two_machines_of_the_same_name() -> None:
 
 
 def test_a_silent_machine_has_no_slots() -> None:
-    """It is shown for an hour, and its slots count again with its next status."""
+    """A silent machine is shown for an hour; its slots count again with its next status."""
     registry = WorkerRegistry()
     record(registry)
     assert registry.slots("alpha", SILENT_SECONDS) == 0
@@ -116,7 +116,7 @@ def test_a_silent_machine_has_no_slots() -> None:
 
 
 def test_the_messages_of_a_record() -> None:
-    """They are those of its jobs on machines that are not silent."""
+    """The messages are those of the record's jobs on machines that are not silent."""
     registry = WorkerRegistry()
     record(registry, jobs={"m1": "k1"})
     assert registry.messages_of("k1", 1) == {"m1"}
@@ -125,7 +125,7 @@ def test_the_messages_of_a_record() -> None:
 
 
 def test_a_machine_that_leaves_has_no_slots() -> None:
-    """It only finishes its jobs."""
+    """A machine that leaves only finishes its jobs."""
     registry = WorkerRegistry()
     record(registry, leaving=True)
     assert registry.slots("alpha", 0) == 0
@@ -188,7 +188,7 @@ def test_the_number_of_machines_is_bounded() -> None:
 
 
 def test_each_end_is_reported_once() -> None:
-    """That of a job with a known key; and each loss, whichever gateway offered the job."""
+    """The end of a job with a known key is reported once, and each loss, of any gateway's job."""
     registry = WorkerRegistry()
     registry.add_offer("m1", "k1", "alpha", 0)
     record(registry, jobs={"m2": "k2"})
