@@ -5,21 +5,22 @@ A method is a coroutine unless it only reads memory. Methods raise no exceptions
 the type checker only. Times are arguments, in seconds since 1970.
 """
 
+from shiftergw.ports.breakers import BreakerStore
 from shiftergw.ports.explanations import Explainer
+from shiftergw.ports.image_directories import ImageDirectory, InstalledFile, Verification
 from shiftergw.ports.images import (
     BlobCache,
     BlobSink,
     Download,
     ImageBuilder,
-    ImageDirectory,
     ImageSource,
-    InstalledFile,
     Layer,
     Report,
     Say,
     Sweepable,
-    Verification,
 )
+from shiftergw.ports.leases import LeaseStore
+from shiftergw.ports.lookups import LookupStore
 from shiftergw.ports.people import (
     CREDENTIAL_SECONDS,
     Authenticator,
@@ -30,7 +31,7 @@ from shiftergw.ports.people import (
 )
 from shiftergw.ports.queue import JobEnd, JobQueue, QueueTrouble, runner_name
 from shiftergw.ports.signatures import SignatureSource, SignatureVerifier
-from shiftergw.ports.store import BreakerStore, ImageStore
+from shiftergw.ports.store import ImageStore
 from shiftergw.ports.uploads import UploadSpool, UploadWriter
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
     "JobEnd",
     "JobQueue",
     "Layer",
+    "LeaseStore",
+    "LookupStore",
     "QueueTrouble",
     "ReplayUnchecked",
     "Report",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from shiftergw.ports.breakers import BreakerStore
+from shiftergw.ports.leases import LeaseStore
+from shiftergw.ports.lookups import LookupStore
 
 if TYPE_CHECKING:
     from shiftergw.model import (
-        Breaker,
         Expired,
         Failed,
         ImageRecord,
@@ -21,44 +24,7 @@ if TYPE_CHECKING:
     from shiftergw.states import State, WaitCause
 
 
-class BreakerStore(Protocol):
-    """Circuit breakers: they block requests to a failing peer, for all processes of a site."""
-
-    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
-        """Return the breaker for requests with this key, or None if there is none.
-
-        If its `until` is later than `now`, the caller must not send a request. Otherwise the
-        breaker is due and the caller is its probe: for the next `seconds` all other callers get a
-        breaker with `probed` set and with the end of the probe as its `until`. A breaker with a
-        time that only a clock far in the future can have written counts as none.
-        """
-        ...
-
-    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
-        """Block requests with this key until a time; never shorten a breaker that is not due.
-
-        `why` names the cause in words for the user. `trips` rises by one if the breaker was due,
-        because then its probe has failed. A breaker is deleted an hour after its time. A key must
-        not contain a login in plain text.
-        """
-        ...
-
-    async def close_breaker(self, key: str, now: float) -> None:
-        """Remove a due breaker after its probe has succeeded.
-
-        A breaker that has been tripped again stays.
-        """
-        ...
-
-    async def end_probe(self, key: str, end: float, at: float) -> None:
-        """Give up the probe that would run until `end`, and allow the next one at `at`.
-
-        A breaker with another probe, or one that has been tripped again, stays as it is.
-        """
-        ...
-
-
-class ImageStore(BreakerStore, Protocol):
+class ImageStore(BreakerStore, LeaseStore, LookupStore, Protocol):
     """Records of images and of the work on them. Each method is atomic.
 
     A *step* is a method with an attempt number. It changes nothing and raises `Superseded` if a
@@ -295,18 +261,6 @@ class ImageStore(BreakerStore, Protocol):
         """
         ...
 
-    async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
-        """Block an image id in an image directory, by order of `uid`; keep an earlier order."""
-        ...
-
-    async def allow(self, directory: str, image_id: str) -> bool:
-        """Remove a block; return whether there was one."""
-        ...
-
-    async def is_blocked(self, directory: str, image_ids: Collection[str]) -> bool:
-        """Return whether one of these image ids is blocked in an image directory."""
-        ...
-
     async def expires(self, setting: bool | None, now: float, lifetime: float | None) -> bool:
         """Return whether images expire on schedule; `setting` is the value of the configuration.
 
@@ -322,32 +276,4 @@ class ImageStore(BreakerStore, Protocol):
 
         `foreign`: also those that another program has written and no attempt has changed.
         """
-        ...
-
-    async def lease(
-        self, directory: str, image_id: str, holder: str, now: float, seconds: float
-    ) -> bool:
-        """Take or renew the lease on (image directory, image id).
-
-        Returns False if another holder has it. `holder` is `key/attempt`. A lease ends with
-        `release`, after `seconds`, or with its attempt: when a later attempt has begun or the
-        record is no longer in flight. A later attempt on the same record takes over the lease even
-        before that.
-        """
-        ...
-
-    async def release(self, directory: str, image_id: str, holder: str) -> None:
-        """Release a lease; do nothing if `holder` does not have it."""
-        ...
-
-    async def record_lookup(self, row: Mapping[str, Any]) -> None:
-        """Store a row of lookup metrics, for at most a year; do not wait until it is written.
-
-        The row has the members `system` and `time`. It is lost if the process crashes, or if the
-        store is unavailable or slow.
-        """
-        ...
-
-    async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
-        """Return the last `limit` rows of lookup metrics of a system, oldest first."""
         ...
