@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from shiftergw.config import checks
+from shiftergw.config.advice import advice
 from shiftergw.config.document import (
     Section,
     duplicate_keys,
@@ -25,9 +26,11 @@ from shiftergw.config.document import (
     unknown,
     unreadable,
 )
+from shiftergw.config.file_systems import check_state_file_system
 from shiftergw.config.leniency import convert_section
 from shiftergw.config.location_names import canonical_host, find_location, locate
 from shiftergw.config.locations import Locations, LocationSection, expand_mirrors
+from shiftergw.config.mongodb import DatabaseName, MongoUri
 from shiftergw.config.registries_conf import RegistryRules, read_rules
 from shiftergw.config.sections import (
     LocalDelivery,
@@ -41,12 +44,10 @@ from shiftergw.config.sections import (
 from shiftergw.config.source import read_text
 from shiftergw.config.values import (
     Arguments,
-    DatabaseName,
     Duration,
     GatewayUrl,
     Importers,
     LocalPath,
-    MongoUri,
     OstCount,
     PositiveSeconds,
     Program,
@@ -236,8 +237,12 @@ class Config(Section):
         problems += checks.ssh_option_problems(config)
         if problems:
             raise refusal(problems)
-        advice = checks.advice(document, config)
-        warnings = (*conversions, *unknown(cls, document), *advice, *surroundings.warnings)
+        warnings = (
+            *conversions,
+            *unknown(cls, document),
+            *advice(document, config),
+            *surroundings.warnings,
+        )
         return LoadedConfig(config, warnings)
 
     def locate(self, reference: ImageReference) -> tuple[str, str]:
@@ -311,4 +316,4 @@ class Config(Section):
     def check_state_file_system(self, kind: str) -> None:
         """Raise `ConfigurationError` if SQLite's file lies on `kind`, a network file system."""
         if self.mongodb_uri is None:
-            checks.check_state_file_system(kind)
+            check_state_file_system(kind)

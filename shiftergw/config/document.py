@@ -60,6 +60,13 @@ def place(*path: object) -> str:
     return ".".join(printable(str(step)) for step in path) or "the document"
 
 
+def objects_in(document: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield name and content of each object in a table, such as `Platforms`."""
+    table = document.get(key)
+    if isinstance(table, dict):
+        yield from ((name, inner) for name, inner in table.items() if isinstance(inner, dict))
+
+
 def duplicate_keys(value: Any, *path: object) -> Iterator[str]:
     """Yield a problem for every key that an object in a document has more than once."""
     if isinstance(value, _Object):

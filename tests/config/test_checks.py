@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shiftergw.config.checks import NETWORK_FILE_SYSTEMS, is_local_endpoint, lock_trouble
+from shiftergw.config.checks import is_local_endpoint
+from shiftergw.config.file_systems import NETWORK_FILE_SYSTEMS, lock_trouble
 from shiftergw.errors import ConfigurationError
 from tests.configurations import load_config
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shiftergw import __version__
 from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.config import Config
-from shiftergw.config.checks import lock_trouble
+from shiftergw.config.file_systems import lock_trouble
 from shiftergw.errors import Unavailable
 from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.files import mount_of
