@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from twisted.internet.defer import DeferredLock
-
-from shiftergw.delivery import proof, refusals
-from shiftergw.delivery.files import OpenFiles, RemoteFiles, file_prefix, small_file
+from shiftergw.delivery import proof
+from shiftergw.delivery.files import OpenFiles, file_prefix, small_file
 from shiftergw.delivery.image_names import (
     check_installed_name,
     is_installed_name,
@@ -23,12 +21,12 @@ from shiftergw.delivery.image_names import (
     temporary_name,
 )
 from shiftergw.delivery.proof import NoDigest
+from shiftergw.delivery.remote_installation import RemoteInstallation
 from shiftergw.delivery.remote_sessions import RemoteSessions
-from shiftergw.delivery.retries import FIRST_PAUSE, DeliveryRetries, retry_request
+from shiftergw.delivery.retries import FIRST_PAUSE, retry_request
 from shiftergw.delivery.sftp_files import SftpFiles
-from shiftergw.delivery.source_file import SourceFile, source_errors
 from shiftergw.delivery.stripes import Stripes
-from shiftergw.delivery.upload import CONFIGURED_SAMPLES, Upload, Verify
+from shiftergw.delivery.upload import CONFIGURED_SAMPLES, Verify
 from shiftergw.ports import InstalledFile, Report, Verification
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.delivery.hosts import Hosts
-    from shiftergw.plumbing.channel import Connection
     from shiftergw.plumbing.threads import Threads
 
 IDLE_SECONDS = 30.0
@@ -87,11 +84,7 @@ _DEFAULTS = RemoteOptions()
 
 
 class RemoteDirectory:
-    """Implement the port `ImageDirectory` over a file protocol. Interrupted uploads are resumed.
-
-    The temporary of an image is named after its content, so each later delivery of the same file
-    finds it.
-    """
+    """Implement the port `ImageDirectory` over a file protocol. Interrupted uploads are resumed."""
 
     def __init__(
         self,
@@ -105,14 +98,19 @@ class RemoteDirectory:
 
         All hosts see the same directory.
         """
-        self._threads = threads
         self._clock = clock
         self._options = options
-        self._stripes = Stripes(options.ost_count)
-        self._upload_locks: dict[str, DeferredLock] = {}
         path = str(directory).encode("utf-8", "surrogateescape")
         self._sessions = RemoteSessions(
             hosts, path, clock, options.idle_seconds, options.open_files
+        )
+        self._installation = RemoteInstallation(
+            self._sessions,
+            options.verify,
+            Stripes(options.ost_count),
+            options.first_pause,
+            threads,
+            clock,
         )
 
     async def close(self) -> None:
@@ -181,63 +179,7 @@ class RemoteDirectory:
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """See the port. A partial file of an earlier delivery is resumed."""
         check_installed_name(name)
-        async with self._upload_lock(name):
-            with source_errors():
-                file = await SourceFile.open(source, self._threads)
-            async with file.closed_at_end():
-                retries = DeliveryRetries(
-                    self._sessions.shared_session, self._clock, report, self._options.first_pause
-                )
-                temporary = self._sessions.path_of(temporary_name(name, sha256[:16]))
-                upload = Upload(
-                    file,
-                    temporary,
-                    sha256,
-                    self._options.verify,
-                    self._stripes,
-                    self._clock,
-                    retries,
-                )
-                return await self._deliver(upload, name, retries)
-
-    async def _deliver(self, upload: Upload, name: str, retries: DeliveryRetries) -> Verification:
-        """Upload a file, rename it to `name`, and retry both while there is progress."""
-        path = self._path(name)
-        verification: Verification | None = None
-
-        async def attempt() -> Verification:
-            nonlocal verification
-            async with self._sessions.create_file(upload.temporary) as (files, connection):
-                # The connection may have broken after the rename and before its reply.
-                if verification is not None and await self._is_installed(
-                    files, connection, path, upload
-                ):
-                    return Verification("sha256")
-                try:
-                    verification = await upload.run(files, connection)
-                    await files.rename(upload.temporary, path)
-                except SftpRefused as refusal:
-                    if await self._sessions.is_swept(files, refusal):
-                        raise refusals.temporary_swept(refusal) from refusal
-                    raise
-            return verification
-
-        return await retries.run(attempt)
-
-    async def _is_installed(
-        self, files: RemoteFiles, connection: Connection, path: bytes, upload: Upload
-    ) -> bool:
-        """Return whether the installed file has the digest of the upload; samples prove nothing."""
-        attributes = await files.lstat(path)
-        if self._options.verify != "sha256" or attributes is None or not attributes.is_file:
-            return False
-        size = upload.source.size
-        if attributes.size != size:
-            return False
-        with suppress(NoDigest):
-            sha256 = await proof.remote_sha256(connection, path, size, self._clock)
-            return sha256 == upload.sha256
-        return False
+        return await self._installation.install(source, name, sha256, report)
 
     @_retry_once
     async def write(self, content: bytes, name: str) -> None:
@@ -309,7 +251,9 @@ class RemoteDirectory:
                 if attributes.modified and attributes.modified < before
             ]
             expired_names = [
-                name for name in names if name_of_temporary(name) not in self._upload_locks
+                name
+                for name in names
+                if not self._installation.is_uploading(name_of_temporary(name))
             ]
             for name in expired_names:
                 await files.remove(self._sessions.path_of(name))
@@ -318,17 +262,6 @@ class RemoteDirectory:
     def _path(self, name: str) -> bytes:
         check_installed_name(name)
         return self._sessions.path_of(name)
-
-    @asynccontextmanager
-    async def _upload_lock(self, name: str) -> AsyncIterator[None]:
-        """Allow one upload of a name at a time: they would share a temporary."""
-        lock = self._upload_locks.setdefault(name, DeferredLock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked and not lock.waiting:
-                self._upload_locks.pop(name, None)
 
 
 def _has_installed_name(name: bytes) -> bool:
