@@ -20,8 +20,9 @@ from shiftergw.cli.exits import (
     code_of,
     text_of,
 )
+from shiftergw.cli.gateways import shuffle
 from shiftergw.cli.progress import Display, Line, Lines
-from shiftergw.cli.remote import Remote, shuffle
+from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
 from shiftergw.names import MISSING, is_image_id

@@ -17,7 +17,8 @@ from shiftergw.cli import answers
 from shiftergw.cli.answers import UploadState
 from shiftergw.cli.directory_tar import SourceChanged
 from shiftergw.cli.exits import NoGateway, RequestRefused, Stop, WrongOffset
-from shiftergw.cli.remote import ANSWER_LIMIT, Remote
+from shiftergw.cli.gateways import ANSWER_LIMIT
+from shiftergw.cli.remote import Remote
 from shiftergw.cli.upload_source import InputSpool, UploadSource, open_source
 from shiftergw.model.source_names import LocalSourceName
 from shiftergw.plumbing.backoff import Backoff

@@ -13,9 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from shiftergw.cli import polling
+from shiftergw.cli import gateways, polling
 from shiftergw.cli import pull as commands
-from shiftergw.cli import remote as gateways
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import NoGateway, RequestRefused
 from shiftergw.cli.pull import PullOptions

@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.cli import remote as gateways
+from shiftergw.cli import gateways
 from shiftergw.cli.exchange import uri_of
 from shiftergw.cli.exchange_twisted import AnswerTimeout
 from shiftergw.cli.exits import GatewayBusy, InvalidRequest, NoGateway, RequestRefused, Stop

@@ -15,8 +15,8 @@ from twisted.web.pages import notFound
 from twisted.web.server import Site
 
 from shiftergw.cli import exchange
+from shiftergw.cli import gateways as client
 from shiftergw.cli import images as commands
-from shiftergw.cli import remote as client
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import Misuse, NoGateway, RequestRefused
 from shiftergw.cli.main import main
