@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNWRAPPED_WIDTH = 1000
 """Characters of a line if the output is not a terminal."""
 
-_COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+_COLORS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
 @click.command()
@@ -65,7 +65,7 @@ def show(findings: Iterable[Finding], console: Console) -> int:
     table = Table("", "What", "Found, and what to do", box=None, pad_edge=False)
     code = DONE
     for finding in findings:
-        level = Text(finding.level, style=_COLOURS[finding.level])
+        level = Text(finding.level, style=_COLORS[finding.level])
         text = Text(finding.text)
         if finding.remedy:
             text.append(f"\n→ {finding.remedy}", style="bold")

@@ -1,0 +1,20 @@
+"""Fixtures of the tests of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_twisted
+
+from shiftergw.plumbing.threads import Threads
+from tests.job.pipeline_bench import PipelineBench, real
+
+
+@pytest_twisted.async_yield_fixture()
+async def pipeline_bench(tmp_path: Path) -> AsyncIterator[PipelineBench]:
+    """Yield a pipeline whose builder runs the real `mksquashfs`."""
+    threads = Threads(real, 6, "test")
+    threads.startService()
+    yield PipelineBench(tmp_path, threads)
+    await threads.stopService()
