@@ -78,7 +78,7 @@ def stream_plan(plan: Plan, layers: Sequence[LayerFile]) -> bytes:
 
 
 def contents(archive: bytes) -> dict[str, bytes | str]:
-    """Return what Python's `tarfile` reads: data of files, `/` for directories, `-> target`."""
+    """Return the content as `tarfile` reads it: data of files, `/` for directories, `-> target`."""
     entries_by_name: dict[str, bytes | str] = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:

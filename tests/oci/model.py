@@ -15,7 +15,7 @@ Path = tuple[str, ...]
 
 
 class InvalidLayers(Exception):
-    """The layers have no meaning."""
+    """The layers are invalid."""
 
 
 @dataclass(eq=False)
@@ -166,7 +166,7 @@ def resolve_links(view: View, before: View) -> View:
 
 
 def flatten_model(layers: Sequence[Sequence[tuple[tarfile.TarInfo, bytes]]]) -> Image:
-    """Return the image of the layers; raise `InvalidLayers` if they have no meaning."""
+    """Return the image of the layers; raise `InvalidLayers` if they are invalid."""
     view: View = {}
     for layer in layers:
         lower = view

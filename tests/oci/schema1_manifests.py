@@ -41,7 +41,7 @@ def schema_1_manifest(
 
 
 def sign(content: bytes) -> bytes:
-    """Return a manifest with a signature, of which nobody verifies more than the form."""
+    """Return a manifest with a signature; only its form is ever verified."""
     assert content.endswith(b"\n}")
     length = len(content) - 2
     fields = {"formatLength": length, "formatTail": _base64(b"\n}"), "time": "2015-06-07"}

@@ -1,4 +1,4 @@
-"""The index of an archive that holds an image: where its members are, and hostile archives."""
+"""The index of an archive with an image: the places of members, and hostile archives."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_links_in_a_circle_end() -> None:
 
 
 def test_an_archive_that_was_cut_short() -> None:
-    """Whatever is missing at the end of an archive, the error says that it is incomplete."""
+    """If any part is missing at the end of an archive, the error says that it is incomplete."""
     content = tar_of({"a": LARGE, "b": LARGE})
     for size in (300, 512, 100_000, 400_000):
         if size == 512:
@@ -127,7 +127,7 @@ def test_too_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_very_long_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names of an archive are bounded together."""
+    """The total length of all names of an archive is bounded."""
     monkeypatch.setattr(archive, "NAMES_LIMIT", 1000)
     with pytest.raises(ManifestInvalid, match="very long names"):
         index_of(tar_of({f"{number}{'n' * 300}": b"" for number in range(4)}))

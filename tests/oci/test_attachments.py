@@ -1,4 +1,4 @@
-"""Attachments and referrers are read as cosign writes them; anything else is left out."""
+"""Attachments and referrers are read as cosign writes them; other content is skipped."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_layers() -> None:
 
 
 def test_many_layers() -> None:
-    """Of very many layers the first 64 count."""
+    """At most 64 layers of a manifest are read."""
     layers = [{"mediaType": ATTACHMENT, "digest": digest(number)} for number in range(200)]
     assert len(list(read_layers(manifest(*layers), ""))) == 64
 
@@ -97,7 +97,7 @@ def test_odd_manifests(content: bytes) -> None:
 
 
 def test_order_of_referrers() -> None:
-    """Signatures come first, then what may be one; attestations and other artifacts are left out.
+    """Signatures come first, then possible ones; attestations and other artifacts are skipped.
 
     An entry that is malformed does not hide the others.
     """
@@ -125,7 +125,7 @@ def test_order_of_referrers() -> None:
     [b"", b"<html>", b"{}", b'{"layers": []}', b'{"manifests": 1}', b'{"manifests": [1]}'],
 )
 def test_odd_lists(content: bytes) -> None:
-    """A page for people, or another document, is no list of referrers."""
+    """An HTML page, or another document, is not a list of referrers."""
     with pytest.raises(ManifestInvalid):
         read_referrers(content)
 
@@ -145,5 +145,5 @@ def test_odd_lists(content: bytes) -> None:
     ],
 )
 def test_next_pages(link: str, query: str) -> None:
-    """Of a link to the next page only a plain query is taken."""
+    """A link to the next page counts only as a plain query."""
     assert next_page_query(link) == query

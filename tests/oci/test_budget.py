@@ -146,7 +146,7 @@ def test_a_failed_layer_does_not_use_up_the_budget(tmp_path: Path) -> None:
 
 
 def test_subtracting_never_fails() -> None:
-    """Even if the subtracted compressed bytes are part of another layer's ratio."""
+    """It succeeds even if the subtracted compressed bytes are part of another layer's ratio."""
     budget = Budget(BuildLimits(ratio=200))
     unproven, zeros = budget.layer(), budget.layer()
     unproven.update(Cost(size=10**9, stored_size=10**9))

@@ -70,7 +70,7 @@ def test_a_whiteout_can_have_any_type() -> None:
 
 
 def test_whiteouts_of_missing_names_do_nothing() -> None:
-    """In the lowest layer and elsewhere; their names never appear in the result."""
+    """They do nothing in any layer, and their names never appear in the result."""
     lowest = [entry(".wh.a", b""), entry("d/.wh.b", b""), entry(".wh..wh..opq", b"")]
     assert image([*lowest, entry("a", b"1")]) == {"a": b"1"}
     missing = [entry("no/where/.wh.b", b""), entry("a/.wh.b", b""), entry(".wh.x", b"")]
@@ -113,7 +113,7 @@ def test_a_whiteout_follows_a_symlink_of_a_lower_layer() -> None:
 
 
 def test_a_whiteout_follows_symlinks_anywhere_in_its_path() -> None:
-    """Relative and absolute links, at any component of the path."""
+    """Relative and absolute links are followed at any component of the path."""
     lower = [
         *BASE,
         entry("opt/py/x", b"1"),
@@ -181,7 +181,7 @@ def test_a_rewritten_name_leaves_its_group() -> None:
 
 @pytest.mark.parametrize("targets", [("b", "c", "d"), ("d", "d", "d")])
 def test_links_before_their_target_are_resolved_after_the_layer(targets: tuple[str, ...]) -> None:
-    """Even chains of links that each come before the next one."""
+    """That includes chains of links that each come before the next one."""
     links = [hard_link(name, target) for name, target in zip("abc", targets, strict=True)]
     layer = [*links, entry("d", b"late")]
     assert image(layer) == dict.fromkeys("abcd", b"late")
@@ -198,7 +198,7 @@ def test_a_link_uses_the_target_at_its_own_position() -> None:
 
 @pytest.mark.parametrize("whiteout_name", [".wh.a", ".wh..wh..opq"])
 def test_a_link_can_refer_to_a_hidden_file(whiteout_name: str) -> None:
-    """A renamed file: the inode of the lower view gets the new name."""
+    """A file can be renamed: the inode of the lower view gets the new name."""
     assert image(
         [entry("d/a", b"one")], [entry(f"d/{whiteout_name}", b""), hard_link("d/b", "d/a")]
     ) == {
@@ -208,7 +208,7 @@ def test_a_link_can_refer_to_a_hidden_file(whiteout_name: str) -> None:
 
 
 def test_a_link_can_refer_to_a_file_in_a_hidden_directory() -> None:
-    """Even if the directory exists again, and through a symlink."""
+    """It can do so even if the directory exists again, and through a symlink."""
     lower = [entry("d/s/a", b"one"), symlink("l", "d/s")]
     upper = [entry(".wh.d", b""), entry("d/s/"), hard_link("b", "d/s/a"), hard_link("c", "l/a")]
     assert image(lower, upper) == {
@@ -248,7 +248,7 @@ def test_a_link_to_a_symlink_is_that_symlink() -> None:
 
 @pytest.mark.parametrize("target", ["lib/so", "/usr/lib/so", "./usr//lib/so", "usr/x/../lib/so"])
 def test_the_target_of_a_link_is_normalized_and_resolved(target: str) -> None:
-    """However the target is written, it is the file below the root."""
+    """A target in any notation is the file below the root."""
     assert image(BASE, [hard_link("b", target)]) == {**USR, "b": b"old"}
     assert groups(plan_of(BASE, [hard_link("b", target)])) == [{"b", "usr/lib/so"}]
 
@@ -280,7 +280,7 @@ def test_circular_hard_links_are_rejected() -> None:
 
 
 def test_a_type_change_removes_the_old_content() -> None:
-    """File over directory, symlink over directory, directory over file and over symlink."""
+    """A file or symlink replaces a directory, and a directory replaces a file or symlink."""
     lower = [entry("a/x", b"1"), entry("b/x", b"2"), entry("c", b"3"), *BASE]
     upper = [entry("a", b"file"), symlink("b", "a"), entry("c/"), entry("c/y", b"4"), entry("lib/")]
     assert image(lower, upper) == {
@@ -311,7 +311,7 @@ def test_entries_below_a_symlink_follow_it_inside_the_root(target: str) -> None:
 
 
 def test_an_entry_below_a_dangling_symlink_creates_its_target() -> None:
-    """As a tool does that creates missing parents below the root."""
+    """The target is created, as by a tool that creates missing parents below the root."""
     layers = ([symlink("a", "../../b/c")], [entry("a/x", b"1")])
     assert image(*layers) == {"a": "-> ../../b/c", "b": "/", "b/c": "/", "b/c/x": b"1"}
 
@@ -335,7 +335,7 @@ def test_chains_of_symlinks_have_the_kernels_limit() -> None:
 
 
 def test_entries_below_a_circle_of_symlinks_are_rejected() -> None:
-    """A limited number of hops, then an error."""
+    """After a limited number of hops the path is an error."""
     with pytest.raises(LayerInvalid, match="circle"):
         image([symlink("a", "b"), symlink("b", "a"), entry("a/x", b"1")])
 

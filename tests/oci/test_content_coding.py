@@ -1,4 +1,4 @@
-"""Tests of content codings: what is undone, and what is refused."""
+"""Content codings of documents are decoded, or refused."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DOCUMENT = b'{"schemaVersion": 2}' * 50
     ],
 )
 def test_codings_are_undone(codings: str, body: bytes) -> None:
-    """Gzip and deflate give the document; the coding `identity` means none."""
+    """Gzip and deflate are decoded; the coding `identity` leaves the document unchanged."""
     assert decode_content(body, codings, len(DOCUMENT)) == DOCUMENT
 
 
 def test_the_limit() -> None:
-    """Of a longer document one byte more than the limit is decompressed."""
+    """At most one byte beyond the limit of a long document is decompressed."""
     bomb = gzip.compress(bytes(100 << 20), 9)
     assert len(decode_content(bomb, "gzip", 1000)) == 1001
 
@@ -47,6 +47,6 @@ def test_the_limit() -> None:
     ],
 )
 def test_other_codings_are_refused(codings: str, body: bytes, words: str) -> None:
-    """An unknown coding, a coding within a coding, and a damaged body are errors in words."""
+    """An unknown coding, a coding within a coding, and a damaged body are errors with a reason."""
     with pytest.raises(ValueError, match=words):
         decode_content(body, codings, 10_000)

@@ -1,4 +1,4 @@
-"""The finished plan: what is dropped, changed and counted; and a comparison with a model."""
+"""The finished plan: dropped, changed and counted entries; and a comparison with a model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_devices_and_fifos_are_dropped_and_counted() -> None:
 
 
 def test_everything_below_dev_is_dropped_and_counted() -> None:
-    """The directory itself stays, whatever path leads into it."""
+    """The directory itself stays; its entries are dropped, through any path into it."""
     layers: list[Layer] = [
         [entry("././dev/"), special("dev/null"), entry("dev/shm/"), entry("dev/shm/x", b"1")],
         [symlink("d", "dev"), entry("d/y", b"2"), hard_link("z", "dev/y"), symlink("dev/s", "")],
@@ -90,7 +90,7 @@ DIRECTORY_MODES = {0o0: 0o755, 0o700: 0o755, 0o1777: 0o1777, 0o2775: 0o775, 0o55
 
 @pytest.mark.parametrize("mode", FILE_MODES)
 def test_files_are_made_readable(mode: int) -> None:
-    """a+r, u+w, and x for all if any x is set."""
+    """Files get a+r, u+w, and x for all if any x is set."""
     plan = plan_of([entry("f", b"", mode=mode)])
     assert plan.root.children[b"f"].mode == FILE_MODES[mode]
     assert plan.report.modes == (mode & 0o777 != FILE_MODES[mode])
@@ -98,7 +98,7 @@ def test_files_are_made_readable(mode: int) -> None:
 
 @pytest.mark.parametrize("mode", DIRECTORY_MODES)
 def test_directories_are_made_readable(mode: int) -> None:
-    """a+rx, u+w; the sticky bit stays."""
+    """Directories get a+rx and u+w; the sticky bit stays."""
     plan = plan_of([entry("d/", mode=mode)])
     assert plan.root.children[b"d"].mode == DIRECTORY_MODES[mode]
     assert plan.report.modes == (mode & 0o1777 != DIRECTORY_MODES[mode])
@@ -116,7 +116,7 @@ def test_setuid_is_dropped_unless_the_site_keeps_it(keep: bool) -> None:
 
 
 def test_times_are_limited_to_the_range_of_squashfs() -> None:
-    """0…2³²-1 without fractions; the plan has the latest time."""
+    """Times are 0…2³²-1 without fractions; the plan has the latest time."""
     late = 2**40
     times = {"a": -5.5, "b": 7.9, "c": late}
     plan = plan_of([entry(name, b"", mtime=time) for name, time in times.items()])
@@ -130,7 +130,7 @@ def test_times_are_limited_to_the_range_of_squashfs() -> None:
 
 
 def test_parents_without_an_entry_have_fixed_attributes() -> None:
-    """0755 and 1970, so that the bytes are always the same; the root is always 0755."""
+    """They get 0755 and 1970, so that the bytes are always the same; the root is always 0755."""
     plan = plan_of([entry("./", mode=0o700), entry("a/b", b"")])
     assert (plan.root.children[b"a"].mode, plan.root.children[b"a"].mtime) == (0o755, 0)
     assert (plan.root.mode, plan.root.mtime) == (0o755, 0)
@@ -157,7 +157,7 @@ def test_replaced_files_do_not_count() -> None:
 
 
 def test_paths_that_cannot_be_mounted_are_rejected() -> None:
-    """Even if only a symlink makes the path too long."""
+    """Such a path is an error, even if only a symlink makes it too long."""
     deep = "/".join(["d" * 250] * 15)
     plan_of([entry(f"{deep}/{'f' * 250}", b"")])
     with pytest.raises(LayerInvalid, match="4095"):

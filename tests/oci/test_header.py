@@ -46,7 +46,7 @@ def test_numbers_in_every_notation_are_read(field: bytes) -> None:
     "field", [b"0000x44\0", b"0000899\0", b"-000644\0", b"0_64\0\0\0\0", b"+1 \0"]
 )
 def test_invalid_numbers_are_rejected(field: bytes) -> None:
-    """The reader does not guess."""
+    """An invalid number is an error."""
     with pytest.raises(LayerInvalid, match="number"):
         number(field)
 

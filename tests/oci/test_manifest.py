@@ -250,9 +250,9 @@ def test_artifact_by_header_alone() -> None:
 
 
 def test_urls_of_layers_are_never_requested() -> None:
-    """The gateway requests no URL that a manifest names (CVE-2020-15157).
+    """The gateway requests no URL in a manifest (CVE-2020-15157).
 
-    It requests the layer from the registry, which mostly has it.
+    It requests the layer from the registry, which usually has it.
     """
     with_urls = parse(manifest(layers=[blob(DOCKER_LAYER, urls=["https://169.254.169.254/"])]))
     plain = parse(manifest(layers=[blob(DOCKER_LAYER, urls=[])]))
@@ -377,7 +377,7 @@ def put(document: Any, path: tuple[str | int, ...], value: object) -> None:
 def test_any_value_anywhere_is_parsed_or_rejected(
     path: tuple[str | int, ...], value: object
 ) -> None:
-    """Any value at any place gives a result or an error that can be shown."""
+    """Any value at any place leads to a result or a printable error."""
     documents = [
         manifest(),
         index(entry("a", "linux/amd64", annotations={})),
@@ -446,7 +446,7 @@ def test_variants(system: str, order: list[str]) -> None:
     ],
 )
 def test_other_names_of_platforms(platform_text: str, system: str) -> None:
-    """Common other names mean the same; a missing `os` means Linux."""
+    """Common other names are equivalent; a missing `os` means Linux."""
     assert choose_digests(system, entry("a", platform_text)) == [digest("a")]
 
 

@@ -72,7 +72,7 @@ def test_values_read_back_or_are_omitted(
 
 @given(st.lists(st.sampled_from([1, 2**32 - 2]), min_size=1), TEXT)
 def test_no_value_opens_a_private_image(user_acl: list[int], value: str) -> None:
-    """Whatever values an image has, the ACL is in the last lines and is read."""
+    """With any values of an image, the ACL is in the last lines and is read."""
     file = write_meta(
         env=[value], entry=[value], cmd=[value], workdir=value, private=True, user_acl=user_acl
     )
@@ -136,7 +136,7 @@ def test_values_that_would_break_lines(evil: str) -> None:
 
 
 def test_private_image_without_reader() -> None:
-    """Such a file is never written: the runtime admits everybody if both lists are empty."""
+    """Such a file is never written: the runtime admits all users if both lists are empty."""
     with pytest.raises(ValueError, match="at least one reader"):
         write_meta(private=True)
 

@@ -46,7 +46,7 @@ from shiftergw.oci.rate_limits import RateLimit, parse_rate_limit
     ],
 )
 def test_forms(fields: dict[str, str], expected: RateLimit | None) -> None:
-    """What the fields tell is read, and what is invalid counts as missing."""
+    """The fields of a limit are read; invalid fields count as missing."""
     assert parse_rate_limit(fields.get) == expected
 
 
@@ -59,11 +59,11 @@ def test_forms(fields: dict[str, str], expected: RateLimit | None) -> None:
     ],
 )
 def test_words(limit: RateLimit, text: str) -> None:
-    """A limit is told in words, as far as it is known."""
+    """The text of a limit has its known parts."""
     assert str(limit) == text
 
 
 def test_a_limit_is_low_below_a_tenth() -> None:
-    """Nothing is low where the whole is unknown."""
+    """A limit is never low if its total is unknown."""
     limits = RateLimit(9, 100), RateLimit(10, 100), RateLimit(0)
     assert [limit.is_low for limit in limits] == [True, False, False]

@@ -44,12 +44,12 @@ def test_layers_are_listed_newest_first() -> None:
     [TYPE, "application/vnd.docker.distribution.manifest.v1+prettyjws", "application/json", ""],
 )
 def test_every_media_type_of_old_registries(media_type: str) -> None:
-    """The document says that it is one of schema 1, whatever its header says."""
+    """The document declares schema 1, so its media type does not matter."""
     assert len(parse(schema_1_manifest(BLOBS, histories()), media_type).layers) == 3
 
 
 def test_the_configuration_is_that_of_the_newest_layer() -> None:
-    """Environment, command, directory, labels, date and architecture are known to the runtime."""
+    """Environment, command, directory, labels, date and architecture are read for the runtime."""
     runtime = {
         "Env": ["A=b"],
         "Entrypoint": ["/run"],
@@ -101,7 +101,7 @@ def test_the_architecture_of_the_manifest() -> None:
 
 
 def test_the_payload_of_a_signed_manifest() -> None:
-    """The signatures are not part of what a digest covers, and are removed."""
+    """The digest does not cover the signatures, which are removed."""
     content = schema_1_manifest(BLOBS, histories())
     signed_content = sign(content)
     assert signed_content != content
@@ -124,7 +124,7 @@ def test_many_signatures() -> None:
 
 
 def test_other_documents_have_no_payload() -> None:
-    """A manifest of a later schema stays as it is, whatever it says."""
+    """A manifest of a later schema stays unchanged."""
     content = json_bytes({"schemaVersion": 2, "layers": [], "signatures": [{"protected": ""}]})
     assert payload_of(content) == content
 
@@ -149,7 +149,7 @@ def _with_protected(*headers: object) -> bytes:
     ],
 )
 def test_damaged_signatures(headers: list[object]) -> None:
-    """A payload that cannot be told, or of which there are two, is refused."""
+    """A manifest without a recognizable payload, or with two payloads, is refused."""
     with pytest.raises(ManifestInvalid, match="signatures of the image's manifest"):
         payload_of(_with_protected(*headers))
 

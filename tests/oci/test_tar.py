@@ -96,7 +96,7 @@ def test_every_format_reads_the_same(tar_format: int) -> None:
 def test_any_names_and_data_are_indexed(
     files: list[tuple[str, bytes, int]], tar_format: int
 ) -> None:
-    """Names of any text, modes, and the exact bytes at the offsets of the index."""
+    """Names of any text, modes, and offsets with the exact bytes are in the index."""
     tar = tar_of([entry(name, data, mode=mode) for name, data, mode in files], tar_format)
     result = index_tar(tar)
     assert [(path_of(e), e.mode) for e in result] == [(n.encode(), m) for n, _, m in files]
@@ -211,7 +211,7 @@ FILE = header(b"f", 0o644, 0, b"0", 3) + b"abc" + padding(3)
 def test_the_end_of_the_file_is_the_end_of_the_archive(
     tmp_path: Path, rest: bytes, compression: str
 ) -> None:
-    """With or without padding, but the data of the last file must be complete."""
+    """The end may lack padding, but the data of the last file must be complete."""
     tar = FILE + header(b"g", 0o644, 0, b"0", 3) + b"xyz" + rest
     plan, layers = plan_layers(tmp_path, tar, compression=compression)
     assert contents(stream_plan(plan, layers)) == {"f": b"abc", "g": b"xyz"}

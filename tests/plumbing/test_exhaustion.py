@@ -1,4 +1,4 @@
-"""Errors for lack of descriptors, memory or threads are told from other errors."""
+"""Errors for lack of descriptors, memory or threads are distinguished from other errors."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_the_whole_file(path: Path, algorithm: str, piece_bytes: int) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 1000, 1001, 10_000])
 def test_the_first_bytes(path: Path, length: int) -> None:
-    """`length` limits what is hashed; a shorter file is hashed to its end."""
+    """`length` limits the hashed bytes; a shorter file is hashed to its end."""
     expected = CONTENT[:length]
     assert hash_file(path, length=length, piece_bytes=1000) == (
         len(expected),
@@ -51,7 +51,7 @@ def test_a_descriptor_keeps_its_position(path: Path) -> None:
 
 
 def test_stop(path: Path) -> None:
-    """It stops before the next piece, and passes on what `should_stop` raises."""
+    """Hashing stops before the next piece, and passes on errors of `should_stop`."""
     answers = iter([False, None, True])
     size, _ = hash_file(path, should_stop=lambda: next(answers), piece_bytes=1000)
     assert size == 2000

@@ -128,7 +128,7 @@ def test_a_lock_whose_file_cannot_be_removed_is_released(tmp_path: Path) -> None
 
 
 def test_many_takers_exclude_each_other(tmp_path: Path) -> None:
-    """Whatever the order of creation and removal, two never hold the lock at once."""
+    """In any order of creation and removal, two processes never hold the lock at once."""
     path = tmp_path / "lock"
     holders: list[int] = []
     holder_counts: list[int] = []
@@ -153,7 +153,7 @@ def test_many_takers_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_descriptors_do_not_leak(tmp_path: Path) -> None:
-    """Refused and failed attempts close what they opened."""
+    """Refused and failed attempts close their descriptors."""
     holders = try_lock(tmp_path / "lock")
     assert holders is not None
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -166,7 +166,7 @@ def test_descriptors_do_not_leak(tmp_path: Path) -> None:
 
 @pytest_twisted.async_yield_fixture
 async def threads() -> AsyncIterator[Threads]:
-    """Give two threads."""
+    """Yield two threads."""
     pool = Threads(real, 2, "test")
     pool.startService()
     yield pool

@@ -267,17 +267,17 @@ class StuckTransport:
     """A child whose process the kernel keeps; `signals` are the names of those that it got."""
 
     def __init__(self, pid: int) -> None:
-        """Have a process id."""
+        """Create a child with a process id."""
         self.pid = pid
         self.signals: list[str] = []
         self.is_closed = False
 
     def signalProcess(self, name: str) -> None:
-        """Note a signal."""
+        """Record a signal."""
         self.signals.append(name)
 
     def loseConnection(self) -> None:
-        """Note that the pipes are closed."""
+        """Record that the pipes are closed."""
         self.is_closed = True
 
 
@@ -316,7 +316,7 @@ def pass_time(clock: Clock, seconds: float) -> None:
 async def test_a_child_that_cannot_be_killed_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The command ends some seconds after SIGKILL; what the child still prints is dropped."""
+    """The command ends some seconds after SIGKILL; later output of the child is dropped."""
     monkeypatch.setattr(process, "_stuck_children", set())
     stuck_reactor, clock = StuckReactor(), Clock()
     pieces: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Rounds are repeated, whatever happens in one of them."""
+"""Rounds are repeated, also after an error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def levels() -> Iterator[list[str]]:
-    """Return the levels of what is logged."""
+    """Return the levels of logged events."""
     level_names: list[str] = []
 
     def observe(event: dict[str, object]) -> None:

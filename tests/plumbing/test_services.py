@@ -1,4 +1,4 @@
-"""Services start in order and stop in reverse order, whatever fails."""
+"""Services start in order and stop in reverse order, also after failures."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Speaker(Protocol):
 
 
 async def ending(client: ClientTls, host: str, listener: Listener) -> Any:
-    """Return why a connection ended."""
+    """Return the reason for the end of a connection."""
     endpoint = HostnameEndpoint(REACTOR, "127.0.0.1", listener.port)
     tls_endpoint = wrapClientTLS(client.to(host), endpoint)
     speaker: Any = await tls_endpoint.connect(Factory.forProtocol(Speaker))
@@ -125,7 +125,7 @@ async def test_many_names(tmp_path: Path) -> None:
 
 
 def test_whose_certificate_it_is(tmp_path: Path) -> None:
-    """A fault of an authority's certificate is told from one of the server's."""
+    """The error distinguishes a fault of an authority's certificate from one of the server's."""
     authority = Authority(tmp_path)
     certificate = x509.load_pem_x509_certificate(authority.pem.read_bytes())
     fault, problem = tls._problem_of(10, certificate)

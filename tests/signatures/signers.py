@@ -1,4 +1,4 @@
-"""A signer that writes what cosign writes, with a certificate authority and a log of its own.
+"""A signer that writes signatures like cosign, with its own certificate authority and log.
 
 Only `cryptography` and the standard library are used, since the data of tests must not come from
 the program. The Merkle tree is computed by its recursive definition (RFC 9162, section 2.1.1), not
@@ -105,7 +105,7 @@ def statement(digest: str = DIGEST, **members: Any) -> dict[str, Any]:
 
 
 def pre_authentication(payload: bytes, payload_type: str = STATEMENT_TYPE) -> bytes:
-    """Return what an envelope (DSSE) signs."""
+    """Return the bytes that an envelope (DSSE) signs."""
     return b"DSSEv1 %d %s %d %s" % (
         len(payload_type),
         payload_type.encode(),
@@ -133,7 +133,7 @@ class RekorLog:
         return hashlib.sha256(public_der(self.key)).digest()
 
     def add(self, body: bytes, time: int = NOW) -> dict[str, Any]:
-        """Take an entry, and return it as a bundle has it, with promise and proof."""
+        """Store an entry; return it in the form of a bundle, with promise and proof."""
         index = len(self.leaves)
         self.leaves.append(hashlib.sha256(b"\0" + body).digest())
         return {
@@ -157,7 +157,7 @@ class RekorLog:
         return sign(self.key, compact(document))
 
     def cosign_entry(self, body: bytes, time: int = NOW, **members: Any) -> str:
-        """Take an entry, and return it as the annotation of an attachment."""
+        """Store an entry; return it in the form of the annotation of an attachment."""
         index = len(self.leaves)
         self.leaves.append(hashlib.sha256(b"\0" + body).digest())
         payload = {
@@ -212,7 +212,7 @@ def _split(size: int) -> int:
 
 
 class CertificateIssuer:
-    """An authority as Fulcio is one: a root, an intermediate, and certificates of minutes."""
+    """An authority like Fulcio: a root, an intermediate, and certificates of minutes."""
 
     def __init__(self, root: Mapping[str, Any] | None = None, **intermediate: Any) -> None:
         """Make root and intermediate; their options go to `certificate`."""
@@ -235,7 +235,7 @@ class CertificateIssuer:
 
     @property
     def trust(self) -> FulcioAuthority:
-        """Return what a policy says of this authority and of `EMAIL`."""
+        """Return the members of a policy for this authority and `EMAIL`."""
         return FulcioAuthority(pem(self.root), ISSUER, EMAIL)
 
     @property
@@ -341,7 +341,7 @@ def _key_usage(*, is_for_certificates: bool) -> x509.KeyUsage:
 
 @dataclass
 class CosignSigner:
-    """Someone who signs with cosign, by a key or, with a `certificate`, keyless."""
+    """A user who signs with cosign, by a key or, with a `certificate`, keyless."""
 
     key: PrivateKey = field(default_factory=new_key)
     log: RekorLog = field(default_factory=RekorLog)
@@ -354,7 +354,7 @@ class CosignSigner:
         return public_pem(self.key) if self.certificate is None else pem(self.certificate)
 
     def keys(self, *, needs_log: bool = False) -> SigstoreKeys:
-        """Return what a policy says to trust this signer's key."""
+        """Return the members of a policy that trusts this signer's key."""
         return SigstoreKeys((public_pem(self.key),), None, (self.log.pem,) if needs_log else ())
 
     def hashedrekord(self, content: bytes, signature: bytes, **hashes_: str) -> bytes:
@@ -451,5 +451,5 @@ class CosignSigner:
 
 
 def as_blob(bundle: dict[str, Any] | bytes) -> SignatureBlob:
-    """Return a bundle as it is fetched."""
+    """Return a bundle in the form of a fetched one."""
     return SignatureBlob("bundle", bundle if isinstance(bundle, bytes) else compact(bundle))

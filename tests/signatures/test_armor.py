@@ -29,7 +29,7 @@ def test_real_keyrings(home: GpgHome) -> None:
 
 
 def test_several_blocks_with_text(home: GpgHome) -> None:
-    """All blocks of a file count; text and headers do not."""
+    """All blocks of a file are read; text and headers are ignored."""
     first = home.export("first", armor=True)
     second = home.export("second", armor=True).replace(b"\n\n", b"\nComment: x\n\n", 1)
     content = b"The key of\r\n" + first.replace(b"\n", b"\r\n") + b"and\n" + second
@@ -65,6 +65,6 @@ def damage_checksum(text: bytes) -> bytes:
     ],
 )
 def test_damage(home: GpgHome, change: Callable[[bytes], bytes], reason: str) -> None:
-    """A damaged keyring, and anything else, is refused."""
+    """A damaged keyring, and any other content, is refused."""
     with pytest.raises(ValueError, match=reason):
         read_keyring(change(home.export("first", armor=True)))

@@ -34,14 +34,14 @@ MANIFEST = b'{"schemaVersion": 2}'
 
 
 def reason(bundle: dict[str, Any] | bytes, keys: SigstoreKeys | None = None) -> str:
-    """Return why a bundle is rejected where key and log must be right."""
+    """Return the reason for the rejection of a bundle by a policy with a key and a log."""
     result = verify_sigstore(as_blob(bundle), keys or SIGNER.keys(needs_log=True))
     assert isinstance(result, RejectedSignature), result
     return result.reason
 
 
 def claim_of(bundle: dict[str, Any], keys: SigstoreKeys | None = None) -> VerifiedClaim:
-    """Return what an accepted bundle claims."""
+    """Return the claim of an accepted bundle."""
     result = verify_sigstore(as_blob(bundle), keys or SIGNER.keys(needs_log=True))
     assert isinstance(result, VerifiedClaim), result
     return result
@@ -104,7 +104,7 @@ def test_a_signature_of_another_manifest() -> None:
 
 
 def test_ed25519_signs_no_digests() -> None:
-    """A signature of a manifest by an Ed25519 key needs the manifest, and is refused in words."""
+    """An Ed25519 key signs the manifest instead of its digest, so its signature is refused."""
     signer = CosignSigner(new_key("Ed25519"))
     assert "Ed25519 signatures of manifests are not supported" in reason(
         signer.message_bundle(MANIFEST), signer.keys()
@@ -113,7 +113,7 @@ def test_ed25519_signs_no_digests() -> None:
 
 
 def test_one_entry_of_several() -> None:
-    """An entry of an unknown log beside the right one is no obstacle, in any order."""
+    """A bundle may have an entry of an unknown log beside the right one, in any order."""
     bundle = SIGNER.bundle()
     (entry,) = bundle["verificationMaterial"]["tlogEntries"]
     foreign = RekorLog().add(b'{"kind": "dsse", "apiVersion": "0.0.1", "spec": {}}')
@@ -123,7 +123,7 @@ def test_one_entry_of_several() -> None:
 
 
 def with_payload(payload: bytes, payload_type: str | None = None) -> dict[str, Any]:
-    """Return a bundle whose envelope holds this payload, rightly signed and logged."""
+    """Return a bundle whose envelope has this payload, correctly signed and logged."""
     if payload_type is None:
         return SIGNER.bundle(payload)
     signature = sign(SIGNER.key, pre_authentication(payload, payload_type))
@@ -145,13 +145,13 @@ def with_payload(payload: bytes, payload_type: str | None = None) -> dict[str, A
     ],
 )
 def test_odd_statements(payload: bytes, words: str) -> None:
-    """A statement that does not sign exactly one image is no signature of it."""
+    """A statement must name exactly one image, by its digest."""
     assert words in reason(with_payload(payload))
     assert words in reason(with_payload(payload), SIGNER.keys())
 
 
 def test_another_payload_type() -> None:
-    """An envelope of something else than a statement is rejected, rightly signed or not."""
+    """An envelope of another type of payload is rejected, even with a valid signature."""
     assert "its envelope holds `text/plain`" in reason(
         with_payload(compact(statement()), "text/plain"), SIGNER.keys()
     )
@@ -192,7 +192,7 @@ def test_another_payload_type() -> None:
     ],
 )
 def test_wrong_bundles(path: str, value: Any, words: str) -> None:
-    """Whatever is wrong in a bundle, it is rejected, with words that name it."""
+    """A fault anywhere in a bundle is a rejection that names it."""
     assert words in reason(change_value(SIGNER.bundle(), path, value))
 
 
@@ -206,14 +206,14 @@ def test_another_entry_with_its_own_proofs() -> None:
     ("kind", "version"), [("hashedrekord", "0.0.2"), ("dsse", "0.0.2"), ("intoto", "0.0.1")]
 )
 def test_kinds_of_entries_that_are_not_read(kind: str, version: str) -> None:
-    """Entries of Rekor v2, and of kinds that cosign left behind, are refused in words."""
+    """Entries of Rekor v2, and of kinds that cosign no longer writes, are refused with a reason."""
     entry = SIGNER.log.add(compact({"kind": kind, "apiVersion": version, "spec": {}}))
     bundle = change_value(SIGNER.bundle(), ENTRY.removesuffix("/0"), [entry])
     assert reason(bundle) == f"its log entry is of the unsupported kind `{kind} {version}`"
 
 
 def test_neither_promise_nor_proof() -> None:
-    """An entry that nothing vouches for does not count."""
+    """An entry without a promise and a proof does not count."""
     bundle = change_value(SIGNER.bundle(), f"{ENTRY}/inclusionPromise", None)
     bundle = change_value(bundle, f"{ENTRY}/inclusionProof", None)
     assert "neither a promise nor an inclusion proof" in reason(bundle)
@@ -234,12 +234,12 @@ def test_neither_promise_nor_proof() -> None:
     ],
 )
 def test_bombs(content: bytes) -> None:
-    """Documents that are no bundles are rejected, however deep, wide or long."""
+    """Documents that are not bundles are rejected, however deep, wide or long."""
     assert reason(content).startswith("its ")
 
 
 def test_truncated() -> None:
-    """No beginning of a bundle is accepted."""
+    """A truncated bundle is rejected."""
     content = json.dumps(SIGNER.bundle()).encode()
     for size in range(0, len(content), 97):
         assert reason(content[:size])

@@ -1,4 +1,4 @@
-"""Keyless signatures hold for the signer that the policy names, at the time of the log."""
+"""Keyless signatures are valid for the signer in the policy, at the time of the log."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def keyless(authority: CertificateIssuer = AUTHORITY, **options: Any) -> CosignS
 
 
 def trust(**changes: Any) -> SigstoreKeys:
-    """Return what the policy trusts: `EMAIL` by `AUTHORITY`, in `LOG`."""
+    """Return the members of a policy that trusts `EMAIL` by `AUTHORITY`, in `LOG`."""
     return SigstoreKeys((), replace(AUTHORITY.trust, **changes), (LOG.pem,))
 
 
 def reason(signer: CosignSigner, keys: SigstoreKeys | None = None, **options: Any) -> str:
-    """Return why an attachment of this signer is rejected."""
+    """Return the reason for the rejection of an attachment of this signer."""
     result = verify_sigstore(signer.attach(**options), keys or trust())
     assert isinstance(result, RejectedSignature), result
     return result.reason
@@ -76,7 +76,7 @@ def test_right(options: dict[str, Any]) -> None:
 
 
 def test_intermediates_of_the_policy() -> None:
-    """The policy may name the intermediate itself, or both: bundles do not bring it along."""
+    """The policy may name the intermediate itself, or both: it is not in bundles."""
     signer = replace(keyless(), chain=b"")
     assert "certificate authority" in reason(signer)
     for ca in (pem(AUTHORITY.intermediate), AUTHORITY.chain):
@@ -84,7 +84,7 @@ def test_intermediates_of_the_policy() -> None:
 
 
 def test_the_time_is_that_of_the_log() -> None:
-    """A certificate that has expired since counts; one that was not valid at the time does not."""
+    """A certificate must have been valid at the time of the log; it may have expired since."""
     signer = keyless(begin=NOW - 60, minutes=10)
     assert isinstance(verify_sigstore(signer.attach(time=NOW + 539), trust()), VerifiedClaim)
     assert "not valid when the log took" in reason(signer, time=NOW + 541)
@@ -101,7 +101,7 @@ def test_the_authority_is_valid_at_that_time() -> None:
 
 
 def test_a_time_beyond_all_calendars() -> None:
-    """A log's time that no calendar has is rejected."""
+    """A time of a log outside of the calendar is rejected."""
     assert "after the year 9999" in reason(keyless(), time=2**52)
 
 
@@ -125,12 +125,12 @@ def test_a_time_beyond_all_calendars() -> None:
     ],
 )
 def test_wrong_certificates(options: dict[str, Any], words: str) -> None:
-    """A certificate of the right authority with something else in it is rejected in words."""
+    """A certificate of the right authority with wrong content is rejected with a reason."""
     assert words in reason(keyless(**options))
 
 
 def unknown_extension(name: str) -> tuple[x509.UnrecognizedExtension, bool]:
-    """Return a critical extension that nobody knows."""
+    """Return an unknown critical extension."""
     return x509.UnrecognizedExtension(x509.ObjectIdentifier(name), b"\x05\x00"), True
 
 
@@ -151,7 +151,7 @@ def unknown_extension(name: str) -> tuple[x509.UnrecognizedExtension, bool]:
     ],
 )
 def test_extensions(extension: tuple[x509.ExtensionType, bool], words: str) -> None:
-    """What is critical and unknown, or restricts names, is rejected, in the chain as well."""
+    """Unknown critical extensions and name constraints are rejected, also in the chain."""
     assert words in reason(keyless(issuer_v2="", extensions=(extension,)))
     if "malformed" not in words:
         authority = CertificateIssuer(extensions=(extension,))
@@ -181,7 +181,7 @@ def test_an_authority_of_someone_else() -> None:
     ],
 )
 def test_wrong_intermediates(options: dict[str, Any]) -> None:
-    """An authority that may not certify signers of code now leads nowhere, nor does its root."""
+    """An authority that may not certify signers of code is rejected, and its root as well."""
     authority = CertificateIssuer(**options)
     keys = replace(trust(), fulcio=authority.trust)
     assert "certificate authority" in reason(keyless(authority), keys)
@@ -189,7 +189,7 @@ def test_wrong_intermediates(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("path_length", "is_right"), [(0, False), (1, True), (None, True)])
 def test_path_lengths(path_length: int | None, is_right: bool) -> None:
-    """An authority with no floor below it issues no further authorities."""
+    """An authority with a path length of 0 may not issue further authorities."""
     upper = CertificateIssuer(path_length=path_length)
     lower = CertificateIssuer()
     lower.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "lower")])
@@ -200,7 +200,7 @@ def test_path_lengths(path_length: int | None, is_right: bool) -> None:
 
 
 def test_a_signer_who_certifies() -> None:
-    """A signer's certificate certifies nobody else."""
+    """A signer's certificate cannot certify another signer."""
     first, key = keyless(), new_key()
     second = AUTHORITY.certificate(
         key, x509.Name([]), first.key, x509.Name([]), email=EMAIL, issuer_v1=ISSUER
@@ -241,7 +241,7 @@ def test_no_certificate() -> None:
 
 
 def test_no_entry() -> None:
-    """Without a log entry nobody knows when the certificate was used."""
+    """Without a log entry the time of the signature is unknown, so it is rejected."""
     assert "no log entry" in reason(keyless(), has_entry=False)
 
 
@@ -304,7 +304,7 @@ def test_every_byte_counts() -> None:
 
 
 def test_long_chains() -> None:
-    """A chain has a limit."""
+    """The length of a chain has a limit."""
     signer = replace(keyless(), chain=pem(AUTHORITY.root) * 9)
     assert "more than 8 PEM blocks" in reason(signer)
 
@@ -340,7 +340,7 @@ def with_chain(bundle: dict[str, Any], *certificates: x509.Certificate) -> dict[
 
 @pytest.mark.parametrize("kind", ["dsse", "intoto", "hashedrekord"])
 def test_bundles(kind: str) -> None:
-    """A bundle brings the certificate alone, or, in older versions, with its chain."""
+    """A bundle has the certificate alone, or, in older versions, with its chain."""
     bundle = keyless().bundle(kind=kind)
     claim = VerifiedClaim(f"{EMAIL} ({ISSUER})", "", DIGEST)
     assert verify_sigstore(as_blob(bundle), trust(ca=AUTHORITY.chain)) == claim
@@ -349,7 +349,7 @@ def test_bundles(kind: str) -> None:
 
 
 def test_a_proof_has_no_time() -> None:
-    """An inclusion proof alone does not tell when the certificate was used."""
+    """An inclusion proof has no time, so it does not prove when the certificate was used."""
     bundle = keyless().bundle()
     (entry,) = bundle["verificationMaterial"]["tlogEntries"]
     del entry["inclusionPromise"]

@@ -100,7 +100,7 @@ async def test_a_keybox(signers: Signers) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_signature_of_skopeo(signers: Signers, tmp_path: Path) -> None:
-    """What `skopeo standalone-sign` signs is accepted, for the digest of the manifest."""
+    """A signature of `skopeo standalone-sign` is accepted, for the digest of the manifest."""
     manifest = tmp_path / "manifest.json"
     content = b'{"schemaVersion": 2}'
     manifest.write_bytes(content)
@@ -144,7 +144,7 @@ async def test_keys_that_do_not_count(
 
 @pytest_twisted.ensureDeferred
 async def test_an_expired_signature(signers: Signers) -> None:
-    """A signature that was limited in time, and whose time is over, is refused."""
+    """A signature with an expiration in the past is refused."""
     home = signers.home
     key = home.make_key("old", "--faked-system-time", PAST)
     options = ["--faked-system-time", PAST, "--default-sig-expire", "1d"]
@@ -155,7 +155,7 @@ async def test_an_expired_signature(signers: Signers) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_weak_hash(signers: Signers) -> None:
-    """A signature with SHA-1 is refused, although gpgv takes it."""
+    """A signature with SHA-1 is refused, although gpgv accepts it."""
     message = signers.sign(PAYLOAD, "--digest-algo", "SHA1", name="rsa")
     rejection = await verify(message, signers.keys("rsa"))
     assert isinstance(rejection, RejectedSignature)
@@ -205,7 +205,7 @@ MESSAGES: dict[str, Callable[[Signers], bytes]] = {
 @pytest.mark.parametrize("name", MESSAGES)
 @pytest_twisted.ensureDeferred
 async def test_hostile_messages(signers: Signers, name: str) -> None:
-    """Nothing but one whole signature of one payload is accepted, although the key is right."""
+    """Only one complete signature of one payload is accepted, although the key is right."""
     result = await verify(MESSAGES[name](signers), signers.keys("good", "second"))
     assert isinstance(result, RejectedSignature), name
     assert result.reason.isprintable()
@@ -214,7 +214,7 @@ async def test_hostile_messages(signers: Signers, name: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_only_the_signed_payload_is_read(signers: Signers) -> None:
-    """Bytes behind the end of a compressed message, which gpgv ignores, change nothing."""
+    """Bytes after the end of a compressed message, which gpgv ignores, are not read."""
     foreign = signers.home.gpg("--store", content=payload_of("a.b/bad:1", DIGEST))
     claim = await verify(signers.messages["good"] + foreign, signers.keys("good"))
     assert claim == VerifiedClaim(signers.fingerprints["good"], REFERENCE, DIGEST)
@@ -222,7 +222,7 @@ async def test_only_the_signed_payload_is_read(signers: Signers) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_keys_of_another_kind(signers: Signers) -> None:
-    """Sigstore keys and sigstore signatures are not for gpgv."""
+    """Sigstore keys and sigstore signatures are refused by gpgv's verifier."""
     result = await verify(signers.messages["good"], SigstoreKeys((b"x",)))
     assert isinstance(result, RejectedSignature)
     verifier = GpgVerifier(real, real)
@@ -247,7 +247,7 @@ async def test_a_damaged_keyring_knows_no_key(signers: Signers) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_without_gpgv(signers: Signers, tmp_path: Path) -> None:
-    """A missing or dying program is not a missing signature: the image is refused in words."""
+    """A missing or crashed program is not a missing signature: the image is refused."""
     absent = GpgVerifier(real, real, str(tmp_path / "gpgv"))
     with pytest.raises(ConfigurationError, match="gpgv cannot be started"):
         await absent.check_program()
@@ -316,7 +316,7 @@ async def test_complete_status_lines(signers: Signers, tmp_path: Path) -> None:
 async def test_other_status_lines(
     signers: Signers, tmp_path: Path, without: str, replacement: list[str]
 ) -> None:
-    """Whatever is missing, repeated, odd or a rejection refuses the signature; the code is 0."""
+    """Missing, repeated, malformed or negative lines refuse the signature; the exit code is 0."""
     lines = [f"{word} {arguments}" for word, arguments in STATUS.items() if word != without]
     result = await judge_status(signers, tmp_path, [*lines, *replacement])
     assert isinstance(result, RejectedSignature)

@@ -1,6 +1,6 @@
 """Signatures that cosign and other clients made, with the keys of the public log and authority.
 
-The files and where they come from are described in `vectors/NOTICE`.
+The files and their origins are described in `vectors/NOTICE`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMAGE = "sha256:0489474da8ea22426ece86ace6c1c0026ab2fd3cdfbbd62b7e94650266c37d9a
 
 
 def attachment(name: str) -> SignatureBlob:
-    """Return an attachment as it would be fetched."""
+    """Return an attachment in the form of a fetched one."""
     document = json.loads((VECTORS / f"attachment-{name}.json").read_bytes())
     annotations = document["annotations"]
     return SignatureBlob(
@@ -44,7 +44,7 @@ def attachment(name: str) -> SignatureBlob:
 
 
 def bundle(name: str) -> SignatureBlob:
-    """Return a bundle as it would be fetched."""
+    """Return a bundle in the form of a fetched one."""
     return SignatureBlob("bundle", (VECTORS / f"bundle-{name}.json").read_bytes())
 
 
@@ -54,7 +54,7 @@ def keyless(email: str, issuer: str = ISSUER, ca: bytes = AUTHORITY) -> Sigstore
 
 
 def test_by_key() -> None:
-    """`cosign sign --key` without a log."""
+    """A signature of `cosign sign --key` without a log is accepted."""
     claim = verify_sigstore(attachment("by-key"), SigstoreKeys((LOGGED_KEY, KEY)))
     assert isinstance(claim, VerifiedClaim)
     assert claim.docker_reference == "192.168.64.2:5000/cosign-signed-single-sample"
@@ -62,7 +62,7 @@ def test_by_key() -> None:
 
 
 def test_by_logged_key() -> None:
-    """`cosign sign --key` with the public log."""
+    """A signature of `cosign sign --key` with the public log is accepted."""
     blob = attachment("by-logged-key")
     claim = verify_sigstore(blob, SigstoreKeys((KEY, LOGGED_KEY), None, (LOG,)))
     assert isinstance(claim, VerifiedClaim)
@@ -72,7 +72,7 @@ def test_by_logged_key() -> None:
 
 
 def test_keyless() -> None:
-    """`cosign sign` with the public log and authority; the certificate has long expired."""
+    """A keyless signature is accepted by its log entry, although its certificate has expired."""
     blob = attachment("keyless")
     claim = verify_sigstore(blob, keyless("mitr@redhat.com"))
     reference = "192.168.64.2:5000/cosign-signed/fulcio-rekor-1"
@@ -91,7 +91,7 @@ def test_bundle_by_key() -> None:
 
 
 def test_bundle_of_an_attestation() -> None:
-    """A keyless attestation in an envelope holds in all but the signer, who has no address."""
+    """A keyless attestation is valid except for the signer, who has no e-mail address."""
     blob, issuer = bundle("of-attestation"), "https://token.actions.githubusercontent.com"
     ca = AUTHORITY + attachment("keyless").chain
     result = verify_sigstore(blob, keyless("someone@example.org", issuer, ca))

@@ -1,4 +1,4 @@
-"""Attachments of cosign are accepted for the policy's keys and logs, and for nothing else."""
+"""Attachments of cosign are accepted only for the policy's keys and logs."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ ENTRY = "dev.sigstore.cosign/bundle"
 
 @pytest.fixture(scope="module")
 def signer() -> CosignSigner:
-    """Return somebody who signs with a key."""
+    """Return a signer with a key."""
     return CosignSigner()
 
 
 def reason(blob: SignatureBlob, keys: SigstoreKeys) -> str:
-    """Return why a signature is rejected."""
+    """Return the reason for the rejection of a signature."""
     result = verify_sigstore(blob, keys)
     assert isinstance(result, RejectedSignature), result
     return result.reason
@@ -96,7 +96,7 @@ def test_several_keys(signer: CosignSigner) -> None:
 
 
 def test_members_that_signers_add(signer: CosignSigner) -> None:
-    """What a signer notes under `optional` is no obstacle."""
+    """A payload may have members under `optional`."""
     payload = {**simple_signing(), "optional": {"creator": "skopeo", "timestamp": NOW}}
     assert isinstance(verify_sigstore(signer.attach(payload), signer.keys()), VerifiedClaim)
 
@@ -111,7 +111,7 @@ def test_a_key_of_someone_else(signer: CosignSigner) -> None:
 
 
 def test_a_changed_payload(signer: CosignSigner) -> None:
-    """A signature does not hold for another payload, whose own log entry is missing, too."""
+    """A signature is not valid for another payload, which has no log entry either."""
     blob = replace(signer.attach(), payload=compact(simple_signing(reference="evil")))
     assert reason(blob, signer.keys()) == "none of the policy's keys signed it"
     assert "a signature of other content" in reason(blob, signer.keys(needs_log=True))
@@ -128,7 +128,7 @@ def test_another_signature_of_the_entry(signer: CosignSigner) -> None:
 
 
 def test_an_entry_does_not_replace_the_signature(signer: CosignSigner) -> None:
-    """A log takes what it gets: a wrong signature that it recorded is still wrong."""
+    """A log does not verify entries: a wrong signature with an entry is still wrong."""
     blob = signer.attach()
     signature = b64(b"forged").encode()
     body = signer.hashedrekord(blob.payload, b"forged")
@@ -179,7 +179,7 @@ def test_a_changed_entry(signer: CosignSigner, name: str) -> None:
     ],
 )
 def test_bodies_that_are_not_read(signer: CosignSigner, body: dict[str, Any], words: str) -> None:
-    """Entries of other kinds, and incomplete ones, are rejected in words."""
+    """Entries of other kinds, and incomplete ones, are rejected with a reason."""
     blob = signer.attach()
     entry = signer.log.cosign_entry(compact(body))
     blob = replace(blob, annotations={ENTRY: entry})
@@ -187,7 +187,7 @@ def test_bodies_that_are_not_read(signer: CosignSigner, body: dict[str, Any], wo
 
 
 def test_an_envelope_in_the_log(signer: CosignSigner) -> None:
-    """An entry that records an envelope does not vouch for an attachment, which has none."""
+    """An entry of an envelope is no proof for an attachment, which has no envelope."""
     blob = signer.attach()
     signature = sign(signer.key, blob.payload)
     for payload in (b"", blob.payload):
@@ -198,7 +198,7 @@ def test_an_envelope_in_the_log(signer: CosignSigner) -> None:
 
 @pytest.mark.parametrize("hash_name", ["md5", "sha1", "sha384", ""])
 def test_a_body_with_another_hash(signer: CosignSigner, hash_name: str) -> None:
-    """A digest by a hash that is weak, unknown or other than it says matches nothing."""
+    """A digest by a weak, unknown or wrong hash does not match."""
     blob = signer.attach()
     signature = sign(signer.key, blob.payload)
     body = signer.hashedrekord(blob.payload, signature, algorithm=hash_name, value="00" * 16)
@@ -233,7 +233,7 @@ def test_a_body_with_another_hash(signer: CosignSigner, hash_name: str) -> None:
     ],
 )
 def test_odd_payloads(signer: CosignSigner, payload: bytes, words: str) -> None:
-    """A payload that is no claim in every detail is rejected, although its signature is right."""
+    """A malformed payload is rejected, although its signature is right."""
     assert words in reason(signer.attach(payload), signer.keys())
 
 
@@ -241,7 +241,7 @@ def test_odd_payloads(signer: CosignSigner, payload: bytes, words: str) -> None:
     "text", ["", "MEQ", "MEQC*IG==", "MEQCIG==\n", " MEQCIA==", "MEQCIB==", "ME-_", "\u00e4"]
 )
 def test_odd_base64(signer: CosignSigner, text: str) -> None:
-    """A signature is base64 in its one form, and of the right bytes."""
+    """A signature must be canonical base64 of the right bytes."""
     blob = replace(signer.attach(), signature=text.encode())
     words = "base64" if text else "no signature in its annotations"
     assert words in reason(blob, signer.keys())
@@ -262,7 +262,7 @@ def test_odd_base64(signer: CosignSigner, text: str) -> None:
     ],
 )
 def test_odd_entries(signer: CosignSigner, entry: str) -> None:
-    """A malformed log entry is rejected where the policy needs one."""
+    """A malformed log entry is rejected if the policy needs an entry."""
     blob = replace(signer.attach(), annotations={ENTRY: entry})
     assert isinstance(verify_sigstore(blob, signer.keys(needs_log=True)), RejectedSignature)
 
@@ -281,7 +281,7 @@ def test_odd_entries(signer: CosignSigner, entry: str) -> None:
     ],
 )
 def test_odd_members_of_entries(signer: CosignSigner, change: dict[str, Any]) -> None:
-    """Members of an entry have one form."""
+    """Members of an entry in another form are rejected."""
     blob = with_entry(signer.attach(), lambda entry: entry["Payload"].update(change))
     assert "the policy" not in reason(blob, signer.keys(needs_log=True))
     assert "sign" not in reason(blob, signer.keys(needs_log=True))
@@ -293,7 +293,7 @@ def every_shorter(text: bytes) -> Iterator[bytes]:
 
 
 def test_truncated(signer: CosignSigner) -> None:
-    """No beginning of a payload, signature or entry is accepted."""
+    """A truncated payload, signature or entry is rejected."""
     blob = signer.attach()
     keys = signer.keys(needs_log=True)
     candidates = [replace(blob, payload=part) for part in every_shorter(blob.payload)]
@@ -343,14 +343,14 @@ def test_fulcio_beside_keys(signer: CosignSigner) -> None:
 
 
 def test_another_key_of_rekor(signer: CosignSigner) -> None:
-    """A certificate is no public key of a log."""
+    """A certificate is refused as the public key of a log."""
     keys = replace(signer.keys(), rekor_keys=(CertificateIssuer().chain,))
     with pytest.raises(ConfigurationError, match="a public key of Rekor"):
         verify_sigstore(signer.attach(), keys)
 
 
 def test_other_kinds(signer: CosignSigner) -> None:
-    """Signatures and keys of OpenPGP are not for this verifier."""
+    """Signatures and keys of OpenPGP are refused by this verifier."""
     assert "not a sigstore" in reason(SignatureBlob("simple", b""), signer.keys())
     result = verify_sigstore(signer.attach(), GpgKeys((b"",)))
     assert isinstance(result, RejectedSignature)

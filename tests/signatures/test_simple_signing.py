@@ -13,7 +13,7 @@ DIGEST = "sha256:" + "a" * 64
 
 
 def test_a_payload() -> None:
-    """Reference and digest are returned; what is optional does not matter."""
+    """Reference and digest are returned; optional members are ignored."""
     assert read_payload(payload_of("a.b/c:1", DIGEST)) == ("a.b/c:1", DIGEST)
     assert read_payload(payload_of("a.b/c:1", DIGEST, optional={}))[1] == DIGEST
 
@@ -56,6 +56,6 @@ def test_invalid_payloads(changes: dict[str, Any]) -> None:
     ],
 )
 def test_hostile_json(content: bytes) -> None:
-    """What is not an object, or has a member twice, is refused."""
+    """A payload that is not an object, or has a member twice, is refused."""
     with pytest.raises(ValueError, match="payload"):
         read_payload(content)

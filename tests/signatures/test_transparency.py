@@ -27,7 +27,7 @@ def entry_of(index: int, proof: dict[str, Any]) -> LogEntry:
 
 
 def reason(index: int, proof: dict[str, Any]) -> str:
-    """Return why a proof is rejected."""
+    """Return the reason for the rejection of a proof."""
     with pytest.raises(SignatureDefect) as caught:
         verify_entry(entry_of(index, proof), KEYS)
     return str(caught.value)
@@ -35,7 +35,7 @@ def reason(index: int, proof: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("size", range(1, len(BODIES) + 1))
 def test_all_trees(size: int) -> None:
-    """Each leaf of each tree has a proof, which gives no time; for no other leaf it holds."""
+    """Each leaf of each tree has a proof, without a time, that is valid for no other leaf."""
     for index in range(size):
         proof = LOG.proof(index, size)
         assert verify_entry(entry_of(index, proof), KEYS) is None
@@ -81,7 +81,7 @@ def test_paths_of_another_length() -> None:
 
 
 def signed_tree(size: int, root: bytes, index: int, *steps: bytes) -> dict[str, Any]:
-    """Return a proof for a tree of this size and root, whatever it is, that the log has signed."""
+    """Return a proof for a tree of any size and root, with a signature of the log."""
     return {
         "logIndex": str(index),
         "treeSize": str(size),
@@ -92,7 +92,7 @@ def signed_tree(size: int, root: bytes, index: int, *steps: bytes) -> dict[str, 
 
 
 def test_the_path_fits_the_tree() -> None:
-    """A path of a wrong length, or to a place outside the tree, leads to no root at all."""
+    """A path of a wrong length, or to a place outside of the tree, has no root."""
     leaf, step = LOG.leaves[0], b"0" * 32
     root = hashlib.sha256(b"\1" + leaf + step).digest()
     swapped_root = hashlib.sha256(b"\1" + step + leaf).digest()
@@ -107,7 +107,7 @@ def test_the_path_fits_the_tree() -> None:
 
 
 def test_leaves_and_nodes_differ() -> None:
-    """The hash of an inner node is no leaf: the pair below it cannot pose as an entry."""
+    """The hash of an inner node is not that of a leaf, so a pair of hashes is not an entry."""
     leaf, sibling = LOG.leaves[0], LOG.leaves[1]
     proof = LOG.proof(0, 4)
     short_proof = {**proof, "hashes": proof["hashes"][1:], "treeSize": "2", "logIndex": "0"}
@@ -125,7 +125,7 @@ def with_checkpoint(text: str) -> dict[str, Any]:
 
 
 def test_checkpoint_of_another_tree() -> None:
-    """A checkpoint of another size or root does not vouch for the proof."""
+    """A checkpoint of another size or root is rejected."""
     root = bytes.fromhex("00" * 32)
     assert "another tree" in reason(12, with_checkpoint(LOG.checkpoint(20, root)))
     older_checkpoint = LOG.proof(3, 19)["checkpoint"]["envelope"]

@@ -100,13 +100,13 @@ async def test_messages_for_missing_channels() -> None:
 
 
 def closes(channels: Channels) -> int:
-    """Return how often the client has closed its side of a channel."""
+    """Return the number of times that the client has closed its side of a channel."""
     transport: Any = channels.transport
     return [kind for kind, _ in transport.packets].count(CLOSE)
 
 
 def test_a_channel_that_is_abandoned_before_its_confirmation() -> None:
-    """It is closed once, after the server has confirmed it."""
+    """The channel is closed once, after the server has confirmed it."""
     channels = start_service()
     opening = Deferred.fromCoroutine(channels.open_session(b"exec", "true"))
     channel = channels._channels[0]

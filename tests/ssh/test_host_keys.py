@@ -127,7 +127,7 @@ async def test_invalid_keys() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_silent_server() -> None:
-    """A server that says nothing, at once or after its first words, is given up in time."""
+    """The wait for a silent server has a limit, at the start and after its first lines."""
     for output in b"", VERSION, VERSION + kexinit():
         assert "does not answer" in (await refusal(output, seconds=0.3)).what
 
@@ -181,7 +181,7 @@ async def test_cancelled(early: bool) -> None:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give public keys by name."""
+    """Return public keys by name."""
     root = tmp_path_factory.mktemp("keys")
     kinds = {"ed": "ed25519", "ed2": "ed25519", "ec": "ecdsa", "rsa": "rsa"}
     return {name: public(make_key(root / name, kind)) for name, kind in kinds.items()}

@@ -169,7 +169,7 @@ def test_a_directory_without_permission(tmp_path: Path) -> None:
 
 
 def test_many_at_once(path: Path) -> None:
-    """What others add at the same time is not lost."""
+    """Lines that other processes add at the same time are not lost."""
     lines = [f"h{number} ssh-ed25519 AAAA" for number in range(20)]
     adding = [threading.Thread(target=add, args=(path, [line])) for line in lines]
     for thread in adding:
