@@ -1,1 +1,1 @@
-"""The promises of the stores."""
+"""Tests of `shiftergw.store`."""

@@ -1,4 +1,4 @@
-"""What every store promises. The test module of each store runs it by inheriting from it."""
+"""The promises of every store. The test module of each store runs them by inheritance."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class EndContract:
 
     @pytest_twisted.ensureDeferred
     async def test_ready_sets_the_tag_and_the_metadata(self, place: Place) -> None:
-        """It removes the claim, the sealed credentials and the progress."""
+        """The READY record has no claim, no sealed credentials and no progress."""
         store = place.store
         record = await begin_pull(store, request(sealed="secret"))
         await store.heartbeat(record.key, 1, Progress("TRANSFER", 1, 2), NOW)
@@ -79,7 +79,7 @@ class EndContract:
 
     @pytest_twisted.ensureDeferred
     async def test_files_without_a_tag_stay_for_a_while(self, place: Place) -> None:
-        """They stay until their own expiration or `untagged_until`, whichever is later."""
+        """The files stay until their expiration or `untagged_until`, whichever is later."""
         store = place.store
         for number, (own, until, expected) in enumerate(
             [(None, 50, 50), (40, 50, 50), (60, 50, 60), (None, 0, None), (40, 0, 40)]
@@ -120,7 +120,7 @@ class EndContract:
 
     @pytest_twisted.ensureDeferred
     async def test_readers_always_find_a_moving_tag(self, place: Place) -> None:
-        """No reader finds nothing, or the old record after the new one."""
+        """Every reader finds a record, and none finds the old record after the new one."""
         store = place.store
         await complete_pull(store, request("x:1"), f"{0:064x}")
         image_ids: list[str | None] = []
@@ -140,7 +140,7 @@ class EndContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_failure_keeps_its_explanation(self, place: Place) -> None:
-        """It has the cause and the remedy for the user, and no secret."""
+        """A FAILURE record has the cause and the remedy for the user, and no secret."""
         store = place.store
         record = await begin_pull(store, request(sealed="secret"))
         await store.heartbeat(record.key, 1, Progress("PULLING", 1, 2), NOW)
@@ -202,7 +202,7 @@ class KeepContract:
 
     @pytest_twisted.ensureDeferred
     async def test_renew_never_shortens_an_expiration(self, place: Place) -> None:
-        """It applies to READY records only; without an expiration nothing expires."""
+        """`renew` applies to READY records only; without an expiration no image expires."""
         store = place.store
         ready = await complete_pull(store, request())
         assert list(await store.list_expired(NOW * 9)) == []
@@ -216,7 +216,7 @@ class KeepContract:
 
     @pytest_twisted.ensureDeferred
     async def test_expired_is_limited(self, place: Place) -> None:
-        """It returns at most `limit` records of the requested systems, the earliest first."""
+        """`expired` returns at most `limit` records of the given systems, the earliest first."""
         store = place.store
         for n, system in ((3, "beta"), (1, "alpha"), (2, "alpha"), (4, "gamma")):
             pull = request(f"x:{n}", system=system)
@@ -233,7 +233,7 @@ class KeepContract:
 
     @pytest_twisted.ensureDeferred
     async def test_forget_ended_removes_old_failures_and_removals(self, place: Place) -> None:
-        """It removes no work, however old, and foreign records only on request."""
+        """`forget_ended` removes no work, however old, and foreign records only on request."""
         store = place.store
         for tag, now in (("x:1", NOW), ("y:1", NOW + 10)):
             record = await begin_pull(store, request(tag), now)
@@ -261,7 +261,7 @@ class KeepContract:
     async def test_images_of_this_program_expire_on_schedule(
         self, place: Place, setting: bool | None
     ) -> None:
-        """They do unless the configuration forbids it."""
+        """Images expire on schedule unless the configuration forbids it."""
         store = place.store
         for _ in range(2):
             assert await store.expires(setting, NOW, 90) is (setting is not False)
@@ -356,7 +356,7 @@ class KeepContract:
 
     @pytest_twisted.ensureDeferred
     async def test_one_of_many_concurrent_holders_gets_the_lease(self, place: Place) -> None:
-        """That holds for a free lease and for that of a removed record."""
+        """One holder gets a free lease, or that of a removed record."""
         store = place.store
         dead = await begin_pull(store, request("dead:1"))
         holders = [holder(await begin_pull(store, request(f"x:{n}"))) for n in range(20)]

@@ -57,7 +57,7 @@ class QueueContract:
 
     @pytest_twisted.ensureDeferred
     async def test_each_user_is_bounded(self, place: Place) -> None:
-        """Beyond the limit of a user the user's claims are refused, with the number."""
+        """Beyond the limit of a user the user's claims are refused; the error has the number."""
         store = place.store
         limits = QueueLimits(10, 2)
         await store.claim(request("x:1", uid=1), NOW, limits)
@@ -93,7 +93,7 @@ class QueueContract:
             await store.claim(request("w:3"), NOW, limits)
 
     def test_processes_that_claim_at_once_observe_the_limit(self, place: Place) -> None:
-        """Four processes together do not exceed it."""
+        """Four processes together do not exceed the limit."""
         crowd = [hammer.start(place.location, "fill", str(n), "10") for n in range(4)]
         assert sum(hammer.go(crowd)) == 10
 
@@ -115,7 +115,7 @@ class QueueContract:
 
     @pytest_twisted.ensureDeferred
     async def test_systems_without_workers_are_passed_over(self, place: Place) -> None:
-        """Their work takes no room; offers are still returned."""
+        """Work of systems without workers takes no slots; offers are still returned."""
         store = place.store
         (first, *_) = await claim_pulls(store, "alpha", 1, 3)
         await claim_pulls(store, "beta", 1, 2, NOW + 5)
@@ -126,7 +126,7 @@ class QueueContract:
 
     @pytest_twisted.ensureDeferred
     async def test_removals_wait_like_one_more_user(self, place: Place) -> None:
-        """It does not matter who pulled the images, and no limit of a user applies."""
+        """Removals by any puller wait like those of one user, without the limit of a user."""
         store = place.store
         for n in range(3):
             await request_removal(store, request(f"r:{n}", 1), f"{n:064x}", NOW + n)
@@ -143,7 +143,7 @@ class QueueContract:
 
     @pytest_twisted.ensureDeferred
     async def test_anonymous_pulls_count_as_one_user(self, place: Place) -> None:
-        """They take turns with users, and have the limit of one user."""
+        """Anonymous pulls take turns with users, and have the limit of one user."""
         store = place.store
         await request_removal(store, request("r:0", 1))
         for n in range(3):

@@ -42,7 +42,7 @@ async def visible_records(store: ImageStore) -> list[ImageRecord | None]:
 
 
 class RemovalContract:
-    """From READY to EXPIRED."""
+    """Removals lead from READY to EXPIRED."""
 
     @pytest_twisted.ensureDeferred
     async def test_expire_makes_the_removal_work(self, place: Place) -> None:
@@ -89,7 +89,7 @@ class RemovalContract:
 
     @pytest_twisted.ensureDeferred
     async def test_one_of_many_concurrent_expires_succeeds(self, place: Place) -> None:
-        """All others get None."""
+        """One call gets the record, and all others get None."""
         ready = await complete_pull(place.store, request())
         answers = await all_of(place.store.expire(ready.key) for _ in range(20))
         assert sum(answer is not None for answer in answers) == 1
@@ -161,7 +161,7 @@ class RemovalContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_removal_has_attempts_like_a_pull(self, place: Place) -> None:
-        """The record stays EXPIRING meanwhile."""
+        """The record stays EXPIRING during all attempts."""
         store = place.store
         first = await begin_removal(store)
         assert (first.status, first.attempt, first.runner) == (State.EXPIRING, 2, "node:1")
@@ -226,11 +226,11 @@ class RemovalContract:
 
 
 class CancelledRemovalContract:
-    """From EXPIRING back to READY."""
+    """Cancelled removals lead from EXPIRING back to READY."""
 
     @pytest_twisted.ensureDeferred
     async def test_a_failed_removal_is_repeated(self, place: Place) -> None:
-        """It stays EXPIRING, and is stale after the time limit of heartbeats."""
+        """A failed removal stays EXPIRING, and is stale after the time limit of heartbeats."""
         store = place.store
         record = await begin_removal(store)
         remainder = await store.finish(record.key, 2, failure(), NOW + 9)
@@ -320,7 +320,7 @@ class CancelledRemovalContract:
 
     @pytest_twisted.ensureDeferred
     async def test_an_untagged_tag_does_not_come_back(self, place: Place) -> None:
-        """It is not restored together with the image."""
+        """A removed tag is not restored together with the image."""
         store = place.store
         ready = await complete_pull(store, request("x:1"))
         await store.untag(ready.key, "x:1")

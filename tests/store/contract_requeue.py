@@ -47,7 +47,7 @@ class RequeueContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_requeued_attempt_changes_nothing(self, place: Place) -> None:
-        """Its late steps raise `Superseded`, also before the next attempt begins."""
+        """Late steps of the attempt raise `Superseded`, also before the next attempt begins."""
         store = place.store
         key = (await begin_pull(store, request())).key
         await store.requeue(key, 1, "", died=True)
@@ -123,7 +123,7 @@ class RequeueContract:
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("has_died", [True, False])
     async def test_a_requeued_removal_stays_expiring(self, place: Place, has_died: bool) -> None:
-        """It counts no deaths. After a death the next attempt waits for an old heartbeat."""
+        """A removal counts no deaths. After a death the next attempt waits for an old heartbeat."""
         store = place.store
         key = (await request_removal(store, request())).key
         record = await store.begin(key, "node:1", NOW, LIMIT)

@@ -48,7 +48,7 @@ class RightsContract:
 
     @pytest_twisted.ensureDeferred
     async def test_set_access_changes_all_records_of_the_files(self, place: Place) -> None:
-        """It covers all types and systems of the request, and EXPIRING records too."""
+        """`set_access` covers all types and systems of the request, and EXPIRING records, too."""
         store = place.store
         records = [
             await complete_pull(store, request("x:1")),
@@ -88,7 +88,7 @@ class RightsContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_block_lasts_until_the_image_is_allowed(self, place: Place) -> None:
-        """It applies to one image directory only."""
+        """A block applies to one image directory only."""
         store = place.store
         assert not await store.is_blocked("/images", [ID, OTHER_ID])
         assert not await store.allow("/images", ID)

@@ -53,7 +53,7 @@ class PostponeContract:
     async def test_postponed_work_is_pending_with_a_reason(
         self, place: Place, state: State
     ) -> None:
-        """This holds from every state of a pull; runner and progress are removed."""
+        """A pull of any state becomes PENDING with a reason, without runner and progress."""
         store = place.store
         record = await begin_pull(store, request(location="ghcr.io", sealed="login"))
         await store.advance(record.key, 1, state, "Working", NOW)
@@ -92,7 +92,7 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     async def test_postponed_work_begins_at_its_time(self, place: Place) -> None:
-        """Before that it neither waits nor is stale, and cannot begin."""
+        """Before its time postponed work neither waits nor is stale, and cannot begin."""
         store = place.store
         postponed_pull = await postpone_pull(store)
         assert await tags(store, NOW + 299) == []
@@ -140,7 +140,7 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_postponed_attempt_is_over(self, place: Place) -> None:
-        """It changes nothing any more, and its leases are free."""
+        """A postponed attempt changes nothing any more, and its leases are free."""
         store = place.store
         record = await begin_pull(store, request())
         assert await store.lease("/images", ID, holder(record), NOW, 120)
@@ -183,7 +183,7 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     async def test_postponed_attempts_are_no_deaths(self, place: Place) -> None:
-        """Attempts whose heartbeats stopped are; all waits add up."""
+        """Only attempts whose heartbeats stopped are deaths; all waits add up."""
         store = place.store
         key, now = (await begin_pull(store, request())).key, NOW
         for n in range(1, 5):
@@ -224,7 +224,7 @@ class PostponeContract:
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("good", [True, False])
     async def test_the_end_removes_all_members_of_waits(self, place: Place, *, good: bool) -> None:
-        """The ended record has no trace of them."""
+        """The ended record has no members of waits."""
         store = place.store
         postponed_pull = await postpone_pull(store)
         key = postponed_pull.key
@@ -243,7 +243,7 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     async def test_postponed_work_takes_no_room_in_the_queue(self, place: Place) -> None:
-        """As many new pulls may wait as without it."""
+        """As many new pulls may wait as without postponed work."""
         store = place.store
         limits = QueueLimits(1, 1)
         await postpone_pull(store, "x:1")
@@ -309,7 +309,7 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_claim_records_its_registry(self, place: Place) -> None:
-        """The outcome may replace it by the location that was used."""
+        """The outcome may replace the registry of the claim by the location that was used."""
         store = place.store
         record, _ = await store.claim(request(location="ghcr.io"), NOW)
         assert record.location == "ghcr.io"
@@ -349,7 +349,7 @@ class ShareContract:
 
     @pytest_twisted.ensureDeferred
     async def test_unknown_registries_have_no_share(self, place: Place) -> None:
-        """Removals contact none, and older records do not name it."""
+        """Removals contact no registry, and older records do not name theirs."""
         store = place.store
         for n in range(2):
             await request_removal(store, request(f"r:{n}", location="slow"), f"{n:064x}")
@@ -364,7 +364,7 @@ class BreakerContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_breaker_holds_requests_of_its_key_back(self, place: Place) -> None:
-        """It does so until its time, and holds no other key back."""
+        """A breaker blocks requests of its key until its time, and none of other keys."""
         store = place.store
         assert await store.check_breaker(KEY, NOW, 30) is None
         await store.trip_breaker(KEY, NOW + 300, WHY, NOW)
@@ -394,14 +394,14 @@ class BreakerContract:
 
     @pytest_twisted.ensureDeferred
     async def test_several_processes_make_one_probe(self, place: Place) -> None:
-        """Only one process is told to probe."""
+        """Only one process gets the permission to probe."""
         await place.store.trip_breaker(KEY, NOW + 5, WHY, NOW)
         crowd = [hammer.start(place.location, "probes", KEY) for _ in range(3)]
         assert sum(hammer.go(crowd)) == 1
 
     @pytest_twisted.ensureDeferred
     async def test_a_successful_probe_closes_the_breaker(self, place: Place) -> None:
-        """A success before the time of the breaker does not."""
+        """A probe closes the breaker; a success before the time of the breaker does not."""
         store = place.store
         await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
         await store.close_breaker(KEY, NOW + 4)
@@ -415,7 +415,7 @@ class BreakerContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_failed_probe_opens_the_breaker_again(self, place: Place) -> None:
-        """Failures while it is open neither count nor shorten it."""
+        """Failures while the breaker is open neither count nor shorten its wait."""
         store = place.store
         await store.trip_breaker(KEY, NOW + 50, "first", NOW)
         await store.trip_breaker(KEY, NOW + 20, "second", NOW + 1)
@@ -467,7 +467,7 @@ class BreakerContract:
 
     @pytest_twisted.ensureDeferred
     async def test_entries_of_a_clock_that_was_ahead(self, place: Place) -> None:
-        """They hold nothing back, and the next failure replaces them."""
+        """Such entries block no request, and the next failure replaces them."""
         store = place.store
         year = 365 * 86400.0
         await store.trip_breaker(KEY, NOW + year + 9, WHY, NOW + year)
@@ -481,7 +481,7 @@ class BreakerContract:
 
     @pytest_twisted.ensureDeferred
     async def test_entries_expire(self, place: Place) -> None:
-        """An entry is forgotten one hour after its time."""
+        """An entry is removed one hour after its time."""
         store = place.store
         for _ in range(3):
             await store.trip_breaker(KEY, NOW, WHY, NOW)

@@ -42,7 +42,7 @@ class ClaimContract:
 
     @pytest_twisted.ensureDeferred
     async def test_two_hundred_concurrent_claims_create_one_record(self, place: Place) -> None:
-        """All 200 callers get the same record, and exactly one is told that it created it."""
+        """All 200 callers get the same record, and exactly one gets it as new."""
         answers = await all_of(place.store.claim(request(uid=n), NOW) for n in range(200))
         assert len({record.key for record, _ in answers}) == 1
         assert sum(is_new for _, is_new in answers) == 1
@@ -112,7 +112,7 @@ class ClaimContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_claim_removes_older_failures_of_its_tag(self, place: Place) -> None:
-        """It keeps failures that only another user can see."""
+        """A claim keeps failures that only another user can see."""
         store = place.store
         keys = []
         for tag, uid, own in [("x:1", 1, False), ("x:1", 7, True), ("x:1", 1, True), ("y:1", 1, 0)]:
@@ -128,7 +128,7 @@ class ClaimContract:
     async def test_a_claim_removes_abandoned_work_of_an_original(
         self, place: Place, word: str
     ) -> None:
-        """Nobody finishes such work any more; EXPIRED records stay."""
+        """No process finishes such work any more; EXPIRED records stay."""
         place.put("1" * 24, OF_THE_ORIGINAL | {"status": word, "pulltag": "x:1", "tag": []})
         place.put("2" * 24, OF_THE_ORIGINAL | {"status": "EXPIRED", "pulltag": "x:1"})
         _, is_new = await place.store.claim(request("x:1"), NOW)
@@ -152,14 +152,14 @@ class WorkContract:
 
     @pytest_twisted.ensureDeferred
     async def test_begin_starts_the_first_attempt(self, place: Place) -> None:
-        """It raises `attempt`, and notes the runner and a heartbeat."""
+        """`begin` increments `attempt`, and stores the runner and a heartbeat."""
         record = await begin_pull(place.store, request())
         assert (record.attempt, record.status, record.runner) == (1, State.PULLING, "node:1")
         assert record.last_heartbeat == NOW
 
     @pytest_twisted.ensureDeferred
     async def test_begin_refuses_unknown_ended_and_living_work(self, place: Place) -> None:
-        """It returns None and changes nothing."""
+        """`begin` returns None and changes nothing."""
         store = place.store
         assert await store.begin("f" * 24, "n", NOW, LIMIT) is None
         ready = await complete_pull(store, request("x:1"))
@@ -180,7 +180,7 @@ class WorkContract:
 
     @pytest_twisted.ensureDeferred
     async def test_one_of_many_concurrent_begins_succeeds(self, place: Place) -> None:
-        """All others get None."""
+        """One call gets the record, and all others get None."""
         record, _ = await place.store.claim(request(), NOW)
         answers = await all_of(
             place.store.begin(record.key, f"n:{n}", NOW, LIMIT) for n in range(50)
@@ -272,7 +272,7 @@ class WorkContract:
 
     @pytest_twisted.ensureDeferred
     async def test_finished_work_survives_a_killed_process(self, place: Place) -> None:
-        """All that the process was told is done is in the store, and the store still works."""
+        """All confirmed steps of the process are in the store, and the store still works."""
         assert await place.store.queue("alpha") == []  # it is open before we hold the reactor up
         process = hammer.start(place.location, "churn", "churn")
         assert process.stdin is not None

@@ -30,7 +30,7 @@ async def claims(store: ImageStore, number: int) -> int:
 
 
 async def fill(store: ImageStore, name: int, number: int) -> int:
-    """Claim tags of its own until the queue is full; return how many were accepted."""
+    """Claim different tags until the queue is full; return how many were accepted."""
     for n in range(number):
         try:
             await store.claim(request(f"own-{name}:{n}"), NOW, QueueLimits(number, number))
@@ -123,7 +123,7 @@ def release(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def go(processes: list[subprocess.Popen[str]]) -> list[Any]:
-    """Let all processes start at once; return what each of them printed at its end."""
+    """Let all processes start at once; return the final output of each."""
     release(processes)
     answers = []
     for process in processes:

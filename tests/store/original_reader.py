@@ -1,6 +1,6 @@
 """A model of the original gateway as a reader of its database, by the known rules.
 
-Like the original, it does not check whether a member exists, or what exactly it is.
+Like the original, it does not check the presence or the type of a member.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MEMBERS = ("format", "arch", "os", "remotetype", "ostcount", "replication")
 
 @dataclass(frozen=True)
 class OriginalReader:
-    """Reads the collection `images` at a time."""
+    """A reader of the collection `images` at a time."""
 
     images: Any
     now: float

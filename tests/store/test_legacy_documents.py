@@ -1,4 +1,4 @@
-"""Unreadable members of a document count as absent, and give nobody access."""
+"""Unreadable members of a document count as absent, and give no user access."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_foreign_forms_are_read_leniently(member: str, value: Any, read: Any) ->
     ],
 )  # fmt: skip
 def test_unreadable_members_are_absent_and_reported(member: str, value: Any) -> None:
-    """Their names are listed for the survey."""
+    """Unreadable members are absent, and their names are listed for the survey."""
     assert read_document({member: value, "more": value}) == {"more": value}
     assert unreadable_members({member: value, "more": value}) == [member]
 

@@ -212,7 +212,7 @@ async def test_a_database_in_use_is_not_changed(
 async def test_a_gateway_on_the_database_accepts_no_work(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does so from the start of the migration to its end."""
+    """The gateway refuses work from the start of the migration to its end."""
     monkeypatch.setattr(mongo, "CHECK_SECONDS", 0.05)
     await fill(site)
     port = urlsplit(site.uri).port
@@ -255,7 +255,7 @@ async def test_work_before_the_mark_ends_the_migration(
 async def test_an_interrupted_migration_can_be_repeated(
     site: Site, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    """Wherever it was interrupted, the next run completes it."""
+    """After an interruption at any point, the next run completes the migration."""
     monkeypatch.setattr(export, "PAGE", 3)
     await fill(site)
     port = urlsplit(site.uri).port
@@ -269,7 +269,7 @@ async def test_an_interrupted_migration_can_be_repeated(
 
 @pytest_twisted.ensureDeferred
 async def test_an_interrupt_releases_the_file(site: Site) -> None:
-    """That holds also while the migration waits for gateways."""
+    """An interrupt releases the file, also while the migration waits for gateways."""
     await fill(site)
     moving = Deferred.fromCoroutine(site.migrate(patience=60))
     while not site.lines:
@@ -293,7 +293,7 @@ async def test_large_documents_are_split_into_messages(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_complete_migration_is_not_repeated(site: Site) -> None:
-    """It would undo the work of gateways since; nor is another file added."""
+    """A repetition would undo later work of gateways, so it is refused; so is another file."""
     await fill(site)
     await site.migrate()
     async with mongo_running(site.uri, site.name) as store:
@@ -344,7 +344,7 @@ async def test_differences_are_found(site: Site, what: str) -> None:
 async def test_documents_that_mongodb_cannot_hold_are_named(
     site: Site, key: str, document: dict[str, Any], why: str
 ) -> None:
-    """The error comes before anything is written."""
+    """The error names the documents, and is raised before the first write."""
     await fill(site)
     with closing(sqlite3.connect(site.path)) as db, db:
         db.execute("INSERT INTO images (key, document) VALUES (?, ?)", (key, json.dumps(document)))

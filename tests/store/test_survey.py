@@ -92,7 +92,7 @@ def test_duplicates_are_counted_once() -> None:
 
 
 def test_records_of_this_program_are_recognized() -> None:
-    """They are not foreign, and their work is in flight."""
+    """Records of this program are not foreign, and their work is in flight."""
     own = document(7, KEYLESS) | {"attempt": 1, "moved": ["x:1"], "finishing": {"since": 5.0}}
     survey = survey_of(own, own | {"status": "PENDING", "claim": "alpha/docker/x:1"})
     assert (survey.records, survey.foreign_records, survey.unknown_members) == (2, 0, {})
@@ -101,7 +101,7 @@ def test_records_of_this_program_are_recognized() -> None:
 
 @pytest.mark.parametrize("claim", [None, "alpha/docker/x:1", ["odd"]])
 def test_duplicate_claims_are_counted(claim: Any) -> None:
-    """They prevent the unique index, which has entries for null as well."""
+    """Duplicate claims, which prevent the unique index, are counted, those of null as well."""
     content = document(7, IN_ORDER) | {"claim": claim}
     assert Oddity.CLAIM not in survey_of(content, document(8, IN_ORDER)).oddities
     assert survey_of(content, content).oddities[Oddity.CLAIM].count == 1

@@ -147,7 +147,7 @@ async def test_the_list_has_the_images_of_its_categories(store: MongoStore) -> N
 async def test_a_page_of_unusable_records_is_not_the_last(
     mongodb: str, small_database: tuple[str, Any]
 ) -> None:
-    """The list continues after it."""
+    """The list continues after a page of unusable records."""
     async with mongo_running(mongodb, small_database[0]) as store:
         for system in SYSTEMS:
             for limit in (1, 3):
@@ -177,7 +177,7 @@ async def test_every_listed_image_is_found(store: MongoStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_records_are_not_found(store: MongoStore) -> None:
-    """Neither by tag nor by id, and no pull waits for them."""
+    """Other records are found neither by tag nor by id, and no pull waits for them."""
     for n, kind in numbers_of(*{*Category} - LISTED - {Category.KEYLESS}):
         content = document(n, kind)
         if not isinstance(content.get("system"), str) or kind.category is Category.FOREIGN_SYSTEM:
@@ -214,7 +214,7 @@ READERS = {
 
 @pytest_twisted.ensureDeferred
 async def test_the_old_rules_of_access_hold(store: MongoStore) -> None:
-    """If the list of readers is unreadable, nobody may read the image."""
+    """If the list of readers is unreadable, no user may read the image."""
     for n, kind in numbers_of(*LISTED):
         content = document(n, kind)
         (record, *_) = await store.find_id([content["system"]], content["id"])
@@ -224,7 +224,7 @@ async def test_the_old_rules_of_access_hold(store: MongoStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lookup_rows_of_the_original_come_first(store: MongoStore) -> None:
-    """Our rows follow them."""
+    """Rows of this program follow those of the original."""
     assert await store.lookups("alpha", 3) == [r for r in rows(50) if r["system"] == "alpha"][-3:]
 
 
@@ -245,7 +245,7 @@ async def test_odd_lookup_rows_become_text(mongodb: str) -> None:
 async def test_a_repeated_pull_leaves_an_orderly_record(
     mongodb: str, small_database: tuple[str, Any]
 ) -> None:
-    """That holds for records of every category.
+    """The record is orderly, whatever its category before.
 
     Unknown members survive, and the original would find the image and could read its record.
     """
@@ -292,7 +292,7 @@ def _check_order(db: Any, key: str, request: PullRequest) -> None:
 async def test_a_moved_tag_leaves_all_old_records(
     mongodb: str, small_database: tuple[str, Any]
 ) -> None:
-    """It is taken from every record that had it."""
+    """A moved tag is removed from every record that had it."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
         for n, kind in numbers_of(Category.LISTED, Category.NO_ID):
@@ -355,7 +355,7 @@ async def test_documents_that_are_no_records_do_no_harm(
 
 @pytest_twisted.ensureDeferred
 async def test_a_pull_of_an_image_with_several_records(mongodb: str) -> None:
-    """Whatever is odd in them, the pull ends in one of them."""
+    """A pull ends in one of the records, whatever faults they have."""
     dates: list[Any] = ["yesterday", None, float("nan")]
     with mongod.database(mongodb) as (name, db):
         same = {"id": image_id(1), "system": "alpha", "tag": ["lib/app:1"]}
@@ -429,7 +429,7 @@ async def test_a_lookup_dates_an_image(mongodb: str, small_database: tuple[str, 
 
 @pytest_twisted.ensureDeferred
 async def test_the_original_can_continue(mongodb: str) -> None:
-    """It continues from every state of our records as from its own."""
+    """The original continues from every state of this program's records as from its own."""
     with mongod.database(mongodb) as (name, db):
         await _leave_every_state(mongodb, name)
         _go_on(db["images"])

@@ -1,1 +1,1 @@
-"""The MongoDB store by itself."""
+"""Tests of `shiftergw.store.mongo`."""

@@ -1,4 +1,4 @@
-"""Used credentials in MongoDB: each is accepted once, by whichever gateway."""
+"""Used credentials in MongoDB: each is accepted once, by one of the gateways."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_noted_credentials_are_used(mongodb: str, empty_database: NamedDat
 
 @pytest_twisted.ensureDeferred
 async def test_a_lost_answer_is_no_second_use(mongodb: str, empty_database: NamedDatabase) -> None:
-    """The next use is."""
+    """A repeated call after a lost answer is still the first use; the next call is not."""
     port = urlsplit(mongodb).port
     assert port is not None
     with Wire(port, cut="insert") as wire:
@@ -82,7 +82,7 @@ async def test_a_lost_answer_is_no_second_use(mongodb: str, empty_database: Name
 async def test_the_server_removes_old_credentials(
     mongodb: str, empty_database: NamedDatabase
 ) -> None:
-    """Each has the date of its use, and an index makes dates expire."""
+    """Each document has the date of its use, and an index lets it expire."""
     name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         await store.claim(request(), NOW)  # not before the indexes are made
@@ -101,7 +101,7 @@ async def test_the_server_removes_old_credentials(
 async def test_an_index_with_another_lifetime_does_not_count(
     mongodb: str, empty_database: NamedDatabase
 ) -> None:
-    """The store still creates its own."""
+    """The store still creates its own index."""
     name, db = empty_database
     db[CREDENTIALS].create_index("at", name="mine")
     async with mongo_running(mongodb, name) as store:
@@ -110,7 +110,7 @@ async def test_an_index_with_another_lifetime_does_not_count(
 
 @pytest_twisted.ensureDeferred
 async def test_no_credential_is_accepted_without_the_server() -> None:
-    """The call raises `Unavailable`."""
+    """Without the server the call raises `Unavailable`."""
     async with mongo_running("mongodb://127.0.0.1:1/", "images") as store:
         with pytest.raises(Unavailable):
             await store.use(FIRST, NOW)

@@ -44,7 +44,7 @@ def dates(db: Any, **members: Any) -> list[Any]:
 async def test_expiry_is_off_until_it_is_switched_on(
     mongodb: str, small_database: NamedDatabase
 ) -> None:
-    """The key may be absent or false; only the fact of the takeover is written."""
+    """With the key absent or false, only the fact of the takeover is written."""
     name, db = small_database
     before = str(db["images"].find().sort("_id", 1).to_list())
     async with mongo_running(mongodb, name) as store:
@@ -56,7 +56,7 @@ async def test_expiry_is_off_until_it_is_switched_on(
 
 @pytest_twisted.ensureDeferred
 async def test_expiry_stays_off(mongodb: str, small_database: NamedDatabase) -> None:
-    """It does so even after all records of the original are gone."""
+    """Expiry stays off even after all records of the original were removed."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
         await store.expires(None, NOW, LIFETIME)
@@ -82,9 +82,9 @@ async def test_records_restored_after_the_start_count(mongodb: str) -> None:
 async def test_missing_and_past_dates_count_from_the_switch(
     mongodb: str, small_database: NamedDatabase, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    """That happens once, and all other members stay.
+    """Missing and past dates are replaced once, and all other members stay.
 
-    An expiration that is not a date stays too: it never comes.
+    An expiration that is not a date stays, too: it never comes.
     """
     monkeypatch.setattr(mongo_expiry, "BATCH", batch)
     name, db = small_database
@@ -111,7 +111,7 @@ async def test_missing_and_past_dates_count_from_the_switch(
 async def test_several_gateways_may_switch_it_on(
     mongodb: str, small_database: NamedDatabase
 ) -> None:
-    """They agree on the time, and complete the work of one that died."""
+    """Gateways agree on the time, and complete the work of one that died."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as peer:
         stores = (store, peer, store)
@@ -126,7 +126,7 @@ async def test_several_gateways_may_switch_it_on(
 
 @pytest_twisted.ensureDeferred
 async def test_no_timeout_removes_past_dates(mongodb: str, small_database: NamedDatabase) -> None:
-    """Without `ImageExpirationTimeout` nothing is due afterwards."""
+    """Without `ImageExpirationTimeout` no image is due afterwards."""
     name, db = small_database
     async with mongo_running(mongodb, name) as store:
         assert await store.expires(True, NOW, None) is True
@@ -141,7 +141,7 @@ async def test_housekeeping_changes_no_foreign_document(
 ) -> None:
     """The log says that expiry is off.
 
-    Where it is switched on, only records that ended long ago are removed.
+    If it is switched on, only records that ended long ago are removed.
     """
     name, db = small_database
     before = list(db["images"].find().sort("_id", 1))

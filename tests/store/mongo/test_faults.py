@@ -72,7 +72,7 @@ def server(tmp_path: Path) -> Iterator[Mongod]:
 
 
 async def error_of(call: Awaitable[object]) -> tuple[float, Unavailable]:
-    """Return the error of a call, and after how many seconds it came."""
+    """Return the error of a call, and its seconds."""
     begin = time.monotonic()
     with pytest.raises(Unavailable) as caught:
         await call
@@ -88,7 +88,7 @@ def test_every_call_of_the_port_is_tested() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_store_starts_without_the_server(tmp_path: Path) -> None:
-    """Calls fail at once, and work as soon as the server is there."""
+    """Calls fail at once, and work as soon as the server runs."""
     server = Mongod(tmp_path / "mongod", "--standalone")
     with capturedLogs() as log:
         async with mongo_running(server.uri, "images") as store:
@@ -148,7 +148,7 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_hanging_server_costs_each_call_its_limit(server: Mongod) -> None:
-    """After that, calls fail within a second."""
+    """The first calls have their limit; later calls fail within a second."""
     async with mongo_running(server.uri, "images", seconds=stretch(1)) as store:
         record = await begin_pull(store, request("x:1"))
         server.freeze()
@@ -190,7 +190,7 @@ async def test_a_server_may_hang_at_the_start(server: Mongod) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_store_stops_while_the_server_hangs(server: Mongod) -> None:
-    """The server may stay suspended."""
+    """The store stops while the server stays suspended."""
     store = MongoStore(reactor, server.uri, "images", seconds=stretch(1))
     store.startService()
     await wait_until_ready(store)  # a busy machine may need longer than the limit to connect
@@ -217,7 +217,7 @@ async def test_a_closed_store_says_so(server: Mongod) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lookup_rows_lost_in_an_outage_are_counted(server: Mongod) -> None:
-    """Later rows are written again."""
+    """Lost rows are counted, and later rows are written again."""
     async with mongo_running(server.uri, "images") as store:
         await store.record_lookup({"system": "alpha", "n": 1, "time": NOW})
         assert [row["n"] for row in await store.lookups("alpha", 9)] == [1]
@@ -234,7 +234,7 @@ async def test_lookup_rows_lost_in_an_outage_are_counted(server: Mongod) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_hosts_are_tried_until_one_is_the_primary(server: Mongod) -> None:
-    """Other members are passed over."""
+    """Hosts that are not the primary are skipped."""
     place = server.uri.removeprefix("mongodb://")
     uri = f"mongodb://127.0.0.1:{free_port()},nowhere.invalid,{place}"
     async with mongo_running(uri, "images") as store:
@@ -261,7 +261,7 @@ async def test_a_host_that_hangs_is_passed_over(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_primary_may_step_down_and_return(tmp_path: Path) -> None:
-    """It is left, and found again."""
+    """A primary that steps down is disconnected, and used again after its return."""
     with Mongod(tmp_path / "mongod", query="?replicaSet=secantus") as server:
         async with mongo_running(server.uri, "images") as store:
             await store.claim(request("x:1"), NOW)
@@ -275,7 +275,7 @@ async def test_a_primary_may_step_down_and_return(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_new_primary_gets_all_commands(tmp_path: Path) -> None:
-    """The old one keeps its connections open, and none is used again."""
+    """The old primary keeps its connections open, and none is used again."""
     query = "?replicaSet=secantus"
     with Mongod(tmp_path / "a", query=query) as old, Mongod(tmp_path / "b", query=query) as new:
         hosts = (server.uri.partition("//")[2].partition("/")[0] for server in (old, new))
@@ -288,7 +288,7 @@ async def test_a_new_primary_gets_all_commands(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_of_another_set_is_not_used(tmp_path: Path) -> None:
-    """The URI names the set."""
+    """A server of another set than that in the URI is skipped."""
     with Mongod(tmp_path / "mongod", query="?replicaSet=ours") as server:
         async with mongo_running(server.uri, "images") as store:
             _, error = await error_of(store.get(KEY))
@@ -297,7 +297,7 @@ async def test_a_server_of_another_set_is_not_used(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_removal_continues_after_a_crash_of_the_server(server: Mongod) -> None:
-    """The record is still EXPIRING."""
+    """After the crash the record is still EXPIRING, and its removal continues."""
     async with mongo_running(server.uri, "images") as store:
         ready = await complete_pull(store, request("x:1"))
         going = await store.expire(ready.key)

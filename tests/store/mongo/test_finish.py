@@ -146,7 +146,7 @@ async def test_a_crash_after_any_write_is_repaired(
 async def test_a_lost_answer_does_not_repeat_a_write(
     mongodb: str, port: int, empty_database: tuple[str, Any], prepare: Prepare
 ) -> None:
-    """The call completes as if the answer had come."""
+    """After a lost answer the call completes as if the answer had arrived."""
     name, db = empty_database
     async with mongo_running(mongodb, name) as store:
         record = await prepare(store)
@@ -216,7 +216,7 @@ async def test_a_suspended_attempt_takes_no_tag_back(
 async def test_two_pulls_of_one_image_leave_one_record(
     mongodb: str, empty_database: tuple[str, Any]
 ) -> None:
-    """It has both tags, in whichever order the writes come."""
+    """The record has both tags, for any order of the writes."""
     name, db = empty_database
     async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as peer:
         for _ in range(10):
@@ -245,7 +245,7 @@ async def test_the_older_twin_stays(
     kind: str | None,
     records: int,
 ) -> None:
-    """It gets all tags; documents of an original are not removed."""
+    """The older record gets all tags; documents of an original are not removed."""
     name, db = empty_database
     twin = {"_id": ObjectId(key), "system": "alpha", "itype": "docker", "status": "READY", "id": ID,
             "tag": ["y:1"], "last_pull": FINISH_TIME - 1, "site_note": 1}  # fmt: skip

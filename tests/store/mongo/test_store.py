@@ -71,7 +71,7 @@ class TestMongoStore(StoreContract):
 
 @pytest_twisted.ensureDeferred
 async def test_all_data_survives_a_restart(mongodb: str, empty_database: NamedDatabase) -> None:
-    """The next process finds it."""
+    """The next process finds all data."""
     name, _ = empty_database
     async with mongo_running(mongodb, name) as store:
         record = await complete_pull(store, request())
@@ -83,7 +83,7 @@ async def test_all_data_survives_a_restart(mongodb: str, empty_database: NamedDa
 async def test_a_second_gateway_takes_no_work(
     mongodb: str, empty_database: NamedDatabase, place: Place
 ) -> None:
-    """It starts and stops without a change to waiting and running work."""
+    """The second gateway starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_record = await begin_pull(place.store, request("x:2"))
     async with mongo_running(mongodb, empty_database[0]) as peer:
@@ -157,7 +157,7 @@ async def test_no_claim_without_the_unique_index(
 ) -> None:
     """If the server refuses it, claims are refused and the log says why.
 
-    It is tried again only after a minute, because each try reads all records.
+    The index is tried again only after a minute, because each try reads all records.
     """
     name, db = empty_database
     db["images"].insert_many([{"claim": "twice"}, {"claim": "twice"}])
@@ -315,7 +315,7 @@ async def test_a_lost_answer_changes_no_result(
     command: str,
     call: Callable[[ImageStore, str], Awaitable[object]],
 ) -> None:
-    """The call ends as if the answer had come."""
+    """After a lost answer the call ends as if the answer had arrived."""
     key = (await begin_pull(place.store, request())).key
     with Wire(port, cut=command) as wire:
         async with mongo_running(wire.uri, empty_database[0]) as peer:
@@ -411,7 +411,7 @@ async def test_a_tag_moved_during_a_finish_does_not_come_back(
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancellation_affects_one_caller(place: Place) -> None:
-    """The caller gets it at once, and other calls continue."""
+    """The caller gets `CancelledError` at once, and other calls continue."""
     waiting = [Deferred.fromCoroutine(place.store.queue("alpha")) for _ in range(3)]
     waiting[1].cancel()
     with pytest.raises(CancelledError):

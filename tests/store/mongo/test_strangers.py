@@ -37,7 +37,7 @@ def says(content: bytes) -> Callable[[socket.socket], None]:
 
 
 def never_answers(connection: socket.socket) -> None:
-    """Read, and never answer."""
+    """Read the data of a client, and never answer."""
     while connection.recv(1 << 16):
         pass
 
@@ -86,7 +86,7 @@ async def errors_of(uri: str, callers: int = 4) -> tuple[list[str], str]:
 @pytest.mark.parametrize("stranger", STRANGERS)
 @pytest_twisted.ensureDeferred
 async def test_each_call_gets_the_address_and_a_reason(stranger: str) -> None:
-    """First and later calls get the same."""
+    """First and later calls get the same error, with address and reason."""
     with serving(STRANGERS[stranger]) as host:
         details, log = await errors_of(f"mongodb://{host}/")
     assert all(detail.startswith("MongoDB: ") for detail in details)
@@ -95,7 +95,7 @@ async def test_each_call_gets_the_address_and_a_reason(stranger: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_invalid_conversation_is_no_login() -> None:
-    """The password is not revealed."""
+    """An invalid conversation is an error without the password."""
     for payload in (b"", b"r=1", 7, None):
         with serving(greets(payload=payload, conversationId=1)) as host:
             details, log = await errors_of(f"mongodb://me:secret@{host}/")
@@ -122,7 +122,7 @@ async def test_tls_on_one_side_only_is_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x" * 64, "a..b", "ünreachable.invalid", "-", "\N{SNOWMAN}" * 70])
 @pytest_twisted.ensureDeferred
 async def test_an_invalid_host_name_is_like_an_unknown_one(name: str) -> None:
-    """No resolver would accept it."""
+    """A host name that no resolver accepts is like an unknown one."""
     details, _ = await errors_of(f"mongodb://{name}:1/")
     assert all("MongoDB: " in detail for detail in details)
 

@@ -1,1 +1,1 @@
-"""The SQLite store by itself."""
+"""Tests of `shiftergw.store.sqlite`."""

@@ -42,7 +42,7 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 @pytest_twisted.ensureDeferred
 async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path) -> None:
-    """However many calls wait; the gateway is not ready meanwhile, and ready afterwards."""
+    """All waiting calls end in time; the gateway is ready only after the lock has ended."""
     seconds: list[float] = []
     statements: list[str] = []
     lane = store._writer
@@ -93,7 +93,7 @@ def test_readers_wait_once() -> None:
 
 
 def test_other_errors_are_no_locks() -> None:
-    """The steps after them are run."""
+    """Steps after another error are run."""
     with closing(sqlite3.connect(":memory:")) as connection:
         turn = [
             Step(lambda db: db.execute("SELECT * FROM nothing"), durable=False),

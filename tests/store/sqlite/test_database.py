@@ -73,7 +73,7 @@ def test_an_unusable_file_is_explained(
 
 
 def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
-    """Before that it has no records."""
+    """An empty file has no records, and becomes a database at the start."""
     path = tmp_path / "shiftergw.sqlite"
     path.touch()
     assert inspection.check(path, 1.0)

@@ -1,4 +1,4 @@
-"""Which commits of the SQLite file are synced: those that work depends on, and no others."""
+"""Only those commits of the SQLite file are synced that work depends on."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ async def test_important_commits_are_synced(store: SqliteStore, name: str) -> No
 @pytest.mark.parametrize("name", PASSING)
 @pytest_twisted.ensureDeferred
 async def test_heartbeats_are_not_synced(store: SqliteStore, name: str) -> None:
-    """Thousands of them must not wait for the disk."""
+    """Heartbeats are not synced: thousands of them must not wait for the disk."""
     assert await levels(store, PASSING[name]) == {"NORMAL"}
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_durable_step_syncs_its_whole_turn(store: SqliteStore) -> None:
-    """SQLite itself reports the level."""
+    """The level that SQLite itself reports is that of the durable step."""
     lane = store._writer
     assert lane is not None
 

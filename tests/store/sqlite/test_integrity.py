@@ -85,7 +85,7 @@ async def test_a_damaged_file_is_refused_at_the_start(
 
 @pytest_twisted.ensureDeferred
 async def test_a_sound_file_is_accepted(path: Path) -> None:
-    """It can also be checked while it is open."""
+    """A sound file is accepted, and can be checked while it is open."""
     store = SqliteStore(reactor, path, check_seconds=CHECK_SECONDS)
     await store.startService()
     assert inspection.check(path, CHECK_SECONDS)
@@ -129,7 +129,7 @@ async def test_later_damage_is_reported(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_gateway_with_damage_stays_unready(path: Path) -> None:
-    """That holds even if the test of readiness itself reads sound pages."""
+    """The gateway stays unready even if the test of readiness itself reads sound pages."""
     store = SqliteStore(reactor, path)
     await store.startService()
     lane = store._reader

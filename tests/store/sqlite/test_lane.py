@@ -1,4 +1,4 @@
-"""Turns on one connection: each caller gets the result, whatever happens to the turn."""
+"""Turns on one connection: each caller gets a result or an error."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_failing_disk_fails_the_callers(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_of_a_turn_reaches_all_its_callers(threads: Threads) -> None:
-    """The next turn is run."""
+    """All callers of the turn get its error, and the next turn is run."""
     faults = [MemoryError()]
 
     def turn(_: sqlite3.Connection, steps: Sequence[Step[Any]]) -> None:

@@ -58,7 +58,7 @@ def test_the_file_is_private(place: Place, path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_all_data_survives_a_restart(path: Path) -> None:
-    """The next process finds it."""
+    """The next process finds all data."""
     async with running(path) as store:
         record = await complete_pull(store, request())
     assert [file.name for file in path.parent.iterdir()] == ["images.sqlite"]
@@ -69,7 +69,7 @@ async def test_all_data_survives_a_restart(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_gateway_takes_no_work(place: Place, path: Path) -> None:
-    """It starts and stops without a change to waiting and running work."""
+    """The second gateway starts and stops without a change to waiting and running work."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_record = await begin_pull(place.store, request("x:2"))
     async with running(path) as peer:
@@ -104,7 +104,7 @@ async def test_a_newer_file_is_refused(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_another_file_is_refused(path: Path) -> None:
-    """A file that is no database stays as it is."""
+    """A file that is not a database stays unchanged."""
     path.write_bytes(  # noqa: ASYNC240
         b"no database at all" * 1000
     )
@@ -113,7 +113,7 @@ async def test_another_file_is_refused(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_missing_directory_is_an_error_for_the_operator(tmp_path: Path) -> None:
-    """No file can be created there."""
+    """A file in a missing directory cannot be created; the error is for the operator."""
     assert "cannot be made" in str(await _broken_start(tmp_path / "no" / "x", ConfigurationError))
 
 
@@ -121,7 +121,7 @@ async def test_a_missing_directory_is_an_error_for_the_operator(tmp_path: Path) 
 async def test_an_old_sqlite_is_refused_at_the_start(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no generated columns."""
+    """A SQLite without generated columns is refused."""
     monkeypatch.setattr(database, "OLDEST_SQLITE", (99, 0))
     assert "too old" in str(await _broken_start(path, ConfigurationError))
 
@@ -159,7 +159,7 @@ def _file_of_the_first_version(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_of_the_first_version_is_upgraded(path: Path) -> None:
-    """All its data is kept."""
+    """An upgraded file keeps all its data."""
     _file_of_the_first_version(path)
     async with running(path) as store:
         old_record = await store.find("alpha", "docker", ["old:1"])
@@ -197,7 +197,7 @@ async def test_an_upgrade_is_atomic(path: Path, monkeypatch: pytest.MonkeyPatch)
 async def test_writes_to_a_locked_file_are_unavailable(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reads continue."""
+    """Writes to a locked file raise `Unavailable`, and reads continue."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     store = SqliteStore(reactor, path)
     await store.startService()
@@ -327,7 +327,7 @@ async def test_the_queue_comes_in_pages(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancellation_affects_one_caller(place: Place) -> None:
-    """The caller gets it at once, and a step that has not begun is not run."""
+    """The caller gets `CancelledError` at once, and a step that has not begun is not run."""
     store = place.store
     running_claim = Deferred.fromCoroutine(store.claim(request("x:1"), NOW))
     waiting_claim = Deferred.fromCoroutine(store.claim(request("x:2"), NOW + 1))
@@ -341,7 +341,7 @@ async def test_a_cancellation_affects_one_caller(place: Place) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_runs_the_waiting_steps(path: Path) -> None:
-    """They end before the file is closed."""
+    """Waiting steps end before the file is closed."""
     store = SqliteStore(reactor, path)
     await store.startService()
     answers = [Deferred.fromCoroutine(store.claim(request(f"x:{n}"), NOW)) for n in range(250)]
@@ -398,7 +398,7 @@ def test_every_query_has_its_index(
 
 @pytest_twisted.ensureDeferred
 async def test_invalid_utf8_is_stored_unchanged(place: Place) -> None:
-    """A name of an image may contain it."""
+    """Invalid UTF-8 in the name of an image is stored unchanged."""
     record = await begin_pull(place.store, request())
     done = await place.store.finish(record.key, 1, Ready(ID, {"env": ("A=\udcff",)}), NOW)
     assert done == await place.store.get(record.key)
