@@ -14,65 +14,17 @@ import pymongo
 import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
-from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from shiftergw.app.checkup import Finding, Level, checkup
-from shiftergw.config import Config
-from shiftergw.errors import ConfigurationError
-from shiftergw.plumbing.listening import Listener
+from shiftergw.app.checkup import Finding, Level
+from tests.app.checkup.findings import Registry, document, findings
 from tests.certificates import Authority
 from tests.cli.command import shiftergw
-from tests.delivery.far import sftp_server
 from tests.impostors import listening as tls_listening
 from tests.mongod import Mongod
 from tests.munged import MungeDaemon, clock_off_by
-from tests.parts import free_port, need, need_root, small_disk
-from tests.sshd import Sshd
-from tests.web.fakes import FakeGateway, listening, site_of
-
-
-class Registry(Resource):
-    """Answers `/v2/` with one status."""
-
-    isLeaf = True  # noqa: N815 - Twisted's name
-
-    def __init__(self, status: int = 200) -> None:
-        """Answer with `status`."""
-        super().__init__()
-        self._status = status
-
-    def render_GET(self, request: Any) -> bytes:
-        """Answer."""
-        request.setResponseCode(self._status if request.path == b"/v2/" else 404)
-        return b"{}"
-
-
-def _reactor() -> Any:
-    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
-
-    return reactor
-
-
-def document(root: Path, registry: int, port: int) -> dict[str, Any]:
-    """Return a configuration that is fine, with its registry and its port on the loopback."""
-    (root / "images").mkdir(exist_ok=True)
-    return {
-        "Platforms": {"s": {"accesstype": "local", "local": {"imageDir": "images"}}},
-        "Locations": {"reg": {"remotetype": "dockerv2", "url": f"http://127.0.0.1:{registry}"}},
-        "DefaultImageLocation": "reg",
-        "CacheDirectory": "cache",
-        "ExpandDirectory": "expand",
-        "StateDirectory": "state",
-        "Authentication": "mock",
-        "Listen": f"tcp:{port}:interface=127.0.0.1",
-    }
-
-
-async def findings(root: Path, configuration: dict[str, Any]) -> dict[str, Finding]:
-    """Return the findings by name; of a name that is there twice, the last one."""
-    loaded_config = Config.from_document(configuration, base=root, environ={})
-    return {finding.name: finding for finding in await checkup(_reactor(), loaded_config, {})}
+from tests.parts import free_port, need, small_disk
+from tests.web.fakes import listening
 
 
 @pytest_twisted.ensureDeferred
@@ -125,122 +77,6 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
     assert results["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
 
 
-@pytest.mark.parametrize(
-    ("transport", "transfer"), [("conch", "sftp"), ("openssh", "sftp"), ("conch", "scp")]
-)
-@pytest_twisted.ensureDeferred
-async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) -> None:
-    """The check logs in to a remote system and checks its image directory."""
-    configuration = document(tmp_path, free_port(), free_port())
-    with Sshd() as sshd:
-        ssh = {
-            "username": sshd.user,
-            "imageDir": str(tmp_path / "images"),
-            "key": str(sshd.key),
-            "port": sshd.port,
-            "knownHosts": str(sshd.known_hosts),
-            "transport": transport,
-            "transfer": transfer,
-        }
-        system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
-        fit_machine = await findings(tmp_path, configuration | {"Platforms": {"s": system}})
-        no_directory = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
-        absent = await findings(tmp_path, configuration | {"Platforms": {"s": no_directory}})
-        proc = {**system, "ssh": {**ssh, "imageDir": "/proc"}}  # no user creates files there
-        closed = await findings(tmp_path, configuration | {"Platforms": {"s": proc}})
-        no_key = {**system, "ssh": {**ssh, "key": str(tmp_path / "no key")}}
-        keyless = await findings(tmp_path, configuration | {"Platforms": {"s": no_key}})
-        half_key = {**system, "ssh": {**ssh, "key": f"{sshd.key}.pub"}}
-        public = await findings(tmp_path, configuration | {"Platforms": {"s": half_key}})
-        no_host = {**system, "host": ["no-such-host.invalid"]}
-        nameless = await findings(tmp_path, configuration | {"Platforms": {"s": no_host}})
-        sshd.known_hosts.write_text("")
-        unknown = await findings(tmp_path, configuration | {"Platforms": {"s": system}})
-        sshd.stop()
-        down = await findings(tmp_path, configuration | {"Platforms": {"s": system}})
-    assert "free" in fit_machine["imageDir of s"].text
-    assert os.listdir(tmp_path / "images") == []  # noqa: PTH208
-    assert closed["imageDir of s"].level == "failure"
-    assert "must own `imageDir`" in closed["imageDir of s"].remedy
-    assert keyless["imageDir of s"].level == "failure"
-    for results in (closed, keyless, absent):
-        assert "site's support" not in results["imageDir of s"].remedy, "the reader is that support"
-    for results, what in ((absent, "it is not there"), (down, "cannot be reached")):
-        assert results["imageDir of s"].level == "failure"
-        assert what in results["imageDir of s"].text
-    assert "is a public key" in public["imageDir of s"].text
-    assert "without .pub" in public["imageDir of s"].remedy
-    assert "has no address" in nameless["imageDir of s"].text
-    assert "`host`" in nameless["imageDir of s"].remedy
-    assert "later" not in nameless["imageDir of s"].remedy
-    assert "host key is not known" in unknown["imageDir of s"].text
-    assert "`shiftergw ssh-trust s` shows" in unknown["imageDir of s"].remedy
-
-
-def system_of_hosts(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[str, Any]:
-    """Return a system whose hosts are addresses of one server, where it listens."""
-    key = sshd.known_hosts.read_text().split(maxsplit=1)[1]
-    known_hosts = sshd.root / "known"
-    known_hosts.write_text(
-        "".join(f"[{host}]:{sshd.port} {key}" for host in ("127.0.0.1", "127.0.0.2"))
-    )
-    ssh = {
-        "username": sshd.user,
-        "imageDir": str(images),
-        "key": str(sshd.key),
-        "port": sshd.port,
-        "knownHosts": str(known_hosts),
-        "transport": transport,
-    }
-    return {"Platforms": {"s": {"accesstype": "remote", "host": hosts, "ssh": ssh}}}
-
-
-@pytest.mark.parametrize("transport", ["conch", "openssh"])
-@pytest_twisted.ensureDeferred
-async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) -> None:
-    """Each host is checked; one that is down is a warning as long as another one works."""
-    configuration = document(tmp_path, free_port(), free_port())
-    (tmp_path / "images" / f"{'0' * 64}.squashfs").write_text("")
-    # No server listens at 127.0.0.3; the host key of localhost is not known.
-    hosts = ["127.0.0.3", "127.0.0.1", "127.0.0.2", "localhost"]
-    with Sshd("ListenAddress 127.0.0.2") as sshd:
-        system = system_of_hosts(sshd, tmp_path / "images", transport, hosts)
-        results = await findings(tmp_path, configuration | system)
-        sshd.stop()
-        down = await findings(tmp_path, configuration | system)
-    by_host = {host: results[f"imageDir of s on {host}"] for host in hosts}
-    assert "cannot be reached" in by_host["127.0.0.3"].text
-    assert "host key is not known" in by_host["localhost"].text
-    assert [by_host[host].level for host in ("127.0.0.3", "localhost")] == ["warning"] * 2
-    for host in ("127.0.0.1", "127.0.0.2"):
-        assert by_host[host].text.startswith(f"{host}:{tmp_path}/images: ")
-    assert "imageDir of s" not in results
-    assert {down[f"imageDir of s on {host}"].level for host in hosts} == {"failure"}
-
-
-@pytest_twisted.ensureDeferred
-async def test_hosts_with_different_directories(tmp_path: Path) -> None:
-    """Hosts that do not see the same files are a warning."""
-    need_root()
-    configuration = document(tmp_path, free_port(), free_port())
-    images, second_directory, script = tmp_path / "images", tmp_path / "other", tmp_path / "script"
-    second_directory.mkdir()
-    (second_directory / f"{'0' * 64}.squashfs").write_text("")
-    mount_command = f"mount --bind {second_directory} {images} && exec {sftp_server()}"
-    script.write_text(
-        f"""#!/bin/sh
-        case "$SSH_CONNECTION" in *" 127.0.0.2 "*) exec unshare -m sh -c '{mount_command}' ;; esac
-        exec {sftp_server()}
-        """
-    )
-    script.chmod(0o755)
-    with Sshd("ListenAddress 127.0.0.2", f"ForceCommand {script}") as sshd:
-        system = system_of_hosts(sshd, images, "conch", ["127.0.0.1", "127.0.0.2"])
-        results = (await findings(tmp_path, configuration | system))["imageDir of s"]
-    assert results.level == "warning"
-    assert results.text == "127.0.0.1 and 127.0.0.2 do not see the same files there"
-
-
 @pytest_twisted.ensureDeferred
 async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
     """The finding names the fault of the certificate, and the remedy."""
@@ -265,55 +101,6 @@ async def test_a_server_that_is_no_registry(tmp_path: Path) -> None:
         results = await findings(tmp_path, document(tmp_path, port, free_port()))
     assert results["registry reg"].level == "failure"
     assert "404" in results["registry reg"].text
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_port_in_use(tmp_path: Path) -> None:
-    """A gateway that answers there is fine; any other program is a failure."""
-    async with (
-        listening(Site(Registry())) as registry,  # type: ignore[arg-type]  # any site
-        listening(site_of(FakeGateway(), _reactor())) as gateway_port,
-    ):
-        results = await findings(tmp_path, document(tmp_path, registry, gateway_port))
-        assert (
-            results[f"Listen tcp:{gateway_port}:interface=127.0.0.1"].text
-            == "a gateway answers there"
-        )
-        results = await findings(tmp_path, document(tmp_path, registry, registry))
-        assert results[f"Listen tcp:{registry}:interface=127.0.0.1"].level == "failure"
-
-
-@pytest.mark.parametrize(
-    ("listen", "words"),
-    [
-        ("tcp:99999:interface=127.0.0.1", "port must be 0-65535"),
-        ("unix:/nosuch/socket", "/nosuch/socket.lock: No such file or directory"),
-        ("ssl:0:interface=127.0.0.1:privateKey=/nosuch:certKey=/nosuch", "/nosuch: No such file"),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_unusable_addresses(tmp_path: Path, listen: str, words: str) -> None:
-    """Unusable addresses are failures with cause and remedy, in the check and at the start."""
-    configuration = document(tmp_path, free_port(), 1) | {"Listen": listen}
-    finding = (await findings(tmp_path, configuration))[f"Listen {listen}"]
-    assert finding.level == "failure"
-    assert words in finding.text
-    assert finding.remedy
-    config = Config.from_document(configuration, base=tmp_path, environ={}).config
-    with pytest.raises(ConfigurationError, match=re.escape(words)):
-        await Listener(config.listen[0], site_of(FakeGateway()), _reactor()).startService()
-
-
-@pytest_twisted.ensureDeferred
-async def test_one_address_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gateway listens at all addresses at the same time, and so does the check."""
-    monkeypatch.setattr("shiftergw.app.checkup.NETWORK_LIMIT", 0.5)
-    port = free_port()
-    texts = [f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}:interface=localhost"]
-    configuration = document(tmp_path, free_port(), 1) | {"Listen": texts}
-    results = await findings(tmp_path, configuration)
-    levels = [str(results[f"Listen {text}"].level) for text in texts]
-    assert levels == ["ok", "failure"]
 
 
 @pytest_twisted.ensureDeferred
@@ -347,19 +134,6 @@ async def test_directories_that_cannot_be_created(tmp_path: Path) -> None:
         assert results[name].level == "failure", results[name]
         assert words in results[name].text
     assert "make room" in results["StateDirectory"].remedy
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_unix_socket_in_use(tmp_path: Path) -> None:
-    """A socket in use is only a warning, because a gateway may listen there."""
-    name = f"Listen unix:{tmp_path}/socket"
-    configuration = document(tmp_path, free_port(), 1) | {"Listen": name.partition(" ")[2]}
-    assert (await findings(tmp_path, configuration))[name].text == "free"
-    listening_port = _reactor().listenUNIX(f"{tmp_path}/socket", site_of(FakeGateway()))
-    try:
-        assert (await findings(tmp_path, configuration))[name].level == "warning"
-    finally:
-        await listening_port.stopListening()
 
 
 @pytest_twisted.ensureDeferred
