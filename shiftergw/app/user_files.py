@@ -20,7 +20,8 @@ from shiftergw.service.upload_space import UploadLimits
 from shiftergw.service.uploads import CHUNKS_PER_USER, Uploads
 from shiftergw.service.user_files import UserFileServices
 from shiftergw.service.worker_downloads import WorkerDownloads
-from shiftergw.sources.user_files.imports import check_path, check_public_file, check_user
+from shiftergw.sources.user_files.imports import check_user
+from shiftergw.sources.user_files.public_files import check_path, check_public_file
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor

@@ -1,12 +1,14 @@
-"""Translate errors of the operating system about files into errors of this gateway."""
+"""Raise errors of this gateway for full disks, and for errors of the system about files."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from shiftergw.errors import GatewayError, NoSpace
+from shiftergw.errors import GatewayError, NoSpace, amount
+from shiftergw.plumbing.files import free_space
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The error numbers of a full disk and of an exhausted quota."""
@@ -27,3 +29,12 @@ def translated_disk_errors(
         gateway_error = NoSpace(full) if error.errno in DISK_FULL else other_error(error)
         gateway_error.detail = str(error)
         raise gateway_error from error
+
+
+def check_room(directory: Path, size: int, full: str) -> None:
+    """Raise `NoSpace`, with the text `full`, if a disk has fewer free bytes than `size`. Blocks."""
+    free = free_space(directory)
+    if free < size:
+        raise NoSpace(
+            full, detail=f"{directory} has {amount(free)} left, {amount(size)} are needed"
+        )

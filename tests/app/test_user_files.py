@@ -18,7 +18,7 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import Session, UploadDeclaration
 from shiftergw.plumbing.timing import within
 from shiftergw.service import upload_space
-from shiftergw.sources.user_files import imports
+from shiftergw.sources.user_files import public_files
 from tests.configurations import load_config
 from tests.patience import patient
 
@@ -34,7 +34,7 @@ async def test_imports_that_hang_stop_no_upload(
         end.wait()
         return os.open("/dev/null", os.O_RDONLY)
 
-    monkeypatch.setattr(imports, "open_public_file", hang)
+    monkeypatch.setattr(public_files, "open_public_file", hang)
     monkeypatch.setattr(wiring, "IMPORT_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(upload_space, "DISK_RESERVE", 0)
     config = load_config({"UploadDirectory": str(tmp_path / "uploads")}).config

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
 from shiftergw.errors import DeliveryFailed, GatewayError, NoSpace
-from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing import disk_errors
+from shiftergw.plumbing.disk_errors import check_room, translated_disk_errors
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,12 @@ def test_other_exceptions_pass() -> None:
         translated_disk_errors("Full.", lambda _: DeliveryFailed("Failed.")),
     ):
         raise ValueError("x")
+
+
+def test_room_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that needs more bytes than are free is refused, in the words of its caller."""
+    monkeypatch.setattr(disk_errors, "free_space", lambda _: 1000)
+    check_room(tmp_path, 1000, "full")
+    with pytest.raises(NoSpace, match="full") as caught:
+        check_room(tmp_path, 1001, "full")
+    assert str(tmp_path) in caught.value.detail

@@ -24,12 +24,13 @@ from shiftergw.model import (
     data_file,
     state_file,
 )
-from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.disk_errors import check_room, translated_disk_errors
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.locks import file_lock, remove_unshared
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageSource, Report, Say
+from shiftergw.sources.user_files.imports import DISK_IS_FULL, DISK_RESERVE
 from shiftergw.sources.user_files.spool_client import SpoolClient
 from shiftergw.sources.user_files.user_source import UserSource
 
@@ -149,9 +150,11 @@ class UserFiles:
             await self._threads.run(_remove_upload, self._places.spool, file.id)
             raise _wrong_digest()
         if self._gateway is None:
-            raise _no_gateway()
+            is_here = await self._threads.run(self._places.spool.is_dir)
+            raise _upload_is_gone() if is_here else _no_gateway()
         for _ in range(2):
             begin("Fetching the upload")
+            await self._threads.run(_check_room, copy, file.size)
             await self._gateway.fetch(record.system, file, copy, report)
             begin("Checking the upload")
             if await self._has_digest(copy, file, report):
@@ -201,6 +204,13 @@ def _remove_upload(spool: Path, upload_id: str) -> None:
     with _disk_errors():
         (spool / state_file(upload_id)).unlink(missing_ok=True)
         (spool / data_file(upload_id)).unlink(missing_ok=True)
+
+
+def _check_room(copy: Path, size: int) -> None:
+    """Raise `NoSpace` if what is missing of a copy would fill the disk, which other jobs need."""
+    with _disk_errors():
+        present_size = copy.stat().st_size if copy.exists() else 0
+        check_room(copy.parent, size - present_size + DISK_RESERVE, DISK_IS_FULL)
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -259,6 +269,13 @@ def _wrong_digest() -> BlobCorrupt:
     )
 
 
+def _upload_is_gone() -> ImageNotFound:
+    return ImageNotFound(
+        "The upload is gone: it was removed before an image was made of it.",
+        remedy="Upload the file again.",
+    )
+
+
 def _no_gateway() -> ImageNotFound:
     return ImageNotFound(
         "The worker's machine does not have the upload, and its configuration does not name the"
@@ -269,6 +286,6 @@ def _no_gateway() -> ImageNotFound:
 
 def _disk_errors() -> AbstractContextManager[None]:
     return translated_disk_errors(
-        "The worker's disk for uploads is full.",
+        DISK_IS_FULL,
         lambda _: PullError("The worker cannot read the file, or write to its directory for it."),
     )

@@ -20,6 +20,7 @@ from shiftergw.cache.upload_states import data_path
 from shiftergw.errors import (
     BlobCorrupt,
     ImageNotFound,
+    NoSpace,
     NotAuthenticated,
     PullError,
     RetryLater,
@@ -33,6 +34,7 @@ from shiftergw.model import (
     Progress,
     UploadDeclaration,
 )
+from shiftergw.plumbing import disk_errors
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.seal import CREDENTIAL_SECONDS, Seal
 from shiftergw.plumbing.threads import Threads
@@ -167,6 +169,29 @@ async def test_a_worker_without_the_upload(bench: FileBench) -> None:
     file = await bench.add()
     with pytest.raises(ImageNotFound, match="GatewayURL"):
         await bench.read(bench.files("elsewhere"), file)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_was_removed_while_its_pull_waited(bench: FileBench) -> None:
+    """On the gateway's machine the user is told so; its configuration lacks nothing."""
+    file = await bench.add()
+    await bench.spool.remove(file.id)
+    with pytest.raises(ImageNotFound, match="removed") as caught:
+        await bench.read(bench.files(), file)
+    assert "GatewayURL" not in caught.value.remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_would_fill_the_disk(
+    bench: FileBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not fetched: other jobs of the machine need room as well."""
+    file = await bench.add()
+    monkeypatch.setattr(disk_errors, "free_space", lambda _: 1 << 30)
+    async with listening(site_of(bench.gateway())) as port:
+        with pytest.raises(NoSpace, match="disk for uploads"):
+            await bench.read(bench.files("absent", bench.client(port)), file)
+    assert bench.paths == []
 
 
 @pytest_twisted.ensureDeferred

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -15,30 +14,30 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from shiftergw.errors import BadRequest, ImageNotFound, ImageTooLarge, NotAllowed, TimedOut
+from shiftergw.errors import (
+    ImageNotFound,
+    ImageTooLarge,
+    NoSpace,
+    NotAllowed,
+    PullError,
+    TimedOut,
+)
 from shiftergw.model import ImageFile
+from shiftergw.plumbing import disk_errors
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.user_files import imports as imports_module
 from shiftergw.sources.user_files.imports import (
     STEPS,
     Imports,
-    check_path,
-    check_public_file,
     check_user,
     import_calls,
-    open_public_file,
 )
+from shiftergw.sources.user_files.public_files import check_public_file
 from tests.patience import patient
 from tests.work.waiting import until
 
 PRINT = [sys.executable, "-c", "import sys; print(*sys.argv[1:], end='')", "{user}", "{uid}"]
-
-
-@pytest.fixture
-def public() -> Path:
-    """Return the path of a public file: `/etc/passwd`, which everybody may read."""
-    return Path("/etc/passwd")
 
 
 @pytest_twisted.async_yield_fixture()
@@ -48,123 +47,6 @@ async def threads() -> AsyncIterator[Threads]:
     pool.startService()
     yield pool
     await pool.stopService()
-
-
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory that everybody may enter, though those of pytest are private."""
-    check = imports_module._check_mode
-    above = {path.stat().st_ino for path in tmp_path.parents}
-
-    def check_below(descriptor: int, bits: int, *, regular: bool = False) -> None:
-        if os.fstat(descriptor).st_ino not in above:
-            check(descriptor, bits, regular=regular)
-
-    monkeypatch.setattr(imports_module, "_check_mode", check_below)
-    tmp_path.chmod(0o755)
-    return tmp_path
-
-
-def test_a_public_file_is_opened(directory: Path, public: Path) -> None:
-    """A public file below directories that all users may enter is opened."""
-    file = directory / "image.squashfs"
-    file.write_bytes(b"squashfs")
-    file.chmod(0o444)
-    for path in (file, public):
-        descriptor = open_public_file(str(path))
-        assert os.pread(descriptor, 100, 0) == path.read_bytes()[:100]
-        os.close(descriptor)
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o604, 0o044, 0o000])
-def test_a_file_that_somebody_may_not_read(directory: Path, mode: int) -> None:
-    """Each of user, group and others needs the permission."""
-    file = directory / "image.squashfs"
-    file.touch()
-    file.chmod(mode)
-    with pytest.raises(NotAllowed, match="shiftergw import"):
-        open_public_file(str(file))
-
-
-@pytest.mark.parametrize("mode", [0o700, 0o750, 0o705])
-def test_a_directory_that_somebody_may_not_enter(directory: Path, mode: int) -> None:
-    """A public file in a private directory is private."""
-    below = directory / "private" / "below"
-    below.mkdir(parents=True)
-    file = below / "image.squashfs"
-    file.touch(0o644)
-    file.chmod(0o644)
-    os.close(open_public_file(str(file)))
-    (directory / "private").chmod(mode)
-    with pytest.raises(NotAllowed):
-        open_public_file(str(file))
-
-
-def test_links_are_not_followed(directory: Path) -> None:
-    """Neither the file nor a directory above it may be a link."""
-    (directory / "target").mkdir(0o755)
-    file = directory / "target" / "image"
-    file.touch()
-    file.chmod(0o644)
-    os.close(open_public_file(str(file)))
-    (directory / "link").symlink_to(directory / "target")
-    (directory / "target" / "other").symlink_to(file)
-    for path in (directory / "link" / "image", directory / "target" / "other"):
-        with pytest.raises(NotAllowed):
-            open_public_file(str(path))
-
-
-def test_what_is_no_file(directory: Path) -> None:
-    """A pipe does not block; a directory, a device and an absent file have the same words."""
-    os.mkfifo(directory / "pipe")
-    (directory / "pipe").chmod(0o644)
-    words = set()
-    for path in ("pipe", "absent", ".."):
-        try:
-            open_public_file(str(directory / path))
-        except (NotAllowed, BadRequest) as error:
-            words.add(type(error))
-    with pytest.raises(NotAllowed):
-        open_public_file("/dev/null")
-    with pytest.raises(NotAllowed):
-        open_public_file(str(directory))
-    assert words == {NotAllowed, BadRequest}
-
-
-def test_an_access_control_list_excludes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file with an access control list may exclude users, so it is not imported."""
-    file = directory / "image"
-    file.touch()
-    file.chmod(0o644)
-    monkeypatch.setattr(os, "getxattr", lambda *_: b"")
-    with pytest.raises(NotAllowed):
-        open_public_file(str(file))
-
-
-def test_an_access_control_list_that_cannot_be_read_excludes(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file whose list cannot be read is not imported, since the list may exclude somebody."""
-
-    def fail(*_: str) -> bytes:
-        raise OSError(errno.EIO, "an error of the disk")
-
-    file = directory / "image"
-    file.touch()
-    file.chmod(0o644)
-    monkeypatch.setattr(os, "getxattr", fail)
-    with pytest.raises(NotAllowed):
-        open_public_file(str(file))
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["", "x", "./x", "/a/../b", "/a//b", "/a/./b", "/a/", "/", "/a\nb", "/a\0b", "/" + "x" * 5000],
-)
-def test_paths_that_are_refused(path: str) -> None:
-    """Only an absolute path in its plain form is a path."""
-    with pytest.raises(BadRequest):
-        check_path(path)
 
 
 @pytest.mark.parametrize("user", ["", "-x", "a b", "a;b", "../x", "ä", "a" * 80, "$x"])
@@ -200,6 +82,33 @@ async def test_a_command_that_fails(threads: Threads, tmp_path: Path) -> None:
         await imports.read(FILE, 2001, tmp_path / "copy", lambda _: None)
     assert "secret" not in str(caught.value)
     assert "secret" in caught.value.detail
+
+
+@pytest.mark.parametrize("command", [["/absent/cat"], ["sh", "-c", "kill -9 $$"]])
+@pytest_twisted.ensureDeferred
+async def test_a_command_that_does_not_run(
+    threads: Threads, tmp_path: Path, command: list[str]
+) -> None:
+    """The user's file is not to blame for a program of the site that is absent or was killed."""
+    with pytest.raises(PullError, match="ImportCommand") as caught:
+        await _imports(threads, *command).read(FILE, 2001, tmp_path / "copy", lambda _: None)
+    assert not isinstance(caught.value, ImageNotFound)
+    assert "support" in caught.value.remedy
+    assert os.path.basename(command[0]) in caught.value.detail  # noqa: PTH119
+
+
+@pytest.mark.parametrize("script", ["exec sleep 600", "echo x", "exit 1"])
+@pytest_twisted.ensureDeferred
+async def test_a_command_that_fills_the_disk(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """It is ended before the disk is full: other jobs need room there as well."""
+    monkeypatch.setattr(imports_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(disk_errors, "free_space", lambda _: 1 << 30)
+    with pytest.raises(NoSpace, match="disk for uploads"):
+        await _imports(threads, "sh", "-c", script).read(
+            FILE, 2001, tmp_path / "copy", lambda _: None
+        )
 
 
 @pytest_twisted.ensureDeferred
@@ -243,6 +152,20 @@ async def test_a_public_file_is_copied(threads: Threads, directory: Path) -> Non
         await _imports(threads).read(record, 2001, copy, lambda _: None)
     with pytest.raises(NotAllowed):
         await check_public_file(str(file), calls)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_public_file_that_fills_the_disk(
+    threads: Threads, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy ends before the disk is full."""
+    file = directory / "image.squashfs"
+    file.write_bytes(b"squashfs")
+    file.chmod(0o644)
+    record = ImageFile(kind="squashfs", path=str(file), user="alice")
+    monkeypatch.setattr(disk_errors, "free_space", lambda _: 1 << 30)
+    with pytest.raises(NoSpace, match="disk for uploads"):
+        await _imports(threads).read(record, 2001, directory / "copy", lambda _: None)
 
 
 @pytest.mark.parametrize("step", ["open", "read"])
