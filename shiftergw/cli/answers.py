@@ -44,6 +44,12 @@ def parse_object(answer: Any) -> dict[str, Any]:
     return answer
 
 
+def parse_upload_limit(answer: Any) -> int | None:
+    """Return the bytes of the largest upload that a gateway takes; None if it does not say."""
+    limit = parse_object(answer).get("limit")
+    return limit if type(limit) is int and limit > 0 else None
+
+
 def parse_image_id(answer: Any) -> str:
     """Return the image id in the answer to a look-up; raise `InvalidAnswer` if it has none."""
     image_id = parse_object(answer).get("id")

@@ -63,7 +63,8 @@ def pull(
     With NAME, IMAGE is of your own and is uploaded: oci:DIR[:TAG], oci-archive:FILE[:TAG],
     docker-archive:FILE[:NAME], dir:DIR, sif:FILE, squashfs:FILE, a path, or - for standard input.
     The image gets the name custom:NAME[:TAG]. Only you, and the users and groups that
-    the options name, may use it.
+    the options name, may use it. Standard input is first copied to a private file in
+    $TMPDIR, or else in /tmp, which needs room for all of it.
 
     For several systems at once the ids are printed as `SYSTEM: ID`, and what went wrong is told for
     each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the

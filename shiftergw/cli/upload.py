@@ -18,8 +18,9 @@ from shiftergw.cli.answers import UploadState
 from shiftergw.cli.directory_tar import SourceChanged
 from shiftergw.cli.exits import NoGateway, RequestRefused, Stop, WrongOffset
 from shiftergw.cli.gateways import ANSWER_LIMIT
+from shiftergw.cli.input_spool import InputSpool
 from shiftergw.cli.remote import Remote
-from shiftergw.cli.upload_source import InputSpool, UploadSource, open_source
+from shiftergw.cli.upload_source import UploadSource, open_source
 from shiftergw.model.source_names import LocalSourceName
 from shiftergw.plumbing.backoff import Backoff
 
@@ -67,8 +68,11 @@ InThread = Callable[..., Any]
 """Awaits a function that blocks, such as `TwistedExchange.in_thread`."""
 
 
-SizeCheck = Callable[[int | None], Awaitable[None]]
-"""Raises an error if an upload of this size, None if that is not known, will be refused."""
+SizeCheck = Callable[[int | None], Awaitable[int | None]]
+"""Raises an error if an upload of this size, None if that is not known, will be refused.
+
+Returns the bytes of the largest upload, None if the gateway does not say.
+"""
 
 
 @asynccontextmanager
@@ -83,9 +87,9 @@ async def prepared_source(
     if is_input:
         spool = InputSpool()
         try:
-            await check(None)
+            limit = await check(None)
             display.stage("Copying standard input")
-            while await in_thread(spool.copy_piece):
+            while await in_thread(spool.copy_piece, limit):
                 display.bytes(spool.size, 0)
             content = spool.source()
         except BaseException:

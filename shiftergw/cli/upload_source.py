@@ -1,4 +1,4 @@
-"""Open what a user uploads: a file, a directory that is sent as a tar archive, standard input.
+"""Open what a user uploads: a file, or a directory that is sent as a tar archive.
 
 The gateway wants size and digest first, so everything is read twice: once for the digest, once to
 be sent. Standard input is copied to a private temporary file. Everything here blocks.
@@ -6,15 +6,9 @@ be sent. Standard input is copied to a private temporary file. Everything here b
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import select
 import stat
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -28,10 +22,6 @@ from shiftergw.names import check_registry_name, registry_name
 
 PIECE = 4 << 20
 """Bytes that are read at once to compute the digest."""
-
-_INPUT_PIECE = 1 << 20
-_INPUT_WAIT = 0.5
-"""Seconds to wait for standard input before the caller gets a chance to stop."""
 
 _ARCHIVES = {"oci": "oci-archive", "dir": "dir-archive"}
 """The gateway's names for tar archives of directories."""
@@ -183,60 +173,6 @@ def _open_file(path: Path) -> BinaryIO:
         file.close()
         raise Misuse(f"{name} is not a regular file. Standard input is written `-`.")
     return cast("BinaryIO", file)
-
-
-class InputSpool:
-    """A private temporary file that standard input is copied to; it has no name."""
-
-    def __init__(self) -> None:
-        """Create the file in `$TMPDIR`, or else in `/tmp`; raise `Misuse`."""
-        if sys.stdin.isatty():
-            raise Misuse(
-                "Standard input is a terminal: write `docker save IMAGE | shiftergw pull - NAME`."
-            )
-        with _spool_errors():
-            self._file = tempfile.TemporaryFile(prefix="shiftergw-")  # noqa: SIM115 - stays open
-        self.size = 0
-        """Bytes that were copied so far."""
-
-    def copy_piece(self) -> bool:
-        """Copy what arrives next, or wait a moment; return False at the end of the input."""
-        descriptor = sys.stdin.fileno()
-        if not select.select([descriptor], [], [], _INPUT_WAIT)[0]:
-            return True
-        try:
-            piece = os.read(descriptor, _INPUT_PIECE)
-        except OSError as error:
-            raise Misuse(f"Standard input cannot be read: {error.strerror}.") from error
-        with _spool_errors():
-            self._file.write(piece)
-            if not piece:
-                self._file.flush()
-        self.size += len(piece)
-        return bool(piece)
-
-    def source(self) -> UploadSource:
-        """Return what was copied; raise `Misuse` if it is nothing."""
-        if not self.size:
-            raise Misuse("Standard input is empty: has the command in front of it failed?")
-        content = FileBytes(cast("BinaryIO", self._file), Path("standard input"))
-        return UploadSource(content, "", "standard input", "")
-
-    def close(self) -> None:
-        """Close the file, which removes it."""
-        self._file.close()
-
-
-@contextmanager
-def _spool_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = " Set TMPDIR to a directory with more room." if error.errno == errno.ENOSPC else ""
-        raise Misuse(
-            f"Standard input cannot be copied to {printable(tempfile.gettempdir(), 200)}:"
-            f" {error.strerror}.{hint}"
-        ) from error
 
 
 def local_source_of(text: str) -> LocalSourceName:

@@ -69,6 +69,11 @@ class Uploads:
         """Return the time at which an upload is removed unless it changes before."""
         return upload.last_write + self._limits.keep_seconds
 
+    @property
+    def largest_size(self) -> int:
+        """Return the bytes of the largest upload."""
+        return self._limits.upload
+
     def check_size(self, size: int) -> None:
         """Raise `TooLarge` if no upload may have this size in bytes."""
         self._space.check_size(size)

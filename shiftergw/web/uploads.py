@@ -51,7 +51,8 @@ async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
     of the client sends no selector here.
 
     A body with a name and without a digest declares nothing: the answer says whether an image of
-    this name may be made of an upload, and one of this size, before its client reads the file.
+    this name may be made of an upload, and one of this size, before its client reads the file, and
+    how large an upload may be.
     """
     members = parameters.members(request.body)
     session, uploads = request.session, gateway.files.uploads
@@ -59,7 +60,8 @@ async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
         if "size" in members:
             uploads.check_size(_size(members))
         await gateway.check_new_image(session, _text(members, "name", ""))
-        return replace(render.answer({"status": True}), word="name checked")
+        document = {"status": True, "limit": uploads.largest_size}
+        return replace(render.answer(document), word="name checked")
     declaration = _declaration(session, members)
     if "name" in members and "selector" in members:
         record = await _ready_image(gateway, session, members, declaration)

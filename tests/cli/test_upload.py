@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from hashlib import sha256
@@ -21,12 +20,12 @@ from twisted.internet.task import Clock
 from shiftergw.cli.answers import InvalidAnswer, UploadState, parse_declaration, parse_upload
 from shiftergw.cli.blocking import value_of
 from shiftergw.cli.directory_tar import SourceChanged
-from shiftergw.cli.exits import Misuse, NoGateway, RequestRefused, WrongOffset
+from shiftergw.cli.exits import NoGateway, RequestRefused, WrongOffset
 from shiftergw.cli.main import main
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.cli.upload import SILENCE_LIMIT, SMALLEST_CHUNK, upload
-from shiftergw.cli.upload_source import FileBytes, InputSpool, UploadSource
+from shiftergw.cli.upload_source import FileBytes, UploadSource
 from tests.cli.clients import both_clients
 from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
 from tests.cli.test_upload_source import layout
@@ -54,11 +53,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def run(gateway: UploadGateway, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+def run(
+    gateway: UploadGateway, *arguments: str, stdin: bytes = b"", **variables: str
+) -> tuple[int, str, str]:
     """Run a command to its end; return exit code, output and standard error."""
     done = subprocess.run(
         [*PROGRAM, *arguments],
-        env={**ENVIRONMENT, **gateway.env},
+        env={**ENVIRONMENT, **gateway.env, **variables},
         input=stdin,
         capture_output=True,
         timeout=patient(60),
@@ -147,6 +148,26 @@ def test_standard_input(gateway: UploadGateway) -> None:
     code, _, errors = run(gateway, "pull", "-", "mine")
     assert code == 2
     assert "Standard input is empty" in errors
+
+
+def test_standard_input_beyond_the_limit(gateway: UploadGateway) -> None:
+    """The command ends as soon as the gateway would refuse the file, and sends nothing."""
+    gateway.limit = len(CONTENT) - 1
+    code, _, errors = run(gateway, "pull", "-", "mine", stdin=CONTENT)
+    assert code == 2
+    assert "Standard input has more than 3.1 MB: the gateway takes no larger file" in errors
+    assert gateway.uploads == []
+    gateway.limit += 1
+    assert run(gateway, "pull", "-", "mine", stdin=CONTENT)[0] == 0
+
+
+def test_the_directory_of_standard_input(gateway: UploadGateway, tmp_path: Path) -> None:
+    """`TMPDIR` is obeyed, or named in the error: the command goes nowhere else."""
+    place = tmp_path / "absent"
+    code, _, errors = run(gateway, "pull", "-", "mine", stdin=CONTENT, TMPDIR=str(place))
+    assert code == 2
+    assert f"cannot be copied to {place}: No such file or directory. Set TMPDIR" in errors
+    assert gateway.requests == []
 
 
 def test_import(gateway: UploadGateway, file: Path) -> None:
@@ -526,15 +547,3 @@ def test_invalid_answers(answer: Any) -> None:
     """No id of another form becomes part of a URL, and no chunk is empty."""
     with pytest.raises(InvalidAnswer):
         parse_upload(answer)
-
-
-def test_no_terminal_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`-` on a terminal is a mistake: the command would wait for the user's typing."""
-
-    class Terminal:
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr(sys, "stdin", Terminal())
-    with pytest.raises(Misuse, match="Standard input is a terminal"):
-        InputSpool()

@@ -47,8 +47,8 @@ class UploadGateway:
     of all requests, `bodies` the bodies of pulls. `bytes_received` counts the stored bytes of all
     chunks. `checks` are the bodies of declarations without a digest, and `names` the names in all
     others; `accesses` are the members of these about selector and readers. A declaration is
-    answered with `ready` unless it is None. A gateway that `is_old` knows neither names nor the
-    list of uploads.
+    answered with `ready` unless it is None, and checks with the `limit` of uploads. A gateway that
+    `is_old` knows neither names nor the list of uploads.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -57,6 +57,7 @@ class UploadGateway:
     pulls: list[dict[str, Any]] = field(default_factory=lambda: [READY])
     chunk: int = 16 << 20
     is_old: bool = False
+    limit: int | None = None
     check_faults: list[Fault] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -152,7 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(400, {"error": "`sha256` is not a SHA-256 digest."})
             elif not self._happens(self.gateway.check_faults):
                 self.gateway.checks.append(body)
-                self._answer(200, {"status": True})
+                limit = {} if self.gateway.limit is None else {"limit": self.gateway.limit}
+                self._answer(200, {"status": True, **limit})
         elif not self._happens(self.gateway.declare_faults):
             self.gateway.names.append(body.pop("name", ""))
             names = [name for name in _ACCESS if name in body]

@@ -344,7 +344,7 @@ async def test_the_name_of_the_image(place: Place) -> None:
     checks = [{"name": "mine:1"}, {"name": "mine:1", "size": 10**8}]
     for members in checks:
         reply = await place.ask("POST", "/api/upload/mycluster/", json.dumps(members).encode())
-        assert (reply.status, reply.json) == (200, {"status": True})
+        assert (reply.status, reply.json) == (200, {"status": True, "limit": 10**8})
     assert await place.spool.list() == []
     assert (await place.declare(name="mine:1"))["offset"] == 0
     calls = [(call[0], call[-1]) for call in place.gateway.calls]
