@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,7 +45,7 @@ class DockerRegistry:
     `host` is `127.0.0.1:PORT`. With `private` it requires `USER` or `SECOND_USER`, by HTTP Basic.
     `certificate` is a file with its certificate and key, without which it speaks plain HTTP; it
     requires client certificates of `client_authority`, if that is given. With `mirrored_url` it is
-    a pull-through cache of another registry.
+    a pull-through cache of another registry. `auth` is this section of its configuration.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class DockerRegistry:
         client_authority: Path | None = None,
         mirrored_url: str = "",
         accepts_schema_1: bool = False,
+        auth: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a registry that stores images and its configuration in `directory`."""
         self._certificate = certificate
@@ -67,6 +68,7 @@ class DockerRegistry:
         self._directory = directory
         self._access_log = directory / "access.log"
         self._private = private
+        self._auth = auth
         self._accepts_schema_1 = accepts_schema_1
         self._process: subprocess.Popen[bytes] | None = None
         port = free_port()
@@ -84,7 +86,9 @@ class DockerRegistry:
         }
         if self._accepts_schema_1:
             configuration["compatibility"] = {"schema1": {"enabled": True}}
-        if self._private:
+        if self._auth is not None:
+            configuration["auth"] = self._auth
+        elif self._private:
             htpasswd = self._directory / "htpasswd"
             htpasswd.write_text(_HTPASSWD)
             configuration["auth"] = {"htpasswd": {"realm": "tests", "path": str(htpasswd)}}
@@ -95,8 +99,8 @@ class DockerRegistry:
                 configuration["http"]["tls"] |= {"clientcas": [str(self._client_authority)]}
         if self._mirrored_url:
             configuration["proxy"] = {"remoteurl": self._mirrored_url}
-        file = self._directory / "config.yml"
-        file.write_text(json.dumps(configuration))  # JSON is YAML
+        file = self._directory / "config.yml"  # JSON is YAML
+        file.write_text(json.dumps(configuration))
         with self._access_log.open("wb") as log:
             self._process = children.start(
                 [self._program, "serve", str(file)],
@@ -123,7 +127,8 @@ class DockerRegistry:
 
     def push(self, layout: Path, name: str, tag: str = "latest") -> None:
         """Copy an image or an index with all its images from an OCI layout to `repository:tag`."""
-        login = ["--dest-creds", f"{USER.user}:{USER.password}"] if self._private else []
+        is_open = not self._private and self._auth is None
+        login = [] if is_open else ["--dest-creds", f"{USER.user}:{USER.password}"]
         subprocess.run(
             [
                 *[self._skopeo, "--insecure-policy", "copy", "--quiet", "--all"],
