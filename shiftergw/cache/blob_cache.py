@@ -12,21 +12,24 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred
 
 from shiftergw.cache import blobs
 from shiftergw.cache.blob_writer import BlobWriter
 from shiftergw.cache.blobs import BlobPaths
+from shiftergw.cache.download_locks import DownloadLocks, mark_of
 from shiftergw.cache.partial import PartialBlob, disk_errors
-from shiftergw.errors import BlobCorrupt, NoSpace, RegistryUnavailable, RetryLater, amount
+from shiftergw.errors import BlobCorrupt, NoSpace, amount
 from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.files import free_space, nearest_existing, private_directory
-from shiftergw.plumbing.locks import POLL_SECONDS, unlock
+from shiftergw.plumbing.locks import POLL_SECONDS
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, Download
@@ -41,9 +44,6 @@ PATIENCE = 20.0
 WRONG_DOWNLOADS = 2
 """Downloads with wrong bytes after which a pull fails."""
 
-DOWNLOAD_WAIT = 12 * 3600.0
-"""Seconds that one pull may wait altogether for downloads of other pulls."""
-
 
 class BlobCaches:
     """All caches of this machine: one for public content, and one for each private repository.
@@ -57,13 +57,13 @@ class BlobCaches:
         self._directory = directory
         self._threads = threads
         self._clock = clock
-        self._caches: dict[Path, BlobFiles] = {}
+        self._caches = WeakValueDictionary[tuple[Path, str], BlobFiles]()
 
     def of(self, image: ResolvedImage) -> BlobCache:
         """Return the cache that an image's blobs belong in."""
-        place = self._place_of(image)
-        new = BlobFiles(place, self._threads, self._clock, self._directory)
-        return self._caches.setdefault(place, new)
+        place, source = self._place_of(image), image.location
+        new = BlobFiles(place, self._threads, self._clock, self._directory, source)
+        return self._caches.setdefault((place, source), new)
 
     def _place_of(self, image: ResolvedImage) -> Path:
         if not image.private:
@@ -84,16 +84,23 @@ class BlobFiles:
     """The `BlobCache` of this machine; any number of processes may share the directory."""
 
     def __init__(
-        self, directory: Path, threads: Threads, clock: IReactorTime, root: Path | None = None
+        self,
+        directory: Path,
+        threads: Threads,
+        clock: IReactorTime,
+        root: Path | None = None,
+        source: str = "",
     ) -> None:
         """Keep blobs below `directory`, which is made, and closed to others, when first used.
 
         Where there is no room, unused blobs below `root` make way, be they of other caches.
+        `source` names where the blobs come from, such as a location.
         """
         self._directory = directory
         self._threads = threads
         self._clock = clock
         self._root = root or directory
+        self._locks = DownloadLocks(threads, clock, mark_of(source))
         self._inodes: dict[Path, list[int]] = {}
         """The inodes of the blobs in use: another process may remove and replace a damaged file."""
 
@@ -108,11 +115,14 @@ class BlobFiles:
         """Yield the file of a blob after downloading the bytes that are missing."""
         paths = BlobPaths.of(self._directory, blob.digest)
         async with AsyncExitStack() as use:
-            if not await self._hold(use, paths, blob.size):
+            while not await self._hold(use, paths, blob.size):
                 await self._threads.run(self._make_directory, paths.whole.parent)
-                async with self._lock(blob, paths, report):
-                    if not await self._hold(use, paths, blob.size):
-                        await self._download(use, blob, paths, download, report, on_start)
+                async with self._locks.hold(blob, paths, report, PATIENCE) as files:
+                    if files is not None and not await self._hold(use, paths, blob.size):
+                        await self._download(use, blob, files, download, report, on_start)
+                    if files is not None:
+                        break
+                await pause(POLL_SECONDS, self._clock)
             report(blob.size)
             yield paths.whole
 
@@ -174,32 +184,14 @@ class BlobFiles:
 
     async def give_up(self, digest: Digest) -> None:
         """Remove the bytes of an interrupted download, unless another process is resuming it."""
-        await self._threads.run(blobs.give_up, BlobPaths.of(self._directory, digest))
+        first = BlobPaths.of(self._directory, digest)
+        for paths in (first, replace(first, mark=self._locks.mark)):
+            await self._threads.run(blobs.give_up, paths)
 
     def _make_directory(self, directory: Path) -> None:
         with disk_errors():
             private_directory(self._directory)
             private_directory(directory)
-
-    @asynccontextmanager
-    async def _lock(
-        self, blob: Descriptor, paths: BlobPaths, report: Callable[[int], None]
-    ) -> AsyncIterator[None]:
-        """Hold the blob's lock; report how much another process has downloaded until then.
-
-        Raises `RetryLater` if that takes long, since the wait holds a worker.
-        """
-        lock, unlock_blob = partial(blobs.lock, paths), partial(unlock, paths.lock)
-        end = self._clock.seconds() + PATIENCE
-        while (lock_descriptor := await self._threads.acquire(lock, unlock_blob)) is None:
-            if self._clock.seconds() >= end:
-                raise _downloaded_elsewhere(self._clock.seconds() + PATIENCE)
-            report(min(await self._threads.run(blobs.size_of, paths.partial), blob.size))
-            await pause(POLL_SECONDS, self._clock)
-        try:
-            yield
-        finally:
-            await self._threads.release(unlock_blob, lock_descriptor)
 
     async def _download(
         self,
@@ -291,12 +283,6 @@ class BlobFiles:
 def _close(descriptor: int | None) -> None:
     if descriptor is not None:
         os.close(descriptor)
-
-
-def _downloaded_elsewhere(at: float) -> RetryLater:
-    failure = RegistryUnavailable("Another pull that downloads the same layer did not end.")
-    why = "another pull that downloads the same layer"
-    return RetryLater(at, why, failure, limit=DOWNLOAD_WAIT)
 
 
 async def _run(download: Awaitable[None]) -> None:

@@ -2,6 +2,8 @@
 
 `<directory>/<algorithm>/<hex>` is a whole blob and `<hex>.partial` the bytes of an unfinished
 download. `<hex>.lock` is locked by the process that downloads or removes the blob.
+`<hex>.<mark>.partial` and `<hex>.<mark>.lock` are those of a second download, from another place,
+whose mark is in the names (`download_locks`).
 
 A process that uses a blob holds a shared `flock` on its file and has set its time. A blob is
 removed only under its lock *and* with an exclusive `flock` on the file, so blobs in use stay; if a
@@ -33,7 +35,7 @@ from shiftergw.plumbing.files import (
     total_space,
 )
 from shiftergw.plumbing.hashing import hash_file
-from shiftergw.plumbing.locks import remove_unshared, tried_lock, try_lock, try_share
+from shiftergw.plumbing.locks import remove_unshared, tried_lock, try_share
 
 PRIVATE = "private"
 """The directory that has the blobs of private repositories, each in a directory of its own."""
@@ -43,35 +45,41 @@ RESERVE = 50
 
 _PIECE = 1 << 20
 
-_FILE = re.compile(r"([0-9a-f]{64,128})(\.partial|\.lock)?")
+_FILE = re.compile(r"([0-9a-f]{64,128})(?:(?:\.[0-9a-f]{16})?\.(?:partial|lock))?")
 
 
 @dataclass(frozen=True, slots=True)
 class BlobPaths:
-    """The paths of the files of one blob; `whole` is the path of the complete blob."""
+    """The paths of the files of one blob; `whole` is the path of the complete blob.
+
+    `mark` is empty, or that of the place from which a second download comes.
+    """
 
     whole: Path
+    mark: str = ""
 
     @property
     def partial(self) -> Path:
         """Return the path of the bytes of an unfinished download."""
-        return self.whole.with_name(f"{self.whole.name}.partial")
+        return self._beside("partial")
 
     @property
     def lock(self) -> Path:
         """Return the path of the lock for downloads and removals."""
-        return self.whole.with_name(f"{self.whole.name}.lock")
+        return self._beside("lock")
+
+    def _beside(self, suffix: str) -> Path:
+        return self.whole.with_name(".".join(filter(None, (self.whole.name, self.mark, suffix))))
+
+    def second_downloads(self) -> list[BlobPaths]:
+        """Return the paths of the second downloads that have files. Blocks."""
+        names = (path.name for path in self.whole.parent.glob(f"{self.whole.name}.*.*"))
+        return [BlobPaths(self.whole, mark) for mark in {name.split(".")[1] for name in names}]
 
     @classmethod
     def of(cls, directory: Path, digest: Digest) -> BlobPaths:
         """Name the files of a blob below a directory."""
         return cls(directory / digest.algorithm / digest.hex)
-
-
-def lock(blob: BlobPaths) -> int | None:
-    """Lock a blob and return the descriptor, or None if another process holds the lock."""
-    with disk_errors():
-        return try_lock(blob.lock)
 
 
 def is_whole(path: Path, size: int) -> bool:
@@ -225,11 +233,13 @@ def removable(root: Path, but: AbstractSet[Path]) -> int:
 
 
 def _size_on_disk(whole: Path) -> int:
-    return size_of(whole) + size_of(BlobPaths(whole).partial)
+    blob = BlobPaths(whole)
+    partials = (paths.partial for paths in (blob, *blob.second_downloads()))
+    return sum(map(size_of, (whole, *partials)))
 
 
 def _last_used(root: Path) -> dict[Path, float]:
-    """Return when each blob, or its partial file, was last used."""
+    """Return when each blob, or one of its partial files, was last used."""
     used: dict[Path, float] = {}
     for path in chain(root.glob("sha*/*"), root.glob(f"{PRIVATE}/*/sha*/*")):
         match = _FILE.fullmatch(path.name)
@@ -242,14 +252,22 @@ def _last_used(root: Path) -> dict[Path, float]:
 
 
 def _remove(blob: BlobPaths, before: float) -> bool:
-    """Remove a blob unless it is in use, or was since `before`; return whether it was removed."""
+    """Remove a blob unless it is in use, or was since `before`; return whether files are gone."""
     with tried_lock(blob.lock) as alone:
-        files = [path for path in (blob.whole, blob.partial) if alone and path.exists()]
+        seconds = blob.second_downloads() if alone else []
+        paths = (blob.whole, blob.partial, *(second.partial for second in seconds))
+        files = {path for path in paths if alone and path.exists()}
         # Checked again, since it may have been made or used before the lock was taken.
-        if not files or any(path.stat().st_mtime >= before for path in files):
+        if any(path.stat().st_mtime >= before for path in files):
             return False
-        if not remove_unshared(blob.whole):
+        if not (files or seconds) or not remove_unshared(blob.whole):
             return False
         blob.partial.unlink(missing_ok=True)
+        is_removed = bool(files & {blob.whole, blob.partial})
+        for second in seconds:
+            with tried_lock(second.lock) as is_idle:
+                if is_idle and second.partial in files:
+                    second.partial.unlink(missing_ok=True)
+                    is_removed = True
         sync_directory(blob.lock.parent)
-    return True
+    return is_removed

@@ -24,6 +24,7 @@ from shiftergw.cache import blob_cache as cache_module
 from shiftergw.cache import partial as partial_module
 from shiftergw.cache.blob_cache import BlobCaches, BlobFiles
 from shiftergw.cache.blob_writer import MOST_WAITING, BlobWriter
+from shiftergw.cache.download_locks import DOWNLOAD_WAIT
 from shiftergw.cache.partial import PartialBlob
 from shiftergw.errors import (
     BlobCorrupt,
@@ -951,7 +952,7 @@ async def test_a_long_download_elsewhere_holds_no_worker(
     with pytest.raises(RetryLater) as caught:
         await fetch_blob(cache, BLOB, refuse, ignore)
     assert caught.value.why == "another pull that downloads the same layer"
-    assert caught.value.limit == cache_module.DOWNLOAD_WAIT
+    assert caught.value.limit == DOWNLOAD_WAIT
     go_on()
     await deferToThread(process.wait, 10)
     assert (await fetch_blob(cache, BLOB, refuse, ignore)).read_bytes() == CONTENT

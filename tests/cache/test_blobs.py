@@ -15,7 +15,7 @@ from shiftergw.cache import blobs
 from shiftergw.cache.blobs import BlobPaths
 from shiftergw.errors import PullError
 from shiftergw.image import Digest
-from shiftergw.plumbing.locks import unlock
+from shiftergw.plumbing.locks import try_lock, unlock
 from tests.parts import need, small_disk
 
 NOW = 1_000_000.0
@@ -106,7 +106,7 @@ def test_what_is_downloaded_stays(tmp_path: Path) -> None:
     paths = blob(tmp_path, "a")
     part = paths.whole.rename(paths.partial)
     os.utime(part, (OLD, OLD))
-    descriptor = blobs.lock(paths)
+    descriptor = try_lock(paths.lock)
     assert descriptor is not None
     os.utime(paths.lock, (OLD, OLD))
     assert blobs.sweep(tmp_path, NOW) == 0
@@ -214,7 +214,7 @@ def test_a_part_that_cannot_be_removed(tmp_path: Path) -> None:
     paths.partial.mkdir()
     with pytest.raises(PullError, match="cannot read or write its cache"):
         blobs.give_up(paths)
-    descriptor = blobs.lock(paths)
+    descriptor = try_lock(paths.lock)
     assert descriptor is not None
     unlock(paths.lock, descriptor)
 
