@@ -18,8 +18,10 @@ from shiftergw.errors import (
     RegistryUntrusted,
     printable,
 )
+from shiftergw.model import RegistryLogin
 from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
+from shiftergw.sources.registry.logins import conceal
 from shiftergw.sources.registry.retry import Interruption
 
 _AUTHORITY_REMEDY = (
@@ -186,13 +188,15 @@ def _causes(error: Exception) -> Iterator[BaseException]:
             yield from _causes(reason.value)
 
 
-def error_text(body: bytes) -> str:
+def error_text(body: bytes, login: RegistryLogin | None = None) -> str:
     """Return what the body of an error says, as one printable line; "" if it says nothing.
+
+    The secrets of `login` are left out.
 
     Understands the JSON of registries (distribution-spec, "Error Codes") and of token services, the
     XML of object stores, and the titles of HTML pages.
     """
-    text = _json_text(body) or _xml_text(body)
+    text = conceal(_json_text(body) or _xml_text(body), login)
     return printable(" ".join(text.split()))
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.iweb import IResponse
 
+    from shiftergw.model import RegistryLogin
     from shiftergw.sources.registry.admission import Admission
 
 ERROR_LIMIT = 64 << 10
@@ -175,14 +176,17 @@ class BodyReader:
                     raise
         return content.getvalue()[: limit + 1]
 
-    async def explanation(self, response: IResponse) -> str:
-        """Return the messages in the body of an error; "" if there are none, or it is slow."""
+    async def explanation(self, response: IResponse, login: RegistryLogin | None = None) -> str:
+        """Return the messages in the body of an error; "" if there are none, or it is slow.
+
+        The secrets of `login` are left out.
+        """
         try:
             pace = Pace(self.limits.idle, total=self.limits.explanation)
             body = await self._content(response, ERROR_LIMIT, pace, lambda _: True)
         except RegistryUnavailable:  # the status alone has to do
             return ""
-        return error_text(body)
+        return error_text(body, login)
 
     def discard(self, response: IResponse) -> None:
         """Close a response whose body nobody wants."""

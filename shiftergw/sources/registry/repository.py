@@ -19,12 +19,7 @@ from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.quotas import Quotas
 from shiftergw.sources.registry.refusals import RefusalError, RefusalWords
 from shiftergw.sources.registry.retry import Interruption
-from shiftergw.sources.registry.tokens import (
-    RepositoryAccess,
-    TokenDenialError,
-    Tokens,
-    conceal,
-)
+from shiftergw.sources.registry.tokens import RepositoryAccess, TokenDenialError, Tokens
 from shiftergw.sources.registry.transport import Transport, field, place_of
 
 if TYPE_CHECKING:
@@ -141,7 +136,7 @@ class Repository:
     ) -> IResponse:
         if response.code == HTTPStatus.OK or response.code in statuses:
             return response
-        text = await self._explanation(response)
+        text = await self._transport.explanation(response, self._login)
         words = f": {text}" if text else "."
         kind = HeadNotAnswered if method == "HEAD" else RegistryUnavailable
         raise kind(f"{self._transport.subject} answered with status {response.code}{words}")
@@ -204,7 +199,9 @@ class Repository:
         authorization: str | None,
     ) -> IResponse:
         """Return the response, and note the limit that it tells."""
-        response = await self._transport.request(method, url, headers, authorization)
+        response = await self._transport.request(
+            method, url, headers, authorization, login=self._login
+        )
         if self._is_own(response) and (login is None or authorization is not None):
             self.quotas.note(login, parse_rate_limit(partial(field, response)))
         return response
@@ -254,14 +251,12 @@ class Repository:
         )
 
     async def _refusal(self, response: IResponse, *, login_sent: bool) -> RefusalError:
-        text, failure = await self._explanation(response), None
+        text = await self._transport.explanation(response, self._login)
+        failure = None
         if response.code in _DENIALS and not self._is_own(response):
             host = place_of(response).host
             failure = redirect_refusal(self._transport.subject, host, response.code, text)
         return RefusalError(response.code, text, login_sent=login_sent, failure=failure)
-
-    async def _explanation(self, response: IResponse) -> str:
-        return conceal(await self._transport.explanation(response), self._login)
 
 
 def _may_answer_get(error: RegistryUnavailable) -> bool:

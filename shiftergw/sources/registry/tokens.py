@@ -8,7 +8,6 @@ requests that carry them, and are never shown.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from shiftergw.oci.challenge import Challenge
 from shiftergw.sources.registry.admission import RateLimited
 from shiftergw.sources.registry.content import read_document
 from shiftergw.sources.registry.location import WebOrigin
+from shiftergw.sources.registry.logins import basic
 from shiftergw.sources.registry.retry import Interruption
 from shiftergw.sources.registry.transport import Transport
 
@@ -158,7 +158,7 @@ class Tokens:
             return self._read(
                 await read_document(self._transport, response, TOKEN_LIMIT, self._service, "token")
             )
-        text = conceal(await self._transport.explanation(response), access.login)
+        text = await self._transport.explanation(response, access.login)
         is_refusal = 400 <= response.code < 500  # noqa: PLR2004 - the class of client errors
         if is_refusal and (access.login is None or is_token or response.code not in _NO_GET):
             raise TokenDenialError(text or (_ONLY_PASSWORDS if is_token else ""))
@@ -182,8 +182,9 @@ class Tokens:
         """Send the request that the distribution project specifies ("Token Authentication")."""
         account = {} if login is None else {"account": login.user}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({**parameters, **account})}"
+        authorization = None if login is None else basic(login)
         return await self._transport.request(
-            "GET", url, {"Accept": "application/json"}, None if login is None else basic(login)
+            "GET", url, {"Accept": "application/json"}, authorization, login=login
         )
 
     async def _post(
@@ -203,6 +204,7 @@ class Tokens:
             realm,
             {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"},
             content=urlencode({**parameters, **form}).encode("ascii"),
+            login=login,
         )
 
     def _read(self, body: bytes) -> _Grant:
@@ -231,17 +233,3 @@ def _is_limit(error: PullError) -> bool:
     return isinstance(error, RateLimited) or (
         isinstance(error, Interruption) and error.is_rate_limit
     )
-
-
-def basic(login: RegistryLogin) -> str:
-    """Return a login as an `Authorization` field (RFC 7617, UTF-8)."""
-    pair = f"{login.user}:{login.password}".encode()
-    return f"Basic {base64.b64encode(pair).decode('ascii')}"
-
-
-def conceal(text: str, login: RegistryLogin | None) -> str:
-    """Return the words of a server without the secrets of a login that it may repeat."""
-    if login is not None:
-        for secret in (basic(login).removeprefix("Basic "), login.password):
-            text = text.replace(secret, "***") if secret else text
-    return text

@@ -40,6 +40,7 @@ from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interruption
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
+    from shiftergw.model import RegistryLogin
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.sources.registry.admission import Admission
 
@@ -97,22 +98,25 @@ class Transport(BodyReader):
         headers: Mapping[str, str],
         authorization: str | None = None,
         content: bytes | None = None,
+        login: RegistryLogin | None = None,
     ) -> IResponse:
         """Return the answer at the end of all redirects; its body is still to be read.
 
-        `authorization` is for the origin of `url` alone. Raises `Interruption` for what may go
+        `authorization` is for the origin of `url` alone. The secrets of `login`, which it or
+        `content` may have, are left out of errors. Raises `Interruption` for what may go
         better the next time (some statuses among it), and `RegistryUntrusted`.
         """
         end = self.clock.seconds() + self.limits.redirects
-        answer = await self._follow(method, url, headers, authorization, content, end)
+        follow = partial(self._follow, method, url)
+        answer = await follow(headers, authorization, content, end, login)
         if answer.is_store_refusal:
             # The signed URL may have expired, or a cache may have repeated an old one. The registry
             # signs a new one; a store that refuses that one refuses all.
             await self.explanation(answer.response)
             headers = {**headers, "Cache-Control": "no-cache"}
-            answer = await self._follow(method, url, headers, authorization, content, end)
+            answer = await follow(headers, authorization, content, end, login)
         if answer.is_store_refusal:
-            text = await self.explanation(answer.response)
+            text = await self.explanation(answer.response, login)
             raise store_refusal(self.subject, answer.place.host, answer.response.code, text)
         return answer.response
 
@@ -124,6 +128,7 @@ class Transport(BodyReader):
         authorization: str | None,
         content: bytes | None,
         end: float,
+        login: RegistryLogin | None,
     ) -> _Answer:
         """Return the answer at the end of all redirects, which must arrive until the time `end`."""
         first_url = url = target_of(url, url)
@@ -137,7 +142,7 @@ class Transport(BodyReader):
             response = await self._send(method, url, headers, authorization, content, seconds)
             is_registry = place == origin or _is_registry_url(url)
             if response.code in TRANSIENT_STATUSES:
-                raise await self._status_error(response, place, is_registry=is_registry)
+                raise await self._status_error(response, place, login, is_registry=is_registry)
             if response.code not in _REDIRECTS:
                 is_store = not is_registry and _is_registry_url(first_url)
                 return _Answer(response, place, is_store and response.code in STORE_REFUSALS)
@@ -207,10 +212,15 @@ class Transport(BodyReader):
         return Interruption(what, why="no answer", unreachable=has_full_time)
 
     async def _status_error(
-        self, response: IResponse, place: WebOrigin, *, is_registry: bool
+        self,
+        response: IResponse,
+        place: WebOrigin,
+        login: RegistryLogin | None,
+        *,
+        is_registry: bool,
     ) -> Interruption:
         value = field(response, "Retry-After")
-        text = await self.explanation(response)
+        text = await self.explanation(response, login)
         seconds = None if value is None else parse_retry_after(value, self.clock.seconds())
         if seconds is not None:
             seconds = min(seconds, LONGEST_RETRY_AFTER)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 import pytest_twisted
@@ -233,6 +234,21 @@ HEAD_ROWS = [
             steps=("head", "resolve"),
         )
         for status in (400, 401, 403, 404, 405, 418, 500, 501, 502, 503, 520)
+    ),
+    *(
+        Row(
+            f"HEAD of a private manifest is answered {status}",
+            (
+                *("HEAD manifest", "HEAD manifest", "GET /v2/", "HEAD manifest as alice"),
+                *("GET manifest", "GET manifest as alice", "GET blob as alice"),
+            ),
+            on("manifest", Reply(status), method="HEAD"),
+            access="basic",
+            login=ALICE,
+            steps=("head", "resolve"),
+            is_private=True,
+        )
+        for status in (403, 404)
     ),
     Row(
         "HEAD of a manifest drops the connection",
@@ -477,6 +493,16 @@ TOKEN_ROWS = [
                 json.dumps({"message": f"{ALICE.password} is wrong"}).encode(),
                 "(*** is wrong)",
             ),
+            (
+                401,
+                json.dumps({"message": f"?password={quote_plus(ALICE.password)}&a=b"}).encode(),
+                "(?password=***&a=b)",
+            ),
+            (
+                401,
+                json.dumps({"message": "-" * 290 + ALICE.password}).encode(),
+                "(" + "-" * 290 + "***)",
+            ),
         )
     ),
     Row(
@@ -486,6 +512,19 @@ TOKEN_ROWS = [
         access="token",
         error=RetryLater,
         words=("The token service of the registry 'test' answered with status 503: maintenance",),
+    ),
+    Row(
+        "the token service is down for the login, and repeats it",
+        ("GET manifest", "GET token", "GET token as alice") * 3,
+        first_of(
+            on("token", Reply(401), caller=""),
+            on("token", Reply(503, json.dumps({"message": ALICE.password}).encode())),
+        ),
+        access="login token",
+        login=ALICE,
+        error=RetryLater,
+        words=("answered with status 503: ***",),
+        absent=(ALICE.password,),
     ),
     Row(
         "the token service makes no sense",

@@ -23,9 +23,16 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.logins import basic
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
-from shiftergw.sources.registry.tokens import basic
-from tests.images import MadeImage, make_image, tar_of
+from tests.images import (
+    MANIFEST,
+    MadeImage,
+    descriptor,
+    json_bytes,
+    make_image,
+    tar_of,
+)
 from tests.registries import Ask, FakeRegistry, Misbehave
 from tests.sources.registry.network import HASTY, REACTOR, SHORT, Sink
 from tests.store.places import running
@@ -477,3 +484,55 @@ async def test_a_location_whose_head_tells_nothing(status: int) -> None:
         image = await place.resolve(login=ALICE)
     assert (image.digest, image.private, image.mirror) == (NEW.digest, True, mirror.host)
     assert f"GET blobs/{image.config_blob.digest}" not in asks(origin)
+
+
+PAYLOAD_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+
+def attach_signature(registry: FakeRegistry, payload: bytes) -> None:
+    """Store a signature of `NEW` as cosign does, under a tag that has the digest in it."""
+    registry.blobs[str(Digest.of(payload))] = payload
+    annotations = {"dev.cosignproject.cosign/signature": "c2lnbmF0dXJl"}
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": descriptor(b"{}", "application/vnd.oci.image.config.v1+json"),
+        "layers": [descriptor(payload, PAYLOAD_TYPE, annotations=annotations)],
+    }
+    registry.add(json_bytes(document), MANIFEST, f"sha256-{NEW.digest.hex}.sig")
+
+
+async def signatures(place: Site, image: ResolvedImage) -> list[bytes]:
+    """Return what the signatures of an image sign."""
+    blobs = await place.client.signatures(image, frozenset({"cosign"}), None, place.words.append)
+    return [blob.payload for blob in blobs]
+
+
+@pytest_twisted.ensureDeferred
+async def test_signatures_of_an_image_from_a_mirror() -> None:
+    """They are read at the location: a mirror cannot hide one, nor show an old one."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
+    attach_signature(origin, b"by the location")
+    attach_signature(mirror, b"by the mirror")
+    async with site(origin, mirror) as place:
+        image = await place.resolve()
+        assert image.mirror == mirror.host
+        requests = len(mirror.asked)
+        assert await signatures(place, image) == [b"by the location"]
+    assert len(mirror.asked) == requests
+
+
+@pytest_twisted.ensureDeferred
+async def test_signatures_at_a_standalone_mirror() -> None:
+    """They are read at the mirror, which decides alone; at the location only if it fails."""
+    origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
+    attach_signature(origin, b"by the location")
+    attach_signature(mirror, b"by the mirror")
+    async with site(origin, mirror, standalone=True) as place:
+        image = await place.resolve()
+        assert await signatures(place, image) == [b"by the mirror"]
+        assert origin.asked == []
+        del mirror.tags[f"sha256-{NEW.digest.hex}.sig"]
+        assert await signatures(place, image) == []
+        mirror.misbehave = fails(403)
+        assert await signatures(place, image) == [b"by the location"]

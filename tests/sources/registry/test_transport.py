@@ -284,6 +284,36 @@ async def test_the_public_address_of_several(authority: Authority) -> None:
     assert network.destinations == [(PUBLIC, port), ("8.8.8.8", storage_port)]
 
 
+class Rebound(Network):
+    """A network where a name has its addresses once, and those of this machine afterwards."""
+
+    def resolveHostName(self, receiver: Any, name: str, **options: Any) -> Any:
+        """Tell the addresses of a name."""
+        result = super().resolveHostName(receiver, name, **options)
+        if name == "cdn.example":
+            self.names[name] = ["127.0.0.1"]
+        return result
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_rebound(authority: Authority) -> None:
+    """The address that was judged is the one that is connected to; the next one is judged anew."""
+    names = {"registry.example": [PUBLIC], "cdn.example": [PUBLIC]}
+    network = Rebound(names)
+    registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
+    certificates = [authority.options(*names), authority.options(*names)]
+    async with listening(registry, storage, certificates=certificates) as [port, other]:
+        registry.misbehave = to(f"https://cdn.example:{other}/blobs/{LAYER}")
+        url = f"https://registry.example:{port}"
+        async with a_client(url, network, cacert=authority.pem) as client:
+            assert await fetch(client) == IMAGE.blobs[LAYER]
+        assert network.reached == [(PUBLIC, port), (PUBLIC, other)]
+        async with a_client(url, network, cacert=authority.pem) as client:
+            with pytest.raises(RegistryUntrusted, match="not public"):
+                await fetch(client)
+    assert network.reached == [(PUBLIC, port), (PUBLIC, other), (PUBLIC, port)]
+
+
 @pytest.mark.parametrize(
     ("registry_address", "storage_address", "trusted_hosts", "is_reached"),
     [
