@@ -108,6 +108,11 @@ class SignatureRequirement:
         return "signedBy" if isinstance(self.keys, GpgKeys) else "sigstoreSigned"
 
     @property
+    def format(self) -> str:
+        """Return the name of the format of its signatures, for people."""
+        return "OpenPGP" if isinstance(self.keys, GpgKeys) else "sigstore"
+
+    @property
     def kinds(self) -> frozenset[SignatureKind]:
         """Return the kinds of signatures that can fulfill the requirement."""
         if isinstance(self.keys, GpgKeys):
@@ -231,7 +236,8 @@ def judge(
         if not claims:
             rejections = [o for o in outcomes if isinstance(o, RejectedSignature)]
             signers = [rejection.identity for rejection in rejections]
-            return verdict(requirement.type, _reason(rejections), signers, is_accepted=False)
+            reason = _reason(requirement, image, rejections)
+            return verdict(requirement.type, reason, signers, is_accepted=False)
         identities += [claim.identity for claim in claims]
     kinds = ", ".join(dict.fromkeys(requirement.type for requirement in scope.requirements))
     reason = "The policy accepts such images without a signature."
@@ -278,10 +284,16 @@ def _compare(
     return result
 
 
-def _reason(rejections: Sequence[RejectedSignature]) -> str:
+def _reason(
+    requirement: SignatureRequirement,
+    image: ImageIdentity,
+    rejections: Sequence[RejectedSignature],
+) -> str:
     """Return why none of the signatures fulfills a requirement."""
+    if image.reference is None:
+        return "It comes from files, which have no signatures."
     if not rejections:
-        return "The image has no signature of this kind."
+        return f"The image has no {requirement.format} signature."
     reasons = list(dict.fromkeys(printable(rejection.reason) for rejection in rejections))
     if len(reasons) == 1:
         noun = "Its signature" if len(rejections) == 1 else "None of its signatures"

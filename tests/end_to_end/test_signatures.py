@@ -125,7 +125,7 @@ def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
     assert [record["policy"] for record in images["list"]] == [image["policy"]]
     failure = service.pull("lib/unsigned:1")
     assert failure["status"] == "FAILURE"
-    assert "no signature of this kind" in failure["cause"]
+    assert "no OpenPGP signature" in failure["cause"]
     failure = service.pull("lib/foreign:1")
     assert failure["status"] == "FAILURE"
     assert "signed by a key that the policy does not accept" in failure["cause"]

@@ -181,7 +181,7 @@ def test_signatures_of_sigstore(images: SignedImages, service: Service) -> None:
     assert image["status"] == "READY", image
     assert image["policy"]["identity"] == f"{EMAIL} ({ISSUER})"
     for name, words in (
-        ("unsigned", "no signature of this kind"),
+        ("unsigned", "no sigstore signature"),
         ("foreign", "its log entry is of a key that the policy does not name"),
         ("moved", "it is one for"),
         ("bundled", "it names no repository, which matchRepository requires"),

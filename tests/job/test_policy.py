@@ -87,7 +87,7 @@ async def test_an_unsigned_image_is_refused(tmp_path: Path, policy: PolicyFile) 
         assert record.status is State.FAILURE
         assert record.cause == (
             "The policy of mycluster does not accept reg.example.org/lib/app:1, by signedBy (docker"
-            " reg.example.org/lib): The image has no signature of this kind."
+            " reg.example.org/lib): The image has no OpenPGP signature."
         )
         assert "policy of this system accepts" in (record.remedy or "")
         assert record.retryable is False
@@ -333,7 +333,7 @@ async def test_archives_are_judged_by_their_transport(tmp_path: Path, policy: Po
         record = await bench.pull("lib/app:2")
         assert record.cause == (
             "The policy of mycluster does not accept an image of the transport dir, by signedBy"
-            " (transport dir): The image has no signature of this kind."
+            " (transport dir): It comes from files, which have no signatures."
         )
         bench.source.kind = "oci-archive"
         record = await bench.pull("lib/app:3")

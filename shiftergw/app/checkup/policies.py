@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from shiftergw.job.policy import read_policy
 from shiftergw.model import ImageRecord, ImageReference
 from shiftergw.rules.image_identity import identify_record, registry_host
 from shiftergw.rules.policy import Policy, remembered_verdict
+from shiftergw.rules.policy_document import parse_policy
 from shiftergw.signatures.gpg import GpgVerifier
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ async def policies(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
         needs_gpg = needs_gpg or policy.needs_gpg
         needs_signatures = needs_signatures or policy.needs_signatures
         yield _policy(name, system.policy_file, policy)
+        for finding in _writable_paths(name, system.policy_file):
+            yield finding
         for finding in _idle_scopes(name, config, policy):
             yield finding
         for finding in await PolicyKeys(name, policy, reactor).findings():
@@ -60,10 +64,29 @@ async def policies(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
 def _policy(name: str, path: Path, policy: Policy) -> Finding:
     scopes = sum(map(len, policy.transports.values()))
     text = f"{path}: {scopes} scopes beside the default; digest {policy.digest[:19]}"
-    if path.stat().st_mode & stat.S_IWOTH:
-        remedy = f"Take the permission to write from everybody else: chmod o-w {path}."
-        return Finding(name, Level.WARNING, f"everybody may write to {path}", remedy)
     return Finding(name, Level.OK, text)
+
+
+def _writable_paths(name: str, path: Path) -> Iterator[Finding]:
+    """Warn of files of a policy that everybody may change, or replace in their directories."""
+    files = [path]
+
+    def note(key: str) -> bytes:
+        files.append(Path(key))
+        return b"key"
+
+    with suppress(OSError, PolicyInvalid):
+        parse_policy(path.read_bytes(), note)
+    for file in dict.fromkeys(files):
+        for place in (file, file.parent):
+            try:
+                mode = place.stat().st_mode
+            except OSError:
+                continue
+            is_sticky_directory = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+            if mode & stat.S_IWOTH and not is_sticky_directory:
+                remedy = f"Take the permission to write from everybody else: chmod o-w {place}."
+                yield Finding(name, Level.WARNING, f"everybody may write to {place}", remedy)
 
 
 def _idle_scopes(name: str, config: Config, policy: Policy) -> Iterator[Finding]:

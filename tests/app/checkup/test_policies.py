@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,25 @@ async def test_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_policy_that_everybody_may_change(tmp_path: Path) -> None:
-    """A policy that every user can change protects nothing, which is a warning."""
-    config = config_of(tmp_path, {"default": [ACCEPT]})
-    (tmp_path / "policy.json").chmod(0o666)
-    (level, text) = (await findings_of(config))["policy_file of mycluster"]
-    assert (level, text.startswith("everybody may write")) == (Level.WARNING, True)
+    """A policy that every user can change, itself or its keys, causes a warning."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    key = keys / "key.gpg"
+    key.write_bytes(b64decode(KEY))
+    signed_by = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(key)}
+    config = config_of(tmp_path, {"default": [signed_by]})
+
+    async def warnings() -> list[str]:
+        return [f.text async for f in policies(config, reactor) if f.level is Level.WARNING]
+
+    assert await warnings() == []
+    for path, mode in ((tmp_path / "policy.json", 0o666), (key, 0o646), (keys, 0o777)):
+        former_mode = path.stat().st_mode
+        path.chmod(mode)
+        assert await warnings() == [f"everybody may write to {path}"]
+        path.chmod(former_mode)
+    keys.chmod(0o1777)
+    assert await warnings() == []
 
 
 @pytest.mark.parametrize(
