@@ -38,9 +38,9 @@ class TokenRequest:
 class TokenService:
     """Signs tokens for a registry (token specifications of the distribution project).
 
-    `USER` gets all that is asked for, by GET. Whoever sends `identity_token` as a refresh token may
-    read, by POST. Tokens for nobody allow nothing. `auth` is the section of the registry's
-    configuration that names this service, and `requests` has all requests so far.
+    `USER` gets all that is asked for, by GET. A request with `identity_token` as its refresh token
+    gets the right to read, by POST. Tokens for anonymous users allow nothing. `auth` is the section
+    of the registry's configuration that names this service, and `requests` has all requests so far.
     """
 
     def __init__(self, directory: Path, identity_token: str) -> None:
@@ -105,19 +105,23 @@ class TokenService:
         self.requests.append(request)
         kind, _, rest = request.parameters.get("scope", "").partition(":")
         name, _, actions = rest.rpartition(":")
-        granted: set[str] = set()
+        rights: set[str] = set()
         if request.method == "POST":
             token = request.parameters.get("refresh_token")
             if token != self.identity_token:
                 return 401, {"details": f"the identity token {token} was revoked"}
-            granted = {"pull"}
+            rights = {"pull"}
         elif request.authorization is not None:
             pair = base64.b64encode(f"{USER.user}:{USER.password}".encode()).decode()
             if request.authorization != f"Basic {pair}":
                 return 401, {"details": "wrong password"}
-            granted = {"pull", "push"}
-        allowed = sorted(granted.intersection(actions.split(",")))
-        access = [{"type": kind, "name": name, "actions": allowed}] if allowed else []
+            rights = {"pull", "push"}
+        permitted_actions = sorted(rights.intersection(actions.split(",")))
+        access = (
+            [{"type": kind, "name": name, "actions": permitted_actions}]
+            if permitted_actions
+            else []
+        )
         return 200, {"token": self._sign(access), "expires_in": LIFE}
 
     def _sign(self, access: list[dict[str, Any]]) -> str:

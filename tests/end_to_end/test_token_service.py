@@ -11,7 +11,7 @@ import pytest
 from tests.cli.docker_files import write_config
 from tests.cli.homes import Home
 from tests.images import entry, oci_layout, tar_of
-from tests.munged import Munged
+from tests.munged import MungeDaemon
 from tests.parts import need
 from tests.registries import DockerRegistry
 from tests.running_service import SYSTEM, Service
@@ -30,7 +30,7 @@ class Site:
         service: Service,
         registry: DockerRegistry,
         tokens: TokenService,
-        munged: Munged,
+        munged: MungeDaemon,
     ) -> None:
         """Keep the parts, whose files are below `root`."""
         self._root = root
@@ -40,7 +40,7 @@ class Site:
         self.tokens = tokens
 
     def user_with(self, directory: Path, identity_token: str) -> Home:
-        """Return a user of whom Docker has an identity token, after a login by a browser."""
+        """Return a user whose file of Docker has an identity token, as after a browser login."""
         login = {"auth": "MDAwMDo=", "identitytoken": identity_token}
         path = directory / "user" / ".docker" / "config.json"
         write_config(path, {"auths": {self.registry.host: login}})
@@ -59,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     need("mksquashfs")
     root = tmp_path_factory.mktemp("site")
     with (
-        Munged() as munged,
+        MungeDaemon() as munged,
         TokenService(tmp_path_factory.mktemp("tokens"), IDENTITY_TOKEN) as tokens,
         DockerRegistry(root / "registry", auth=tokens.auth) as registry,
     ):

@@ -517,9 +517,9 @@ async def test_signatures_of_an_image_from_a_mirror() -> None:
     async with site(origin, mirror) as place:
         image = await place.resolve()
         assert image.mirror == mirror.host
-        requests = len(mirror.asked)
+        requests = len(mirror.requests)
         assert await signatures(place, image) == [b"by the location"]
-    assert len(mirror.asked) == requests
+    assert len(mirror.requests) == requests
 
 
 @pytest_twisted.ensureDeferred
@@ -531,7 +531,7 @@ async def test_signatures_at_a_standalone_mirror() -> None:
     async with site(origin, mirror, standalone=True) as place:
         image = await place.resolve()
         assert await signatures(place, image) == [b"by the mirror"]
-        assert origin.asked == []
+        assert origin.requests == []
         del mirror.tags[f"sha256-{NEW.digest.hex}.sig"]
         assert await signatures(place, image) == []
         mirror.misbehave = fails(403)

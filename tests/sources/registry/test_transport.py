@@ -297,21 +297,21 @@ class Rebound(Network):
 
 @pytest_twisted.ensureDeferred
 async def test_a_name_that_is_rebound(authority: Authority) -> None:
-    """The address that was judged is the one that is connected to; the next one is judged anew."""
+    """The client connects to the address that it has judged, and judges the next one anew."""
     names = {"registry.example": [PUBLIC], "cdn.example": [PUBLIC]}
     network = Rebound(names)
     registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
     certificates = [authority.options(*names), authority.options(*names)]
-    async with listening(registry, storage, certificates=certificates) as [port, other]:
-        registry.misbehave = to(f"https://cdn.example:{other}/blobs/{LAYER}")
+    async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
+        registry.misbehave = to(f"https://cdn.example:{storage_port}/blobs/{LAYER}")
         url = f"https://registry.example:{port}"
         async with a_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client) == IMAGE.blobs[LAYER]
-        assert network.reached == [(PUBLIC, port), (PUBLIC, other)]
+        assert network.destinations == [(PUBLIC, port), (PUBLIC, storage_port)]
         async with a_client(url, network, cacert=authority.pem) as client:
             with pytest.raises(RegistryUntrusted, match="not public"):
                 await fetch(client)
-    assert network.reached == [(PUBLIC, port), (PUBLIC, other), (PUBLIC, port)]
+    assert network.destinations == [(PUBLIC, port), (PUBLIC, storage_port), (PUBLIC, port)]
 
 
 @pytest.mark.parametrize(
