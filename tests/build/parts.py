@@ -6,9 +6,10 @@ import io
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 from shiftergw.image import ContentReport
 from shiftergw.oci.flatten import Plan
@@ -16,6 +17,8 @@ from shiftergw.oci.tree import REGULAR, SYMLINK, Directory, Leaf, walk
 from tests.parts import need
 
 TIME = 1_700_000_000
+
+Write = Callable[[int, Event, Callable[[int, int], None]], None]
 
 
 def file(content: bytes = b"content", mode: int = 0o644) -> Leaf:
@@ -127,3 +130,17 @@ def mount(*argv: str) -> Iterator[bool]:
     finally:
         if done:
             subprocess.run(["umount", argv[-1]], check=True)
+
+
+def writing(data: bytes, failure: BaseException | None = None) -> Write:
+    """Return a writer of this tar, which raises `failure` after it."""
+
+    def write(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+        rest = memoryview(data)
+        while rest and not stop.is_set():
+            rest = rest[os.write(descriptor, rest) :]
+            report(len(data) - len(rest), len(data) - len(rest))
+        if failure is not None:
+            raise failure
+
+    return write

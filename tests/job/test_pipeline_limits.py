@@ -8,29 +8,15 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.errors import (
-    ImageTooLarge,
-    TimedOut,
-)
-from shiftergw.image import (
-    BuildLimits,
-    Platform,
-    StageLimits,
-)
+from shiftergw.errors import ImageTooLarge, TimedOut
+from shiftergw.image import BuildLimits, Platform, StageLimits
 from shiftergw.model import ImageReference
 from shiftergw.oci import budget
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink
 from tests.images import compress, entry, tar_of
-from tests.job.pipeline_bench import (
-    LOWER,
-    UPPER,
-    PipelineBench,
-    RecordingWatcher,
-    real,
-    sending,
-)
+from tests.job.pipeline_bench import LOWER, UPPER, PipelineBench, RecordingWatcher, real, sending
 from tests.work.waiting import until
 
 

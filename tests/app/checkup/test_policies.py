@@ -12,12 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from shiftergw.app.checkup import Level
-from shiftergw.app.checkup.policies import (
-    REFUSED_IMAGES,
-    UNJUDGED_IMAGES,
-    PolicyRecords,
-    policies,
-)
+from shiftergw.app.checkup.policies import REFUSED_IMAGES, UNJUDGED_IMAGES, PolicyRecords, policies
 from shiftergw.config import Config
 from shiftergw.job.policy import read_policy
 from shiftergw.model.signatures import PolicyVerdict
