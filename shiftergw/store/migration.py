@@ -22,9 +22,9 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.store.export import Export, Part, parts
 from shiftergw.store.mongo import queries as mongo_queries
+from shiftergw.store.mongo.connections import CHECK_SECONDS
 from shiftergw.store.mongo.queries import LEASES, MIGRATION, STATE
 from shiftergw.store.mongo.records import IMAGES
-from shiftergw.store.mongo.store import CHECK_SECONDS
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor

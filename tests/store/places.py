@@ -18,7 +18,8 @@ from shiftergw.ports import ImageStore
 from shiftergw.store.mongo.lookups import MAX_ROWS
 from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.store import MongoStore
-from shiftergw.store.sqlite.store import MAX_LOOKUPS, SqliteStore
+from shiftergw.store.sqlite.lookups import MAX_LOOKUPS
+from shiftergw.store.sqlite.store import SqliteStore
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.store import export
 from shiftergw.store.migration import migrate
-from shiftergw.store.mongo import store as mongo
+from shiftergw.store.mongo import connections as mongo
 from tests import mongod
 from tests.installed_reactor import reactor
 from tests.store.places import mongo_running, remove_record, running, sqlite_place

@@ -11,9 +11,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from shiftergw.model import (
     Breaker,
@@ -29,47 +26,15 @@ from shiftergw.model import (
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.fair_schedule import InFlight, fair_schedule
-from shiftergw.store.lookups import LookupBuffer, LookupRow
 from shiftergw.store.sqlite import breakers, images, leases, queries, rows, steps
-from shiftergw.store.sqlite.connections import SqliteConnections, require_open
-from shiftergw.store.sqlite.lane import Lane
-
-if TYPE_CHECKING:
-    from shiftergw.plumbing.reactor import Reactor
-
-MAX_LOOKUPS = 100_000
-"""Look-up rows in the file; the oldest ones are removed."""
+from shiftergw.store.sqlite.connections import require_open
+from shiftergw.store.sqlite.lookups import SqliteLookups
 
 
-class SqliteStore(SqliteConnections):
+class SqliteStore(SqliteLookups):
     """An `ImageStore` in one file. Callers pass the times of records."""
 
     used_credentials = None
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        path: Path,
-        max_lookups: int = MAX_LOOKUPS,
-        check_seconds: float | None = None,
-    ) -> None:
-        """Store everything in the file `path`, which is on a local file system.
-
-        `check_seconds` limits the search for damage at the start; None means no search.
-        """
-        super().__init__(reactor, path, check_seconds)
-        self._max_lookups = max_lookups
-        self._lookups: LookupBuffer | None = None
-
-    async def _open(self) -> None:
-        await super()._open()
-        writer = require_open(self._writer)
-        self._lookups = LookupBuffer(partial(self._add_lookups, writer), self._reactor)
-
-    async def _flush(self) -> None:
-        lookups, self._lookups = self._lookups, None
-        if lookups is not None:
-            await lookups.flush()
 
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None
@@ -288,19 +253,3 @@ class SqliteStore(SqliteConnections):
         """See `ImageStore`."""
         values = (directory, image_id, holder)
         await self._write(lambda db: db.execute(queries.RELEASE, values).rowcount)
-
-    async def _add_lookups(self, lane: Lane, lookups: Sequence[LookupRow]) -> None:
-        def add(db: sqlite3.Connection) -> None:
-            if lookups:
-                rows.add_lookups(db, lookups, self._max_lookups)
-
-        await lane.run(add)
-
-    async def record_lookup(self, row: Mapping[str, Any]) -> None:
-        """See `ImageStore`."""
-        require_open(self._lookups).add(row)
-
-    async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
-        """See `ImageStore`."""
-        await require_open(self._lookups).flush()
-        return await self._read(lambda db: rows.last_lookups(db, system, limit))
