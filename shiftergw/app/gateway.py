@@ -103,7 +103,10 @@ def _work_services(
     shortage = WorkerShortage(
         store, queue, reactor, config.worker_wait, config.systems, config.heartbeat_limit
     )
-    housekeeping = Housekeeping(store, dispatch.wake, reactor, _schedule(config))
+    schedule = Schedule(
+        config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys()
+    )
+    housekeeping = Housekeeping(store, dispatch.wake, reactor, schedule)
     local = [] if config.broker_url else [shortage]
     return queue, dispatch.wake, [recovery, queue, dispatch, *local, housekeeping]
 
@@ -146,8 +149,3 @@ def _connection_limits(config: Config) -> ConnectionLimits:
         request_seconds=limits.request_time,
         proxies=limits.proxies,
     )
-
-
-def _schedule(config: Config) -> Schedule:
-    """Return the expiry of images that is configured."""
-    return Schedule(config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys())

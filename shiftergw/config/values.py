@@ -215,10 +215,6 @@ def registry_base(value: str, info: ValidationInfo) -> str:
     return base
 
 
-RegistryUrl = Annotated[str, AfterValidator(registry_base)]
-"""`https://HOST[:PORT]` or `http://HOST[:PORT]` of a registry; a path in the URL is removed."""
-
-
 def _gateway_url(value: str) -> str:
     try:
         url = urlsplit(value)

@@ -122,7 +122,9 @@ def parse_manifest(content: bytes, media_type: str) -> Index | Manifest | Schema
                 remedy="Tell the operators of the registry, or of the proxy in front of it.",
             )
         invalid("it is not clearly either an index or a manifest")
-    return _index(document) if "index" in present | declared_kinds else _manifest(document)
+    if "index" in present | declared_kinds:
+        return Index(tuple(_entry(entry) for entry in members(document, "manifests", dict)))
+    return _manifest(document)
 
 
 def choose(index: Index, platform: Platform) -> tuple[Descriptor, ...]:
@@ -215,10 +217,6 @@ def _layer(holder: dict[str, Any]) -> Descriptor:
     if _LAYER_TYPE.fullmatch(layer.media_type) is None:
         _not_an_image(layer.media_type)
     return layer
-
-
-def _index(document: dict[str, Any]) -> Index:
-    return Index(tuple(_entry(entry) for entry in members(document, "manifests", dict)))
 
 
 def _entry(holder: dict[str, Any]) -> IndexEntry:

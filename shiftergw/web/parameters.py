@@ -128,6 +128,11 @@ def _unique_members(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
+def access_lists(document: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the uids and the gids that may read a new image, besides its owner."""
+    return acl(document, "allowed_uids"), acl(document, "allowed_gids")
+
+
 def acl(document: dict[str, Any], name: str) -> tuple[int, ...]:
     """Return the ids of a member such as `allowed_uids`: text `"1,2"` or an array of integers."""
     value = document.get(name, [])

@@ -58,8 +58,7 @@ async def _pull(gateway: Gateway, request: RoutedRequest) -> Answer:
         request.session,
         request.itype,
         request.image,
-        parameters.acl(members, "allowed_uids"),
-        parameters.acl(members, "allowed_gids"),
+        *parameters.access_lists(members),
         request.request_id,
         uploads.choice(members),
     )
@@ -95,8 +94,7 @@ async def _import(gateway: Gateway, request: RoutedRequest) -> Answer:
         request.session,
         request.itype,
         request.image,
-        parameters.acl(members, "allowed_uids"),
-        parameters.acl(members, "allowed_gids"),
+        *parameters.access_lists(members),
         request.request_id,
         uploads.import_choice(members),
     )

@@ -84,8 +84,7 @@ async def _ready_image(
     return await gateway.find_image_of_content(
         session,
         _text(members, "name", ""),
-        parameters.acl(members, "allowed_uids"),
-        parameters.acl(members, "allowed_gids"),
+        *parameters.access_lists(members),
         ImageFile("", kind, size, sha256, selector, public),
     )
 
