@@ -24,7 +24,7 @@ _LIMIT = 10_000
 def blobs_of_tag(layout: Path, tag: str) -> set[str] | None:
     """Return the names below `layout` of the blobs that a tag needs, for every platform.
 
-    Returns None if they cannot be told: for a tag that is not in the index, for instance.
+    Returns None if they cannot be determined: for a tag that is not in the index, for instance.
     """
     index = _read(layout / "index.json")
     entries = [entry for entry in _objects(index, "manifests") if _has_tag(entry, tag)]

@@ -27,7 +27,7 @@ class Display:
     """Shows one stage after the other, and the bytes of the stage."""
 
     def __init__(self, console: RichConsole | None = None) -> None:
-        """Show on standard error unless told otherwise."""
+        """Show progress on `console`, by default on standard error."""
         self._console = console or Console(stderr=True)
         self._bars: Progress | None = None
         self._task: TaskID | None = None
@@ -83,7 +83,7 @@ class Lines:
     """Shows several pieces of work side by side, each in a line of its own."""
 
     def __init__(self, names: Iterable[str], console: RichConsole | None = None) -> None:
-        """Show the work that has these names, on standard error unless told otherwise."""
+        """Show the work with these names on `console`, by default on standard error."""
         self._names = [printable(name) for name in names]
         self._console = console or Console(stderr=True)
         self._bars = _bars(self._console) if self._console.is_terminal else None

@@ -66,7 +66,7 @@ def pull(
     the options name, may use it. Standard input is first copied to a private file in
     $TMPDIR, or else in /tmp, which needs room for all of it.
 
-    For several systems at once the ids are printed as `SYSTEM: ID`, and what went wrong is told for
+    For several systems at once the ids are printed as `SYSTEM: ID`, and errors are reported for
     each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the
     image.
     """

@@ -87,7 +87,7 @@ class WorkerEnd:
     reason: str
     """A phrase for the log, such as "was killed by signal 9"."""
     is_ordered: bool
-    """Whether the pool had told the worker to leave or to stop; otherwise its end is a crash."""
+    """Whether the pool had ordered the worker to leave or to stop; otherwise its end is a crash."""
     is_stopped: bool
     """Whether an order to stop, of this gateway or of another process, has ended the worker."""
     is_overdue: bool

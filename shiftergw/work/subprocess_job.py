@@ -57,7 +57,7 @@ class JobLimits:
     """The time limits of a job, in seconds; None means that there is no limit."""
 
     soft: float | None = None
-    """After this the worker is told to end the job, and has `KILL_SECONDS` to do so."""
+    """After this the worker gets the order to end the job, and has `KILL_SECONDS` to do so."""
     hard: float | None = None
     """After this the worker is killed; it has no effect if there is a soft limit."""
 

@@ -18,7 +18,7 @@ def describe_places(
     login: RegistryLogin | None,
     proxies: Proxies,
 ) -> Iterator[ImagePlace]:
-    """Yield the mirrors in their order, then the location itself, with the limits they have told.
+    """Yield the mirrors in their order, then the location itself, with their last known limits.
 
     `login` is that of the user, which mirrors never get.
     """

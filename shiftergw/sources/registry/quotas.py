@@ -58,7 +58,7 @@ class Quotas:
             )
 
     def limit_of(self, login: RegistryLogin | None) -> RateLimit | None:
-        """Return the limit that the registry told last on the requests with this login."""
+        """Return the last limit that the registry reported on the requests with this login."""
         return self._limits.get(login)
 
     async def has_shared(self) -> bool:

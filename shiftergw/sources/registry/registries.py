@@ -88,7 +88,7 @@ class Registry:
         )
 
     def limit_of(self, login: RegistryLogin | None) -> RateLimit | None:
-        """Return the limit on the requests with this login, if the registry has told one."""
+        """Return the limit on the requests with this login, if the registry has reported one."""
         return self._quotas.limit_of(login)
 
     def documents(self, repository: Repository, say: Say) -> Documents:

@@ -133,7 +133,7 @@ class MachineConsumer(Consumer):
                 return conn
 
     def _wait_before_attempt(self) -> None:
-        """Wait, longer each time; end the wait if the machine is told to stop."""
+        """Wait, longer each time; end the wait if the machine gets the order to stop."""
         deadline = time.monotonic() + RECONNECT.seconds(self._attempts)
         while time.monotonic() < deadline:
             state.maybe_shutdown()

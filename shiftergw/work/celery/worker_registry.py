@@ -165,7 +165,7 @@ class WorkerRegistry:
     def take_ends(self, status: MachineStatus) -> list[JobEnd]:
         """Return the ends of jobs that this status is the first to report; call before `record`.
 
-        A job that was done is reported only if its offer, or an earlier status, told its key. A
+        A job that was done is reported only if its offer, or an earlier status, had its key. A
         loss comes with the key, so it is reported even if another gateway offered the job.
         """
         previous = self.previous(status)
