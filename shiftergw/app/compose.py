@@ -45,7 +45,7 @@ from shiftergw.sources.local.layout_location import SLOTS as LAYOUT_THREADS
 from shiftergw.sources.local.layout_location import LayoutLocation
 from shiftergw.sources.local.opening import open_source
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
-from shiftergw.sources.registry.mirrors import OnMirrorFailure, ignore_failure
+from shiftergw.sources.registry.mirror_places import OnMirrorFailure, ignore_failure
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.shared_manifests import SharedManifests

@@ -12,13 +12,13 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.explanations import ImagePlace
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.sources.registry.location import Location
-from shiftergw.sources.registry.mirrors import (
-    ImageRoute,
+from shiftergw.sources.registry.mirror_places import (
     MirrorPlace,
     OnMirrorFailure,
     ignore_failure,
     open_mirrors,
 )
+from shiftergw.sources.registry.mirrors import ImageRoute
 from shiftergw.sources.registry.places import describe_places
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits

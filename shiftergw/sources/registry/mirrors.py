@@ -10,8 +10,8 @@ its breakers are those of registries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -33,9 +33,12 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.documents import Documents
-from shiftergw.sources.registry.local_files import mirror_login
-from shiftergw.sources.registry.location import Location, Mirror
-from shiftergw.sources.registry.registries import Registries, Registry
+from shiftergw.sources.registry.mirror_places import (
+    MirrorPlace,
+    OnMirrorFailure,
+    ignore_failure,
+)
+from shiftergw.sources.registry.registries import Registry
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 from shiftergw.sources.registry.verifying_sink import VerifyingSink
 from shiftergw.sources.selection import choose_image
@@ -56,35 +59,6 @@ _MIRROR_FAILURES = (
     RetryLater,
 )
 """What lets the next place be asked; errors of this machine, such as a full disk, do not."""
-
-OnMirrorFailure = Callable[[str, str], None]
-"""Hears the host of a mirror that is passed over, and why."""
-
-
-def ignore_failure(_mirror: str, _cause: str) -> None:
-    """Do nothing: the log has the failure."""
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorPlace:
-    """A mirror of a location, opened, with the gateway's own login there."""
-
-    mirror: Mirror
-    registry: Registry
-    login: RegistryLogin | None = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """Return the host of the mirror."""
-        return self.mirror.location.name
-
-
-def open_mirrors(registries: Registries, location: Location) -> tuple[MirrorPlace, ...]:
-    """Return the mirrors of a location; raise `ConfigurationError` for a login file. Blocks."""
-    return tuple(
-        MirrorPlace(mirror, registries.at(mirror.location), mirror_login(mirror))
-        for mirror in location.mirrors
-    )
 
 
 @dataclass(slots=True)

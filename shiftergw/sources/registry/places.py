@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from shiftergw.model import RegistryLogin
 from shiftergw.model.explanations import ImagePlace, PlaceKind, RequestLimit
-from shiftergw.sources.registry.mirrors import MirrorPlace
+from shiftergw.sources.registry.mirror_places import MirrorPlace
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.registries import Registry
 

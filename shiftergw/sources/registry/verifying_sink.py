@@ -45,7 +45,12 @@ class VerifyingSink:
         self._sink.unregisterProducer()
 
     def write(self, data: bytes) -> None:
-        """Pass the next bytes on."""
+        """Pass the next bytes on; raise `BlobCorrupt` for too many, which would end the sink."""
+        if self._cursor + len(data) > self._blob.size:
+            raise BlobCorrupt(
+                "A layer arrived with more bytes than its manifest says.",
+                detail=str(self._blob.digest),
+            )
         self._sink.write(data)
         self._cursor += len(data)
         if self._hash is not None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.errors import (
-    BlobCorrupt,
     ConfigurationError,
     ImageNotFound,
     NoSpace,
@@ -20,7 +20,9 @@ from shiftergw.errors import (
 )
 from shiftergw.image import Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
+from shiftergw.ports import BlobSink
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
 from shiftergw.sources.registry.logins import basic
@@ -62,7 +64,11 @@ class Site:
         return result
 
     async def fetch(
-        self, image: ResolvedImage, sink: Sink, login: RegistryLogin | None = None, offset: int = 0
+        self,
+        image: ResolvedImage,
+        sink: BlobSink,
+        login: RegistryLogin | None = None,
+        offset: int = 0,
     ) -> None:
         """Download the first layer of an image."""
         await self.client.blob(image, image.layers[0], login, self.words.append, offset, sink)
@@ -358,8 +364,8 @@ async def test_a_layer_goes_on_at_the_next_place() -> None:
 
 @pytest.mark.parametrize("length", [0, 1], ids=["as long", "longer"])
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_layer(length: int) -> None:
-    """A layer with a wrong digest is downloaded again from the next place."""
+async def test_a_wrong_layer(length: int, tmp_path: Path) -> None:
+    """The cache gets a layer with wrong bytes, or too many, again from the next place."""
     layer = NEW.blobs[Digest.parse(NEW.document["layers"][0]["digest"])]
     wrong = b"x" * (len(layer) + length)
 
@@ -367,27 +373,25 @@ async def test_a_wrong_layer(length: int) -> None:
         return ask.answer(200, wrong) if ask.path.endswith(layer_path(NEW)) else None
 
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=lies)
-    sink = BoundedSink(len(layer))
-    async with site(origin, mirror) as place:
-        await place.fetch(await place.resolve(), sink)
-    assert bytes(sink.content) == layer
-    assert sink.offsets == [0, 0]
+    threads = Threads(REACTOR, 2, "test")
+    threads.startService()
+    cache = BlobFiles(tmp_path, threads, REACTOR)
+    try:
+        async with site(origin, mirror) as place:
+            image = await place.resolve()
+
+            async def download(offset: int, sink: BlobSink) -> None:
+                await place.fetch(image, sink, offset=offset)
+
+            blob = image.layers[0]
+            async with cache.get(blob, download, lambda _: None, lambda _: None) as path:
+                content = await threads.run(path.read_bytes)
+    finally:
+        await threads.stopService()
+    assert content == layer
+    assert asks(mirror).count(f"GET {layer_path(NEW)}") == 1
     assert asks(origin)[-1] == f"GET {layer_path(NEW)}"
-
-
-class BoundedSink(Sink):
-    """A sink for a blob of a known size, like that of the cache."""
-
-    def __init__(self, size: int) -> None:
-        """Accept `size` bytes."""
-        super().__init__()
-        self._size = size
-
-    def write(self, data: bytes) -> None:
-        """Append the bytes; raise `BlobCorrupt` for too many."""
-        if len(self.content) + len(data) > self._size:
-            raise BlobCorrupt("too long")
-        super().write(data)
+    assert f"Passing over the mirror {mirror.host}" in place.words
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,40 @@
+"""The mirrors of a location: opened, with the gateway's own logins there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shiftergw.model import RegistryLogin
+from shiftergw.sources.registry.local_files import mirror_login
+from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.registries import Registries, Registry
+
+OnMirrorFailure = Callable[[str, str], None]
+"""Hears the host of a mirror that is passed over, and why."""
+
+
+def ignore_failure(_mirror: str, _cause: str) -> None:
+    """Do nothing: the log has the failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPlace:
+    """A mirror of a location, opened, with the gateway's own login there."""
+
+    mirror: Mirror
+    registry: Registry
+    login: RegistryLogin | None = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Return the host of the mirror."""
+        return self.mirror.location.name
+
+
+def open_mirrors(registries: Registries, location: Location) -> tuple[MirrorPlace, ...]:
+    """Return the mirrors of a location; raise `ConfigurationError` for a login file. Blocks."""
+    return tuple(
+        MirrorPlace(mirror, registries.at(mirror.location), mirror_login(mirror))
+        for mirror in location.mirrors
+    )
