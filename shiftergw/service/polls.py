@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from shiftergw.model import ImageRecord
+from shiftergw.plumbing.recent import RecentValues
 from shiftergw.states import POLLING_STATES
 
 if TYPE_CHECKING:
@@ -26,18 +26,17 @@ class LastAnswers:
 
     def __init__(self, clock: IReactorTime) -> None:
         """Start without answers."""
-        self._clock = clock
-        self._answers: OrderedDict[Poll, tuple[float, ImageRecord]] = OrderedDict()
+        self._answers: RecentValues[Poll, ImageRecord] = RecentValues(
+            CAPACITY, VALID_SECONDS, clock
+        )
 
     def remember(self, poll: Poll, record: ImageRecord) -> None:
         """Remember an answer, unless it ends the polling."""
-        self._answers.pop(poll, None)
         if record.status in POLLING_STATES:
-            self._answers[poll] = self._clock.seconds(), record
-            if len(self._answers) > CAPACITY:
-                self._answers.popitem(last=False)
+            self._answers.set(poll, record)
+        else:
+            self._answers.discard(poll)
 
     def get(self, poll: Poll) -> ImageRecord | None:
         """Return the last answer to this poll, or None if it is older than `VALID_SECONDS`."""
-        time, record = self._answers.get(poll, (0.0, None))
-        return record if time + VALID_SECONDS > self._clock.seconds() else None
+        return self._answers.get(poll)
