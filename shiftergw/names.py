@@ -18,7 +18,10 @@ from shiftergw.errors import BadRequest, printable
 DOCKER_HUB = "registry-1.docker.io"
 """The host that serves Docker Hub's registry."""
 
-DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io"})
+DOCKER_IO = "docker.io"
+"""The name of Docker Hub in references."""
+
+DOCKER_HUB_ALIASES = frozenset({DOCKER_IO, "index.docker.io"})
 """The hosts that users write for Docker Hub, whose registry is another host."""
 
 DOCKER_HUB_HOSTS = (DOCKER_HUB, *sorted(DOCKER_HUB_ALIASES))

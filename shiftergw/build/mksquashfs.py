@@ -28,6 +28,7 @@ from shiftergw.errors import (
     TimedOut,
     printable,
 )
+from shiftergw.oci.tree import LATEST_MTIME
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.process import Command, CommandOutput, run_command
 from shiftergw.plumbing.timing import ticking
@@ -42,7 +43,6 @@ MINIMUM = (4, 5)
 """The first version that reads a tar."""
 
 _STDERR_SHOWN = 1000  # characters
-_TIME_LIMIT = 2**32 - 1
 
 # Messages of `mksquashfs` when it leaves a file out of the result, and then exits with 0.
 _LEFT_OUT = re.compile(
@@ -112,7 +112,7 @@ def arguments(options: SquashOptions, output: Path) -> list[str]:
 def _environment(epoch: int | None = None) -> dict[str, str]:
     env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     if epoch is not None:
-        env["SOURCE_DATE_EPOCH"] = str(min(max(epoch, 0), _TIME_LIMIT))
+        env["SOURCE_DATE_EPOCH"] = str(min(max(epoch, 0), LATEST_MTIME))
     return env
 
 

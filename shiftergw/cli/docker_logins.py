@@ -21,7 +21,7 @@ from shiftergw.cli.credential_helpers import HelperFailed, ask_helper
 from shiftergw.cli.exits import Misuse
 from shiftergw.errors import printable
 from shiftergw.model import IDENTITY_TOKEN_USER
-from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
+from shiftergw.names import DOCKER_HUB_HOSTS, DOCKER_IO
 from shiftergw.plumbing.files import read_whole
 
 FILE_LIMIT = 1 << 20
@@ -30,7 +30,6 @@ FILE_LIMIT = 1 << 20
 HUB_SERVER = "https://index.docker.io/v1/"
 """What Docker calls Docker Hub in its file, and what it asks credential helpers for."""
 
-_HUB = "docker.io"
 _SCHEME = re.compile("(https?)://", re.IGNORECASE)
 _API = frozenset({"", "v1", "v2"})
 """Paths that old versions of Docker append to the host; others are namespaces (podman)."""
@@ -71,8 +70,8 @@ def _split(text: str) -> tuple[str, str]:
     host = host.lower()
     is_plain = match is not None and match[1].lower() == "http"
     host = host.removesuffix(":80" if is_plain else ":443")
-    if host == DOCKER_HUB or host in DOCKER_HUB_ALIASES:
-        host = _HUB
+    if host in DOCKER_HUB_HOSTS:
+        host = DOCKER_IO
     return host, path.strip("/")
 
 
@@ -160,7 +159,7 @@ class DockerConfig:
 
     def _ask(self, helper: str, host: str) -> DockerLogin | None:
         servers = [key for key in (*self.entries, *self.helpers) if registry_host(key) == host]
-        for server in dict.fromkeys([*servers, HUB_SERVER if host == _HUB else host]):
+        for server in dict.fromkeys([*servers, HUB_SERVER if host == DOCKER_IO else host]):
             try:
                 login = ask_helper(helper, server)
             except HelperFailed as error:

@@ -10,7 +10,7 @@ from shiftergw.config.locations import ANY_REGISTRY, LocationSection, without_de
 from shiftergw.config.registries_conf import RegistryRules
 from shiftergw.config.values import HOST
 from shiftergw.errors import BadRequest, NotAllowed, printable
-from shiftergw.names import DOCKER_HUB_HOSTS, is_host
+from shiftergw.names import DOCKER_HUB_HOSTS, DOCKER_IO, is_host
 
 if TYPE_CHECKING:
     from shiftergw.model import ImageReference
@@ -42,7 +42,7 @@ def find_location(locations: Mapping[str, LocationSection], host: str) -> str | 
 def canonical_host(host: str) -> str:
     """Return the name of the location of a registry that has none in the configuration."""
     host = host.lower().removesuffix(":443")
-    return "docker.io" if host in DOCKER_HUB_HOSTS else host
+    return DOCKER_IO if host in DOCKER_HUB_HOSTS else host
 
 
 def locate(

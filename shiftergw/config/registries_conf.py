@@ -17,7 +17,7 @@ from typing import Any, Literal
 from shiftergw.config.source import read_text
 from shiftergw.config.values import HOST
 from shiftergw.errors import ConfigurationError, printable
-from shiftergw.names import DOCKER_HUB_HOSTS
+from shiftergw.names import DOCKER_HUB_HOSTS, DOCKER_IO
 
 MirrorUse = Literal["all", "digest-only", "tag-only"]
 """The references for which a mirror is asked: its `pull-from-mirror`."""
@@ -121,7 +121,7 @@ def normalize(host: str, repository: str) -> tuple[str, str]:
     """Return host and repository as prefixes have them; Docker Hub is `docker.io/library/…`."""
     host = host.lower().removesuffix(":443")
     if host in DOCKER_HUB_HOSTS:
-        return "docker.io", repository if "/" in repository else f"library/{repository}"
+        return DOCKER_IO, repository if "/" in repository else f"library/{repository}"
     return host, repository
 
 
@@ -270,7 +270,7 @@ def _split_rule(prefix: str, location: str) -> tuple[str, str]:
     if domain == prefix:
         if not location:
             raise ValueError("location is required, unless the prefix begins with *.")
-        host = "docker.io" if host in DOCKER_HUB_HOSTS else host
+        host = DOCKER_IO if host in DOCKER_HUB_HOSTS else host
         return host, path
     if path or ":" in host:
         raise ValueError("a prefix that begins with *. is followed by a domain alone")

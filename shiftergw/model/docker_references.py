@@ -12,10 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-DOCKER_IO = "docker.io"
-
-_HUB_NAMES = frozenset({DOCKER_IO, "index.docker.io", "registry-1.docker.io"})
-"""Host names of Docker Hub. Cosign signs for the second."""
+from shiftergw.names import DOCKER_HUB_HOSTS, DOCKER_IO
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
@@ -35,7 +32,7 @@ def expanded_host(host: str) -> str:
     host = host.lower()
     if "." in host:
         host = host.removesuffix(":443")
-    return DOCKER_IO if host in _HUB_NAMES else host
+    return DOCKER_IO if host in DOCKER_HUB_HOSTS else host
 
 
 @dataclass(frozen=True, slots=True)

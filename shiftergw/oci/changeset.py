@@ -11,7 +11,16 @@ from shiftergw.errors import LayerInvalid
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.paths import NAME_LIMIT, clean
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, LayerIndex
-from shiftergw.oci.tree import PENDING, REGULAR, SYMLINK, UNDER_DEV, XATTRS, Directory, Leaf
+from shiftergw.oci.tree import (
+    LATEST_MTIME,
+    PENDING,
+    REGULAR,
+    SYMLINK,
+    UNDER_DEV,
+    XATTRS,
+    Directory,
+    Leaf,
+)
 
 _WHITEOUT = b".wh."
 _WHITEOUT_META = b".wh..wh."
@@ -21,9 +30,6 @@ _HOPS = 40
 
 _STRETCH = 1000
 """Entries that are applied between two checks of the stop flag."""
-
-_LATEST = 2**32 - 1
-"""The latest time in squashfs, in seconds since 1970."""
 
 
 def apply_layer(root: Directory, index: LayerIndex, number: int, budget: Budget) -> None:
@@ -316,4 +322,4 @@ class _Application:
 def _attributes(entry: Entry) -> tuple[int, int]:
     """Return the mode, with the bit `XATTRS` if any, and the time within squashfs's range."""
     mode = entry.mode | XATTRS if entry.xattrs else entry.mode
-    return mode, min(max(entry.mtime, 0), _LATEST)
+    return mode, min(max(entry.mtime, 0), LATEST_MTIME)

@@ -30,6 +30,9 @@ PENDING = 4
 XATTRS = 1 << 16
 """A bit in the mode of an entry that had extended attributes, until the tree is finished."""
 
+LATEST_MTIME = 2**32 - 1
+"""The latest time of a file in squashfs, in seconds since 1970."""
+
 
 @dataclass(slots=True, eq=False)
 class Directory:

@@ -8,7 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from shiftergw.image import ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference, Origin
-from shiftergw.model.docker_references import DOCKER_IO, DockerReference, expanded_host
+from shiftergw.model.docker_references import DockerReference, expanded_host
+from shiftergw.names import DOCKER_IO
 from shiftergw.rules.policy import ImageIdentity
 
 _REGISTRY_KIND = "dockerv2"

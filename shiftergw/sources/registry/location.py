@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.names import DOCKER_HUB
+from shiftergw.names import DOCKER_HUB, DOCKER_IO
 
 _PORTS = {"https": 443, "http": 80}
 _NOT_IN_URLS = re.compile(r"[^!-~]")
@@ -122,7 +122,7 @@ class Location:
                 " `https://registry.example.org`."
             ) from error
         # Docker Hub's name is a web site; its registry lives elsewhere.
-        if origin.host == "docker.io":
+        if origin.host == DOCKER_IO:
             return WebOrigin(origin.scheme, DOCKER_HUB, origin.port)
         return origin
 
@@ -139,7 +139,7 @@ class Location:
         Hub's repositories under another host (containerd#3236). Docker Hub itself is always meant.
         """
         hosts = (self.name.lower(), self.origin.host)
-        return any(host == "docker.io" or host.endswith(".docker.io") for host in hosts)
+        return any(host == DOCKER_IO or host.endswith(f".{DOCKER_IO}") for host in hosts)
 
     def trusts(self, origin: WebOrigin) -> bool:
         """Return whether `trusted_hosts` lists this host."""
