@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +104,6 @@ class Site:
         """Return what follows the digest in the names of all files."""
         directory = self.paths.whole.parent
         return sorted(path.name.removeprefix(BLOB.digest.hex) for path in directory.iterdir())
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    """Yield running threads."""
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    yield pool
-    pytest_twisted.blockon(pool.stopService())
 
 
 @pytest.fixture
