@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shiftergw.config.checks import ssh_deliveries
 from shiftergw.config.document import objects_in, place
-from shiftergw.config.locations import location_advice
+from shiftergw.config.location_checks import location_advice
 
 if TYPE_CHECKING:
     from shiftergw.config import Config

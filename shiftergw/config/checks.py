@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shiftergw.config.broker import problems_of_url
 from shiftergw.config.document import objects_in, place
-from shiftergw.config.locations import location_problems
+from shiftergw.config.location_checks import location_problems
 from shiftergw.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from shiftergw.config.document import Section, place
+from shiftergw.config.document import Section
 from shiftergw.config.values import HOST, Hosts, LocalPath, registry_base, registry_url
-from shiftergw.errors import printable
 from shiftergw.names import DOCKER_HUB_HOSTS
 
 ANY_REGISTRY = "*"
@@ -24,14 +23,8 @@ REGISTRY = "dockerv2"
 OCI_LAYOUT = "oci-layout"
 """The `remotetype` of a location that is a directory of the site's with OCI layouts."""
 
-_KEYS_OF_DIRECTORIES = frozenset({"remotetype", "url", "authMethod", "authentication"})
-"""The keys of such a location; the last two are in many configurations, and have no effect."""
-
 _DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 _PATH = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
-
-_KEYS_OF_ONE_REGISTRY = frozenset({"url", "mirrors", "clientCertificate", "clientKey"})
-_KEYS_OF_ANY = frozenset({"allow", "deny"})
 
 TlsVersion = Literal["1.2", "1.3"]
 """The least version of TLS."""
@@ -238,73 +231,6 @@ def expand_mirrors(document: Mapping[str, Any]) -> dict[str, Any]:
         for name, location in locations.items()
     }
     return {**document, "Locations": result}
-
-
-def location_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for each key of `Locations` that is wrong because of another key."""
-    locations = document.get("Locations")
-    if not isinstance(locations, dict):
-        return
-    for name, location in locations.items():
-        if isinstance(location, dict):
-            yield from _key_problems(name, location)
-            yield from _client_problems(place("Locations", name), location)
-            mirrors = location.get("mirrors")
-            for number, mirror in enumerate(mirrors if isinstance(mirrors, list) else ()):
-                if isinstance(mirror, dict):
-                    yield from _client_problems(place("Locations", name, "mirrors", number), mirror)
-    default = document.get("DefaultImageLocation")
-    if isinstance(default, str) and (default not in locations or default == ANY_REGISTRY):
-        names = printable(", ".join(name for name in locations if name != ANY_REGISTRY))
-        yield f"DefaultImageLocation: must be one of the Locations: {names}"
-
-
-def _key_problems(name: str, location: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for each key that a location of this name must, or cannot, have."""
-    where = place("Locations", name)
-    if name == ANY_REGISTRY:
-        for key in sorted(_KEYS_OF_ONE_REGISTRY & location.keys()):
-            yield f"{where}.{key}: cannot be the same for every registry: remove it"
-        return
-    if location.get("remotetype") == OCI_LAYOUT:
-        yield from _directory_problems(where, location)
-        return
-    if location.get("url") is None and not HOST.fullmatch(name.lower()):
-        yield f"{where}.url: is required because the name is not a host"
-    for key in sorted(_KEYS_OF_ANY & location.keys()):
-        yield f'{where}.{key}: is a list of the location "{ANY_REGISTRY}" only'
-
-
-def _directory_problems(where: str, location: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for each key that a directory with OCI layouts lacks or cannot have."""
-    if location.get("url") is None:
-        yield f"{where}.url: is required: file:// and the path of a directory with OCI layouts"
-    fields = {field.alias for field in LocationSection.model_fields.values()}
-    for key in sorted((location.keys() & fields) - _KEYS_OF_DIRECTORIES):
-        yield f"{where}.{key}: has no meaning for a directory: remove it"
-
-
-def _client_problems(where: str, section: Mapping[str, Any]) -> Iterator[str]:
-    if section.get("clientKey") is not None and section.get("clientCertificate") is None:
-        yield f"{where}.clientKey: needs clientCertificate"
-
-
-def location_advice(locations: Mapping[str, LocationSection]) -> Iterator[str]:
-    """Yield a warning for each location whose effect differs from what its author may expect."""
-    spellings: dict[str, str] = {}
-    for name, location in registries(locations).items():
-        first_name = spellings.setdefault(without_default_port(name.lower(), location.url), name)
-        if first_name != name:
-            yield (
-                f"{place('Locations', name)}: {first_name} is the same name to users, who write"
-                " it in any case and with or without the default port"
-            )
-        for number, mirror in enumerate(location.mirrors):
-            if mirror.login is not None and mirror.url.startswith("http:"):
-                yield (
-                    f"{place('Locations', name, 'mirrors', number, 'login')}: is sent without"
-                    " TLS, and everybody on the network can read it"
-                )
 
 
 def without_default_port(host: str, url: str) -> str:
