@@ -14,18 +14,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.app import compose
+from shiftergw.app import explain_limits as limits
 from shiftergw.app.explain_adapters import ExplainAdapters, open_adapters
+from shiftergw.app.explain_limits import LookUpPlace, look_up, running
 from shiftergw.config import Config
 from shiftergw.delivery.disk_calls import MOST_HANGING
-from shiftergw.errors import GatewayError, ImageBlocked, PullError, RetryLater, TimedOut
+from shiftergw.errors import (
+    GatewayError,
+    ImageBlocked,
+    PullError,
+    RetryLater,
+    TimedOut,
+    Unavailable,
+)
 from shiftergw.image import ResolvedImage
 from shiftergw.job.explain import ImageFacts, explain
 from shiftergw.job.recordable import recordable
 from shiftergw.model import Progress
 from shiftergw.model.explanations import ExplainRequest, Explanation, ImagePlace
-from shiftergw.plumbing.services import run_services
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, Say
 from shiftergw.rules.waiting import decide_wait
 from shiftergw.states import State
@@ -35,27 +42,35 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SECONDS = 60.0
-"""The time limit of all requests to the registry and the system together."""
+
+def ignore(_: str) -> None:
+    """Do nothing with a line."""
 
 
 async def explain_image(
-    reactor: Reactor, config: Config, request: ExplainRequest, say: Say
+    reactor: Reactor, config: Config, request: ExplainRequest, say: Say, note: Say = ignore
 ) -> Explanation:
     """Return what a pull of an image would do now; `say` hears what the look-ups wait for.
 
-    Errors that a pull would meet are part of the explanation. Raises `ConfigurationError` if this
-    process is not of the gateway's user, `Unavailable` if the database cannot be opened, and the
+    `note` gets a line for each obstacle, with details that only operators may see. Errors that a
+    pull would meet are part of the explanation, and so is what could not be looked up in time.
+    Raises `ConfigurationError` if this process is not of the gateway's user, `Unavailable` if the
+    database cannot be opened, `TimedOut` if the directories of the gateway do not answer, and the
     errors of `Config.locate`.
     """
     config.locate(request.reference)
+    end = reactor.seconds() + limits.SECONDS
     parts = compose.ConversionParts(reactor, config)
     disks = Threads(reactor, MOST_HANGING + 2, "images")
-    async with run_services([parts.threads, parts.layouts, disks]):
-        adapters = await open_adapters(reactor, config, request, parts, disks)
+    async with running(reactor, [parts.threads, parts.layouts, disks]):
+        opening = open_adapters(reactor, config, request, parts, disks)
+        adapters = await look_up(limits.GATEWAY_FILES, reactor, opening)
         store = [] if adapters.store is None else [adapters.store]
-        async with run_services([*store, *adapters.closing]):
-            return explain(await _LookUps(reactor, config, request, adapters, say).run())
+        async with running(reactor, [*store, *adapters.closing]):
+            facts = await _LookUps(reactor, config, request, adapters, say, end).run()
+    for error in facts.obstacles:
+        note(f"{error.code}: {error.what} {error.detail}".strip())
+    return explain(facts)
 
 
 class _Listener:
@@ -81,6 +96,7 @@ class _LookUps:
         request: ExplainRequest,
         adapters: ExplainAdapters,
         say: Say,
+        end: float,
     ) -> None:
         self._reactor = reactor
         self._config = config
@@ -88,8 +104,9 @@ class _LookUps:
         self._adapters = adapters
         self._target = adapters.target
         self._watcher = _Listener(say)
-        self._end = reactor.seconds() + SECONDS
+        self._end = end
         self._failures: list[GatewayError] = []
+        self._silent_places: set[LookUpPlace] = set()
 
     async def run(self) -> ImageFacts:
         """Return all facts."""
@@ -104,33 +121,35 @@ class _LookUps:
             reader=request.reader,
         )
         if store is not None:
-            facts = await self._attempt(self._tag(facts, store), facts)
-        await self._attempt(target.directory.reach(), None)
-        image = await self._attempt(self._resolve(), None)
+            facts = await self._attempt(self._tag(facts, store), facts, limits.DATABASE)
+        await self._attempt(target.directory.reach(), None, limits.DIRECTORY)
+        image = await self._attempt(self._resolve(), None, limits.REGISTRY)
         if image is not None:
-            facts = replace(
-                facts,
-                image=image,
-                layer_sizes=await adapters.parts.caches.sizes_of(image),
-                is_converted=await adapters.parts.builder.has(image.id, target.options),
-            )
+            facts = await self._look_into_cache(replace(facts, image=image), image)
             if store is not None:
-                facts = await self._attempt(self._delivery(facts, image, store), facts)
-            verdict = await self._attempt(self._judge(image), None)
+                facts = await self._attempt(
+                    self._blocks(facts, image, store), facts, limits.DATABASE
+                )
+                facts = await self._attempt(self._file(facts, image), facts, limits.DIRECTORY)
+            verdict = await self._attempt(self._judge(image), None, limits.POLICY)
             facts = replace(facts, verdict=verdict)
             if explain(facts).action == "build":
-                await self._attempt(adapters.pipeline.check_space(image), None)
-                await self._attempt(target.check_space(image), None)
+                await self._attempt(adapters.pipeline.check_space(image), None, limits.CACHE)
+                await self._attempt(target.check_space(image), None, limits.DIRECTORY)
         return replace(facts, places=self._places(), failures=tuple(self._failures))
 
-    async def _attempt(self, work: Coroutine[Deferred[Any], Any, T], default: T) -> T:
+    async def _attempt(
+        self, work: Coroutine[Deferred[Any], Any, T], default: T, place: LookUpPlace
+    ) -> T:
         """Return the result of a look-up; after an error note it, and return `default`.
 
         A wait that would be too long for a pull is the error that the pull would end with.
         """
-        seconds = max(0.0, self._end - self._reactor.seconds())
+        if place in self._silent_places:
+            work.close()
+            return default
         try:
-            return await within(seconds, self._reactor, work, _too_long)
+            return await self._look_up(work, place)
         except CancelledError:
             raise
         except RetryLater as delay:
@@ -143,6 +162,31 @@ class _LookUps:
         except GatewayError as error:
             self._failures.append(error)
         return default
+
+    async def _look_up(self, work: Coroutine[Deferred[Any], Any, T], place: LookUpPlace) -> T:
+        """Return the result of a look-up; raise a `GatewayError`, also if a file cannot be read."""
+        seconds = self._end - self._reactor.seconds()
+        try:
+            return await look_up(place, self._reactor, work, seconds)
+        except OSError as error:
+            raise Unavailable(f"{place.name} cannot be read.", detail=str(error)) from error
+        except TimedOut:
+            self._silent_places.add(place)
+            raise
+
+    async def _look_into_cache(self, facts: ImageFacts, image: ResolvedImage) -> ImageFacts:
+        """Add what of an image the cache has; after an error note it."""
+        parts, options = self._adapters.parts, self._target.options
+        try:
+            return replace(
+                facts,
+                layer_sizes=await self._look_up(parts.caches.sizes_of(image), limits.CACHE),
+                is_converted=await self._look_up(
+                    parts.builder.has(image.id, options), limits.CACHE
+                ),
+            )
+        except GatewayError as error:
+            return replace(facts, cache_failure=error)
 
     async def _tag(self, facts: ImageFacts, store: ImageStore) -> ImageFacts:
         """Add what the tag means on the system now, and a pull of it that is under way."""
@@ -165,20 +209,21 @@ class _LookUps:
             self._failures.append(error)
         return image
 
-    async def _delivery(
+    async def _blocks(
         self, facts: ImageFacts, image: ResolvedImage, store: ImageStore
     ) -> ImageFacts:
-        """Add the records of the image's file, and whether the file is as they say."""
-        target = self._target
-        if await store.is_blocked(target.name, {image.id, image.source_digest.hex}):
+        """Add the records of the image's file; raise `ImageBlocked`."""
+        if await store.is_blocked(self._target.name, {image.id, image.source_digest.hex}):
             raise ImageBlocked("The admins of this system have taken this image down.")
-        records = await store.find_id(target.systems, image.id)
-        has_file = True
-        if records:
-            file = await target.directory.exists(f"{image.id}.squashfs")
-            sizes = {record.size for record in records} - {None}
-            has_file = file is not None and (not sizes or file.size in sizes)
-        return replace(facts, records=records, has_file=has_file)
+        return replace(facts, records=await store.find_id(self._target.systems, image.id))
+
+    async def _file(self, facts: ImageFacts, image: ResolvedImage) -> ImageFacts:
+        """Add whether the image's file is as its records say."""
+        if not facts.records:
+            return facts
+        file = await self._target.directory.exists(f"{image.id}.squashfs")
+        sizes = {record.size for record in facts.records} - {None}
+        return replace(facts, has_file=file is not None and (not sizes or file.size in sizes))
 
     async def _judge(self, image: ResolvedImage) -> Any:
         """Return the verdict of the system's policy; note a refusal."""
@@ -204,10 +249,3 @@ class _LookUps:
             else place
             for place in places
         )
-
-
-def _too_long() -> TimedOut:
-    return TimedOut(
-        f"The look-ups took longer than {SECONDS:.0f} s together.",
-        remedy="The registry or the system is slow: `shiftergw check` looks at each of them.",
-    )

@@ -6,7 +6,13 @@ import time
 from collections.abc import Iterator
 
 from shiftergw.errors import amount, printable
-from shiftergw.model.explanations import DeliveredImage, Explanation, ImagePlace, Obstacle
+from shiftergw.model.explanations import (
+    DeliveredImage,
+    Explanation,
+    ImagePlace,
+    LayerPresence,
+    Obstacle,
+)
 
 _WIDTH = 11
 """Characters of the first column."""
@@ -88,12 +94,18 @@ def _image_lines(explanation: Explanation) -> Iterator[str]:
         rest = f", {amount(explanation.missing_size)} of them not in the cache"
     yield _line("layers", f"{count}, {amount(size)}{rest}")
     for layer in explanation.layers:
-        presence = "in the cache" if layer.cached_size == layer.size else "to be downloaded"
-        if 0 < layer.cached_size < layer.size:
-            presence = f"{amount(layer.cached_size)} in the cache"
-        yield _line("", f"{layer.digest} {amount(layer.size):>9} {presence}")
-    if count > len(explanation.layers) > 0:
+        yield _line("", f"{layer.digest} {amount(layer.size):>9} {_presence(layer)}".rstrip())
+    if count > len(explanation.layers):
         yield _line("", f"and {count - len(explanation.layers)} more")
+
+
+def _presence(layer: LayerPresence) -> str:
+    """Return how much of a layer is in the cache; nothing if that is not known."""
+    if layer.cached_size is None:
+        return ""
+    if layer.cached_size >= layer.size:
+        return "in the cache"
+    return f"{amount(layer.cached_size)} in the cache" if layer.cached_size else "to be downloaded"
 
 
 def _delivered_lines(label: str, image: DeliveredImage) -> Iterator[str]:
@@ -112,10 +124,7 @@ def _delivered_lines(label: str, image: DeliveredImage) -> Iterator[str]:
 def _action(explanation: Explanation) -> str:
     if explanation.action != "build":
         return _ACTIONS[explanation.action]
-    missing_size = explanation.missing_size
-    if missing_size is None:
-        missing_size = explanation.size or 0
-    download = f"downloads {amount(missing_size)}"
+    download = f"downloads {amount(explanation.missing_size or 0)}"
     convert = "" if explanation.is_converted else " converts the image,"
     return f"{download},{convert} and delivers it to {explanation.directory}."
 

@@ -32,6 +32,10 @@ class GatewayError(Exception):
         """Return `what` and `remedy` on one line."""
         return f"{self.what} {self.remedy}".strip()
 
+    def texts_for_users(self) -> tuple[str, str]:
+        """Return `what` and `remedy` as the users of the gateway may read them."""
+        return self.what, self.remedy
+
 
 class BadRequest(GatewayError):
     """The request is malformed; the user must correct it."""
@@ -125,6 +129,10 @@ class ConfigurationError(GatewayError):
 
     code = "configuration"
     default_remedy = "Correct the configuration and start again."
+
+    def texts_for_users(self) -> tuple[str, str]:
+        """Return texts without keys and paths of the configuration, which are for its admins."""
+        return "A setting of the gateway is wrong.", GatewayError.default_remedy
 
 
 class PolicyInvalid(ConfigurationError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shiftergw.errors import GatewayError, RetryLater, printable
+from shiftergw.errors import GatewayError, RetryLater, TimedOut, printable
 from shiftergw.image import Platform, ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference, Session
 from shiftergw.model.explanations import (
@@ -22,6 +22,7 @@ from shiftergw.model.explanations import (
     PullAction,
 )
 from shiftergw.model.signatures import PolicyVerdict
+from shiftergw.names import is_count, is_time
 from shiftergw.rules.pull import Prove, Reuse, decide_from_manifest
 
 MOST_LAYERS = 200
@@ -40,7 +41,8 @@ _STAGES_LIMIT = 16
 class ImageFacts:
     """What look-ups have found about an image; None stands for what is unknown.
 
-    `layer_sizes` are the bytes of each layer in the cache. `records` are the READY records of the
+    `layer_sizes` are the bytes of each layer in the cache, which only a conversion needs. If they
+    could not be looked up, `cache_failure` says why. `records` are the READY records of the
     image's files, `tag_record` is that of the tag, and `work` a record of the tag in flight.
     `has_file` is false if the file in the image directory is not the one that was delivered.
     `failures` are the errors that a pull would meet: those of the source, the policy and the disks.
@@ -56,6 +58,7 @@ class ImageFacts:
     image: ResolvedImage | None = None
     layer_sizes: Sequence[int] | None = None
     is_converted: bool | None = None
+    cache_failure: GatewayError | None = None
     verdict: PolicyVerdict | None = None
     records: Sequence[ImageRecord] = ()
     tag_record: ImageRecord | None = None
@@ -64,13 +67,19 @@ class ImageFacts:
     failures: Sequence[GatewayError] = ()
     reader: Session | None = None
 
+    @property
+    def obstacles(self) -> Sequence[GatewayError]:
+        """Return all errors of the look-ups."""
+        return self.failures if self.cache_failure is None else (*self.failures, self.cache_failure)
+
 
 def explain(facts: ImageFacts) -> Explanation:
     """Return what a pull of the image would do now.
 
     An explanation for a `reader` is the answer to this user, without what only operators may see:
-    details of errors, proxies and logins of the gateway, other users' private images. Without a
-    reader it is that for a user who is not among the readers of a private image.
+    details of errors, settings of the gateway, its proxies and its logins, the addresses of
+    mirrors, paths, and other users' private images. Without a reader it is that for a user who is
+    not among the readers of a private image.
     """
     image = facts.image
     explanation = Explanation(
@@ -84,7 +93,7 @@ def explain(facts: ImageFacts) -> Explanation:
         policy=facts.verdict,
         previous_image=_previous_image(facts),
         work=_work(facts),
-        obstacles=tuple(_obstacle(facts, failure) for failure in facts.failures),
+        obstacles=tuple(_obstacle(facts, failure) for failure in facts.obstacles),
     )
     return explanation if image is None else _with_image(explanation, facts, image)
 
@@ -92,16 +101,18 @@ def explain(facts: ImageFacts) -> Explanation:
 def _with_image(explanation: Explanation, facts: ImageFacts, image: ResolvedImage) -> Explanation:
     """Add what is known of the image once it is resolved."""
     layer_sizes = facts.layer_sizes
-    layers: tuple[LayerPresence, ...] = ()
+    cached_sizes = [None] * len(image.layers) if layer_sizes is None else layer_sizes
+    layers = tuple(
+        LayerPresence(str(layer.digest), layer.size, size)
+        for layer, size in zip(image.layers, cached_sizes, strict=True)
+    )
     missing_size = None
     if layer_sizes is not None:
-        layers = tuple(
-            LayerPresence(str(layer.digest), layer.size, size)
+        missing_sizes = {
+            layer.digest: layer.size - size
             for layer, size in zip(image.layers, layer_sizes, strict=True)
-        )
-        missing_size = sum(
-            {layer.digest: layer.size - layer.cached_size for layer in layers}.values()
-        )
+        }
+        missing_size = sum(missing_sizes.values())
     record = _own_record(facts)
     return replace(
         explanation,
@@ -123,7 +134,7 @@ def _place(facts: ImageFacts, place: ImagePlace) -> ImagePlace:
         return place
     failure = "it does not serve the image now" if place.failure else ""
     limits = () if place.user else place.limits
-    url = "" if place.kind == "directory" else place.url
+    url = place.url if place.kind == "registry" else ""
     return replace(place, url=url, proxy="", user="", limits=limits, failure=failure)
 
 
@@ -155,10 +166,18 @@ def _own_record(facts: ImageFacts) -> ImageRecord | None:
 
 
 def _action(facts: ImageFacts) -> PullAction:
-    if any(not isinstance(failure, RetryLater) for failure in facts.failures):
+    """Return what a pull does; an error that waiting does not mend counts more than others.
+
+    A look-up that took too long leaves it open what the pull would meet there.
+    """
+    waits = [failure for failure in facts.failures if isinstance(failure, RetryLater)]
+    gaps = [failure for failure in facts.failures if isinstance(failure, TimedOut)]
+    if len(facts.failures) > len(waits) + len(gaps):
         return "fail"
-    if facts.failures or facts.image is None:
+    if waits:
         return "wait"
+    if gaps or facts.image is None:
+        return "unknown"
     missing_id = None if facts.has_file else facts.image.id
     uid = None if facts.reader is None else facts.reader.uid
     request = ImageRecord(system=facts.system, pulltag=str(facts.reference), requested_by=uid)
@@ -167,14 +186,14 @@ def _action(facts: ImageFacts) -> PullAction:
             return "reuse"
         case Prove():
             return "prove"
-    return "build"
+    return "build" if facts.cache_failure is None else "unknown"
 
 
 def _obstacle(facts: ImageFacts, error: GatewayError) -> Obstacle:
-    detail = error.detail if facts.reader is None else ""
-    what, remedy, detail = (
-        printable(text, _TEXT_LIMIT) for text in (error.what, error.remedy, detail)
-    )
+    texts: tuple[str, ...] = (error.what, error.remedy, error.detail)
+    if facts.reader is not None:
+        texts = (*error.texts_for_users(), "")
+    what, remedy, detail = (printable(text, _TEXT_LIMIT) for text in texts)
     if isinstance(error, RetryLater):
         reason = printable(error.why)
         return Obstacle(error.failure.code, what, remedy, detail, error.at, reason)
@@ -188,8 +207,8 @@ def _delivered_image(facts: ImageFacts, record: ImageRecord) -> DeliveredImage:
         record.id or "",
         tuple(printable(tag) for tag in record.tags[:MOST_TAGS]),
         record.is_private,
-        record.size,
-        record.last_pull,
+        record.size if is_count(record.size) else None,
+        record.last_pull if is_time(record.last_pull) else None,
         _seconds_of(record.report),
     )
 
@@ -199,5 +218,5 @@ def _seconds_of(report: Mapping[str, Any] | None) -> dict[str, float]:
     seconds = (report or {}).get("seconds")
     if not isinstance(seconds, dict):
         return {}
-    stages = [(name, value) for name, value in seconds.items() if isinstance(value, int | float)]
+    stages = [(name, value) for name, value in seconds.items() if is_time(value)]
     return {printable(str(name), 40): float(value) for name, value in stages[:_STAGES_LIMIT]}

@@ -266,7 +266,8 @@ class Worker:
             or record.kind == "acl"
             or isinstance(error, RegistryDenied | ImageNotFound)
         )
-        return Failed(attempt.stage, error.what, error.remedy, error.retryable, own=own)
+        what, remedy = error.texts_for_users()
+        return Failed(attempt.stage, what, remedy, error.retryable, own=own)
 
     def _log_end(self, attempt: Attempt, result: str, size: int | None = None) -> None:
         """Log the end of an attempt: who, what, how much, how long, and why it failed."""

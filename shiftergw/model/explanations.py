@@ -107,11 +107,14 @@ class ImagePlace:
 
 @dataclass(frozen=True, slots=True)
 class LayerPresence:
-    """A layer: its digest, its compressed size, and how many of these bytes are in the cache."""
+    """A layer: its digest, its compressed size, and how many of these bytes are in the cache.
+
+    `cached_size` is None if the cache could not be looked up.
+    """
 
     digest: str
     size: int
-    cached_size: int
+    cached_size: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
 
 from shiftergw.errors import ChildFailed, TimedOut
+from shiftergw.plumbing.child_end import ChildTermination
 from shiftergw.plumbing.timing import wait_to_end
 
 if TYPE_CHECKING:
@@ -27,24 +26,8 @@ STDERR_KEPT = 4096
 KILL_AFTER = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
-LEAVE_AFTER = 10.0
-"""Seconds after SIGKILL after which a command no longer waits for the end of its child.
-
-The kernel keeps a process that waits for a file system or a device (in uninterruptible sleep).
-"""
-
-STUCK_LIMIT = 4
-"""Children of this process that may be left behind. Beyond it a command waits for its child, so
-that a file system that hangs collects no more processes."""
-
 PIPES_AFTER = 5.0
 """Seconds after the child's end during which its own children may keep its output open."""
-
-
-_log = Logger()
-
-_stuck_children: set[int] = set()
-"""The ids of processes that were left behind, and have not ended yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +77,14 @@ class _Watcher(ProcessProtocol):
         self._calls: list[Any] = []
         self._idle: Any = None
         self.pid = 0
-        self._is_stopping = False
-        self._has_exited = False
+        self._termination: Any = None
 
     def connectionMade(self) -> None:
         assert self.transport is not None
         self.pid = self.transport.pid
+        self._termination = ChildTermination(
+            self._program, self.transport, self._clock, KILL_AFTER, self._leave
+        )
         if self._command.total:
             self._after(self._command.total, f"ran longer than {self._command.total:g} s")
         if self._command.idle:
@@ -118,31 +103,10 @@ class _Watcher(ProcessProtocol):
 
     def stop(self) -> None:
         """Send SIGTERM to the child, and SIGKILL after `KILL_AFTER` seconds."""
-        if not self._is_stopping:
-            self._is_stopping = True
-            self._signal("TERM")
-            self._calls.append(self._clock.callLater(KILL_AFTER, self._kill))
-
-    def _kill(self) -> None:
-        self._signal("KILL")
-        self._calls.append(self._clock.callLater(LEAVE_AFTER, self._leave))
+        self._termination.begin()
 
     def _leave(self) -> None:
-        """End the command though its child has not ended, unless too many were left behind."""
-        if self._has_exited:
-            return  # `processEnded` follows, once its pipes are closed
-        if len(_stuck_children) >= STUCK_LIMIT:
-            self._calls.append(self._clock.callLater(LEAVE_AFTER, self._leave))
-            return
-        _stuck_children.add(self.pid)
-        _log.error(
-            "{program} (process {pid}) does not end after SIGKILL, as if its file system did not"
-            " answer. It is left behind; {count} of at most {limit} such processes.",
-            program=self._program,
-            pid=self.pid,
-            count=len(_stuck_children),
-            limit=STUCK_LIMIT,
-        )
+        """End the command though its child has not ended."""
         self._cancel_calls()
         assert self.transport is not None
         self.transport.loseConnection()
@@ -164,11 +128,6 @@ class _Watcher(ProcessProtocol):
     @property
     def _stderr_text(self) -> str:
         return bytes(self._stderr).decode("utf-8", "backslashreplace")
-
-    def _signal(self, name: str) -> None:
-        with suppress(ProcessExitedAlready):
-            assert self.transport is not None
-            self.transport.signalProcess(name)
 
     def outReceived(self, data: bytes) -> None:
         if self.result.called:
@@ -194,20 +153,15 @@ class _Watcher(ProcessProtocol):
             self._idle.reset(self._command.idle)
 
     def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
-        self._has_exited = True
+        self._termination.note_exit()
         # A grandchild may keep the pipes open forever, and `processEnded` waits for them.
         assert self.transport is not None
         self._calls.append(self._clock.callLater(PIPES_AFTER, self.transport.loseConnection))
 
     def processEnded(self, reason: Any) -> None:
         self._cancel_calls()
-        if self.result.called:
-            _stuck_children.discard(self.pid)
-            _log.info(
-                "{program} (process {pid}), which was left behind, has ended.",
-                program=self._program,
-                pid=self.pid,
-            )
+        self._termination.note_end()
+        if self.result.called:  # the child was left behind
             return
         program, stderr = self._program, self._stderr_text
         if self._callback_error is not None:
@@ -259,8 +213,8 @@ async def run_command(
     Raises `ChildFailed` (exit code, signal, cannot be started) and `TimedOut`. If `on_stdout` is
     given, it gets the output as it arrives, and no output is collected; an error that it raises
     ends the child and is raised here. When the caller is cancelled, the child gets SIGTERM, then
-    SIGKILL, and the cancellation is raised after its end. A child that SIGKILL does not end within
-    `LEAVE_AFTER` seconds is left behind, `STUCK_LIMIT` of them at most.
+    SIGKILL, and the cancellation is raised after its end. A child that SIGKILL does not end is left
+    behind (`plumbing.child_end`).
     """
     watcher = _Watcher(command, clock, on_stdout)
     # Twisted looks programs up in our PATH or in the child's, depending on how it forks.

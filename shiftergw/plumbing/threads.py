@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from threading import Thread
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,14 +25,26 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _DaemonThread(Thread):
+    """A thread that does not keep the process: it may hang in the kernel."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options, daemon=True)
+
+
 class Threads(Service):
-    """A bounded thread pool for work that would block the reactor."""
+    """A bounded thread pool for work that would block the reactor.
+
+    The process can end although a thread hangs, if nobody waits for the stop of the pool.
+    """
 
     def __init__(self, reactor: Reactor, size: int, name: str) -> None:
         """Create a pool of at most `size` threads, which starts with the service."""
         self._clock = reactor
         self._reactor = with_threads(reactor)
         self._pool = ThreadPool(minthreads=0, maxthreads=size, name=name)
+        self._pool.threadFactory = _DaemonThread
+        self._is_stopping = False
         self.setName(name)
 
     @property
@@ -47,8 +60,22 @@ class Threads(Service):
     def stopService(self) -> Deferred[None]:
         """Accept no more work; the result fires when the running work has ended."""
         super().stopService()
-        # `ThreadPool.stop` joins its threads, so it runs in a thread that is not one of them.
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._pool.stop)
+        end: Deferred[None] = Deferred()
+        # A service whose start fails stops its pool, and is stopped afterwards.
+
+        def stop(is_again: bool = self._is_stopping) -> None:
+            if is_again:
+                for thread in self._pool.threads:
+                    thread.join()
+            else:
+                self._pool.stop()
+            self._reactor.callFromThread(end.callback, None)
+
+        # `ThreadPool.stop` joins its threads. The reactor's own threads must not wait for them: the
+        # reactor would not end.
+        self._is_stopping = True
+        _DaemonThread(target=stop, name=f"{self.name} stop").start()
+        return end
 
     def call_reactor(
         self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs

@@ -218,6 +218,10 @@ def judge(
     in their order. A requirement without results is not fulfilled.
     """
     scope = policy.requirements_of(image.transport, image.scopes)
+    scope_name = printable(scope.name)
+    if image.reference is None and scope.name.startswith(f"{image.transport} "):
+        # A verdict is for users, too, who need not know paths of the site.
+        scope_name = f"a path of the transport {image.transport}"
     remaining = iter(results)
     identities: list[str] = []
 
@@ -225,7 +229,7 @@ def judge(
         kind: str, reason: str, names: Sequence[str], *, is_accepted: bool
     ) -> PolicyVerdict:
         identity = printable(", ".join(dict.fromkeys(filter(None, names))))
-        requirement = f"{kind} ({printable(scope.name)})"
+        requirement = f"{kind} ({scope_name})"
         return PolicyVerdict(is_accepted, requirement, identity, reason, policy.digest, str(image))
 
     if scope.rejects:

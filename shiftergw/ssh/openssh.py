@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted, ProcessExitedAlready
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.child_end import ChildTermination
 from shiftergw.plumbing.timing import shield
 from shiftergw.ssh.openssh_failures import ssh_failure
 
@@ -169,9 +170,13 @@ class _Child(ProcessProtocol):
         self._on_eof: Callable[[], None] | None = None
         self._has_eof = False
         self._process: Any = None  # the transport, which has several interfaces
+        self._termination: Any = None
 
     def connectionMade(self) -> None:
         self._process = self.transport
+        self._termination = ChildTermination(
+            "ssh", self._process, self._clock, KILL_AFTER, self._leave
+        )
         # Larger pipes need fewer wake-ups; the kernel may allow less.
         for pipe in self._process.pipes.values():
             with suppress(OSError):
@@ -211,12 +216,12 @@ class _Child(ProcessProtocol):
         if self._is_lost:
             return
         self._is_lost = True
-        self._signal("TERM")
-        self._calls.append(self._clock.callLater(KILL_AFTER, self._signal, "KILL"))
+        self._termination.begin()
 
-    def _signal(self, name: str) -> None:
-        with suppress(ProcessExitedAlready):
-            self._process.signalProcess(name)
+    def _leave(self) -> None:
+        """End the channel though its process has not ended."""
+        self._drop_pipes()
+        self._end(None)
 
     def outReceived(self, data: bytes) -> None:
         if self._on_data is not None:
@@ -234,6 +239,7 @@ class _Child(ProcessProtocol):
         self.stderr = printable(b" | ".join(self._raw_stderr.split(b"\n")[-4:]).strip(b" |\r"))
 
     def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
+        self._termination.note_exit()
         # A process that ssh left behind may keep the pipes open, and `processEnded` waits for them.
         self._calls.append(self._clock.callLater(KILL_AFTER, self._drop_pipes))
 
@@ -246,9 +252,14 @@ class _Child(ProcessProtocol):
         for call in self._calls:
             if call.active():
                 call.cancel()
+        self._termination.note_end()
+        if not self.end.called:  # otherwise the process was left behind
+            self._end(reason.value)
+
+    def _end(self, end: Any) -> None:
         self._forget(self)
         was_lost, self._is_lost = self._is_lost, True
-        self._close(reason.value, was_lost)
+        self._close(end, was_lost)
         self.end.callback(None)
 
     def _close(self, end: Any, was_lost: bool) -> None:

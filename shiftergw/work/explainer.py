@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from twisted.logger import Logger
+
 from shiftergw.errors import ChildFailed, TimedOut, Unavailable, printable
 from shiftergw.model.explanations import EXPLANATION_BYTES, EXPLANATION_SECONDS, ExplainRequest
 from shiftergw.plumbing.process import Command, run_command
@@ -18,7 +20,12 @@ _MESSAGE = "The gateway cannot explain pulls at the moment."
 
 
 class ExplainerProcess:
-    """Implements the port `Explainer` with one child process for each request."""
+    """Implements the port `Explainer` with one child process for each request.
+
+    What the child prints on standard error is for the log: details that users do not see.
+    """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -58,6 +65,13 @@ class ExplainerProcess:
             ) from error
         finally:
             os.close(descriptor)
+        for line in output.stderr.splitlines():
+            self._log.info(
+                "explanation of {image} on {system}: {line}",
+                image=printable(str(request.reference)),
+                system=request.system,
+                line=printable(line, 1000),
+            )
         return _parse(output.stdout)
 
 

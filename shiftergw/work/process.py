@@ -12,11 +12,12 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
+from shiftergw.plumbing.child_end import LEAVE_AFTER, leave_behind, note_end, send_signal
 from shiftergw.states import IllegalStepError
 from shiftergw.work.worker_protocol import (
     KILL_SECONDS,
@@ -30,9 +31,6 @@ from shiftergw.work.worker_protocol import (
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-
-GONE_SECONDS = 5.0
-"""Seconds after SIGKILL; a process that still exists then hangs in the kernel."""
 
 PIPE_SECONDS = 1.0
 """Seconds for which the output of a dead worker is read while a child of its holds it open."""
@@ -184,6 +182,7 @@ class WorkerProcess(ProcessProtocol):
 
     def processEnded(self, reason: Any) -> None:
         self._cancel_timer()
+        note_end("worker", self.pid)
         if self.state is S.END:
             return
         code = reason.value.exitCode
@@ -272,24 +271,21 @@ class WorkerProcess(ProcessProtocol):
         self._log.error("worker {pid} did not get ready", pid=self.pid)
         self._step(S.OVERDUE)
         self._signal("KILL")
-        self._set_timer(GONE_SECONDS, self._give_up)
+        self._set_timer(LEAVE_AFTER, self._give_up)
 
     def _kill(self) -> None:
         self._log.warn("worker {pid} did not stop and is killed", pid=self.pid)
         self._step(S.KILLING)
         self._signal("KILL")
-        self._set_timer(GONE_SECONDS, self._give_up)
+        self._set_timer(LEAVE_AFTER, self._give_up)
 
     def _give_up(self) -> None:
         """Count the worker as ended: the kernel holds it, and nothing can end that wait."""
-        self._log.error(
-            "worker {pid} is still there after SIGKILL; look at its disks", pid=self.pid
-        )
+        leave_behind("worker", self.pid)
         self._close("hangs in the kernel")
 
     def _signal(self, name: str) -> None:
-        with suppress(ProcessExitedAlready):
-            self._transport.signalProcess(name)
+        send_signal(self._transport, name)
 
     @property
     def _transport(self) -> Any:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from shiftergw.errors import (
+    ConfigurationError,
     GatewayError,
     ImageRefused,
     RegistryDenied,
     RegistryUnavailable,
     RetryLater,
+    TimedOut,
 )
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.job.explain import MOST_LAYERS, ImageFacts, explain
@@ -49,6 +51,7 @@ FACTS = ImageFacts(
     is_converted=False,
 )
 DENIAL = RegistryDenied("The registry refused it.")
+LATE = TimedOut("The database did not answer in time.")
 WAIT = RetryLater(2000.0, "reg (rate limit)", RegistryUnavailable("Too many requests."))
 
 
@@ -115,10 +118,13 @@ def test_a_tag_that_has_moved() -> None:
         ([WAIT], "wait"),
         ([WAIT, DENIAL], "fail"),
         ([ImageRefused("The policy refuses it.")], "fail"),
+        ([LATE], "unknown"),
+        ([LATE, WAIT], "wait"),
+        ([LATE, DENIAL], "fail"),
     ],
 )
 def test_obstacles(failures: list[GatewayError], action: str) -> None:
-    """An error that waiting does not mend decides; each obstacle has its texts."""
+    """An error that waiting does not mend decides, and a gap least; each obstacle has its texts."""
     for image in (IMAGE, None):
         explanation = explain(replace(FACTS, image=image, records=(READY,), failures=failures))
         assert explanation.action == action
@@ -128,6 +134,25 @@ def test_obstacles(failures: list[GatewayError], action: str) -> None:
         ]
     waits = [obstacle for obstacle in explanation.obstacles if obstacle.retry_at is not None]
     assert {(o.code, o.reason) for o in waits} <= {("registry-unavailable", "reg (rate limit)")}
+
+
+def test_a_cache_that_could_not_be_looked_up() -> None:
+    """It is said, the layers are listed, and only the fate of a conversion is unknown."""
+    facts = replace(FACTS, layer_sizes=None, is_converted=None, cache_failure=LATE)
+    explanation = explain(facts)
+    assert (explanation.action, explanation.missing_size) == ("unknown", None)
+    assert [layer.cached_size for layer in explanation.layers] == [None] * 3
+    assert [obstacle.what for obstacle in explanation.obstacles] == [LATE.what]
+    assert explain(replace(facts, records=(READY,))).action == "reuse"
+
+
+@pytest.mark.parametrize("number", [1e300, float("nan"), -1.0, 10**400, True])
+def test_odd_numbers_of_a_record(number: Any) -> None:
+    """Numbers that another program has written, and no date or size can be, are left out."""
+    record = replace(READY, last_pull=number, size=-1, report={"seconds": {"A": number, "B": 1}})
+    image = explain(replace(FACTS, records=(record,))).delivered_image
+    assert image is not None
+    assert (image.last_pull, image.size, image.seconds) == (None, None, {"B": 1.0})
 
 
 def test_a_pull_that_is_under_way() -> None:
@@ -164,13 +189,15 @@ def test_what_a_user_sees() -> None:
         records=(private,),
         tag_record=replace(private, id="b" * 64),
         work=work,
-        failures=(denial,),
+        failures=(denial, ConfigurationError("clientKey cannot be read: /etc/key.")),
         directory="host:/images",
     )
     explanation = explain(facts)
     text = json.dumps(explanation.to_document())
     for secret in (
         "10.0.0.1",
+        "https://m",
+        "/etc/key",
         "proxy:3128",
         "robot",
         "/images",
@@ -182,6 +209,13 @@ def test_what_a_user_sees() -> None:
     assert explanation.places[1].limits == (limit,)
     assert explanation.places[0].failure == "it does not serve the image now"
     assert explanation.work == "a pull of another user"
+    assert [o.what for o in explanation.obstacles] == [
+        "It refused.",
+        "A setting of the gateway is wrong.",
+    ]
+    operator = json.dumps(explain(replace(facts, reader=None)).to_document())
+    for text in ("10.0.0.1", "https://m", "/etc/key", "proxy:3128", "robot", "host:/images"):
+        assert text in operator
     image = explanation.delivered_image
     assert image is not None
     assert (image.id, image.size, image.seconds) == (IMAGE.id, None, {})

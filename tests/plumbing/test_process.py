@@ -16,16 +16,17 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from shiftergw.errors import ChildFailed, TimedOut
-from shiftergw.plumbing import process
+from shiftergw.plumbing import child_end
+from shiftergw.plumbing.child_end import LEAVE_AFTER
 from shiftergw.plumbing.process import (
     KILL_AFTER,
-    LEAVE_AFTER,
     PIPES_AFTER,
     Command,
     CommandOutput,
     run_command,
 )
 from tests.plumbing import ends_of
+from tests.stuck_children import StuckReactor
 
 real: Any = reactor
 ENV = {"PATH": os.environ["PATH"]}
@@ -263,43 +264,6 @@ async def test_a_grandchild_does_not_block_the_end(tmp_path: Path) -> None:
     assert clock.getDelayedCalls() == []
 
 
-class StuckTransport:
-    """A child whose process the kernel keeps; `signals` are the names of those that it got."""
-
-    def __init__(self, pid: int) -> None:
-        """Create a child with a process id."""
-        self.pid = pid
-        self.signals: list[str] = []
-        self.is_closed = False
-
-    def signalProcess(self, name: str) -> None:
-        """Record a signal."""
-        self.signals.append(name)
-
-    def loseConnection(self) -> None:
-        """Record that the pipes are closed."""
-        self.is_closed = True
-
-
-class StuckReactor:
-    """Starts children of `StuckTransport`; `protocols` are those of all children."""
-
-    def __init__(self) -> None:
-        """Start without children."""
-        self.protocols: list[Any] = []
-
-    def spawnProcess(self, protocol: Any, *_: Any, **__: Any) -> None:
-        """Start a child."""
-        self.protocols.append(protocol)
-        protocol.makeConnection(StuckTransport(len(self.protocols)))
-
-    def end(self, number: int) -> None:
-        """Let a child end at last."""
-        reason = Failure(ProcessTerminated(None, signal.SIGKILL))
-        self.protocols[number].processExited(reason)
-        self.protocols[number].processEnded(reason)
-
-
 def stuck_command(reactor: StuckReactor, clock: Clock, **options: Any) -> Deferred[CommandOutput]:
     """Run a command whose child does not end, for a second."""
     any_reactor: Any = reactor
@@ -317,7 +281,7 @@ async def test_a_child_that_cannot_be_killed_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The command ends some seconds after SIGKILL; later output of the child is dropped."""
-    monkeypatch.setattr(process, "_stuck_children", set())
+    monkeypatch.setattr(child_end, "stuck_children", set())
     stuck_reactor, clock = StuckReactor(), Clock()
     pieces: list[bytes] = []
     running = stuck_command(stuck_reactor, clock, on_stdout=pieces.append)
@@ -331,18 +295,18 @@ async def test_a_child_that_cannot_be_killed_is_left_behind(
     with pytest.raises(TimedOut, match="sh ran longer than 1 s, and could not be killed"):
         await running
     assert child.transport.is_closed
-    assert process._stuck_children == {1}
+    assert child_end.stuck_children == {1}
     child.outReceived(b"b")
     assert pieces == [b"a"]
     stuck_reactor.end(0)
-    assert process._stuck_children == set()
+    assert child_end.stuck_children == set()
     assert clock.getDelayedCalls() == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancellation_leaves_a_stuck_child_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cancellation is raised, and the slot of the caller is free again."""
-    monkeypatch.setattr(process, "_stuck_children", set())
+    monkeypatch.setattr(child_end, "stuck_children", set())
     stuck_reactor, clock = StuckReactor(), Clock()
     running = stuck_command(stuck_reactor, clock)
     running.cancel()
@@ -357,8 +321,8 @@ async def test_a_cancellation_leaves_a_stuck_child_behind(monkeypatch: pytest.Mo
 @pytest_twisted.ensureDeferred
 async def test_few_children_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a command waits, until its child or one that was left behind ends."""
-    monkeypatch.setattr(process, "_stuck_children", set())
-    monkeypatch.setattr(process, "STUCK_LIMIT", 1)
+    monkeypatch.setattr(child_end, "stuck_children", set())
+    monkeypatch.setattr(child_end, "STUCK_LIMIT", 1)
     stuck_reactor, clock = StuckReactor(), Clock()
     commands = [stuck_command(stuck_reactor, clock) for _ in range(3)]
     ends = [ends_of(command) for command in commands]
@@ -368,7 +332,7 @@ async def test_few_children_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> 
     assert ends == [["ended"], ["ended"], []]
     stuck_reactor.end(0)
     pass_time(clock, LEAVE_AFTER)
-    assert process._stuck_children == {3}
+    assert child_end.stuck_children == {3}
     for command in commands:
         with pytest.raises(TimedOut):
             await command
@@ -379,7 +343,7 @@ async def test_few_children_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest_twisted.ensureDeferred
 async def test_a_child_that_has_exited_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """While only its pipes are open, the command waits for them."""
-    monkeypatch.setattr(process, "_stuck_children", set())
+    monkeypatch.setattr(child_end, "stuck_children", set())
     stuck_reactor, clock = StuckReactor(), Clock()
     running = stuck_command(stuck_reactor, clock)
     pass_time(clock, KILL_AFTER + LEAVE_AFTER)
@@ -387,7 +351,7 @@ async def test_a_child_that_has_exited_is_not_left_behind(monkeypatch: pytest.Mo
     reason = Failure(ProcessTerminated(None, signal.SIGKILL))
     child.processExited(reason)
     pass_time(clock, PIPES_AFTER)
-    assert process._stuck_children == set()
+    assert child_end.stuck_children == set()
     assert child.transport.is_closed
     child.processEnded(reason)
     with pytest.raises(TimedOut, match=r"sh ran longer than 1 s\. "):

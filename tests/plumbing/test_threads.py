@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +17,7 @@ from twisted.internet.task import deferLater
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
+from tests.patience import patient
 from tests.plumbing import ends_of
 
 real: Any = reactor
@@ -122,7 +125,7 @@ async def test_no_more_than_its_size_at_once(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stopped_pool_says_so() -> None:
-    """The stop waits for running work; later work raises an error."""
+    """The stop waits for running work; later work raises an error, and a second stop is none."""
     pool = Threads(real, 1, "test")
     pool.startService()
     has_ended = threading.Event()
@@ -137,3 +140,21 @@ async def test_a_stopped_pool_says_so() -> None:
     await running
     with pytest.raises(Unavailable):
         await pool.run(lambda: None)
+    await pool.stopService()
+
+
+def test_a_process_ends_although_a_thread_hangs() -> None:
+    """Nobody waits for the stop of the pool: neither the reactor nor the interpreter."""
+    code = """
+from threading import Event
+from twisted.internet import reactor
+from shiftergw.plumbing.threads import Threads
+
+pool = Threads(reactor, 1, "test")
+pool.startService()
+pool.begin(Event().wait)
+reactor.callLater(0, pool.stopService)
+reactor.callLater(0.05, reactor.stop)
+reactor.run()
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=patient(60), check=True)

@@ -100,7 +100,9 @@ def test_paths_are_scopes_of_directories() -> None:
     image = ImageIdentity(
         "oci", frozenset({DIGEST}), paths=("/srv/images/x:1", "/srv/images/x", "/srv/images")
     )
-    assert judge(policy, image).is_accepted
+    verdict = judge(policy, image)
+    assert verdict.is_accepted
+    assert verdict.requirement == "insecureAcceptAnything (a path of the transport oci)"
     assert not judge(policy, ImageIdentity("oci", frozenset({DIGEST}), paths=("/srv",))).is_accepted
 
 

@@ -8,12 +8,17 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from shiftergw.errors import DeliveryFailed, TimedOut
+from shiftergw.plumbing import child_end
 from shiftergw.plumbing.channel import Channel
+from shiftergw.plumbing.child_end import LEAVE_AFTER
 from shiftergw.plumbing.timing import pause, within
 from shiftergw.ssh.openssh import KILL_AFTER, OpenSsh, OpensshAccount
 from tests.delivery.far import account_on, connection, without_ssh
@@ -21,6 +26,7 @@ from tests.installed_reactor import reactor
 from tests.parts import free_port
 from tests.patience import patient
 from tests.sshd import Sshd, make_key, public
+from tests.stuck_children import StuckReactor
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +221,25 @@ async def test_close_leaves_what_ssh_left_behind(tmp_path: Path) -> None:
         assert channel.closed.called
     finally:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_leaves_an_ssh_behind_that_cannot_be_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose home directory hangs in the kernel keeps neither the channel nor the gateway."""
+    monkeypatch.setattr(child_end, "stuck_children", set())
+    stuck_reactor, clock = StuckReactor(), Clock()
+    env = without_ssh(tmp_path / "bin")
+    any_reactor: Any = stuck_reactor
+    over = OpenSsh(OpensshAccount("system", "nobody"), env, any_reactor, clock, 60)
+    channel: Channel = await over.open_command(["true"])
+    closing = Deferred.fromCoroutine(over.close())
+    clock.pump([1] * round(KILL_AFTER + LEAVE_AFTER))
+    await closing
+    assert stuck_reactor.protocols[0].transport.signals == ["TERM", "KILL"]
+    assert await channel.closed is None
+    assert child_end.stuck_children == {1}
+    stuck_reactor.end(0)
+    assert child_end.stuck_children == set()
+    assert clock.getDelayedCalls() == []

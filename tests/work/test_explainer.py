@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import TimedOut, Unavailable
 from shiftergw.model import ImageReference, RegistryLogin, Session
@@ -61,6 +62,16 @@ async def test_a_child_that_fails(code: str, detail: str) -> None:
     with pytest.raises(Unavailable, match="cannot explain") as caught:
         await explainer(code).explain(REQUEST)
     assert detail in caught.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_lines_for_the_log() -> None:
+    """What the child prints on standard error is logged, in printable lines."""
+    code = "import sys; print('{}'); sys.stderr.write('policy /p.json\\n\\x1b[2J\\n')"
+    with capturedLogs() as log:
+        assert await explainer(code).explain(REQUEST) == {}
+    lines = [formatEvent(event) for event in log]
+    assert lines == [f"explanation of app:1 on a: {t}" for t in ("policy /p.json", "\\x1b[2J")]
 
 
 @pytest_twisted.ensureDeferred

@@ -11,9 +11,10 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from shiftergw.plumbing import child_end
+from shiftergw.plumbing.child_end import LEAVE_AFTER
 from shiftergw.states import IllegalStepError
 from shiftergw.work.process import (
-    GONE_SECONDS,
     PIPE_SECONDS,
     STEPS,
     WorkerEnd,
@@ -96,6 +97,7 @@ def exit_reason(code: int) -> Failure:
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     """Return a worker that starts; signals to its process group go nowhere."""
     monkeypatch.setattr(os, "killpg", lambda *_: None)
+    monkeypatch.setattr(child_end, "stuck_children", set())
     return Worker()
 
 
@@ -153,7 +155,7 @@ def test_a_start_that_exceeds_its_limit(worker: Worker) -> None:
     assert worker.process.state is WorkerState.OVERDUE
     worker.write_line({"ready": True})
     assert worker.ready == 0
-    worker.clock.advance(GONE_SECONDS)
+    worker.clock.advance(LEAVE_AFTER)
     assert worker.ends == [WorkerEnd("hangs in the kernel", False, False, True)]
 
 
@@ -165,9 +167,11 @@ def test_a_worker_that_does_not_stop(worker: Worker) -> None:
     worker.process.stop()
     worker.clock.advance(KILL_SECONDS / 2)
     assert worker.transport.signals == ["TERM", "KILL"]
-    worker.clock.advance(GONE_SECONDS)
+    worker.clock.advance(LEAVE_AFTER)
+    assert child_end.stuck_children == {worker.process.pid}
     worker.exit()
     worker.close()
+    assert child_end.stuck_children == set()
     assert worker.ends == [WorkerEnd("hangs in the kernel", True, True, False)]
 
 
