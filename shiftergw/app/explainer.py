@@ -47,7 +47,8 @@ def main() -> None:
         except GatewayError as error:
             _log(f"{error} {error.detail}")
             return 1
-        sys.stdout.write(json.dumps(explanation.to_document()))
+        document = json.dumps(explanation.to_document(), ensure_ascii=False)
+        sys.stdout.buffer.write(document.encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
         return 0
 

@@ -31,7 +31,10 @@ MOST_LAYERS = 200
 MOST_TAGS = 20
 """Tags of a delivered image that an explanation names."""
 
-_TEXT_LIMIT = 1000
+MOST_PLACES = 20
+"""Places that an explanation lists."""
+
+_TEXT_LIMIT = 800
 """Characters of each text of an obstacle."""
 
 _STAGES_LIMIT = 16
@@ -89,7 +92,7 @@ def explain(facts: ImageFacts) -> Explanation:
         directory=printable(facts.system if facts.reader else facts.directory, _TEXT_LIMIT),
         action=_action(facts),
         user=printable(facts.user),
-        places=tuple(_place(facts, place) for place in facts.places),
+        places=tuple(_place(facts, place) for place in facts.places[:MOST_PLACES]),
         policy=facts.verdict,
         previous_image=_previous_image(facts),
         work=_work(facts),
@@ -131,7 +134,7 @@ def _with_image(explanation: Explanation, facts: ImageFacts, image: ResolvedImag
 
 def _place(facts: ImageFacts, place: ImagePlace) -> ImagePlace:
     if facts.reader is None:
-        return place
+        return replace(place, failure=printable(place.failure, _TEXT_LIMIT))
     failure = "it does not serve the image now" if place.failure else ""
     limits = () if place.user else place.limits
     url = place.url if place.kind == "registry" else ""

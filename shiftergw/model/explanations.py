@@ -24,8 +24,8 @@ PullAction = Literal["reuse", "prove", "build", "wait", "fail", "unknown"]
 * `unknown`: it depends on a look-up that has not ended in time; an obstacle says which.
 """
 
-EXPLANATION_BYTES = 64 << 10
-"""Bytes of an explanation as JSON, at most."""
+EXPLANATION_BYTES = 256 << 10
+"""Bytes of an explanation as JSON in UTF-8, at most."""
 
 EXPLANATION_SECONDS = 90.0
 """Seconds that a gateway takes for one explanation, at most."""

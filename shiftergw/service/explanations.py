@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -47,8 +47,7 @@ class _Explanation:
 
     id: str
     uid: int
-    system: str
-    image: str
+    request: ExplainRequest
     start: float
     is_running: bool = False
     document: Mapping[str, Any] | None = None
@@ -95,22 +94,18 @@ class Explanations(Service):
         self._drop_old()
         in_progress = [entry for entry in self._all.values() if entry.end is None]
         own = [entry for entry in in_progress if entry.uid == session.uid]
+        login = login_for(self._config, session, location)
+        reader = replace(session, logins={})
+        request = ExplainRequest(reference, session.system, login, reader)
         for entry in own:
-            if (entry.system, entry.image) == (session.system, str(reference)):
+            if entry.request == request:
                 return entry.to_answer()
         if len(own) >= MOST_OF_USER or len(in_progress) >= MOST_EXPLANATIONS:
             raise TooMany("Too many pulls are being explained, for you or for all users.")
-        login = login_for(self._config, session, location)
-        entry = _Explanation(
-            secrets.token_hex(16),
-            session.uid,
-            session.system,
-            str(reference),
-            self._clock.seconds(),
-        )
+        start = self._clock.seconds()
+        entry = _Explanation(secrets.token_hex(16), session.uid, request, start)
         self._all[entry.id] = entry
-        request = ExplainRequest(reference, session.system, login, session)
-        entry.job = Deferred.fromCoroutine(self._run(entry, request))
+        entry.job = Deferred.fromCoroutine(self._run(entry))
         entry.job.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return entry.to_answer()
 
@@ -118,20 +113,20 @@ class Explanations(Service):
         """Return the state of an explanation; raise `NotFound` also for that of another user."""
         self._drop_old()
         entry = self._all.get(explanation_id)
-        if entry is None or (entry.uid, entry.system) != (session.uid, session.system):
+        if entry is None or (entry.uid, entry.request.system) != (session.uid, session.system):
             raise NotFound(
                 "There is no such explanation.",
                 remedy=f"Ask for it again: it is kept for {KEEP_SECONDS / 60:.0f} minutes.",
             )
         return entry.to_answer()
 
-    async def _run(self, entry: _Explanation, request: ExplainRequest) -> None:
+    async def _run(self, entry: _Explanation) -> None:
         """Make an explanation when its turn has come, and log its end."""
         result = ""
         async with self._lock:
             entry.is_running = True
             try:
-                entry.document = await self._explainer.explain(request)
+                entry.document = await self._explainer.explain(entry.request)
                 result = printable(str(entry.document.get("action")))
             except GatewayError as error:
                 entry.error, result = error, f"{error.what} {error.detail}"
@@ -143,10 +138,11 @@ class Explanations(Service):
                 entry.error = GatewayError("The gateway met a fault of its own.")
             finally:
                 entry.end = self._clock.seconds()
+                entry.request = replace(entry.request, login=None)
         self._log.info(
             "explained {image} on {system} to uid {uid} in {seconds:.1f} s: {result}",
-            image=printable(entry.image),
-            system=entry.system,
+            image=printable(str(entry.request.reference)),
+            system=entry.request.system,
             uid=entry.uid,
             seconds=entry.end - entry.start,
             result=result,

@@ -43,17 +43,18 @@ class ExplainerProcess:
     async def explain(self, request: ExplainRequest) -> Mapping[str, Any]:
         """See the port. The request, which may have a password, is in no file and no argument."""
         descriptor = os.memfd_create("explain")
+        content = bytearray()
+
+        def collect(data: bytes) -> None:
+            content.extend(data)
+            if len(content) > EXPLANATION_BYTES:
+                raise Unavailable(_MESSAGE, detail="the process printed more than an explanation")
+
         try:
             _write_all(descriptor, json.dumps(request.to_document()).encode())
             os.lseek(descriptor, 0, os.SEEK_SET)
-            command = Command(
-                self._argv,
-                self._env,
-                stdin=descriptor,
-                total=self._seconds,
-                output_limit=EXPLANATION_BYTES + 1,
-            )
-            output = await run_command(command, self._reactor, self._reactor)
+            command = Command(self._argv, self._env, stdin=descriptor, total=self._seconds)
+            output = await run_command(command, self._reactor, self._reactor, collect)
         except ChildFailed as error:
             detail = f"{error.what} {printable(error.detail)}"
             raise Unavailable(_MESSAGE, detail=detail) from error
@@ -72,7 +73,7 @@ class ExplainerProcess:
                 system=request.system,
                 line=printable(line, 1000),
             )
-        return _parse(output.stdout)
+        return _parse(bytes(content))
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -82,7 +83,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 def _parse(content: bytes) -> Mapping[str, Any]:
     try:
-        document = json.loads(content) if len(content) <= EXPLANATION_BYTES else None
+        document = json.loads(content)
     except ValueError:
         document = None
     if not isinstance(document, dict):

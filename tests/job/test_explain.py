@@ -20,7 +20,7 @@ from shiftergw.errors import (
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.job.explain import MOST_LAYERS, ImageFacts, explain
 from shiftergw.model import ImageRecord, ImageReference, Origin, Session
-from shiftergw.model.explanations import ImagePlace, RequestLimit
+from shiftergw.model.explanations import EXPLANATION_BYTES, ImagePlace, RequestLimit
 from shiftergw.states import State
 
 BIG, SMALL = (
@@ -239,14 +239,16 @@ def test_a_reader_of_a_private_image() -> None:
 
 
 def test_the_size_of_an_explanation() -> None:
-    """The JSON is smaller than 64 KiB, however many layers, tags and words there are."""
+    """However many layers, tags, places and words there are, its JSON is not too long."""
     layers = tuple(Descriptor(Digest.of(bytes([n % 256, n // 256])), 2) for n in range(500))
     record = replace(
         READY,
-        tags=tuple("t" * 500 for _ in range(1000)),
+        tags=tuple("\U0001f600" * 500 for _ in range(1000)),
         report={"seconds": {f"{n}" * 100: 1.0 for n in range(1000)}},
     )
-    failures = [RegistryUnavailable("w" * 10**5, remedy="r" * 10**5, detail="\n" * 10**5)] * 3
+    words = "\U0001f600" * 10**5
+    failures = [RegistryUnavailable(words, remedy=words, detail=words)] * 9
+    place = ImagePlace("mirror", "m", "https://m", "r", failure=words)
     explanation = explain(
         replace(
             FACTS,
@@ -255,10 +257,12 @@ def test_the_size_of_an_explanation() -> None:
             records=(record,),
             tag_record=replace(record, id="b" * 64),
             failures=failures,
+            places=(place,) * 100,
             user="u" * 10**5,
             directory="d" * 10**5,
         )
     )
     assert (len(explanation.layers), explanation.layer_count) == (MOST_LAYERS, 500)
     assert (explanation.size, explanation.missing_size) == (1000, 500)
-    assert len(json.dumps(explanation.to_document())) < 64 << 10
+    document = json.dumps(explanation.to_document(), ensure_ascii=False)
+    assert len(document.encode()) < EXPLANATION_BYTES

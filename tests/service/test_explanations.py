@@ -98,8 +98,11 @@ def test_the_request(bench: Bench) -> None:
     assert str(request.reference) == "app:latest"
     assert request.login == logins["default"]
     assert request.reader is not None
-    assert request.reader.uid == ALICE.uid
+    assert request.reader == ALICE  # without logins
     assert "secret" not in repr(request)
+    bench.explainer.answers[0].callback(DOCUMENT)
+    (entry,) = bench.service._all.values()
+    assert entry.request.login is None  # a password is not kept with a result
 
 
 def test_one_at_a_time(bench: Bench) -> None:
@@ -115,10 +118,12 @@ def test_one_at_a_time(bench: Bench) -> None:
 
 
 def test_the_same_request_again(bench: Bench) -> None:
-    """A repeated request joins the one in progress; after the end it starts a new explanation."""
+    """It finds the one in progress; with another login, and after the end, it is a new one."""
     state = bench.begin("app:1")
     assert bench.begin("docker://app:1")["id"] == state["id"]
     assert bench.begin("app:1", BOB)["id"] != state["id"]
+    after_login = replace(ALICE, logins={"default": RegistryLogin("alice", "secret")})
+    assert bench.begin("app:1", after_login)["id"] != state["id"]
     bench.explainer.answers[0].callback(DOCUMENT)
     assert bench.begin("app:1")["id"] != state["id"]
     assert bench.status(state) == "READY"

@@ -53,7 +53,9 @@ def test_a_request_of_an_operator() -> None:
         ("import os; os.kill(os.getpid(), 9)", "signal 9"),
         ("print('{')", "no explanation"),
         ("print('[]')", "no explanation"),
-        (f"print('{{}}' + ' ' * {EXPLANATION_BYTES})", "no explanation"),
+        (f"print('{{}}' + ' ' * {EXPLANATION_BYTES})", "more than an explanation"),
+        ("while True: print('x' * 4096)", "more than an explanation"),
+        ("import os; os.close(1)", "no explanation"),
     ],
 )
 @pytest_twisted.ensureDeferred
