@@ -17,6 +17,9 @@ from shiftergw.cli.upload_source import FileBytes, UploadSource
 from shiftergw.errors import amount, printable
 from shiftergw.plumbing.files import free_space
 
+HEAD_BYTES = 4096
+"""Bytes at the begin of a file, or of standard input, that show what it is."""
+
 _INPUT_PIECE = 1 << 20
 _DISK_RESERVE = 64 << 20
 """Bytes of the disk for temporary files that a copy of standard input leaves free."""
@@ -45,6 +48,8 @@ class InputSpool:
             )
         self.size = 0
         """Bytes that were copied so far."""
+        self.head = b""
+        """The first `HEAD_BYTES` of them."""
 
     def copy_piece(self, limit: int | None = None) -> bool:
         """Copy what arrives next, or wait a moment; return False at the end of the input.
@@ -59,6 +64,7 @@ class InputSpool:
         except OSError as error:
             raise Misuse(f"Standard input cannot be read: {error.strerror}.") from error
         self.size += len(piece)
+        self.head += piece[: HEAD_BYTES - len(self.head)]
         if limit is not None and self.size > limit:
             raise Misuse(
                 f"Standard input has more than {amount(limit)}: the gateway takes no larger file"

@@ -18,7 +18,7 @@ from shiftergw.cli.answers import UploadState
 from shiftergw.cli.directory_tar import SourceChanged
 from shiftergw.cli.exits import NoGateway, RequestRefused, Stop, WrongOffset
 from shiftergw.cli.gateways import ANSWER_LIMIT
-from shiftergw.cli.input_spool import InputSpool
+from shiftergw.cli.input_spool import HEAD_BYTES, InputSpool
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.upload_source import UploadSource, open_source
 from shiftergw.model.source_names import LocalSourceName
@@ -81,7 +81,8 @@ async def prepared_source(
 ) -> AsyncIterator[UploadSource]:
     """Yield a source with its digest, which needs all of its bytes; raise `Misuse`.
 
-    `check` is awaited before any byte is read.
+    `check` is awaited before the file is read. Raises `ManifestInvalid`, as its worker would, for
+    a file that shows by its first bytes that it has no image.
     """
     is_input = source.kind == "stdin"
     if is_input:
@@ -89,8 +90,12 @@ async def prepared_source(
         try:
             limit = await check(None)
             display.stage("Copying standard input")
+            is_checked = False
             while await in_thread(spool.copy_piece, limit):
                 display.bytes(spool.size, 0)
+                if not is_checked and len(spool.head) == HEAD_BYTES:
+                    is_checked = True
+                    _check_form(spool.head, "")
             content = spool.source()
         except BaseException:
             spool.close()
@@ -100,6 +105,7 @@ async def prepared_source(
     try:
         if not is_input:
             await check(content.size)
+        _check_form(await in_thread(content.read, 0, HEAD_BYTES), content.kind)
         display.stage(f"Hashing {content.name}")
         while content.hashed_size < content.size:
             await in_thread(content.hash_piece)
@@ -107,6 +113,13 @@ async def prepared_source(
         yield content
     finally:
         content.close()
+
+
+def _check_form(head: bytes, kind: str) -> None:
+    # Loads what reads archives; an upload that is refused before does without.
+    from shiftergw.app.upload_check import check_file  # noqa: PLC0415
+
+    check_file(head, kind)
 
 
 async def upload(

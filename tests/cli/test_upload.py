@@ -30,12 +30,13 @@ from tests.cli.clients import both_clients
 from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
 from tests.cli.test_upload_source import layout
 from tests.cli.upload_gateway import READY, Fault, UploadGateway
+from tests.images import entry, tar_of
 from tests.patience import patient
 from tests.web.fakes import IMAGE_ID
 
 MIB = 1 << 20
-CONTENT = os.urandom(256 * 1024) * 12 + b"end"
-"""3 MiB and some bytes."""
+CONTENT = tar_of([entry("image", os.urandom(256 * 1024) * 13)])[: 3 * MIB + 3]
+"""The first 3 MiB and some bytes of an archive."""
 
 
 @pytest.fixture
@@ -155,10 +156,24 @@ def test_standard_input_beyond_the_limit(gateway: UploadGateway) -> None:
     gateway.limit = len(CONTENT) - 1
     code, _, errors = run(gateway, "pull", "-", "mine", stdin=CONTENT)
     assert code == 2
-    assert "Standard input has more than 3.1 MB: the gateway takes no larger file" in errors
+    assert "MB: the gateway takes no larger file (MaxUploadSize)" in errors
     assert gateway.uploads == []
     gateway.limit += 1
     assert run(gateway, "pull", "-", "mine", stdin=CONTENT)[0] == 0
+
+
+def test_a_file_that_has_no_image(gateway: UploadGateway, file: Path) -> None:
+    """It is refused by its first bytes, as a worker would; of a pipe no more is read."""
+    code, _, errors = run(gateway, "pull", f"sif:{file}", "mine")
+    assert code == 1
+    assert "The file is a tar archive, and not what its prefix sif: says." in errors
+    for arguments, stdin in ((["pull", str(file)], b""), (["pull", "-"], b"PK\3\4" * 10_000)):
+        file.write_bytes(b"PK\3\4")
+        code, _, errors = run(gateway, *arguments, "mine", stdin=stdin)
+        assert code == 1
+        assert "it is a zip file" in errors
+        assert "Hashing" not in errors
+    assert gateway.uploads == []
 
 
 def test_the_directory_of_standard_input(gateway: UploadGateway, tmp_path: Path) -> None:
@@ -172,6 +187,7 @@ def test_the_directory_of_standard_input(gateway: UploadGateway, tmp_path: Path)
 
 def test_import(gateway: UploadGateway, file: Path) -> None:
     """`import FILE NAME` is `pull squashfs:FILE NAME`."""
+    file.write_bytes(b"hsqs" + CONTENT)
     code, out, errors = run(gateway, "import", str(file), "mine")
     assert (code, out) == (0, f"{IMAGE_ID}\n"), errors
     assert gateway.uploads[0].declaration["kind"] == "squashfs"
@@ -207,7 +223,7 @@ def test_several_systems(gateway: UploadGateway, file: Path) -> None:
 def test_several_gateways(tmp_path: Path, name: str) -> None:
     """A later run asks the gateway first that has the bytes of the earlier one."""
     path = tmp_path / name
-    path.write_bytes(name.encode() * 1000)
+    path.write_bytes(b"hsqs" + name.encode() * 1000)
     with UploadGateway().running() as first, UploadGateway().running() as second:
         for urls in ([first.url, second.url], [second.url, first.url]):
             options = [option for url in urls for option in ("--gateway", url)]
@@ -332,6 +348,7 @@ def test_interrupted_upload(gateway: UploadGateway, tmp_path: Path) -> None:
     """After Ctrl-C the command says how to resume; the next run sends only missing bytes."""
     path = tmp_path / "large.tar"
     with path.open("wb") as file:
+        file.write(b"hsqs")
         file.truncate(100 * MIB)
     with subprocess.Popen(
         [*PROGRAM, "pull", str(path), "mine"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from shiftergw.errors import ManifestInvalid
+from shiftergw.model import SourceKind
 from shiftergw.oci.compression import is_packed
 from shiftergw.oci.header import BLOCK, has_valid_checksum
 from shiftergw.sources.local import docker_archive, layout, skopeo_directory
@@ -24,7 +25,23 @@ _LAUNCH = re.compile(rb"#![^\n]{1,100}run-singularity\n(?=hsqs)")
 
 _EXT_MAGIC = b"\x53\xef"
 _EXT_MAGIC_OFFSET = 1080
-_HEAD_BYTES = 2048
+HEAD_BYTES = 2048
+"""Bytes at the begin of a file that show its form."""
+
+_FORMS: dict[SourceKind, tuple[FileForm, ...]] = {
+    "sif": ("sif",),
+    "squashfs": ("squashfs",),
+    "oci-archive": ("tar",),
+    "docker-archive": ("tar",),
+    "path": ("tar", "sif", "squashfs"),
+}
+"""The forms that a file of each kind may have, once it is unpacked."""
+
+_FORM_NAMES: dict[FileForm, str] = {
+    "sif": "a SIF file",
+    "squashfs": "a squashfs file",
+    "tar": "a tar archive",
+}
 
 _UNSUPPORTED = (
     (b"\xfd7zXZ\0", "packed with xz"),
@@ -42,23 +59,53 @@ def form_of_file(path: Path) -> tuple[FileForm, Extent]:
     """
     whole = whole_file(path, "file")
     with file_errors("file"), ExtentFile(whole) as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
+    form, start = _form_of_head(head)
+    return form, Extent(path, start, whole.size - start)
+
+
+def check_head(head: bytes, kind: SourceKind) -> None:
+    """Raise `ManifestInvalid` if a file that begins with `head` has no image of this kind.
+
+    What it has inside, if it is packed, is not known.
+    """
+    form, _ = _form_of_head(head)
+    if form != "packed":
+        check_form(form, kind)
+
+
+def check_form(form: FileForm, kind: SourceKind) -> None:
+    """Raise `ManifestInvalid` unless a file of this kind may have a form, once it is unpacked."""
+    if form == "packed":
+        raise ManifestInvalid(
+            "The file is packed twice with gzip or zstd.", remedy="Unpack it once."
+        )
+    if form not in _FORMS[kind]:
+        raise ManifestInvalid(
+            f"The file is {_FORM_NAMES[form]}, and not what its prefix {kind}: says.",
+            remedy="Write its path alone, as in `shiftergw pull FILE NAME`: the content tells"
+            " what it is.",
+        )
+
+
+def _form_of_head(head: bytes) -> tuple[FileForm, int]:
+    """Return the form of a file by its first `HEAD_BYTES`, and where its image begins."""
     if not head:
         raise ManifestInvalid(
             "The file is empty.",
             remedy="Look whether the program that should have written it has failed.",
         )
     if head[SIF_MAGIC_OFFSET:].startswith(SIF_MAGIC):
-        return "sif", whole
+        return "sif", 0
     launch = _LAUNCH.match(head)
     start = launch.end() if launch is not None else 0
     if head[start:].startswith(SQUASHFS_MAGIC):
-        return "squashfs", Extent(path, start, whole.size - start)
+        return "squashfs", start
     if is_packed(head[:4]):
-        return "packed", whole
+        return "packed", 0
     block = head[:BLOCK]
     if len(block) == BLOCK and has_valid_checksum(block, block[_CHECKSUM]):
-        return "tar", whole
+        return "tar", 0
     raise ManifestInvalid(
         f"The file has no image that is supported: it is {_description(head)}.",
         remedy="Images are read from archives of `docker save`, `podman save` and skopeo, plain or"

@@ -16,7 +16,7 @@ from shiftergw.plumbing.timing import within
 from shiftergw.sources.local.docker_archive import DockerArchive
 from shiftergw.sources.local.extents import Extent, file_errors
 from shiftergw.sources.local.forms import (
-    FileForm,
+    check_form,
     form_of_archive,
     form_of_directory,
     form_of_file,
@@ -37,21 +37,6 @@ if TYPE_CHECKING:
 
 _REPORT_BYTES = 4 << 20
 """Bytes between two reports of progress."""
-
-_FORMS: dict[SourceKind, tuple[FileForm, ...]] = {
-    "sif": ("sif",),
-    "squashfs": ("squashfs",),
-    "oci-archive": ("tar",),
-    "docker-archive": ("tar",),
-    "path": ("tar", "sif", "squashfs"),
-}
-"""The forms that a file of each kind may have, once it is unpacked."""
-
-_FORM_NAMES: dict[FileForm, str] = {
-    "sif": "a SIF file",
-    "squashfs": "a squashfs file",
-    "tar": "a tar archive",
-}
 
 
 async def open_source(
@@ -118,16 +103,7 @@ class _Opening:
                 stop.set, unpack, extent, target, self.limits, stop, report
             )
             form, extent = await self.threads.run(form_of_file, target)
-        if form == "packed":
-            raise ManifestInvalid(
-                "The file is packed twice with gzip or zstd.", remedy="Unpack it once."
-            )
-        if form not in _FORMS[name.kind]:
-            raise ManifestInvalid(
-                f"The file is {_FORM_NAMES[form]}, and not what its prefix {name.kind}: says.",
-                remedy="Write its path alone, as in `shiftergw pull FILE NAME`: the content tells"
-                " what it is.",
-            )
+        check_form(form, name.kind)
         if form == "tar":
             return await self._archive(name, extent)
         architecture, labels = "", b""
