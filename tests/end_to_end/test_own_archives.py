@@ -89,7 +89,7 @@ def test_archives_of_several_ages(service: Service, tmp_path: Path) -> None:
         docker_1_9(LAYERS, ["app:1"], ENVIRONMENT), docker_1_9(LAYERS[:1], ["base:1"], salt="base")
     )
     (tmp_path / "docker-1.9.tar.gz").write_bytes(gzip.compress(old))
-    ids = []
+    ids: list[str] = []
     for source in ("docker-1.10.tar", "docker-1.9.tar.gz:app:1"):
         command = ["pull", f"docker-archive:{tmp_path / source}", f"ages:{len(ids)}"]
         code, image_id, errors = run(service, *command)
