@@ -57,10 +57,10 @@ def test_client_and_worker_agree(tmp_path: Path, name: str) -> None:
 
 def test_files_that_are_not_known_before(tmp_path: Path) -> None:
     """What a packed file has inside, and a directory, are left to the worker."""
-    packed = gzip.compress(FILES["zip"])
+    archive = gzip.compress(FILES["zip"])
     for kind in KINDS:
-        check_file(packed, kind)
+        check_file(archive, kind)
     check_file(b"x", "dir-archive")
     path = tmp_path / "file"
-    path.write_bytes(packed)
+    path.write_bytes(archive)
     assert "packed twice" in error_of_worker(path, "path")
