@@ -55,17 +55,40 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 COSTLY_FIXTURES = {"broker": 2, "tls_broker": 1}
 """Fixtures whose set-up takes seconds of processor time, and the number of processes with them."""
 
-END_TO_END = Path(__file__).parent / "end_to_end"
-"""Most files in this directory have a gateway and a registry that their tests share."""
+ROOM_SECONDS = {
+    "end_to_end": 5.0,
+    "work": 1.5,
+    "delivery": 0.7,
+    "sftp": 0.6,
+    "cli": 0.35,
+    "ssh": 0.3,
+}
+"""The average duration of a test in rooms whose tests start programs.
 
-SLOW_WEIGHT = 8
-"""How many tests that are not slow take as long as a slow one."""
+Tests of a file often share a gateway, a registry or a machine.
+"""
+
+OTHER_SECONDS = 0.1
+COSTLY_SECONDS = 7.0
+SLOW_SECONDS = 12.0
 
 
-def weigh(group: Iterable[pytest.Item]) -> int:
-    """Return how long a group of tests takes compared with other groups."""
-    marks = [item.get_closest_marker("slow") for item in group]
-    return sum(1 if mark is None else SLOW_WEIGHT for mark in marks)
+def seconds_of(group: Iterable[pytest.Item]) -> float:
+    """Return about how long a group of tests takes."""
+    return sum(map(_seconds, group))
+
+
+def _seconds(item: pytest.Item) -> float:
+    if item.get_closest_marker("slow") is not None:
+        return SLOW_SECONDS
+    if costly_fixture(item) is not None:
+        return COSTLY_SECONDS
+    return ROOM_SECONDS.get(room_of(item), OTHER_SECONDS)
+
+
+def room_of(item: pytest.Item) -> str:
+    """Return the directory below `tests/` in which a test is."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 def deal_slow_tests(
@@ -78,8 +101,8 @@ def deal_slow_tests(
     same share, one after another.
     """
     shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
-    for group in sorted(groups, key=weigh, reverse=True):
-        min(shares, key=weigh).extend(group)
+    for group in sorted(groups, key=seconds_of, reverse=True):
+        min(shares, key=seconds_of).extend(group)
     order: list[pytest.Item] = []
     remaining = list(rest)
     total = sum(map(len, shares)) + len(rest)
@@ -94,8 +117,8 @@ def deal_slow_tests(
 def group_by_fixture(items: Iterable[pytest.Item], count: int) -> list[list[pytest.Item]]:
     """Return `count` groups of about the same length; the tests of a file are in one group."""
     groups: list[list[pytest.Item]] = [[] for _ in range(count)]
-    for tests in sorted(group_by_file(items), key=weigh, reverse=True):
-        min(groups, key=weigh).extend(tests)
+    for tests in sorted(group_by_file(items), key=seconds_of, reverse=True):
+        min(groups, key=seconds_of).extend(tests)
     return groups
 
 
@@ -115,15 +138,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow tests, so that the run does not end with a wait for one of them.
 
     Tests that share a costly fixture run in few processes, each of which sets it up. So do the
-    tests of an end-to-end file, as long as no other process has run out of tests.
+    tests of a file that start programs, as long as no other process has run out of tests.
     """
     groups: list[list[pytest.Item]] = []
     for name, count in COSTLY_FIXTURES.items():
         users = [item for item in items if costly_fixture(item) == name]
         groups += group_by_fixture(users, count)
     independent = [item for item in items if costly_fixture(item) is None]
-    groups += group_by_file(item for item in independent if item.path.parent == END_TO_END)
-    independent = [item for item in independent if item.path.parent != END_TO_END]
+    groups += group_by_file(item for item in independent if room_of(item) in ROOM_SECONDS)
+    independent = [item for item in independent if room_of(item) not in ROOM_SECONDS]
     groups += [[item] for item in independent if item.get_closest_marker("slow") is not None]
     rest = [item for item in independent if item.get_closest_marker("slow") is None]
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

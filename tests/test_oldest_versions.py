@@ -63,6 +63,7 @@ def _release(version: str) -> list[int]:
     return numbers
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
 def test_impostors(python: str) -> None:
     """Clients refuse the same servers as with the newest; `SHIFTERGW_TEST_VERSIONS=1` runs more."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.patience import patient, stretch
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +34,7 @@ async def test_behind(n):
 """
 
 
+@pytest.mark.slow
 def test_a_test_that_hangs(tmp_path: Path) -> None:
     """A test that hangs in the reactor fails, and all others are run and counted."""
     (tmp_path / "test_hangs.py").write_text(HANGS.format(limit=stretch(1)))

@@ -80,7 +80,7 @@ def test_more_slow_tests_than_a_share_holds() -> None:
 
 def test_a_group_stays_together() -> None:
     """The tests of a group are the beginning of one share; other shares begin with slow tests."""
-    group, slow = _tests("group", 20), _tests("slow", 9, slow=9)
+    group, slow = _tests("group", 20, fixture="broker"), _tests("slow", 9, slow=9)
     order = deal_slow_tests([[test] for test in slow] + [group], _tests("rest", 200), 4)
     shares = _shares(order, 4)
     assert shares[0][:20] == group
@@ -99,8 +99,8 @@ def test_few_processes_start_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert begins == [["b", "b", "b", "c", "c"], ["a"] * 5, *[["d"] * 5] * 4]
 
 
-def test_end_to_end_tests_of_a_file_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests of each end-to-end file begin a share, with those that are slow."""
+def test_tests_with_programs_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of files whose tests start programs begin a share, with those that are slow."""
     monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
     files = _tests("end_to_end/x", 9, slow=2), _tests("end_to_end/y", 8, slow=1)
     items = [*_tests("d", 100), *files[0], *files[1]]

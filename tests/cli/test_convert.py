@@ -91,6 +91,7 @@ def test_convert_with_a_configuration(
     assert (wrong.returncode, wrong.stdout) == (2, "")
 
 
+@pytest.mark.slow
 def test_a_registry_that_asks_to_wait(tmp_path: Path) -> None:
     """A conversion waits, reports how long, and goes on; too long a wait is an error."""
     need("mksquashfs")

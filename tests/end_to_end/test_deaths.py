@@ -103,6 +103,7 @@ def test_a_worker_that_ends(registry: FaultyRegistry, tmp_path: Path, act: str, 
         until(lambda: not gateway.leftovers(), 10, "the clean-up")
 
 
+@pytest.mark.slow
 def test_an_image_that_always_kills(registry: FaultyRegistry, tmp_path: Path) -> None:
     """After five deaths of workers its pull fails with the reason; other pulls are not delayed."""
     deadly = tmp_path / "deadly"

@@ -62,6 +62,7 @@ def refusal(service: Service, path: str, method: str) -> tuple[int, str | None]:
         return answer.code, answer.headers["Retry-After"]
 
 
+@pytest.mark.slow
 def test_a_restarted_gateway_has_its_images(
     registry: FaultyRegistry, mongodb: str, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def converter(root: Path, command: str) -> tuple[str, Path]:
     return str(program), runs
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_of_a_pull(
     registry: FaultyRegistry, tmp_path: Path
 ) -> None:
@@ -208,6 +210,7 @@ def test_a_gateway_takes_up_the_work_of_another(
     assert sorted(path.suffix for path in (tmp_path / "images").iterdir()) == [".meta", ".squashfs"]
 
 
+@pytest.mark.slow
 def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_path: Path) -> None:
     """A credential that one gateway has accepted is refused by the other.
 

@@ -103,6 +103,7 @@ def test_a_wait_of_seconds_postpones_pulls(
         assert service.leftovers() == []
 
 
+@pytest.mark.slow
 def test_a_restart_during_a_wait(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:

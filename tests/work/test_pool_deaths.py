@@ -219,6 +219,7 @@ async def test_a_worker_that_does_not_get_ready_is_killed(
     assert "within 0.4 s" in str(queue.trouble())
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_slow_start(
     start_pool: StartPool, traces: Path, monkeypatch: pytest.MonkeyPatch

@@ -66,12 +66,14 @@ async def test_an_index(public: DockerRegistry, tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_long_manifest(public: DockerRegistry, tmp_path: Path) -> None:
     """A body on one long line does not count as the head of the next response."""
-    oci_layout(tmp_path, LAYERS["arm64"] * 200, tag="x")
+    digest = oci_layout(tmp_path, LAYERS["arm64"] * 120, tag="x")
+    # Twisted allows 16,384 bytes in a line of the head.
+    assert (tmp_path / "blobs" / "sha256" / digest.hex).stat().st_size > 16384
     public.push(tmp_path, "lib/many:1", tag="x")
     async with a_client(f"http://{public.host}") as client:
         reference = ImageReference.parse("lib/many:1")
         image, _ = await client.resolve(reference, Platform(), None, quiet)
-    assert len(image.layers) == 200
+    assert len(image.layers) == 120
 
 
 @pytest_twisted.ensureDeferred
