@@ -21,6 +21,7 @@ from shiftergw.errors import (
 from shiftergw.model import RegistryLogin
 from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
+from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.logins import conceal
 from shiftergw.sources.registry.retry import Interruption
 
@@ -127,15 +128,28 @@ def store_refusal(subject: str, host: str, status: int, text: str) -> RegistryUn
     )
 
 
-def redirect_refusal(subject: str, host: str, status: int, text: str) -> RegistryDenied:
-    """Return the error for another registry, behind a redirect, that refuses a request."""
+def redirect_refusal(
+    subject: str, origin: WebOrigin, place: WebOrigin, status: int, text: str
+) -> RegistryDenied:
+    """Return the error for a place behind a redirect of the registry that refuses a request.
+
+    `origin` is the registry. If only scheme or port differ, its address in the configuration is
+    the one that is out of date.
+    """
     words = f": {text}" if text else "."
+    is_moved = place.host == origin.host
+    address = f"{place.scheme}://{place.authority}" if is_moved else place.host
+    remedy = (
+        "Check the name of the image. A login is only sent to the registry itself; if the image is"
+        f" one of {address}, pull it from there."
+    )
+    if is_moved:
+        remedy = f"Tell the site's support: the `url` of the location should be {address}."
     return RegistryDenied(
-        f"{subject} sends the gateway to {host}, which refuses the request with status"
+        f"{subject} sends the gateway to {address}, which refuses the request with status"
         f" {status}{words}",
-        remedy="Check the name of the image. A login is only sent to the registry itself; if the"
-        f" image is one of {host}, pull it from there.",
-        detail=host,
+        remedy=remedy,
+        detail=place.authority,
     )
 
 
@@ -188,15 +202,15 @@ def _causes(error: Exception) -> Iterator[BaseException]:
             yield from _causes(reason.value)
 
 
-def error_text(body: bytes, login: RegistryLogin | None = None) -> str:
+def error_text(body: bytes, login: RegistryLogin | None = None, token: str = "") -> str:
     """Return what the body of an error says, as one printable line; "" if it says nothing.
 
-    The secrets of `login` are left out.
+    The secrets of `login`, and `token`, are left out.
 
     Understands the JSON of registries (distribution-spec, "Error Codes") and of token services, the
     XML of object stores, and the titles of HTML pages.
     """
-    text = conceal(_json_text(body) or _xml_text(body), login)
+    text = conceal(_json_text(body) or _xml_text(body), login, token)
     return printable(" ".join(text.split()))
 
 

@@ -14,14 +14,16 @@ def basic(login: RegistryLogin) -> str:
     return f"Basic {base64.b64encode(pair).decode('ascii')}"
 
 
-def conceal(text: str, login: RegistryLogin | None) -> str:
-    """Return words of a server without the secrets of a login, also as URLs and forms write them.
+def conceal(text: str, login: RegistryLogin | None, token: str = "") -> str:
+    """Return words of a server without secrets, also as URLs and forms write them.
 
-    The words must be complete: the beginning of a secret is not recognized.
+    `token` is one beside the secrets of `login`. The words must be complete: the beginning of a
+    secret is not recognized.
     """
-    if login is None:
-        return text
-    for secret in (basic(login).removeprefix("Basic "), login.password):
+    secrets = [token]
+    if login is not None:
+        secrets += [basic(login).removeprefix("Basic "), login.password]
+    for secret in secrets:
         for form in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(form, "***") if form else text
     return text

@@ -179,14 +179,15 @@ class BodyReader:
     async def explanation(self, response: IResponse, login: RegistryLogin | None = None) -> str:
         """Return the messages in the body of an error; "" if there are none, or it is slow.
 
-        The secrets of `login` are left out.
+        The secrets of `login` are left out, and the token that the request had.
         """
         try:
             pace = Pace(self.limits.idle, total=self.limits.explanation)
             body = await self._content(response, ERROR_LIMIT, pace, lambda _: True)
         except RegistryUnavailable:  # the status alone has to do
             return ""
-        return error_text(body, login)
+        values = response.request.headers.getRawHeaders("Authorization", [])
+        return error_text(body, login, "".join(values).removeprefix("Bearer "))
 
     def discard(self, response: IResponse) -> None:
         """Close a response whose body nobody wants."""

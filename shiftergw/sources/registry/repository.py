@@ -254,8 +254,10 @@ class Repository:
         text = await self._transport.explanation(response, self._login)
         failure = None
         if response.code in _DENIALS and not self._is_own(response):
-            host = place_of(response).host
-            failure = redirect_refusal(self._transport.subject, host, response.code, text)
+            place = place_of(response)
+            failure = redirect_refusal(
+                self._transport.subject, self._origin, place, response.code, text
+            )
         return RefusalError(response.code, text, login_sent=login_sent, failure=failure)
 
 

@@ -400,7 +400,11 @@ LOGIN_ROWS = [
             access="login token",
             login=ALICE,
             error=RegistryDenied,
-            words=("'test' sends the gateway to 127.0.0.1, which", f"{status}: log in here"),
+            words=(
+                "'test' sends the gateway to http://127.0.0.1:",
+                f"{status}: log in here",
+                "the `url` of the location should be http://127.0.0.1:",
+            ),
             absent=("your login",),
         )
         for status in (401, 403)
@@ -512,6 +516,15 @@ TOKEN_ROWS = [
         access="token",
         error=RetryLater,
         words=("The token service of the registry 'test' answered with status 503: maintenance",),
+    ),
+    Row(
+        "the registry repeats the token that it refuses",
+        (*TOKEN_PULL, "GET token as alice", "GET manifest as alice token"),
+        on("manifest", Reply(403, b'{"message":"alice-token is bad"}'), caller="alice token"),
+        access="login token",
+        login=ALICE,
+        error=RegistryDenied,
+        words=("to your login (*** is bad)",),
     ),
     Row(
         "the token service is down for the login, and repeats it",
