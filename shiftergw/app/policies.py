@@ -11,13 +11,17 @@ from twisted.logger import Logger
 from shiftergw.config import Config
 from shiftergw.config.registries_directory import read_registries_directory
 from shiftergw.errors import ConfigurationError, PolicyInvalid, TimedOut
-from shiftergw.job.policy import read_policy
+from shiftergw.job.policy import read_policy, refusal_of, unusable_policy
 from shiftergw.model import ImageRecord
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
+from shiftergw.rules.image_identity import identify_file
+from shiftergw.rules.policy import judge
 from shiftergw.signatures.gpg import GpgVerifier
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.plumbing.reactor import Reactor
@@ -84,11 +88,15 @@ class PresentPolicies:
     async def is_judged(self, record: ImageRecord) -> bool:
         """Return whether the present policy has given a record its verdict, or there is no policy.
 
-        A policy that cannot be read has judged nothing: a worker then says what is wrong.
+        A policy that cannot be read has judged nothing: a worker then says what is wrong. An image
+        of a user's file is judged here, since it has no signatures: raises `ImageRefused` if the
+        policy does not accept its transport, or cannot be read.
         """
         system = self._config.systems.get(record.system)
         if system is None or system.policy_file is None:
             return True
+        if record.upload is not None:
+            return await self._accepts_file(record, system.policy_file)
         verdict = PolicyVerdict.from_document(record.verdict)
         if verdict is None:
             return False
@@ -97,6 +105,19 @@ class PresentPolicies:
         except (PolicyInvalid, TimedOut):
             return False
         return verdict.is_accepted and verdict.policy == policy.digest
+
+    async def _accepts_file(self, record: ImageRecord, policy_file: Path) -> bool:
+        identity = identify_file(record)
+        if identity is None:
+            return False
+        try:
+            policy = await self._reads.run(read_policy, policy_file)
+        except PolicyInvalid as error:
+            raise unusable_policy(error) from error
+        verdict = judge(policy, identity)
+        if not verdict.is_accepted:
+            raise refusal_of(record.system, policy_file, identity, verdict)
+        return True
 
 
 def _no_answer() -> TimedOut:

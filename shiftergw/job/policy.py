@@ -115,7 +115,7 @@ class ImagePolicies:
             return None
         verdict = remembered_verdict(policy, identity, record)
         if verdict is not None and not verdict.is_accepted:
-            raise self._refusal(request.system, identity, verdict)
+            raise refusal_of(request.system, self._policy_file(request.system), identity, verdict)
         return verdict
 
     def is_required(self, system: str) -> bool:
@@ -180,7 +180,7 @@ class ImagePolicies:
                     image, identity.reference, kinds, login, watcher.notify
                 )
             except ConfigurationError as error:  # of registries.d
-                raise _unusable(error) from error
+                raise unusable_policy(error) from error
         verification = self._verify(requirements, signatures)
         results = await within(VERIFICATION_SECONDS, self._clock, verification, _too_slow)
         return judge(policy, identity, results)
@@ -203,7 +203,7 @@ class ImagePolicies:
                     ]
                 )
             except ConfigurationError as error:
-                raise _unusable(error) from error
+                raise unusable_policy(error) from error
         return results
 
     async def _policy(self, system: str) -> Policy | None:
@@ -213,7 +213,7 @@ class ImagePolicies:
         try:
             return await self._reads.run(read_policy, path)
         except PolicyInvalid as error:
-            raise _unusable(error) from error
+            raise unusable_policy(error) from error
 
     def _url(self, location: str) -> str:
         section = self._config.locations.get(location)
@@ -227,22 +227,26 @@ class ImagePolicies:
         verdict: PolicyVerdict,
     ) -> ImageRefused:
         """Return the error for a verdict that does not accept an image."""
-        return self._refusal(system, self._identify(image, reference), verdict)
-
-    def _refusal(
-        self, system: str, identity: ImageIdentity, verdict: PolicyVerdict
-    ) -> ImageRefused:
-        image = str(identity)
-        if identity.reference is None:
-            image = f"an image of the transport {identity.transport}"
-        return ImageRefused(
-            f"The policy of {system} does not accept {image}, by {verdict.requirement}:"
-            f" {verdict.reason}",
-            detail=f"policy_file {self._policy_file(system)}",
-        )
+        identity = self._identify(image, reference)
+        return refusal_of(system, self._policy_file(system), identity, verdict)
 
 
-def _unusable(error: ConfigurationError) -> ImageRefused:
+def refusal_of(
+    system: str, policy_file: Path | None, identity: ImageIdentity, verdict: PolicyVerdict
+) -> ImageRefused:
+    """Return the error for an image that the policy of a system does not accept."""
+    image = str(identity)
+    if identity.reference is None:
+        image = f"an image of the transport {identity.transport}"
+    return ImageRefused(
+        f"The policy of {system} does not accept {image}, by {verdict.requirement}:"
+        f" {verdict.reason}",
+        detail=f"policy_file {policy_file}",
+    )
+
+
+def unusable_policy(error: ConfigurationError) -> ImageRefused:
+    """Return the error for all images of a system whose policy cannot be used."""
     return ImageRefused(
         "The policy of this system cannot be used, so every image is refused.",
         remedy="Tell the site's support; `shiftergw check` and the gateway's log say more.",

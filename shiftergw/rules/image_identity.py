@@ -69,6 +69,14 @@ def identify_record(
     return _identify(record.remotetype, digests, record.origin, reference, url)
 
 
+def identify_file(record: ImageRecord) -> ImageIdentity | None:
+    """Return how a policy sees a delivered image of a user's file: by its transport alone."""
+    if record.id is None or record.remotetype in {None, _REGISTRY_KIND}:
+        return None
+    kind = str(record.remotetype)
+    return ImageIdentity(_TRANSPORTS.get(kind, kind), frozenset({f"sha256:{record.id}"}))
+
+
 def _identify(
     kind: str, digests: frozenset[str], origin: Origin, reference: ImageReference, url: str
 ) -> ImageIdentity:

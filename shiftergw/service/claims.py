@@ -26,6 +26,7 @@ from shiftergw.ports import ImageStore, QueueTrouble
 from shiftergw.rules.access import may_replace_tag, would_change_readers
 from shiftergw.service.housekeeping import extend_expiration
 from shiftergw.service.polls import LastAnswers
+from shiftergw.service.redaction import may_see, redact
 from shiftergw.service.registry_logins import login_for
 from shiftergw.states import State
 
@@ -38,7 +39,11 @@ LEAST_FRESH = 10.0
 
 
 IsJudged = Callable[[ImageRecord], Awaitable[bool]]
-"""Returns whether the present policy of a record's system has given the record its verdict."""
+"""Returns whether the present policy of a record's system has given the record its verdict.
+
+Raises `ImageRefused` for an image of a user's file that the policy refuses: no worker can judge it
+anew, because the file is gone.
+"""
 
 
 async def judges_nothing(_: ImageRecord) -> bool:
@@ -136,7 +141,7 @@ class Claims:
             request = replace(request, kind="acl")
         record, is_new = await self._store.claim(request, self._clock.seconds(), self.limits)
         if not is_new:
-            return _redact(session, record)
+            return redact(session, record)
         # Another user's pull of this image may have ended between our query and our claim.
         existing = await self._ready(session, request, text)
         if existing is not None:
@@ -177,11 +182,11 @@ class Claims:
         oldest = self._clock.seconds() - self._config.failure_hold
         for record in await self._store.find_work(request.system, request.itype, request.tag):
             if record.in_flight:
-                return _redact(session, record)
+                return redact(session, record)
             if record.own_failure and with_login and not record.with_login:
                 continue
             if may_see(session, record) and (record.last_pull or 0) > oldest:
-                return _redact(session, record)
+                return redact(session, record)
         return None
 
     async def _ready(self, session: Session, request: PullRequest, text: str) -> ImageRecord | None:
@@ -199,12 +204,18 @@ class Claims:
             return None
         if would_change_readers(session, request.user_acl, request.group_acl, record):
             return None
-        # The client whose pull has just ended must see its result, whatever the policy is by now.
-        is_result = (record.last_pull or 0) + LEAST_FRESH >= now
-        if record.upload is None and not is_result and not await self._is_judged(record):
+        if not await self.is_accepted(record):
             return None
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         return record
+
+    async def is_accepted(self, record: ImageRecord) -> bool:
+        """Return whether the present policy has accepted a READY image; raise as `IsJudged`.
+
+        The client whose pull has just ended must see its result, whatever the policy is by now.
+        """
+        is_result = (record.last_pull or 0) + LEAST_FRESH >= self._clock.seconds()
+        return is_result or await self._is_judged(record)
 
     async def _find_ready(self, request: PullRequest, text: str) -> ImageRecord | None:
         """Return the READY image with this name, however an earlier gateway has stored it."""
@@ -250,49 +261,3 @@ def check_owner(session: Session, ready: ImageRecord, tag: str) -> None:
             "This name belongs to an image of another user.",
             remedy="Use another name or tag; only its owner and admins replace the image.",
         )
-
-
-def may_see(session: Session, record: ImageRecord) -> bool:
-    """Return whether this user may see work or a failure.
-
-    Users see their own work, and pulls that use neither a login nor a private upload. The removal
-    of an image is visible to its readers.
-    """
-    if record.requested_by == session.uid:
-        return True
-    if record.status is State.EXPIRING:
-        return record.may_be_read_by(session)
-    is_private_upload = record.upload is not None and not record.upload.public
-    return (
-        record.sealed is None
-        and record.kind != "acl"
-        and not record.own_failure
-        and not is_private_upload
-    )
-
-
-def _redact(session: Session, record: ImageRecord) -> ImageRecord:
-    """Return work in flight without the parts that this user may not see.
-
-    Hide other users' access lists, and their progress if they use a login: it would reveal facts
-    about an image that this user may not read.
-    """
-    if session.admin or record.requested_by == session.uid:
-        return record
-    if not may_see(session, record):
-        return hide(record, "Waiting for another user's pull of the same name")
-    return replace(record, user_acl=(), group_acl=(), request_id=None, requester=None)
-
-
-def hide(record: ImageRecord, message: str) -> ImageRecord:
-    """Return work in flight that shows its name and a message only."""
-    return ImageRecord(
-        key=record.key,
-        system=record.system,
-        itype=record.itype,
-        pulltag=record.pulltag,
-        status=State.PENDING,
-        status_message=message,
-        user_acl=(),
-        group_acl=(),
-    )

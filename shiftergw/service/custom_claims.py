@@ -15,8 +15,9 @@ from shiftergw.errors import BadRequest, GatewayError, NotAllowed, NotAuthentica
 from shiftergw.model import ANONYMOUS, ImageFile, ImageRecord, PullRequest, Session, UploadChoice
 from shiftergw.ports import ImageStore
 from shiftergw.rules.access import would_change_upload_readers
-from shiftergw.service.claims import LEAST_FRESH, Claims, check_owner, check_readers, hide
+from shiftergw.service.claims import LEAST_FRESH, Claims, check_owner, check_readers
 from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.redaction import hide
 from shiftergw.service.uploads import Uploads
 from shiftergw.states import State
 
@@ -161,6 +162,7 @@ class CustomClaims:
             is_current
             and _has_same_access(session, request, record)
             and await self._is_made_of(request, record, file)
+            and await self._claims.is_accepted(record)
         ):
             timeout = self._config.image_expiration_timeout
             await extend_expiration(self._store, record, now, timeout)
@@ -206,7 +208,7 @@ class CustomClaims:
         if not _has_same_access(session, request, record):
             return None
         work = await self._store.find_work(request.system, request.itype, request.tag)
-        if any(pull.in_flight for pull in work):
+        if any(pull.in_flight for pull in work) or not await self._claims.is_accepted(record):
             return None
         timeout = self._config.image_expiration_timeout
         await extend_expiration(self._store, record, self._clock.seconds(), timeout)

@@ -29,7 +29,7 @@ from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.rules.access import may_expire
 from shiftergw.service.admin_requests import AdminRequests
-from shiftergw.service.claims import Claims, IsJudged, judges_nothing, may_see
+from shiftergw.service.claims import Claims, IsJudged, judges_nothing
 from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.explanations import Explanations
 from shiftergw.service.housekeeping import extend_expiration
@@ -40,6 +40,7 @@ from shiftergw.service.image_requests import (
     stored_names,
 )
 from shiftergw.service.imports import FileImports, ImportChoice
+from shiftergw.service.redaction import may_see
 from shiftergw.service.user_files import UserFileServices
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from twisted.logger import capturedLogs
 
 from shiftergw.app import policies
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
-from shiftergw.errors import ConfigurationError
+from shiftergw.errors import ConfigurationError, ImageRefused
 from shiftergw.job.policy import read_policy
-from shiftergw.model import ImageRecord
+from shiftergw.model import ImageFile, ImageRecord
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.threads import Threads
 from tests.configurations import load_config
@@ -114,4 +114,31 @@ async def test_records_that_the_present_policy_has_judged(
         assert not await present.is_judged(record_of(digest))
     finally:
         end.set()
+        await threads.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_images_of_files_are_judged_by_their_transport(tmp_path: Path) -> None:
+    """The present policy decides without the file; one that cannot be read refuses the image."""
+    file = tmp_path / "policy.json"
+    transports = {"docker-archive": {"": [{"type": "insecureAcceptAnything"}]}, "sif": {}}
+    file.write_text(json.dumps({"default": [SIGNED_BY], "transports": transports}))
+    config = load_config({"Platforms/mycluster/policy_file": str(file)}).config
+    threads = Threads(reactor, 1, "test")
+    threads.startService()
+
+    def image_of(kind: str | None) -> ImageRecord:
+        upload = ImageFile("u", "path")
+        return ImageRecord(system="mycluster", id="a" * 64, remotetype=kind, upload=upload)
+
+    try:
+        present = PresentPolicies(config, threads, reactor)
+        assert await present.is_judged(image_of("docker-archive"))
+        with pytest.raises(ImageRefused, match=r"of the transport sif, by signedBy \(default\)"):
+            await present.is_judged(image_of("sif"))
+        assert not await present.is_judged(image_of(None))
+        file.write_text("{")
+        with pytest.raises(ImageRefused, match="cannot be used"):
+            await present.is_judged(image_of("docker-archive"))
+    finally:
         await threads.stopService()

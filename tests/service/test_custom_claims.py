@@ -16,12 +16,21 @@ from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.errors import (
     BadRequest,
     GatewayError,
+    ImageRefused,
     NotAllowed,
     NotAuthenticated,
     NotFound,
     UploadConflict,
 )
-from shiftergw.model import Failed, ImageFile, Ready, Session, UploadChoice, UploadDeclaration
+from shiftergw.model import (
+    Failed,
+    ImageFile,
+    ImageRecord,
+    Ready,
+    Session,
+    UploadChoice,
+    UploadDeclaration,
+)
 from shiftergw.plumbing.threads import Threads
 from shiftergw.rules.access import tag_owners
 from shiftergw.service import upload_space
@@ -49,13 +58,17 @@ PATH = "/data/x.squashfs"
 
 
 class CustomBench(Bench):
-    """A gateway with uploads; `refusal` is raised for every file that is imported."""
+    """A gateway with uploads.
+
+    `refusal` is raised for every file that is imported, and `policy_refusal` for delivered images.
+    """
 
     def __init__(self, store: SqliteStore, spool: UploadFiles, **changes: Any) -> None:
         """Configure the gateway with `changes`."""
         super().__init__(store, **changes)
         self.spool = spool
         self.refusal: GatewayError | None = None
+        self.policy_refusal: ImageRefused | None = None
         self.checks: list[tuple[str, str]] = []
         files = UserFileServices(
             Uploads(spool, store, UploadLimits(), self.clock),
@@ -70,8 +83,13 @@ class CustomBench(Bench):
             self._wake,
             self.clock,
             self.queue,
-            GatewayOptions(files),
+            GatewayOptions(files, self._is_judged),
         )
+
+    async def _is_judged(self, record: ImageRecord) -> bool:
+        if self.policy_refusal is not None:
+            raise self.policy_refusal
+        return await super()._is_judged(record)
 
     async def _check_file(self, path: str, user: str) -> None:
         self.checks.append((path, user))
@@ -155,6 +173,26 @@ async def test_polls_follow_an_upload_to_its_image(bench: CustomBench) -> None:
         ready = await bench.make(upload_id, selector="app:1")
         assert (ready.status, ready.id) == (State.READY, ID)
     assert await bench.spool.list() == []
+    assert bench.wakes == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_policy_that_refuses_a_delivered_image(bench: CustomBench) -> None:
+    """Each pull asks the present policy, but for the client that polls for its result."""
+    upload_id = await bench.upload()
+    await bench.make(upload_id)
+    await bench.finish()
+    bench.policy_refusal = ImageRefused("The policy does not accept it.")
+    assert (await bench.make(upload_id)).status is State.READY
+    bench.clock.advance(11)
+    with pytest.raises(ImageRefused):
+        await bench.make(upload_id)
+    with pytest.raises(ImageRefused):
+        await matching_id(bench, ImageFile("", "sif", 10, "30" * 32))
+    with pytest.raises(ImageRefused):
+        await bench.gateway.pull(ALICE, "custom", "app:1", (), (), "request")
+    bench.policy_refusal = None
+    assert (await bench.make(upload_id)).status is State.READY
     assert bench.wakes == 1
 
 

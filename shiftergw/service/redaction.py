@@ -1,0 +1,54 @@
+"""Decide what a user may see of the pulls of other users."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shiftergw.model import ImageRecord, Session
+from shiftergw.states import State
+
+
+def may_see(session: Session, record: ImageRecord) -> bool:
+    """Return whether this user may see work or a failure.
+
+    Users see their own work, and pulls that use neither a login nor a private upload. The removal
+    of an image is visible to its readers.
+    """
+    if record.requested_by == session.uid:
+        return True
+    if record.status is State.EXPIRING:
+        return record.may_be_read_by(session)
+    is_private_upload = record.upload is not None and not record.upload.public
+    return (
+        record.sealed is None
+        and record.kind != "acl"
+        and not record.own_failure
+        and not is_private_upload
+    )
+
+
+def redact(session: Session, record: ImageRecord) -> ImageRecord:
+    """Return work in flight without the parts that this user may not see.
+
+    Hide other users' access lists, and their progress if they use a login: it would reveal facts
+    about an image that this user may not read.
+    """
+    if session.admin or record.requested_by == session.uid:
+        return record
+    if not may_see(session, record):
+        return hide(record, "Waiting for another user's pull of the same name")
+    return replace(record, user_acl=(), group_acl=(), request_id=None, requester=None)
+
+
+def hide(record: ImageRecord, message: str) -> ImageRecord:
+    """Return work in flight that shows its name and a message only."""
+    return ImageRecord(
+        key=record.key,
+        system=record.system,
+        itype=record.itype,
+        pulltag=record.pulltag,
+        status=State.PENDING,
+        status_message=message,
+        user_acl=(),
+        group_acl=(),
+    )
