@@ -53,7 +53,10 @@ SPARE_SECONDS = 60.0
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
 @click.option(
-    "-u", "--username", metavar="NAME", help="A login, with --config; its password is asked for."
+    "-u",
+    "--username",
+    metavar="NAME",
+    help="The user's login at the registry, with --config; asks for the password.",
 )
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, for scripts."
@@ -69,15 +72,17 @@ def explain(
     password_stdin: bool,
     image: str,
 ) -> None:
-    """Say what a pull of IMAGE would do now, and why it would fail. No layer is downloaded.
+    """Say what a pull of IMAGE would do now, and why it would wait or fail. No layer is downloaded.
 
-    The gateway looks it up for you, with your logins for registries.
+    The gateway looks it up for you: where the image is looked for, with your login there if you
+    have one (`shiftergw login`), its layers, the policy of the system, and what is delivered.
 
-    With --config (or $GWCONFIG, and no --gateway) the command looks it up itself, on a machine with
-    workers and as the gateway's user, whether the gateway runs or not: location, mirrors and proxy,
-    the database, the cache, the system's policy and its image directory.
+    Operators: with --config (or $GWCONFIG, and no --gateway) the command looks it up without the
+    gateway, which need not run. Run it on a machine with workers, as the gateway's user. It shows
+    what users do not see: proxies, addresses of mirrors, paths, and details of errors.
 
-    Exits with 1 if a pull would wait or fail.
+    Exits with 0 if the pull would succeed, with 1 if it would wait or fail, or if that cannot be
+    said because something did not answer.
     """
     check_registry_image(image)
     itype, name = image_of(image, settings.default_type())

@@ -89,14 +89,20 @@ def _image_lines(explanation: Explanation) -> Iterator[str]:
     if explanation.source_digest != explanation.digest:
         yield _line("", f"{explanation.source_digest} is what the name means: an index")
     count, size = explanation.layer_count or 0, explanation.size or 0
-    rest = ""
-    if explanation.missing_size is not None:
-        rest = f", {amount(explanation.missing_size)} of them not in the cache"
-    yield _line("layers", f"{count}, {amount(size)}{rest}")
+    yield _line("layers", f"{count}, {amount(size)}{_rest(explanation)}")
     for layer in explanation.layers:
         yield _line("", f"{layer.digest} {amount(layer.size):>9} {_presence(layer)}".rstrip())
     if count > len(explanation.layers):
         yield _line("", f"and {count - len(explanation.layers)} more")
+
+
+def _rest(explanation: Explanation) -> str:
+    """Return how much of the layers must be downloaded; nothing if that is not known."""
+    if explanation.missing_size is None:
+        return ""
+    if not explanation.missing_size:
+        return ", all in the cache"
+    return f", {amount(explanation.missing_size)} of them not in the cache"
 
 
 def _presence(layer: LayerPresence) -> str:
@@ -118,15 +124,17 @@ def _delivered_lines(label: str, image: DeliveredImage) -> Iterator[str]:
     yield _line(label, ", ".join(texts))
     if image.seconds:
         stages = ", ".join(f"{stage} {seconds:g} s" for stage, seconds in image.seconds.items())
-        yield _line("", f"that took {sum(image.seconds.values()):.1f} s ({stages})")
+        yield _line("", f"the delivery took {sum(image.seconds.values()):.1f} s ({stages})")
 
 
 def _action(explanation: Explanation) -> str:
     if explanation.action != "build":
         return _ACTIONS[explanation.action]
-    download = f"downloads {amount(explanation.missing_size or 0)}"
-    convert = "" if explanation.is_converted else " converts the image,"
-    return f"{download},{convert} and delivers it to {explanation.directory}."
+    missing_size, place = explanation.missing_size, explanation.directory
+    download = f"downloads {amount(missing_size) if missing_size else 'nothing'}"
+    if explanation.is_converted:
+        return f"{download}, and delivers the image, which is converted already, to {place}."
+    return f"{download}, converts the image, and delivers it to {place}."
 
 
 def _obstacle_lines(obstacle: Obstacle) -> Iterator[str]:

@@ -22,7 +22,7 @@ from shiftergw.model.explanations import (
     PullAction,
 )
 from shiftergw.model.signatures import PolicyVerdict
-from shiftergw.names import is_count, is_time
+from shiftergw.names import LARGEST_COUNT, is_count, is_time
 from shiftergw.rules.pull import Prove, Reuse, decide_from_manifest
 
 MOST_LAYERS = 200
@@ -115,7 +115,7 @@ def _with_image(explanation: Explanation, facts: ImageFacts, image: ResolvedImag
             layer.digest: layer.size - size
             for layer, size in zip(image.layers, layer_sizes, strict=True)
         }
-        missing_size = sum(missing_sizes.values())
+        missing_size = min(sum(missing_sizes.values()), LARGEST_COUNT)
     record = _own_record(facts)
     return replace(
         explanation,
@@ -125,7 +125,7 @@ def _with_image(explanation: Explanation, facts: ImageFacts, image: ResolvedImag
         source_digest=str(image.source_digest),
         layers=layers[:MOST_LAYERS],
         layer_count=len(image.layers),
-        size=image.download_size,
+        size=min(image.download_size, LARGEST_COUNT),
         missing_size=missing_size,
         is_converted=facts.is_converted,
         delivered_image=None if record is None else _delivered_image(facts, record),
@@ -199,7 +199,8 @@ def _obstacle(facts: ImageFacts, error: GatewayError) -> Obstacle:
     what, remedy, detail = (printable(text, _TEXT_LIMIT) for text in texts)
     if isinstance(error, RetryLater):
         reason = printable(error.why)
-        return Obstacle(error.failure.code, what, remedy, detail, error.at, reason)
+        retry_at = error.at if is_time(error.at) else None
+        return Obstacle(error.failure.code, what, remedy, detail, retry_at, reason)
     return Obstacle(error.code, what, remedy, detail)
 
 

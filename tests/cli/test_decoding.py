@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shiftergw.cli.answers import InvalidAnswer
 from shiftergw.cli.decoding import LONGEST_TEXT, MOST_ITEMS, decode
+from shiftergw.errors import RegistryUnavailable, RetryLater
+from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.job.explain import ImageFacts, explain
+from shiftergw.model import ImageRecord, ImageReference
 from shiftergw.model.explanations import Explanation
+from shiftergw.names import LARGEST_COUNT
+from shiftergw.states import State
 from tests.cli.test_explain import EXPLANATION, SMALL
 
+LAYER_2 = Descriptor(Digest.of(b"layer"), LARGEST_COUNT)
 LAYER = {"digest": "d", "size": 1, "cached_size": 1}
 
 
@@ -51,3 +59,21 @@ def test_other_forms(value: Any) -> None:
     """A value of another form is refused as a whole."""
     with pytest.raises(InvalidAnswer):
         decode(Explanation, value)
+
+
+def test_any_explanation_of_a_gateway() -> None:
+    """What a gateway explains is understood, whatever a registry or a database claims."""
+    huge = Descriptor(Digest.of(b"huge"), LARGEST_COUNT)
+    image = ResolvedImage(Digest.of(b"m"), Digest.of(b"m"), huge, (huge, LAYER_2), "reg", "app")
+    record = ImageRecord(
+        id=image.id, status=State.READY, size=-1, last_pull=1e300, report={"seconds": {"A": 1e300}}
+    )
+    wait = RetryLater(float("nan"), "reg", RegistryUnavailable("It is down."))
+    facts = ImageFacts("s", ImageReference.parse("app:1"), Platform(), "/d", image=image)
+    facts = replace(
+        facts, layer_sizes=(0, 0), records=(record,), tag_record=record, failures=(wait,)
+    )
+    explanation = explain(facts)
+    document = json.loads(json.dumps(explanation.to_document(), allow_nan=False))
+    assert decode(Explanation, document) == explanation
+    assert (explanation.size, explanation.missing_size) == (LARGEST_COUNT, LARGEST_COUNT)

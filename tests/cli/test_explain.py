@@ -88,10 +88,19 @@ def test_the_words() -> None:
         "policy     accepted by signedBy (docker reg): It is signed by key.",
         "delivered  no",
         "old image  cc, 7 kB, private, last pulled 1970-01-01 00:00:00",
-        "           that took 2.5 s (PULLING 2 s, TRANSFER 0.5 s)",
+        "           the delivery took 2.5 s (PULLING 2 s, TRANSFER 0.5 s)",
         "under way  PULLING: Pulling layers",
         "a pull     downloads 6 kB, converts the image, and delivers it to /images.",
     ]
+
+
+def test_the_words_of_a_cache_that_could_not_be_looked_up() -> None:
+    """The layers are listed without what is known of them."""
+    layers = tuple(replace(layer, cached_size=None) for layer in EXPLANATION.layers)
+    unknown = replace(EXPLANATION, action="unknown", layers=layers, missing_size=None)
+    lines = list(lines_of(unknown))
+    assert lines[lines.index("layers     5, 9 kB") + 1] == "           sha256:11      2 kB"
+    assert lines[-1] == "a pull     may succeed or not: not everything could be looked up."
 
 
 def test_the_words_of_other_ends() -> None:
@@ -102,6 +111,13 @@ def test_the_words_of_other_ends() -> None:
     lines = list(lines_of(reused_image))
     assert "delivered  dd" in lines
     assert "a pull     downloads nothing: the image is on the system already." in lines
+    cached_image = replace(EXPLANATION, missing_size=0, is_converted=True)
+    lines = list(lines_of(cached_image))
+    assert "layers     5, 9 kB, all in the cache" in lines
+    assert lines[-1] == (
+        "a pull     downloads nothing, and delivers the image, which is converted already, to"
+        " /images."
+    )
     obstacle = Obstacle("x", "It is down.", "Try later.", "host:1", 60.0, "reg (unreachable)")
     assert list(lines_of(replace(reused_image, action="wait", obstacles=(obstacle,))))[-4:] == [
         "a pull     waits in the queue.",
