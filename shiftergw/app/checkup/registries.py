@@ -18,10 +18,10 @@ from shiftergw.errors import ConfigurationError, GatewayError, RegistryUntrusted
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.local_files import client_certificate_dates, mirror_login
-from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.location import Location, WebOrigin
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.transport import Transport
+from shiftergw.sources.registry.transport import Transport, place_of
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -98,7 +98,7 @@ async def _answer(
     try:
         transport = Transport(reactor, location, Proxies(environ), Limits(connect=NETWORK_LIMIT))
         try:
-            status = await within(
+            status, place = await within(
                 NETWORK_LIMIT,
                 reactor,
                 _status(transport, f"{location.base}/v2/"),
@@ -111,13 +111,21 @@ async def _answer(
     except GatewayError as error:
         return replace(failure(name, error), remedy=_REMEDY)
     text = f"{location.base} answers with HTTP status {status}"
+    if status in {200, 401} and place != location.origin:
+        address = f"{place.scheme}://{place.authority}"
+        return Finding(
+            name,
+            Level.WARNING,
+            f"{location.base} redirects to {address}, where no login is sent",
+            f"If that is the registry, make {address} the url of the location.",
+        )
     if status in {200, 401}:
         return Finding(name, Level.OK, text)
     return Finding(name, Level.FAILURE, text, _REMEDY)
 
 
-async def _status(transport: Transport, url: str) -> int:
+async def _status(transport: Transport, url: str) -> tuple[int, WebOrigin]:
+    """Return the status of the answer at the end of all redirects, and who has sent it."""
     response = await transport.request("GET", url, {})
     transport.discard(response)
-    status: int = response.code
-    return status
+    return response.code, place_of(response)
