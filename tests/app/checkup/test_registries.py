@@ -133,14 +133,14 @@ async def test_a_registry_that_has_moved() -> None:
     """A url that redirects to another address is a warning: logins are not sent there."""
     registry = await FakeRegistry(misbehave=lambda ask: ask.answer(401)).start()
     target = f"http://{registry.host}"
-    moved = FakeRegistry(misbehave=lambda ask: ask.answer(301, Location=f"{target}/v2/"))
-    await moved.start()
-    url = f"http://{moved.host}"
+    old_registry = FakeRegistry(misbehave=lambda ask: ask.answer(301, Location=f"{target}/v2/"))
+    await old_registry.start()
+    url = f"http://{old_registry.host}"
     try:
         changes = {f"{PLACE}/url": url, f"{PLACE}/trustedHosts": ["127.0.0.1"]}
         (finding,) = await registries(load_config(changes).config, {}, REACTOR)
     finally:
-        await moved.stop()
+        await old_registry.stop()
         await registry.stop()
     assert finding.level is Level.WARNING
     assert finding.text == f"{url} redirects to {target}, where no login is sent"
