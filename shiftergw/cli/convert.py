@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +16,7 @@ from shiftergw.cli.exits import DONE, Misuse, text_of
 from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
 from shiftergw.cli.reactor import run
+from shiftergw.cli.scratch_directory import scratch_directory
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.image import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOptions
@@ -82,6 +80,8 @@ def convert(
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
         image = _image(source)
+        if isinstance(image, LocalSourceName):
+            _check_source_stays(image, out)
         plain_http = plain_http or source.lower().startswith("http://")
         config = _config(config_file, image, plain_http, scratch)
     except GatewayError as error:
@@ -96,7 +96,7 @@ def convert(
         from shiftergw.app.convert import Conversion, convert  # noqa: PLC0415
 
         # Made while signals are cancellations, so that no signal leaves it behind.
-        with _directory(scratch), Display() as display:
+        with scratch_directory(scratch), Display() as display:
             # A site's own converted files stay in place, for deliveries.
             scratch_only = config_file is None
             watcher = DisplayWatcher(display)
@@ -137,17 +137,17 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
-@contextmanager
-def _directory(path: Path) -> Iterator[None]:
-    """Make a directory for the block, and remove it with its content; raise `Misuse`."""
-    try:
-        path.mkdir(0o700)
-    except OSError as error:
-        raise Misuse(f"Nothing can be written to {path.parent}: {error.strerror}.") from error
-    try:
-        yield
-    finally:
-        shutil.rmtree(path)
+def _check_source_stays(source: LocalSourceName, out: Path) -> None:
+    """Raise `Misuse` if `out` is the source, or a file of it: it would be replaced."""
+    if not out.exists():
+        return
+    if source.kind == "stdin":
+        is_source = os.path.samestat(os.fstat(sys.stdin.fileno()), out.stat())
+    else:
+        is_same = source.path.exists() and source.path.samefile(out)
+        is_source = is_same or source.path.resolve() in out.resolve().parents
+    if is_source:
+        raise Misuse(f"{out} is SOURCE itself, or a part of it: name another file for OUT.")
 
 
 def _config(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredLock
 
-from shiftergw.errors import GatewayError, UploadConflict
+from shiftergw.errors import GatewayError, NotFound, UploadConflict
 from shiftergw.model import UserUpload
 from shiftergw.ports import UploadSpool, UploadWriter
 
@@ -38,7 +38,11 @@ class Chunk:
         self._is_closed = False
 
     async def write(self, data: bytes) -> None:
-        """Append bytes; raise `UploadConflict` if another request has taken the upload over."""
+        """Append bytes.
+
+        Raises `UploadConflict` if another request has taken the upload over, and `NotFound` if the
+        upload was removed.
+        """
         async with self._lock:
             await self._check_open()
             await self._writer.write(data)
@@ -72,5 +76,9 @@ class Chunk:
     async def _check_open(self) -> None:
         if self._is_closed:
             upload = await self._spool.get(self._writer.upload.id)
-            offset = 0 if upload is None else upload.offset
-            raise UploadConflict("Another request has taken this upload over.", offset)
+            if upload is None:
+                raise NotFound(
+                    "The upload was removed while this chunk of it arrived.",
+                    remedy="Declare it again if it is still needed.",
+                )
+            raise UploadConflict("Another request has taken this upload over.", upload.offset)

@@ -101,10 +101,11 @@ class UploadSpace:
         ]
         if len(sizes) >= UPLOADS_PER_USER or sum(sizes) + declaration.size > self._limits.user:
             raise TooMany(
-                f"Your {len(sizes)} uploads have {amount(sum(sizes))} and this one would add"
-                f" {amount(declaration.size)}; a user may have {UPLOADS_PER_USER} uploads of"
-                f" {amount(self._limits.user)} altogether (UploadQuota).",
-                remedy="Finish or remove your uploads, or wait until the gateway removes them.",
+                f"This upload of {amount(declaration.size)} is beyond your quota (UploadQuota): of"
+                f" {UPLOADS_PER_USER} uploads and {amount(self._limits.user)} altogether you have"
+                f" {len(sizes)} with {amount(sum(sizes))}.",
+                remedy="Remove those that you do not need (`shiftergw uploads`), or wait until the"
+                " gateway removes them.",
             )
 
     async def check_chunk(self, size: int) -> None:

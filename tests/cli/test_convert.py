@@ -313,6 +313,35 @@ def test_special_files_are_not_replaced(kind: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("kind", ["file", "hard link", "standard input", "file of a directory"])
+def test_the_source_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    """A conversion of a file to itself would cost its user the image."""
+    source = out = tmp_path / "image.tar"
+    if kind == "file of a directory":
+        source = tmp_path / "layout"
+        oci_layout(source, [tar_of([entry("etc")])])
+        out = source / "index.json"
+    else:
+        source.write_bytes(tar_of([entry("etc")]))
+    if kind == "hard link":
+        out = tmp_path / "o"
+        out.hardlink_to(source)
+    content = out.read_bytes()
+    name = "-" if kind == "standard input" else str(source)
+    with out.open() as stdin:
+        done = subprocess.run(
+            [*PROGRAM, "convert", name, str(out)],
+            env=ENVIRONMENT,
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "is SOURCE itself, or a part of it" in done.stderr
+    assert out.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("image", "plain_http", "location", "url"),
     [

@@ -16,7 +16,6 @@ from twisted.internet.task import Clock
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.cache.upload_states import data_path
 from shiftergw.errors import (
-    GatewayError,
     NoSpace,
     NotAuthenticated,
     NotFound,
@@ -251,7 +250,7 @@ async def test_removal_cuts_a_chunk_off(bench: UploadBench) -> None:
     upload_id = await bench.declare()
     chunk = await bench.uploads.receive(ALICE, upload_id, 0, 10)
     await bench.uploads.remove(ALICE, upload_id)
-    with pytest.raises(GatewayError):
+    with pytest.raises(NotFound, match="removed"):
         await chunk.write(b"x")
     assert list(bench.directory.iterdir()) == []
 

@@ -70,7 +70,10 @@ class DockerArchive:
         """
         config, names, documents = self._choose(list(self._images()), selector).describe()
         if not names:
-            raise ManifestInvalid("The image has no layers: there is no file system in it.")
+            raise ManifestInvalid(
+                "The image has no layers: there is no file system in it.",
+                remedy="Save an image that has files, with a current tool.",
+            )
         if len(names) > self._limits.layers:
             raise ImageTooLarge.for_limit(
                 f"The image has {len(names)} layers, and the gateway takes at most"
@@ -225,7 +228,10 @@ def _list(content: bytes) -> list[dict[str, Any]]:
     try:
         entries = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ManifestInvalid(f"The archive's {MANIFEST} is not JSON.") from error
+        raise ManifestInvalid(
+            f"The archive's {MANIFEST} is not JSON.",
+            remedy="Save or copy it once more: it may be damaged.",
+        ) from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise _format_error(MANIFEST)
     return entries

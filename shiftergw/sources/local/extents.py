@@ -43,7 +43,8 @@ def file_errors(description: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else "unknown error"
+        # `strerror` is ours for what is not a regular file, and else the same text.
+        reason = error.strerror or "unknown error"
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             raise ImageNotFound(
                 f"The {description} does not exist.",
