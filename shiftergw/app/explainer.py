@@ -47,7 +47,7 @@ def main() -> None:
         except GatewayError as error:
             _log(f"{error} {error.detail}")
             return 1
-        document = json.dumps(explanation.to_document(), ensure_ascii=False)
+        document = json.dumps(explanation.to_document(), ensure_ascii=False, allow_nan=False)
         sys.stdout.buffer.write(document.encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
         return 0

@@ -100,8 +100,10 @@ class Explanations(Service):
         for entry in own:
             if entry.request == request:
                 return entry.to_answer()
-        if len(own) >= MOST_OF_USER or len(in_progress) >= MOST_EXPLANATIONS:
-            raise TooMany("Too many pulls are being explained, for you or for all users.")
+        if len(own) >= MOST_OF_USER:
+            raise TooMany(f"{MOST_OF_USER} of your pulls are being explained.")
+        if len(in_progress) >= MOST_EXPLANATIONS:
+            raise TooMany("Too many pulls of other users are being explained.")
         start = self._clock.seconds()
         entry = _Explanation(secrets.token_hex(16), session.uid, request, start)
         self._all[entry.id] = entry

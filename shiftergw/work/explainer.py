@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.logger import Logger
 
@@ -56,8 +56,8 @@ class ExplainerProcess:
             command = Command(self._argv, self._env, stdin=descriptor, total=self._seconds)
             output = await run_command(command, self._reactor, self._reactor, collect)
         except ChildFailed as error:
-            detail = f"{error.what} {printable(error.detail)}"
-            raise Unavailable(_MESSAGE, detail=detail) from error
+            self._log_lines(request, error.detail)
+            raise Unavailable(_MESSAGE, detail=error.what) from error
         except TimedOut as error:
             raise TimedOut(
                 f"The explanation took longer than {self._seconds:.0f} s.",
@@ -66,14 +66,18 @@ class ExplainerProcess:
             ) from error
         finally:
             os.close(descriptor)
-        for line in output.stderr.splitlines():
+        self._log_lines(request, output.stderr.decode("utf-8", "backslashreplace"))
+        return _parse(bytes(content))
+
+    def _log_lines(self, request: ExplainRequest, text: str) -> None:
+        """Log what a child has printed on standard error."""
+        for line in text.splitlines():
             self._log.info(
                 "explanation of {image} on {system}: {line}",
                 image=printable(str(request.reference)),
                 system=request.system,
                 line=printable(line, 1000),
             )
-        return _parse(bytes(content))
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -81,9 +85,13 @@ def _write_all(descriptor: int, content: bytes) -> None:
         content = content[os.write(descriptor, content) :]
 
 
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a JSON number")
+
+
 def _parse(content: bytes) -> Mapping[str, Any]:
     try:
-        document = json.loads(content)
+        document = json.loads(content, parse_constant=_refuse)
     except ValueError:
         document = None
     if not isinstance(document, dict):

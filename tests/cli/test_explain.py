@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from click.testing import CliRunner
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 
 from shiftergw.cli.answers import InvalidAnswer, parse_explanation
 from shiftergw.cli.exits import GatewayBusy, NoGateway, RequestRefused, Stop
@@ -30,7 +33,7 @@ from shiftergw.model.explanations import (
     RequestLimit,
 )
 from shiftergw.model.signatures import PolicyVerdict
-from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli.command import ENVIRONMENT, PROGRAM, answering
 from tests.configurations import SMALLEST
 from tests.images import oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
@@ -330,3 +333,25 @@ def test_the_command(tmp_path: Path) -> None:
     explanation = json.loads(result.stdout)
     assert (explanation["action"], explanation["user"]) == ("build", USER.user)
     assert USER.password.encode() not in result.stdout + result.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_interrupted_command() -> None:
+    """Ctrl-C ends the wait for a gateway at once."""
+
+    def interrupt(url: str) -> tuple[int, str]:
+        options = ["--gateway", url, "--system", "mycluster", "--credential", "x"]
+        with subprocess.Popen(
+            [*PROGRAM, *options, "explain", "app:1"],
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            return process.wait(), line + process.stderr.read()
+
+    async with answering(b'{"id": "ab", "status": "WAITING"}') as url:
+        end: Any = await deferToThread(interrupt, url)
+    assert end == (130, "Waiting for the explanations of other users.\nInterrupted.\n")

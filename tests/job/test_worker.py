@@ -14,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import (
     BlobCorrupt,
+    ConfigurationError,
     LayerInvalid,
     NoSpace,
     NotStorable,
@@ -173,7 +174,7 @@ async def test_a_record_of_the_original_counts_as_current(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_errors_become_failures(bench: Bench) -> None:
-    """The record gets cause, remedy and retryability; an unexpected error goes to the log only."""
+    """The record gets cause, remedy and retryability, but no unexpected error and no setting."""
     bench.source.refuses = RegistryUnavailable("The registry is away.", remedy="Wait.")
     record = await bench.pull()
     assert (record.status, record.cause, record.remedy, record.retryable, record.own_failure) == (
@@ -181,10 +182,14 @@ async def test_errors_become_failures(bench: Bench) -> None:
     )  # fmt: skip
     assert record.sealed is None
     bench.source.refuses = None
-    bench.builder.fails = RuntimeError("a surprise with /secret/path")
-    record = await bench.pull()
-    assert record.status is State.FAILURE
-    assert "secret" not in f"{record.cause} {record.remedy}"
+    for error in (
+        RuntimeError("a surprise with /secret/path"),
+        ConfigurationError("clientKey cannot be read: /secret/path."),
+    ):
+        bench.builder.fails = error
+        record = await bench.pull()
+        assert record.status is State.FAILURE
+        assert "secret" not in f"{record.cause} {record.remedy}"
     assert not bench.images.joinpath(f"{MANIFEST.hex}.squashfs").exists()
 
 

@@ -133,11 +133,11 @@ def test_limits(bench: Bench) -> None:
     """The number of explanations in progress is limited for a user, and for all users."""
     bench.begin("a:1")
     bench.begin("b:1")
-    with pytest.raises(TooMany):
+    with pytest.raises(TooMany, match="2 of your pulls"):
         bench.begin("c:1")
     for number in range(MOST_EXPLANATIONS - 2):
         bench.begin("a:1", replace(BOB, uid=3000 + number))
-    with pytest.raises(TooMany):
+    with pytest.raises(TooMany, match="of other users"):
         bench.begin("a:1", BOB)
 
 

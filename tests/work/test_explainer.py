@@ -49,10 +49,11 @@ def test_a_request_of_an_operator() -> None:
 @pytest.mark.parametrize(
     ("code", "detail"),
     [
-        ("import sys; sys.exit('no database')", "no database"),
+        ("import sys; sys.exit('no database')", "exited with code 1"),
         ("import os; os.kill(os.getpid(), 9)", "signal 9"),
         ("print('{')", "no explanation"),
         ("print('[]')", "no explanation"),
+        ("print('{\"retry_at\": NaN}')", "no explanation"),
         (f"print('{{}}' + ' ' * {EXPLANATION_BYTES})", "more than an explanation"),
         ("while True: print('x' * 4096)", "more than an explanation"),
         ("import os; os.close(1)", "no explanation"),
@@ -74,6 +75,15 @@ async def test_lines_for_the_log() -> None:
         assert await explainer(code).explain(REQUEST) == {}
     lines = [formatEvent(event) for event in log]
     assert lines == [f"explanation of app:1 on a: {t}" for t in ("policy /p.json", "\\x1b[2J")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_words_of_a_child() -> None:
+    """Whatever a child prints before it fails is in the log, with the line that names the fault."""
+    code = "print('x' * 300, file=__import__('sys').stderr); raise SystemExit('no database')"
+    with capturedLogs() as log, pytest.raises(Unavailable):
+        await explainer(code).explain(REQUEST)
+    assert formatEvent(log[-1]) == "explanation of app:1 on a: no database"
 
 
 @pytest_twisted.ensureDeferred
