@@ -10,6 +10,7 @@ from __future__ import annotations
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.paths import NAME_LIMIT, clean
+from shiftergw.oci.resolution import HOPS, follow
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, LayerIndex
 from shiftergw.oci.tree import (
     LATEST_MTIME,
@@ -21,12 +22,7 @@ from shiftergw.oci.tree import (
     Directory,
     Leaf,
 )
-
-_WHITEOUT = b".wh."
-_WHITEOUT_META = b".wh..wh."
-_OPAQUE = b".wh..wh..opq"
-_HOPS = 40
-"""Most symlinks in the resolution of one path (the kernel's MAXSYMLINKS)."""
+from shiftergw.oci.whiteouts import WHITEOUT_PREFIX, Whiteouts
 
 _STRETCH = 1000
 """Entries that are applied between two checks of the stop flag."""
@@ -40,8 +36,9 @@ def apply_layer(root: Directory, index: LayerIndex, number: int, budget: Budget)
     `LayerInvalid`, and the errors of `budget`, which counts each step of each path.
     """
     entries, index.entries = index.entries, []
-    layer = _Application(root, number, budget)
-    layer.hide(entries)
+    whiteouts = Whiteouts(root, budget)
+    whiteouts.apply(entries)
+    layer = _Application(root, number, budget, whiteouts)
     entries.reverse()
     while entries:  # popping frees the memory of an entry before its leaf needs it
         budget.check_stop()
@@ -53,76 +50,24 @@ def apply_layer(root: Directory, index: LayerIndex, number: int, budget: Budget)
 class _Application:
     """The application of one layer to the tree."""
 
-    def __init__(self, root: Directory, number: int, budget: Budget) -> None:
+    def __init__(self, root: Directory, number: int, budget: Budget, whiteouts: Whiteouts) -> None:
         self._root = root
         self._number = number
         self._budget = budget
         # The directory of each parent path, and whether it is below `dev/`. Valid until a directory
         # or a symlink is replaced.
         self._parents: dict[bytes, tuple[Directory, bool]] = {}
-        # The nodes that this layer's whiteouts removed: hard links may still refer to them.
-        self._removals: dict[Directory, dict[bytes, Directory | Leaf]] = {}
+        self._whiteouts = whiteouts
         # The directory and name of each hard link whose target does not exist yet.
         self._pending: dict[Leaf, tuple[Directory, bytes]] = {}
         # Directories with the name of a whiteout. Links may refer to their files while the layer is
         # applied (AUFS kept its hard links in `.wh..wh.plnk`).
         self._whiteout_directories: list[tuple[Directory, bytes]] = []
 
-    def hide(self, entries: list[Entry]) -> None:
-        """Remove from the lower tree the nodes that the layer's whiteouts name."""
-        stoppable = self._budget.stoppable
-        whiteouts = [entry for entry in stoppable(entries) if entry.name.startswith(_WHITEOUT)]
-        if not whiteouts:
-            return
-        # As (parent, name): joined paths would need many times the memory.
-        replacements = {
-            (entry.parent, entry.name.removeprefix(_WHITEOUT))
-            for entry in stoppable(entries)
-            if entry.kind == DIRECTORY or entry.name.startswith(_WHITEOUT)
-        }
-        lower: dict[bytes, Directory | None] = {}
-        for entry in stoppable(whiteouts):
-            if entry.name == _WHITEOUT:
-                raise LayerInvalid("A layer has a whiteout without a name.")
-            if entry.name.startswith(_WHITEOUT_META) and entry.name != _OPAQUE:
-                continue
-            # Resolved in the lower tree: nodes that other whiteouts removed still exist there.
-            if entry.parent not in lower:
-                trail = self._follow(entry.parent, lower=True)
-                is_new = trail is None or self._leads_through(entry.parent, replacements)
-                lower[entry.parent] = None if trail is None or is_new else trail[-1]
-            directory = lower[entry.parent]
-            if directory is None:
-                continue
-            children = directory.children
-            if entry.name == _OPAQUE:
-                removals, directory.children = children, {}
-            else:
-                victim = entry.name.removeprefix(_WHITEOUT)
-                removals = {victim: children.pop(victim)} if victim in children else {}
-            self._removals.setdefault(directory, {}).update(removals)
-
-    def _leads_through(self, path: bytes, replacements: set[tuple[bytes, bytes]]) -> bool:
-        """Return whether a path leads through a symlink that this layer replaces or removes.
-
-        A whiteout below such a path refers to the new directory, which hides nothing: overlay file
-        systems mark such directories as opaque.
-        """
-        node: Directory | Leaf | None = self._root
-        end = -1
-        while isinstance(node, Directory) and end < len(path):
-            begin, end = end + 1, path.find(b"/", end + 1)
-            end = len(path) if end < 0 else end
-            node = self._child(node, path[begin:end], lower=True)
-        self._budget.count_steps(path.count(b"/", 0, end) + 1)
-        return (
-            isinstance(node, Leaf) and (path[: max(begin - 1, 0)], path[begin:end]) in replacements
-        )
-
     def add(self, entry: Entry) -> None:
         """Add one entry to the directory that its path leads to."""
         name = entry.name
-        if name.startswith(_WHITEOUT):
+        if name.startswith(WHITEOUT_PREFIX):
             return
         if not name:
             if entry.kind != DIRECTORY:
@@ -165,7 +110,7 @@ class _Application:
 
     def _resolve_parent(self, path: bytes) -> tuple[Directory, bool]:
         """Resolve a parent path from the root, and remember the directory."""
-        trail = self._follow(path, make=True)
+        trail = follow(self._root, path, self._budget, make=self._make)
         assert trail is not None
         under_dev = len(trail) > 1 and trail[1] is self._root.children.get(b"dev")
         self._parents[path] = trail[-1], under_dev
@@ -224,57 +169,20 @@ class _Application:
             self._pending[leaf] = directory, name
         return leaf
 
-    def _find(self, path: bytes, lower: bool = False) -> Leaf | None:
-        """Return the inode of a path, or None; with `lower`, as before this layer's whiteouts."""
+    def _find(self, path: bytes) -> Leaf | None:
+        """Return the inode of a path, or None."""
         head, _, name = path.rpartition(b"/")
-        parent = None if lower else self._parents.get(head)
+        parent = self._parents.get(head)
         if parent is not None:
-            node = parent[0].children.get(name)
-        else:
-            trail = self._follow(head, lower=lower)
-            node = None if trail is None else self._child(trail[-1], name, lower)
-        if isinstance(node, Directory):
-            raise LayerInvalid("A layer has a hard link to a directory.")
-        return node
+            return _leaf_at(parent[0].children.get(name))
+        trail = follow(self._root, head, self._budget)
+        return None if trail is None else _leaf_at(trail[-1].children.get(name))
 
-    def _child(self, directory: Directory, name: bytes, lower: bool) -> Directory | Leaf | None:
-        if lower and name in self._removals.get(directory, ()):
-            return self._removals[directory][name]
-        return directory.children.get(name)
-
-    def _follow(
-        self, path: bytes, make: bool = False, lower: bool = False
-    ) -> list[Directory] | None:
-        """Resolve a path, and return the directories from the root to its target.
-
-        Follows symlinks. A missing directory is created with `make`; otherwise returns None.
-        """
-        trail = [self._root]
-        hops = 0
-        rest = path.split(b"/")[::-1]
-        self._budget.count_steps(len(rest))
-        while rest:
-            name = rest.pop()
-            if name in {b"", b".", b".."}:
-                # Only targets of links contain these. The parent of the root is the root.
-                if name == b".." and len(trail) > 1:
-                    trail.pop()
-                continue
-            node = self._child(trail[-1], name, lower)
-            if isinstance(node, Leaf) and node.kind == SYMLINK and hops < _HOPS:
-                hops += 1
-                if node.target.startswith(b"/"):
-                    del trail[1:]
-                names = node.target.split(b"/")
-                self._budget.count_steps(len(names))
-                rest += names[::-1]
-                continue
-            if not isinstance(node, Directory):
-                if not make:
-                    return None
-                node = self._make(trail[-1], name, node)
-            trail.append(node)
-        return trail
+    def _find_below_whiteouts(self, path: bytes) -> Leaf | None:
+        """Return the inode that a path had before this layer's whiteouts, or None."""
+        head, _, name = path.rpartition(b"/")
+        trail = self._whiteouts.follow(head)
+        return None if trail is None else _leaf_at(self._whiteouts.find_child(trail[-1], name))
 
     def _make(self, directory: Directory, name: bytes, old: Leaf | None) -> Directory:
         """Create a directory without an entry of its own.
@@ -284,10 +192,10 @@ class _Application:
         """
         if old is not None and old.kind == SYMLINK:
             raise LayerInvalid(
-                f"A layer has an entry below a chain of more than {_HOPS} links, or links in a"
+                f"A layer has an entry below a chain of more than {HOPS} links, or links in a"
                 " circle."
             )
-        if name.startswith(_WHITEOUT):
+        if name.startswith(WHITEOUT_PREFIX):
             self._whiteout_directories.append((directory, name))
         node = Directory()
         self._put(directory, name, node, old)
@@ -311,12 +219,19 @@ class _Application:
             target = inode.target
             inode = self._find(target)
         if inode is None:
-            inode = self._find(target, lower=True)
+            inode = self._find_below_whiteouts(target)
         if inode is None or inode.kind == PENDING:
             raise LayerInvalid("A layer has a hard link to a file that is not there.")
         for link in chain:
             directory, name = self._pending.pop(link)
             directory.children[name] = inode
+
+
+def _leaf_at(node: Directory | Leaf | None) -> Leaf | None:
+    """Return a node that a hard link may refer to; raise `LayerInvalid` for a directory."""
+    if isinstance(node, Directory):
+        raise LayerInvalid("A layer has a hard link to a directory.")
+    return node
 
 
 def _attributes(entry: Entry) -> tuple[int, int]:
