@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ from tests.images import (
     make_index,
     tar_of,
 )
+from tests.patience import stretch
 from tests.registries import Ask, FakeRegistry
 from tests.sources.registry.network import PUBLIC, REACTOR, SHORT, Network, Sink, a_client
 
@@ -671,6 +673,7 @@ async def test_a_sink_that_stops() -> None:
 @pytest_twisted.ensureDeferred
 async def test_back_pressure() -> None:
     """While the sink pauses, no data arrives, and the wait does not count as a stall."""
+    limits = replace(SHORT, idle=stretch(SHORT.idle))
     image = make_image([tar_of({"big": bytes(30_000_000)})], compression="plain")
     sink = Sink()
     paused_at: list[int] = []
@@ -679,14 +682,14 @@ async def test_back_pressure() -> None:
         if not paused_at:
             sink.producer.pauseProducing()
             paused_at.append(len(sink.content))
-            REACTOR.callLater(2 * SHORT.idle, go_on)
+            REACTOR.callLater(2 * limits.idle, go_on)
 
     def go_on() -> None:
         paused_at.append(len(sink.content))
         sink.producer.resumeProducing()
 
     sink.on_write = pause_once
-    async with serving(FakeRegistry(image)) as client:
+    async with serving(FakeRegistry(image), limits=limits) as client:
         await fetch(client, image, sink)
     assert len(sink.content) == layer_of(image)[0].size
     assert sink.offsets == [0]
