@@ -20,7 +20,7 @@ from tests.images import entry, make_image, tar_of
 from tests.matrices import LONG
 from tests.parts import need
 from tests.patience import patient
-from tests.running_service import SYSTEM, Service, until
+from tests.running_service import POLL_PAUSE, SYSTEM, Service, until
 
 ADMIN = "good:root:root::0:0"
 ATTEMPT_SECONDS = 30.0
@@ -188,5 +188,5 @@ def test_no_worker_can_start(registry: FaultyRegistry, tmp_path: Path) -> None:
             "the reason",
         )
         gateway.config.write_text(whole)
-        until(lambda: gateway.get("/readyz")[0] == 200, 90, "the recovery")
+        until(lambda: gateway.get("/readyz")[0] == 200, 90, "the recovery", POLL_PAUSE)
         assert gateway.pull("lib/app1:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"

@@ -20,7 +20,7 @@ from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import DockerRegistry
-from tests.running_service import ALICE, FINAL, Service, until
+from tests.running_service import ALICE, FINAL, POLL_PAUSE, Service, until
 from tests.sshd import Sshd
 
 LOCAL, NEAR, REMOTE = SYSTEMS = ("here", "near", "far")
@@ -142,7 +142,7 @@ class Site:
             answer = self.poll(system, name)
             return answer if answer["status"] in FINAL else None
 
-        return until(final_answer, SECONDS, f"the end of the pull for {system}")
+        return until(final_answer, SECONDS, f"the end of the pull for {system}", POLL_PAUSE)
 
     def ready(self, *systems: str) -> str:
         """Return the image id of finished pulls, which must be the same on all systems."""
@@ -228,7 +228,12 @@ def test_a_silent_system_delays_no_other(site: Site, image: Image, remote: Sshd)
     """Pulls of other systems end READY; later the silent system needs only the delivery."""
     with silent(remote):
         site.poll(REMOTE)
-        until(lambda: WAITS in site.poll(REMOTE)["status_message"], SECONDS, "that its pull waits")
+        until(
+            lambda: WAITS in site.poll(REMOTE)["status_message"],
+            SECONDS,
+            "that its pull waits",
+            POLL_PAUSE,
+        )
         image_id = site.ready(LOCAL, NEAR)
         assert site.poll(REMOTE)["status"] == "PENDING"
     assert list(site.images[REMOTE].iterdir()) == []
@@ -262,7 +267,7 @@ def _is_served_again(site: Site, image: Image, image_id: str) -> None:
     def is_ready() -> bool:  # at first the answer repeats the failure
         return bool(site.end(REMOTE)["status"] == "READY")
 
-    until(is_ready, SECONDS, "the delivery after all")
+    until(is_ready, SECONDS, "the delivery after all", POLL_PAUSE)
     assert (site.downloads(image), site.conversions()) == (downloads, conversions)
     assert site.files(REMOTE, image_id) == site.files(LOCAL, image_id)
 

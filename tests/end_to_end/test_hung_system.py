@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.parts import need
-from tests.running_service import ALICE, BOB, FINAL, SYSTEM, Service, until
+from tests.running_service import ALICE, BOB, FINAL, POLL_PAUSE, SYSTEM, Service, until
 from tests.sshd import Sshd
 
 REMOTE = "far"
@@ -86,13 +86,13 @@ def test_pulls_for_other_systems_go_on(service: Service, sshd: Sshd, tmp_path: P
             messages = [poll(service, REMOTE, number)["status_message"] for number in range(PULLS)]
             return all(message.endswith(WHY) for message in messages)
 
-        until(all_wait, 60, "that all pulls of the hung system wait")
+        until(all_wait, 60, "that all pulls of the hung system wait", POLL_PAUSE)
         for number in range(PULLS):
 
             def has_ended(number: int = number) -> bool:
                 return poll(service, SYSTEM, number)["status"] in FINAL
 
-            until(has_ended, 60, "the end of a pull of the other system")
+            until(has_ended, 60, "the end of a pull of the other system", POLL_PAUSE)
             assert poll(service, SYSTEM, number)["status"] == "READY"
         # A few pulls have tried the system; the circuit breaker has postponed the others.
         assert {poll(service, REMOTE, number)["status"] for number in range(PULLS)} == {"PENDING"}
@@ -103,6 +103,6 @@ def test_pulls_for_other_systems_go_on(service: Service, sshd: Sshd, tmp_path: P
         def is_ready(number: int = number) -> bool:
             return bool(poll(service, REMOTE, number)["status"] == "READY")
 
-        until(is_ready, 90, "the end of a pull of the system that hung")
+        until(is_ready, 90, "the end of a pull of the system that hung", POLL_PAUSE)
     assert len(list((tmp_path / "far").glob("*.squashfs"))) == PULLS
     assert f"the system {REMOTE} answers again" in service.log.read_text()

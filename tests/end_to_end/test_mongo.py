@@ -20,7 +20,7 @@ from tests.images import entry, make_image, tar_of
 from tests.munged import MungeDaemon
 from tests.parts import need
 from tests.patience import patient
-from tests.running_service import ALICE, SYSTEM, Service, until
+from tests.running_service import ALICE, POLL_PAUSE, SYSTEM, Service, until
 
 NAME = "lib/app:1"
 PRIVATE_IMAGE = "closed/app:1"
@@ -107,7 +107,7 @@ def test_a_server_that_is_down_at_the_start(registry: FaultyRegistry, tmp_path: 
             assert status == 503, path
             assert int(seconds or 0) > 0, path
         server.start("--auth")
-        until(lambda: service.get("/readyz")[0] == 200, 15, "the recovery")
+        until(lambda: service.get("/readyz")[0] == 200, 15, "the recovery", POLL_PAUSE)
         assert service.pull(NAME)["status"] == "READY"
     finally:
         service.stop()
@@ -153,7 +153,7 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(
         assert service.poll(NAME)["status"] == "CONVERSION"
         assert service.lookup(NAME)[0] == 503
         server.start()
-        until(lambda: service.get("/readyz")[0] == 200, 15, "the recovery")
+        until(lambda: service.get("/readyz")[0] == 200, 15, "the recovery", POLL_PAUSE)
         go.touch()
         assert service.pull(NAME)["status"] == "READY"
     assert len(runs.read_text().splitlines()) == 1
@@ -250,7 +250,9 @@ def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_
             assert ask(first, f"expire/{SYSTEM}/docker/lib%2Fapp:1", munged.encode()) == 503
             server.start()
             path = f"/api/list/{SYSTEM}/"
-            until(lambda: first.get(path, munged.encode())[0] == 200, 15, "the recovery")
+            until(
+                lambda: first.get(path, munged.encode())[0] == 200, 15, "the recovery", POLL_PAUSE
+            )
             collection = "shiftergw.credentials"
             with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
                 count = client["images"][collection].count_documents

@@ -18,7 +18,7 @@ from shiftergw.oci.meta import read_meta
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
-from tests.running_service import ALICE, BOB, Service, until
+from tests.running_service import ALICE, BOB, POLL_PAUSE, Service, until
 
 
 def simple_layers(seed: bytes = b"") -> list[bytes]:
@@ -226,7 +226,7 @@ def test_a_moved_tag_is_followed(registry: DockerRegistry, tmp_path: Path) -> No
         def has_moved() -> bool:
             return bool(service.pull("lib/moving:1")["id"] != old["id"])
 
-        until(has_moved, 20, "the new image")
+        until(has_moved, 20, "the new image", POLL_PAUSE)
         _, record = service.lookup("lib/moving:1")
         assert record["id"] != old["id"]
         assert record["tag"] == ["lib/moving:1"]
@@ -292,7 +292,7 @@ def test_two_workers_share_a_download(registry: DockerRegistry, tmp_path: Path) 
             assert body["status"] != "FAILURE", body
             return bool(body["status"] == "READY")
 
-        until(is_second_ready, 60, "the second system's pull")
+        until(is_second_ready, 60, "the second system's pull", POLL_PAUSE)
         name = f"{done['id']}.squashfs"
         assert listing(service.images / name) == listing(tmp_path / "other" / name)
         # Three layers, and the configuration twice: it is read, not cached.
@@ -342,7 +342,7 @@ def test_a_damaged_image_is_delivered_again(registry: DockerRegistry, tmp_path: 
             return image.read_bytes() == content
 
         flip(image, swap=True)
-        until(is_intact, 30, "the delivery after the swap")
+        until(is_intact, 30, "the delivery after the swap", POLL_PAUSE)
         assert file.stat().st_ino == inode
         flip(image)
         assert service.pull("lib/plain:same")["id"] == done["id"]

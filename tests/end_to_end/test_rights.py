@@ -385,7 +385,7 @@ def test_a_second_user_proves_access_and_is_added(site: Site) -> None:
     def is_ready_again() -> bool:
         return bool(site.pull(ALICE, "gamma", SHARED_IMAGE, with_login=True)["status"] == "READY")
 
-    until(is_ready_again, 20, "a pull after the failure's hold")
+    until(is_ready_again, 20, "a pull after the failure's hold", POLL_PAUSE)
     assert site.acl(image_id) == ((ALICE.uid,), ())
     # Alice may expire an image that she pulled; its files are removed with the last tag.
     assert site.expire(ALICE, "gamma", SHARED_IMAGE) == 200

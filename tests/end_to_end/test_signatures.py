@@ -19,7 +19,7 @@ from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import DockerRegistry
-from tests.running_service import SYSTEM, Service, until
+from tests.running_service import POLL_PAUSE, SYSTEM, Service, until
 
 
 class Site:
@@ -136,7 +136,12 @@ def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
 
     site.require([{"type": "insecureAcceptAnything"}])
     # The failure is held for two seconds (`FailureHold`).
-    until(lambda: service.pull("lib/unsigned:1")["status"] == "READY", 30, "the accepted pull")
+    until(
+        lambda: service.pull("lib/unsigned:1")["status"] == "READY",
+        30,
+        "the accepted pull",
+        POLL_PAUSE,
+    )
     site.require([site.signed_by])
     check = shiftergw("check", "--database", "--config", str(service.config))
     assert (

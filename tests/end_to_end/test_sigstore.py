@@ -19,7 +19,7 @@ from shiftergw.model.signatures import SignatureBlob
 from tests.images import INDEX, MANIFEST, descriptor, entry, oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
-from tests.running_service import SYSTEM, Service, until
+from tests.running_service import POLL_PAUSE, SYSTEM, Service, until
 from tests.signatures.signers import (
     EMAIL,
     ISSUER,
@@ -192,6 +192,11 @@ def test_signatures_of_sigstore(images: SignedImages, service: Service) -> None:
 
     images.require(images.policy.parent, "matchDigest")
     # The failure is held for two seconds (`FailureHold`).
-    until(lambda: service.pull("lib/bundled:1")["status"] == "READY", 30, "the accepted pull")
+    until(
+        lambda: service.pull("lib/bundled:1")["status"] == "READY",
+        30,
+        "the accepted pull",
+        POLL_PAUSE,
+    )
     assert service.pull("lib/attached:1")["status"] == "READY"
     assert service.pull("lib/foreign:1")["status"] == "FAILURE"

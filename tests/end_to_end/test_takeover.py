@@ -18,7 +18,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.end_to_end.test_mongo import converter, gateway
 from tests.images import entry, make_image, tar_of
 from tests.parts import need
-from tests.running_service import SYSTEM, Service, until
+from tests.running_service import POLL_PAUSE, SYSTEM, Service, until
 from tests.store.original import IN_ORDER, NOW, document
 
 ROOT = "good:root:root::0:0"
@@ -139,7 +139,7 @@ def test_a_change_of_readers_keeps_the_command(
         def has_changed() -> bool:
             return bool(service.ask(path, ROOT, "POST", change)[1].get("status") == "READY")
 
-        until(has_changed, 60, "the change of the readers")
+        until(has_changed, 60, "the change of the readers", POLL_PAUSE)
         read = read_meta(meta.read_bytes())
         assert read.cmd == ("sh", "-c", "x")
         assert {2001, 2002} <= {*(read.user_acl or ())}

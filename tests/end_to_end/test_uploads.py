@@ -21,7 +21,7 @@ import pytest
 
 from tests.images import entry, tar_of
 from tests.parts import need
-from tests.running_service import ALICE, BOB, FINAL, SYSTEM, Service, until
+from tests.running_service import ALICE, BOB, FINAL, POLL_PAUSE, SYSTEM, Service, until
 
 LOCATIONS = {"registry": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}
 """No registry listens there: an image can come from nowhere but the uploads."""
@@ -93,7 +93,7 @@ class UploadService(Service):
             assert status in {0, 200}, answer
             return answer if status and answer["status"] in FINAL else None
 
-        return until(final_answer, 60, f"the end of the work on {name}")
+        return until(final_answer, 60, f"the end of the work on {name}", POLL_PAUSE)
 
     def image_of(self, name: str, user: str = ALICE) -> tuple[int, Any]:
         """Look an image of type custom up."""

@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, entry, make_image, tar_of
 from tests.parts import free_port, need
-from tests.running_service import ALICE, BOB, Service, until
+from tests.running_service import ALICE, BOB, POLL_PAUSE, Service, until
 
 CAROL = "good:carol:users::2003:2100"
 NO_LIMIT = 10**9
@@ -68,7 +68,9 @@ def test_a_wait_of_six_hours_fails_pulls(
         assert sum(busy.manifest_requests.values()) <= 2
         counts = dict(busy.manifest_requests)
         name = "busy.example/team/one:1"
-        until(lambda: service.poll(name, CAROL)["status"] != "FAILURE", 10, "a new pull")
+        until(
+            lambda: service.poll(name, CAROL)["status"] != "FAILURE", 10, "a new pull", POLL_PAUSE
+        )
         answer = service.pull(name, CAROL, 30)
         assert "asks to wait" in answer["cause"]
         assert dict(busy.manifest_requests) == counts
@@ -95,7 +97,7 @@ def test_a_wait_of_seconds_postpones_pulls(
                 for poll in polls
             )
 
-        until(both_wait, 20, "that both pulls wait")
+        until(both_wait, 20, "that both pulls wait", POLL_PAUSE)
         assert "Waits until" in str(service.queue())
         assert service.pull("healthy.example/team/three:1", CAROL, 30)["status"] == "READY"
         for name in names:
