@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +42,26 @@ def need_root() -> None:
         lacking("only root may mount")
 
 
+RESERVED_PORTS = 100
+_reservations: deque[socket.socket] = deque()
+
+
 def free_port() -> int:
-    """Return a TCP port of the loopback on which no process listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port of the loopback on which no process listens, and reserve it.
+
+    A socket without a listener is bound to the port, so that the system gives the port to no
+    program that asks for any port. Without it another test's server may answer in the place of a
+    server that a test has stopped. Programs that set `SO_REUSEADDR`, as servers do, can listen.
+    Each process of tests reserves its last `RESERVED_PORTS` ports.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reservation.bind(("127.0.0.1", 0))
+    _reservations.append(reservation)
+    if len(_reservations) > RESERVED_PORTS:
+        _reservations.popleft().close()
+    port: int = reservation.getsockname()[1]
+    return port
 
 
 def listens(port: int) -> bool:

@@ -24,6 +24,7 @@ from shiftergw.errors import NotAllowed, NotFound, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
 from tests.installed_reactor import reactor
+from tests.parts import free_port
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, site_of
 
 WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
@@ -35,7 +36,7 @@ class Server:
     """A gateway on the loopback, which has the same port when it comes back."""
 
     fake: FakeGateway
-    port: int = 0
+    port: int = field(default_factory=free_port)
     listener: Any = None
     connections: list[Any] = field(default_factory=list)
 
@@ -43,7 +44,6 @@ class Server:
         """Listen, as a gateway unless `factory` is something else."""
         site = factory or site_of(self.fake, reactor)
         self.listener = reactor.listenTCP(self.port, site, interface="127.0.0.1")
-        self.port = self.listener.getHost().port
 
     async def die(self) -> None:
         """Refuse connections from now on."""
@@ -62,20 +62,29 @@ class Silent(Protocol):
 
 
 @asynccontextmanager
+async def serving(*servers: Server) -> AsyncIterator[None]:
+    """Serve until the context ends and all connections are closed."""
+    before = set(reactor.getReaders())
+    for server in servers:
+        server.start()
+    try:
+        yield
+    finally:
+        for server in servers:
+            await server.die()
+        await until(lambda: not set(reactor.getReaders()) - before)
+
+
+@asynccontextmanager
 async def two_gateways(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[tuple[Server, Server, Remote]]:
     """Yield two gateways, and a client that asks the first one first."""
     monkeypatch.setattr(polling, "INTERVAL", 0.02)
     servers = Server(FakeGateway(pulls=[WORKING])), Server(FakeGateway(pulls=[WORKING]))
-    for server in servers:
-        server.start()
-    settings = Settings([server.url for server in servers], ["mycluster"], "good:ann")
-    try:
+    async with serving(*servers):
+        settings = Settings([server.url for server in servers], ["mycluster"], "good:ann")
         yield *servers, Remote(TwistedExchange(reactor), settings, urls=settings.gateway_urls())
-    finally:
-        for server in servers:
-            await server.die()
 
 
 def begin(remote: Remote) -> Deferred[int]:
@@ -231,18 +240,15 @@ async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.Monke
     monkeypatch.setattr(polling, "INTERVAL", 0.02)
     names = ("a", "b", "c")
     servers = [Server(FakeGateway(names, pulls=[WORKING])) for _ in range(3)]
-    for server in servers:
-        server.start()
-    by_url = {server.url: server for server in servers}
-    monkeypatch.setattr(commands, "shuffle", lambda urls: urls)
-    remotes = commands.remotes(TwistedExchange(reactor), Settings(list(by_url), names, "good:ann"))
-    pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
     first, second, third = servers
-    await until(lambda: {request[1].system for request in first.fake.calls} == set(names))
-    await first.die()
-    await until(lambda: {request[1].system for request in second.fake.calls} == set(names))
-    second.fake.pulls = [READY]
-    assert await pulling == 0
-    assert third.fake.calls == []
-    for server in (second, third):
-        await server.die()
+    monkeypatch.setattr(commands, "shuffle", lambda urls: urls)
+    async with serving(*servers):
+        urls = [server.url for server in servers]
+        remotes = commands.remotes(TwistedExchange(reactor), Settings(urls, names, "good:ann"))
+        pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
+        await until(lambda: {request[1].system for request in first.fake.calls} == set(names))
+        await first.die()
+        await until(lambda: {request[1].system for request in second.fake.calls} == set(names))
+        second.fake.pulls = [READY]
+        assert await pulling == 0
+        assert third.fake.calls == []
