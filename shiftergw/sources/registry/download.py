@@ -85,7 +85,8 @@ class Download:
 
     async def _open(self) -> tuple[IResponse, int]:
         """Return a response and where its bytes start: at the position, or at 0 without ranges."""
-        offset = self._sink.position if self._has_sent else self._first_offset
+        # The sink may have dropped bytes since the first offset was read from it.
+        offset = self._sink.position if self._has_sent or self._first_offset else 0
         if self._wrong_parts >= WRONG_PARTS:
             self._wrong_parts = offset = 0
         if offset:
@@ -123,7 +124,7 @@ class Download:
         if not self._has_begun:
             if self._may_be_page and data.lstrip()[:14].lower().startswith(_PAGE_STARTS):
                 raise self._page_error(data)  # before the sink drops good bytes
-            if self._start and self._has_sent and self._start != self._sink.position:
+            if self._start and self._start != self._sink.position:
                 # Only now the sink has found that bytes which were sent again differ.
                 raise Interruption(f"{self._transport.subject} sent a layer with other bytes.")
             self._has_begun = self._has_sent = True

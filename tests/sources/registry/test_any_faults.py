@@ -1,4 +1,4 @@
-"""Any sequence of faults of an object store ends with the right bytes, or with an error.
+"""Any sequence of faults of an object store or of mirrors ends with the right bytes or an error.
 
 A few sequences are tried; with `SHIFTERGW_LONG=1` some hundred.
 """
@@ -13,12 +13,16 @@ from random import Random
 import pytest
 import pytest_twisted
 
+from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.errors import PullError
+from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
+from shiftergw.ports import BlobSink
 from shiftergw.sources.registry.retry import Patience
 from tests.certificates import Authority
+from tests.images import make_image
 from tests.patience import patient
-from tests.registries import Ask
+from tests.registries import Ask, FakeRegistry
 from tests.sources.registry import blob_servers
 from tests.sources.registry.blob_servers import (
     BLOB,
@@ -31,9 +35,11 @@ from tests.sources.registry.blob_servers import (
     status,
     without_length,
 )
+from tests.sources.registry.mirror_site import site
 from tests.sources.registry.network import REACTOR
 
 SEEDS = range(300) if os.environ.get("SHIFTERGW_LONG") == "1" else range(8)
+IMAGE = make_image([CONTENT], compression="plain")
 SIZE = BLOB.size
 SIZES = (1, 100, 65_536, 100_000, SIZE - 1)
 STATUSES = (200, 204, 206, 301, 403, 404, 416, 418, 429, 500, 503)
@@ -132,3 +138,35 @@ async def test_any_sequence(
                 assert content == CONTENT
                 return
         assert await servers.fetch() == CONTENT
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest_twisted.ensureDeferred
+async def test_any_sequence_of_mirrors(seed: int, tmp_path: Path) -> None:
+    """Two faulty mirrors fail no pull: the location itself sends what they could not."""
+    random = Random(seed)
+
+    def faulty_mirror() -> FakeRegistry:
+        steps = [any_fault(random) for _ in range(random.randint(0, 3))]
+
+        def misbehave(ask: Ask) -> object:
+            is_layer = ask.path.endswith(str(BLOB.digest))
+            return steps.pop(0)(ask) if is_layer and steps else None
+
+        return FakeRegistry(IMAGE, misbehave=misbehave)
+
+    threads = Threads(REACTOR, 2, "test")
+    threads.startService()
+    leave_bytes(tmp_path / "sha256" / f"{BLOB.digest.hex}.partial", random)
+    cache = BlobFiles(tmp_path, threads, REACTOR)
+    try:
+        async with site(FakeRegistry(IMAGE), faulty_mirror(), faulty_mirror()) as place:
+            image = await place.resolve()
+
+            async def download(offset: int, sink: BlobSink) -> None:
+                await place.fetch(image, sink, offset=offset)
+
+            async with cache.get(BLOB, download, lambda _: None, lambda _: None) as path:
+                assert await threads.run(path.read_bytes) == CONTENT
+    finally:
+        await threads.stopService()

@@ -41,7 +41,15 @@ from tests.images import (
 )
 from tests.patience import stretch
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, SHORT, Network, Sink, a_client
+from tests.sources.registry.network import (
+    HASTY,
+    PUBLIC,
+    REACTOR,
+    SHORT,
+    Network,
+    Sink,
+    a_client,
+)
 
 AMD64 = Platform()
 IMAGE = make_image([tar_of({"a": b"a" * 5000}), tar_of({"b": b"b"})], config={"Cmd": ["/bin/sh"]})
@@ -501,6 +509,22 @@ async def test_resuming() -> None:
     assert sink.content == content
     assert sink.offsets == [1000]
     assert registry.requests[0].header("Range") == "bytes=1000-"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sink_that_drops_bytes_before_the_first_answer() -> None:
+    """A sink may find late that bytes of another source are wrong: the download resumes there."""
+    content = layer_of(LAYER)[1]
+    sink = Sink(content[:1000])
+
+    def drop(ask: Ask) -> None:
+        if ask.nth == 1:
+            del sink.content[600:]
+
+    async with serving(FakeRegistry(LAYER, misbehave=drop), patience=HASTY) as client:
+        await fetch(client, LAYER, sink, 1000)
+    assert sink.content == content
+    assert sink.offsets == [600]
 
 
 def cut(ask: Ask, *, reset: bool = False) -> object:
