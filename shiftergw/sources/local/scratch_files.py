@@ -13,12 +13,19 @@ from shiftergw.errors import LayerInvalid, ManifestInvalid, SourceUnreadable
 from shiftergw.image import BuildLimits
 from shiftergw.oci.budget import Budget, Cost
 from shiftergw.oci.compression import StopRequested, decompress
-from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.disk_errors import check_room, translated_disk_errors
 from shiftergw.sources.local.extents import Extent, ExtentFile, file_errors
 
 ReportBytes = Callable[[int], None]
 """Receives the bytes that have been read so far; called in the thread."""
 
+DISK_RESERVE = 64 << 20
+"""Bytes that temporary files leave free: other work needs the disk as well."""
+
+ROOM_STEP = 16 << 20
+"""Bytes that are written between two looks at the free space."""
+
+_DISK_IS_FULL = "The disk for temporary files is full."
 _PIECE = 1 << 20
 _POLL_MS = 100
 
@@ -130,14 +137,18 @@ def byte_counter(
 
 
 def _write(target: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file that nobody else may read; raise `NoSpace` if the disk is full."""
+    """Write a file that nobody else may read; raise `NoSpace` before the disk is full."""
+    unchecked_size = ROOM_STEP
     with translated_disk_errors(
-        "The disk for temporary files is full.",
-        lambda _: SourceUnreadable("Temporary files cannot be written."),
+        _DISK_IS_FULL, lambda _: SourceUnreadable("Temporary files cannot be written.")
     ):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with os.fdopen(os.open(target, flags, 0o600), "wb", buffering=0) as file:
             for piece in pieces:
+                unchecked_size += len(piece)
+                if unchecked_size >= ROOM_STEP:
+                    check_room(target.parent, ROOM_STEP + DISK_RESERVE, _DISK_IS_FULL)
+                    unchecked_size = 0
                 view = memoryview(piece)
                 while view:
                     view = view[file.write(view) :]

@@ -30,6 +30,7 @@ from shiftergw.errors import (
 from shiftergw.image import BuildLimits
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
+from shiftergw.sources.local import scratch_files
 from shiftergw.sources.local.docker_archive import DockerArchive
 from shiftergw.sources.local.forms import form_of_archive, form_of_file
 from shiftergw.sources.local.layout import LayoutFiles
@@ -254,9 +255,16 @@ def test_damaged_bytes(form: str, data: st.DataObject, tmp_path_factory: Any) ->
                 LayoutFiles(tree).root(None)
 
 
+@pytest.mark.parametrize("reserve", [scratch_files.DISK_RESERVE, -(1 << 40)])
 @pytest_twisted.ensureDeferred
-async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
-    """A disk that is too small for the unpacked archive is named as the cause."""
+async def test_a_full_disk(
+    tmp_path: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch, reserve: int
+) -> None:
+    """A disk that is too small for an unpacked archive is the cause, and is not filled."""
+    monkeypatch.setattr(scratch_files, "DISK_RESERVE", reserve)
     (tmp_path / "packed").write_bytes(gzip.compress(tar_of({"x": bytes(3_000_000)})))
-    with small_disk(tmp_path / "disk", "size=1m"), pytest.raises(NoSpace, match="temporary files"):
-        await open_text(f"{tmp_path}/packed", tmp_path / "disk", threads)
+    with small_disk(tmp_path / "disk", "size=1m"):
+        with pytest.raises(NoSpace, match="temporary files"):
+            await open_text(f"{tmp_path}/packed", tmp_path / "disk", threads)
+        written_size = (tmp_path / "disk" / "archive.tar").stat().st_size
+    assert bool(written_size) is (reserve < 0)
