@@ -23,13 +23,30 @@ from shiftergw.cli.output import Console
 from shiftergw.errors import printable
 
 
-class Display:
+class _Bars:
+    """The bars of a display, which exist on a terminal only."""
+
+    _bars: Progress | None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it should be; it may be gone."""
+        if self._bars is not None:
+            with suppress(OSError):
+                self._bars.stop()
+
+
+class Display(_Bars):
     """Shows one stage after the other, and the bytes of the stage."""
 
     def __init__(self, console: RichConsole | None = None) -> None:
         """Show progress on `console`, by default on standard error."""
         self._console = console or Console(stderr=True)
-        self._bars: Progress | None = None
+        self._bars = None
         self._task: TaskID | None = None
         self._stage = ""
         self._last_line = ""
@@ -40,15 +57,6 @@ class Display:
             self._bars = _bars(self._console)
             self._bars.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the terminal as it should be."""
-        _stop(self._bars)
 
     def stage(self, text: str) -> None:
         """Show that a stage begins; the same one twice is one."""
@@ -79,7 +87,7 @@ class Display:
         _print(self._console, line)
 
 
-class Lines:
+class Lines(_Bars):
     """Shows several pieces of work side by side, each in a line of its own."""
 
     def __init__(self, names: Iterable[str], console: RichConsole | None = None) -> None:
@@ -97,15 +105,6 @@ class Lines:
         if self._bars is not None:
             self._bars.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the terminal as it should be."""
-        _stop(self._bars)
 
     def line(self, name: str) -> Line:
         """Return where one of the names is shown."""
@@ -177,13 +176,6 @@ def _bars(console: RichConsole) -> Progress:
         TimeElapsedColumn(),
         console=console,
     )
-
-
-def _stop(bars: Progress | None) -> None:
-    """End the bars; the terminal may be gone."""
-    if bars is not None:
-        with suppress(OSError):
-            bars.stop()
 
 
 def _print(console: RichConsole, line: str) -> None:
