@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SECONDS = 60.0
+SECONDS = 70.0
 """The time limit of all look-ups together."""
 
 FILE_SECONDS = 10.0
@@ -34,8 +34,10 @@ DIRECTORY_SECONDS = HANG_SECONDS + 5
 """The time limit of a look-up in the image directory: its own limit comes first, and trips the
 breaker of the system."""
 
-REGISTRY_SECONDS = 40.0
-"""The time limit of all requests for the manifest, or for signatures."""
+REGISTRY_SECONDS = 62.0
+"""The time limit of all requests for the manifest, or for signatures. A registry that is silent
+meets the limit of a single request first (`Limits.header`), so that the explanation names it, and
+says until when a pull would wait."""
 
 STOP_SECONDS = 5.0
 """Seconds for the end of the services; threads that hang are left behind."""
