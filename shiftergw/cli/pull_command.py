@@ -22,7 +22,7 @@ from shiftergw.cli.settings import Settings
 from shiftergw.cli.upload import prepared_source, upload
 from shiftergw.cli.upload_check import check_upload
 from shiftergw.cli.upload_source import check_registry_image, local_source_of
-from shiftergw.errors import BadRequest
+from shiftergw.errors import BadRequest, printable
 from shiftergw.model.references import ImageReference
 from shiftergw.model.source_names import LocalSourceName
 
@@ -97,7 +97,10 @@ def pull_upload(
     try:
         ImageReference.parse(image).check_uploaded_name()
     except BadRequest as error:
-        raise Misuse(str(error)) from error
+        raise Misuse(
+            f"{printable(name, 120)!r} cannot be the name of an uploaded image: write NAME or"
+            " NAME:TAG, NAME in lower case, for example analysis:1.2."
+        ) from error
     members: dict[str, Any] = {**access_list(options.users, options.groups)}
     if options.public:
         if members:

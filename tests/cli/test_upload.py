@@ -564,3 +564,11 @@ def test_invalid_answers(answer: Any) -> None:
     """No id of another form becomes part of a URL, and no chunk is empty."""
     with pytest.raises(InvalidAnswer):
         parse_upload(answer)
+
+
+@pytest.mark.parametrize("name", ["Mine:1", "reg.example/mine", f"mine@sha256:{'a' * 64}", "a:b:c"])
+def test_names_that_an_upload_cannot_have(file: Path, name: str) -> None:
+    """The error says how a name looks, before any gateway is asked."""
+    result = CliRunner().invoke(main, ["pull", str(file), name])
+    assert result.exit_code == 2
+    assert "cannot be the name of an uploaded image: write NAME or NAME:TAG" in result.output
