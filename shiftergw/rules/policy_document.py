@@ -17,13 +17,12 @@ from shiftergw.model.docker_references import DockerReference, expanded_prefix
 from shiftergw.model.signatures import FulcioAuthority, GpgKeys, SigstoreKeys
 from shiftergw.rules.policy import (
     AcceptAnything,
-    IdentityType,
     Policy,
     RejectEverything,
     Requirement,
     SignatureRequirement,
-    SignedIdentity,
 )
+from shiftergw.rules.signed_identity import IdentityType, SignedIdentity
 
 ReadKey = Callable[[str], bytes]
 """Returns the content of a key file; raises `OSError`, or `ValueError` with a reason."""
