@@ -327,18 +327,18 @@ def test_the_source_is_not_replaced(kind: str, tmp_path: Path) -> None:
         out = tmp_path / "o"
         out.hardlink_to(source)
     content = out.read_bytes()
-    name = "-" if kind == "standard input" else str(source)
-    with out.open() as stdin:
-        done = subprocess.run(
-            [*PROGRAM, "convert", name, str(out)],
-            env=ENVIRONMENT,
-            stdin=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 2
-    assert "is SOURCE itself, or a part of it" in done.stderr
+    if kind == "standard input":
+        command = [*PROGRAM, "convert", "-", str(out)]
+        with out.open() as stdin:
+            done = subprocess.run(
+                command, env=ENVIRONMENT, stdin=stdin, capture_output=True, text=True, check=False
+            )
+        code, errors = done.returncode, done.stderr
+    else:
+        result = CliRunner().invoke(main, ["convert", str(source), str(out)])
+        code, errors = result.exit_code, result.stderr
+    assert code == 2
+    assert "is SOURCE itself, or a part of it" in errors
     assert out.read_bytes() == content
 
 
