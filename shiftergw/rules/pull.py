@@ -41,9 +41,6 @@ class Build:
     """Download and convert the image."""
 
 
-Decision = Readers | Reuse | Prove | Build
-
-
 def should_ask_digest(
     request: ImageRecord, current: ImageRecord | None, *, stores_labels: bool
 ) -> bool:

@@ -11,7 +11,6 @@ from shiftergw.image import Descriptor, Digest, ResolvedImage
 from shiftergw.model import ImageRecord, Origin
 from shiftergw.rules.pull import (
     Build,
-    Decision,
     Prove,
     Readers,
     Reuse,
@@ -121,7 +120,7 @@ def test_decision_from_the_tag(
     ],
 )
 def test_decision_from_the_manifest(
-    request_: ImageRecord, ready: Sequence[ImageRecord], decision: Decision
+    request_: ImageRecord, ready: Sequence[ImageRecord], decision: Reuse | Prove | Build
 ) -> None:
     """A private image is reused only in its own repository, by its readers or after a proof."""
     assert decide_from_manifest(request_, IMAGE, ready) == decision
