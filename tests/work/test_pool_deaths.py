@@ -246,7 +246,7 @@ async def test_a_worker_that_hangs_in_the_kernel(
 ) -> None:
     """`cancel` does not wait for a process that survives SIGKILL; its job counts as ended."""
     monkeypatch.setattr(process, "KILL_SECONDS", 0.1)
-    monkeypatch.setattr(process, "GONE_SECONDS", 0.1)
+    monkeypatch.setattr(process, "LEAVE_AFTER", 0.1)
     queue = start_pool("deaf")
     ends: list[JobEnd] = []
     queue.on_end = ends.append
