@@ -37,7 +37,7 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.job.policy import ImagePolicies, Verifiers
 from shiftergw.model import ImageFile, LocalSourceName, SourceKind
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator, ImageSource, Report, Say, UserDirectory
+from shiftergw.ports import Authenticator, ImageSource, Notify, Report, UserDirectory
 from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.signatures.sigstore import SigstoreVerifier
 from shiftergw.sources.by_location import SourcesByLocation
@@ -224,10 +224,10 @@ def user_files(
     limits = config.build_limits()
 
     async def open_local(
-        file: ImageFile, path: Path, scratch: Path, say: Say, report: Report
+        file: ImageFile, path: Path, scratch: Path, notify: Notify, report: Report
     ) -> ImageSource:
         name = LocalSourceName(SOURCE_KINDS[file.kind], path, file.selector)
-        return await open_source(name, scratch, limits, threads, reactor, say, report)
+        return await open_source(name, scratch, limits, threads, reactor, notify, report)
 
     imports = Imports(
         config.import_command,

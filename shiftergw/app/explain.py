@@ -33,7 +33,7 @@ from shiftergw.job.recordable import recordable
 from shiftergw.model import Progress
 from shiftergw.model.explanations import ExplainRequest, Explanation, ImagePlace
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import ImageStore, Say
+from shiftergw.ports import ImageStore, Notify
 from shiftergw.rules.waiting import decide_wait
 from shiftergw.states import State
 
@@ -48,9 +48,9 @@ def ignore(_: str) -> None:
 
 
 async def explain_image(
-    reactor: Reactor, config: Config, request: ExplainRequest, say: Say, note: Say = ignore
+    reactor: Reactor, config: Config, request: ExplainRequest, notify: Notify, note: Notify = ignore
 ) -> Explanation:
-    """Return what a pull of an image would do now; `say` hears what the look-ups wait for.
+    """Return what a pull of an image would do now; `notify` hears what the look-ups wait for.
 
     `note` gets a line for each obstacle, with details that only operators may see. Errors that a
     pull would meet are part of the explanation, and so is what could not be looked up in time.
@@ -67,7 +67,7 @@ async def explain_image(
         adapters = await look_up(limits.GATEWAY_FILES, reactor, opening)
         store = [] if adapters.store is None else [adapters.store]
         async with running(reactor, [*store, *adapters.closing]):
-            facts = await _LookUps(reactor, config, request, adapters, say, end).run()
+            facts = await _LookUps(reactor, config, request, adapters, notify, end).run()
     for error in facts.obstacles:
         note(f"{error.code}: {error.what} {error.detail}".strip())
     return explain(facts)
@@ -76,8 +76,8 @@ async def explain_image(
 class _Listener:
     """The `Watcher` of the look-ups: it passes on what they wait for."""
 
-    def __init__(self, say: Say) -> None:
-        self.notify = say
+    def __init__(self, notify: Notify) -> None:
+        self.notify = notify
 
     def enter_stage(self, state: State, message: str) -> None:
         """Do nothing."""
@@ -95,7 +95,7 @@ class _LookUps:
         config: Config,
         request: ExplainRequest,
         adapters: ExplainAdapters,
-        say: Say,
+        notify: Notify,
         end: float,
     ) -> None:
         self._reactor = reactor
@@ -103,7 +103,7 @@ class _LookUps:
         self._request = request
         self._adapters = adapters
         self._target = adapters.target
-        self._watcher = _Listener(say)
+        self._watcher = _Listener(notify)
         self._end = end
         self._failures: list[GatewayError] = []
         self._silent_places: set[LookUpPlace] = set()

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["migrate"]
 
 
-async def migrate(reactor: Reactor, config: Config, say: Callable[[str], None]) -> dict[str, int]:
+async def migrate(
+    reactor: Reactor, config: Config, notify: Callable[[str], None]
+) -> dict[str, int]:
     """Copy all records, compare the copies, and return the number of each kind.
 
-    The configuration has a `MongoDBURI`; `say` shows a line to the user. Raises `GatewayError`;
+    The configuration has a `MongoDBURI`; `notify` shows a line to the user. Raises `GatewayError`;
     then the migration may be run again.
     """
     from shiftergw.store import migration  # noqa: PLC0415 - an extra
@@ -37,7 +39,7 @@ async def migrate(reactor: Reactor, config: Config, say: Callable[[str], None]) 
             f"{socket.gethostname()}:{path}",
             config.mongodb_uri,
             config.mongodb,
-            say,
+            notify,
         )
     finally:
         await threads.stopService()

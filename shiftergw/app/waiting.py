@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shiftergw.errors import RetryLater, duration
 from shiftergw.model import WaitLimits
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import Say
+from shiftergw.ports import Notify
 from shiftergw.rules.waiting import decide_wait
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 async def run_with_waits(
-    work: Callable[[], Awaitable[T]], clock: IReactorTime, limits: WaitLimits, say: Say
+    work: Callable[[], Awaitable[T]], clock: IReactorTime, limits: WaitLimits, notify: Notify
 ) -> T:
     """Return the result of `work`; after `RetryLater`, wait here and call it again.
 
@@ -33,6 +33,6 @@ async def run_with_waits(
             now = clock.seconds()
             wait = decide_wait(seconds_before, delay, now, limits)
         seconds = wait.not_before - now
-        say(f"waiting {duration(seconds)} for {wait.why}")
+        notify(f"waiting {duration(seconds)} for {wait.why}")
         seconds_before += seconds
         await pause(seconds, clock)

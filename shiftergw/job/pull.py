@@ -25,7 +25,7 @@ from shiftergw.job.recordable import recordable
 from shiftergw.job.targets import Target
 from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
 from shiftergw.plumbing.seal import Seal
-from shiftergw.ports import ImageSource, ImageStore, Report, Say
+from shiftergw.ports import ImageSource, ImageStore, Notify, Report
 from shiftergw.rules import access
 from shiftergw.rules.access import Access
 from shiftergw.rules.pull import (
@@ -54,7 +54,7 @@ class _Obstacle(Enum):
     """The metadata must be written, and only the registry has all of its settings."""
 
 
-OpenFile = Callable[[ImageRecord, Say, Report], AbstractAsyncContextManager[ImageSource]]
+OpenFile = Callable[[ImageRecord, Notify, Report], AbstractAsyncContextManager[ImageSource]]
 """Opens the file of a record (`ImageRecord.upload`) as a source, for the time of the context.
 
 The file is fetched, if necessary, and compared with its digest. The functions get what begins, and

@@ -13,7 +13,7 @@ from shiftergw.errors import NoSpace, amount
 from shiftergw.image import ImageConfig, Platform, ResolvedImage, SquashOptions
 from shiftergw.model import ImageRecord
 from shiftergw.oci.meta import Meta, MetaFile, MetaRejected, read_meta, write_meta
-from shiftergw.ports import ImageDirectory, InstalledFile, Say
+from shiftergw.ports import ImageDirectory, InstalledFile, Notify
 from shiftergw.rules.access import Access
 
 FILE_FACTS = ("size", "sha256", "modified", "options", "report", "ostcount")
@@ -66,7 +66,7 @@ class Target:
             )
 
     async def verify_file(
-        self, record: ImageRecord, records: Sequence[ImageRecord], notify: Say
+        self, record: ImageRecord, records: Sequence[ImageRecord], notify: Notify
     ) -> ImageRecord | None:
         """Return a READY record with the current facts of its image file.
 

@@ -15,8 +15,8 @@ from shiftergw.ports.images import (
     ImageBuilder,
     ImageSource,
     Layer,
+    Notify,
     Report,
-    Say,
     Sweepable,
 )
 from shiftergw.ports.leases import LeaseStore
@@ -53,10 +53,10 @@ __all__ = [
     "Layer",
     "LeaseStore",
     "LookupStore",
+    "Notify",
     "QueueTrouble",
     "ReplayUnchecked",
     "Report",
-    "Say",
     "SignatureSource",
     "SignatureVerifier",
     "Sweepable",

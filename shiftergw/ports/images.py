@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Report = Callable[["Progress"], None]
 """Receives the progress of a stage. It is called often: it must be cheap and must not raise."""
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 """Receives one line that tells the user what a stage waits for (`status_message`)."""
 
 
@@ -123,24 +123,30 @@ class Sweepable(Protocol):
 class ImageSource(Protocol):
     """A source of images: a registry, an OCI layout, or an archive.
 
-    It tries anonymous access first, then `login`, and calls `say` with what it waits for. Raises
+    It tries anonymous access first, then `login`, and calls `notify` with what it waits for. Raises
     `ImageNotFound`, `RegistryDenied`, `RegistryUnavailable`, `RegistryUntrusted`,
     `ManifestInvalid`, `NoMatchingPlatform`.
     """
 
     async def head(
-        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+        self, reference: ImageReference, login: RegistryLogin | None, notify: Notify
     ) -> Digest | None:
         """Return a reference's present digest, in one request; None if the source omits it."""
         ...
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
+        self,
+        reference: ImageReference,
+        platform: Platform,
+        login: RegistryLogin | None,
+        notify: Notify,
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return the image that a reference names now for this platform, and its configuration."""
         ...
 
-    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
+    async def prove(
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
+    ) -> None:
         """Return if the login may read every blob of an image; none of them is downloaded."""
         ...
 
@@ -149,7 +155,7 @@ class ImageSource(Protocol):
         image: ResolvedImage,
         blob: Descriptor,
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
         offset: int,
         sink: BlobSink,
     ) -> None:

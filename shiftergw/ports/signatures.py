@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         TrustedKeys,
         VerificationResult,
     )
-    from shiftergw.ports.images import Say
+    from shiftergw.ports.images import Notify
 
 
 class SignatureSource(Protocol):
@@ -27,7 +27,7 @@ class SignatureSource(Protocol):
         reference: DockerReference,
         kinds: frozenset[SignatureKind],
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
     ) -> Sequence[SignatureBlob]:
         """Return the signatures of these kinds for `image.digest` and `image.source_digest`.
 

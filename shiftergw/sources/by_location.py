@@ -11,7 +11,7 @@ from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.ports import ImageSource
 
 if TYPE_CHECKING:
-    from shiftergw.ports import BlobSink, Say
+    from shiftergw.ports import BlobSink, Notify
 
 
 class SourcesByLocation:
@@ -32,34 +32,40 @@ class SourcesByLocation:
         self._locate = locate
 
     async def head(
-        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+        self, reference: ImageReference, login: RegistryLogin | None, notify: Notify
     ) -> Digest | None:
         """Return the digest that the reference means now; None if the source does not tell."""
         source, reference = self._choose(reference)
-        return await source.head(reference, login, say)
+        return await source.head(reference, login, notify)
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
+        self,
+        reference: ImageReference,
+        platform: Platform,
+        login: RegistryLogin | None,
+        notify: Notify,
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return what the reference means now for this platform, and its configuration."""
         source, reference = self._choose(reference)
-        return await source.resolve(reference, platform, login, say)
+        return await source.resolve(reference, platform, login, notify)
 
-    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
+    async def prove(
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
+    ) -> None:
         """Return if the login may read every blob of an image."""
-        await self._source_of(image).prove(image, login, say)
+        await self._source_of(image).prove(image, login, notify)
 
     async def blob(
         self,
         image: ResolvedImage,
         blob: Descriptor,
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
         offset: int,
         sink: BlobSink,
     ) -> None:
         """Stream a blob of an image."""
-        await self._source_of(image).blob(image, blob, login, say, offset, sink)
+        await self._source_of(image).blob(image, blob, login, notify, offset, sink)
 
     def _choose(self, reference: ImageReference) -> tuple[ImageSource, ImageReference]:
         """Return the source of a reference, and the reference as this source reads it."""

@@ -83,7 +83,7 @@ class PipelineBench:
         )
 
     async def blob(
-        self, _image: Any, blob: Descriptor, _login: Any, _say: Any, offset: int, sink: BlobSink
+        self, _image: Any, blob: Descriptor, _login: Any, _notify: Any, offset: int, sink: BlobSink
     ) -> None:
         """Send the blob."""
         await self.sends[blob.digest](offset, sink)

@@ -24,7 +24,7 @@ from shiftergw.sources.selection import choose_image
 
 if TYPE_CHECKING:
     from shiftergw.model import ImageReference, RegistryLogin
-    from shiftergw.ports import BlobSink, Say
+    from shiftergw.ports import BlobSink, Notify
 
 PARALLEL_BLOBS = 4
 """Blobs of one source that are read at once."""
@@ -67,7 +67,7 @@ class LocalImageSource:
         self,
         reference: ImageReference,
         login: RegistryLogin | None,  # noqa: ARG002 - files need none
-        say: Say,  # noqa: ARG002 - nothing here waits
+        notify: Notify,  # noqa: ARG002 - nothing here waits
     ) -> Digest:
         """Return the digest of the document that the source's name means now."""
         return Digest.of((await self._root(reference)).content)
@@ -77,7 +77,7 @@ class LocalImageSource:
         reference: ImageReference,
         platform: Platform,
         login: RegistryLogin | None,  # noqa: ARG002 - files need none
-        say: Say,  # noqa: ARG002 - nothing here waits
+        notify: Notify,  # noqa: ARG002 - nothing here waits
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return the image that the source has for this platform, and its configuration."""
         root = await self._root(reference)
@@ -108,7 +108,7 @@ class LocalImageSource:
         self,
         image: ResolvedImage,
         login: RegistryLogin | None,  # noqa: ARG002 - files need none
-        say: Say,  # noqa: ARG002 - nothing here waits
+        notify: Notify,  # noqa: ARG002 - nothing here waits
     ) -> None:
         """Return if every layer is there, with its size."""
         for layer in dict.fromkeys(image.layers):
@@ -119,7 +119,7 @@ class LocalImageSource:
         image: ResolvedImage,  # noqa: ARG002 - all images of a source share its blobs
         blob: Descriptor,
         login: RegistryLogin | None,  # noqa: ARG002 - files need none
-        say: Say,  # noqa: ARG002 - nothing here waits
+        notify: Notify,  # noqa: ARG002 - nothing here waits
         offset: int,
         sink: BlobSink,
     ) -> None:

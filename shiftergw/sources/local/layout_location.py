@@ -23,7 +23,7 @@ from shiftergw.sources.local.trees import DirectoryTree
 if TYPE_CHECKING:
     from shiftergw.model import ImageReference, RegistryLogin
     from shiftergw.plumbing.threads import Threads
-    from shiftergw.ports import BlobSink, Say
+    from shiftergw.ports import BlobSink, Notify
 
 SOURCE_KIND = "oci-layout"
 
@@ -55,35 +55,41 @@ class LayoutLocation:
         self._blobs = DeferredSemaphore(PARALLEL_BLOBS)
 
     async def head(
-        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+        self, reference: ImageReference, login: RegistryLogin | None, notify: Notify
     ) -> Digest:
         """Return the digest of the document that a reference means now."""
         source = await self._source(reference.name, reference.tag)
-        return await source.head(reference, login, say)
+        return await source.head(reference, login, notify)
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
+        self,
+        reference: ImageReference,
+        platform: Platform,
+        login: RegistryLogin | None,
+        notify: Notify,
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return the image that a reference means now, and its configuration."""
         source = await self._source(reference.name, reference.tag)
-        return await source.resolve(reference, platform, login, say)
+        return await source.resolve(reference, platform, login, notify)
 
-    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
+    async def prove(
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
+    ) -> None:
         """Return if every layer is there, with its size."""
-        await (await self._source(image.repository)).prove(image, login, say)
+        await (await self._source(image.repository)).prove(image, login, notify)
 
     async def blob(
         self,
         image: ResolvedImage,
         blob: Descriptor,
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
         offset: int,
         sink: BlobSink,
     ) -> None:
         """Stream a blob into `sink`; its digest is the sink's to check."""
         source = await self._source(image.repository)
-        await source.blob(image, blob, login, say, offset, sink)
+        await source.blob(image, blob, login, notify, offset, sink)
 
     async def _source(self, repository: str, tag: str = "") -> LocalImageSource:
         files = await self._calls.run(self._layout, repository, tag)

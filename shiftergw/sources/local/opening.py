@@ -33,7 +33,7 @@ from shiftergw.sources.local.trees import ArchiveTree, DirectoryTree
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
-    from shiftergw.ports import Report, Say
+    from shiftergw.ports import Notify, Report
 
 _REPORT_BYTES = 4 << 20
 """Bytes between two reports of progress."""
@@ -45,19 +45,19 @@ async def open_source(
     limits: BuildLimits,
     threads: Threads,
     reactor: Reactor,
-    say: Say,
+    notify: Notify,
     report: Report,
     stdin: int = 0,
 ) -> LocalImageSource:
     """Return the source of a name; files that it needs are written to the directory `scratch`.
 
-    They belong to the caller, who removes them after the last use of the source. `say` gets what
+    They belong to the caller, who removes them after the last use of the source. `notify` gets what
     begins, and `report` how far it is. `stdin` is the descriptor for the name `-`. All of it may
     take `StageLimits.fetch`. Raises `ImageNotFound` (also if an image must be chosen),
     `ManifestInvalid`, `LayerInvalid`, `BlobCorrupt`, `ImageTooLarge`, `SourceUnreadable`, `NoSpace`
     and `TimedOut`.
     """
-    opening = _Opening(scratch, limits, threads, reactor, say, report, stdin)
+    opening = _Opening(scratch, limits, threads, reactor, notify, report, stdin)
     seconds = limits.stages.fetch
     return await within(
         seconds,
@@ -75,7 +75,7 @@ class _Opening:
     limits: BuildLimits
     threads: Threads
     reactor: Reactor
-    say: Say
+    notify: Notify
     report: Report
     stdin: int
 
@@ -96,7 +96,7 @@ class _Opening:
         form, extent = await self.threads.run(form_of_file, name.path)
         if form == "packed":
             target = self.scratch / "archive.tar"
-            self.say("Unpacking the archive")
+            self.notify("Unpacking the archive")
             stop = Event()
             report = self._reporter(extent.size)
             await self.threads.run_until(
@@ -110,7 +110,7 @@ class _Opening:
         if form == "sif":
             image = await self.threads.run(read_sif, extent)
             extent, architecture, labels = image.partition, image.architecture, image.labels
-        self.say("Reading the file system")
+        self.notify("Reading the file system")
         files = await squashfs_image(
             extent,
             architecture,
@@ -143,7 +143,7 @@ class _Opening:
     async def _spool(self) -> Path:
         """Write standard input to a file."""
         target, stop = self.scratch / "standard-input", Event()
-        self.say("Reading standard input")
+        self.notify("Reading standard input")
         # What is compressed there is limited when it is unpacked.
         count = byte_counter(self.limits, self.limits.all_size, stop, self._reporter(0))
         size = await self.threads.run_until(stop.set, spool, self.stdin, target, stop, count)

@@ -36,7 +36,7 @@ __all__ = ["PARALLEL_BLOBS", "RegistryClient"]
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-    from shiftergw.ports import BlobSink, Say
+    from shiftergw.ports import BlobSink, Notify
 
 Locate = Callable[[ImageReference], tuple[str, str]]
 """Splits the name of a reference into that of a location and a repository there."""
@@ -107,35 +107,41 @@ class RegistryClient:
         return tuple(describe_places(origin, mirrors, repository, login, self._proxies))
 
     async def head(
-        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+        self, reference: ImageReference, login: RegistryLogin | None, notify: Notify
     ) -> Digest | None:
         """Return the digest that the reference answers now; None if the registry does not tell."""
-        return await self._route(*self._locate(reference), login, say).head(reference)
+        return await self._route(*self._locate(reference), login, notify).head(reference)
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
+        self,
+        reference: ImageReference,
+        platform: Platform,
+        login: RegistryLogin | None,
+        notify: Notify,
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return what the reference means now for this platform, and its configuration.
 
         A digest in the reference wins over its tag and is checked. Of an index the candidates are
         tried, best first, until one is an image with layers.
         """
-        route = self._route(*self._locate(reference), login, say)
+        route = self._route(*self._locate(reference), login, notify)
         return await route.resolve(reference, platform)
 
-    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
+    async def prove(
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
+    ) -> None:
         """Return if this login may read every layer of a resolved image, in one request for each.
 
         Its configuration was read when it was resolved.
         """
-        await self._route_of(image, login, say).prove(image)
+        await self._route_of(image, login, notify).prove(image)
 
     async def blob(
         self,
         image: ResolvedImage,
         blob: Descriptor,
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
         offset: int,
         sink: BlobSink,
     ) -> None:
@@ -144,39 +150,43 @@ class RegistryClient:
         Returns when the sink has as many bytes as the descriptor says; their digest is the
         sink's to check.
         """
-        await self._route_of(image, login, say).download(image, blob, offset, sink)
+        await self._route_of(image, login, notify).download(image, blob, offset, sink)
 
     async def signatures(
         self,
         image: ResolvedImage,
         kinds: frozenset[SignatureKind],
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
     ) -> list[SignatureBlob]:
         """Return the signatures that the registry stores beside an image; see `SignatureSource`.
 
         Those of the index that led to the manifest are among them: it names the manifest's digest.
         """
-        return await self._route_of(image, login, say).signatures(image, kinds)
+        return await self._route_of(image, login, notify).signatures(image, kinds)
 
     def signature_extension(
-        self, image: ResolvedImage, login: RegistryLogin | None, say: Say
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
     ) -> SignatureExtension:
         """Return the registry's extension for simple signatures of an image."""
-        return self._route_of(image, login, say).signature_extension(image)
+        return self._route_of(image, login, notify).signature_extension(image)
 
-    def _route_of(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> ImageRoute:
+    def _route_of(
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
+    ) -> ImageRoute:
         """Return where the blobs of an image are.
 
         What was resolved without a login counts as public: its blobs must come without one too.
         """
-        return self._route(image.location, image.repository, login if image.private else None, say)
+        return self._route(
+            image.location, image.repository, login if image.private else None, notify
+        )
 
     def _route(
-        self, name: str, repository: str, login: RegistryLogin | None, say: Say
+        self, name: str, repository: str, login: RegistryLogin | None, notify: Notify
     ) -> ImageRoute:
         places = self._open(name, repository)
-        return ImageRoute(*places, login, say, self._on_mirror_failure)
+        return ImageRoute(*places, login, notify, self._on_mirror_failure)
 
     def _open(self, name: str, repository: str) -> tuple[Registry, tuple[MirrorPlace, ...], str]:
         """Return a location, its mirrors, and the name of a repository there."""

@@ -44,7 +44,7 @@ from shiftergw.sources.registry.verifying_sink import VerifyingSink
 from shiftergw.sources.selection import choose_image
 
 if TYPE_CHECKING:
-    from shiftergw.ports import BlobSink, Say
+    from shiftergw.ports import BlobSink, Notify
 
 _log = Logger()
 
@@ -78,7 +78,7 @@ class ImageRoute:
         mirrors: Sequence[MirrorPlace],
         repository: str,
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
         on_failure: OnMirrorFailure = ignore_failure,
     ) -> None:
         """Visit `repository` with `login`; `origin` is the location itself."""
@@ -87,9 +87,9 @@ class ImageRoute:
         self._mirrors = mirrors
         self._name = repository
         self._login = login
-        self._say = say
+        self._notify = notify
         self._repository = origin.repository(repository, login)
-        self._documents = origin.documents(self._repository, say)
+        self._documents = origin.documents(self._repository, notify)
 
     def _mirrors_for(self, reference: ImageReference) -> list[MirrorPlace]:
         by_digest = reference.digest is not None
@@ -97,7 +97,7 @@ class ImageRoute:
 
     def _documents_at(self, place: MirrorPlace) -> Documents:
         return place.registry.documents(
-            place.registry.repository(self._name, place.login), self._say
+            place.registry.repository(self._name, place.login), self._notify
         )
 
     async def head(self, reference: ImageReference) -> Digest | None:
@@ -160,7 +160,7 @@ class ImageRoute:
         platform: Platform,
     ) -> tuple[ResolvedImage, ImageConfig]:
         selector = reference.tag if digest is None else str(digest)
-        self._say(f"Getting the image from the mirror {place.name}")
+        self._notify(f"Getting the image from the mirror {place.name}")
         return await self._read(self._documents_at(place), selector, digest, platform)
 
     async def _accept(
@@ -231,26 +231,26 @@ class ImageRoute:
             if place.mirror.standalone:
                 repository = place.registry.repository(self._name, place.login)
                 try:
-                    attachments = place.registry.attachments(repository, self._say)
+                    attachments = place.registry.attachments(repository, self._notify)
                     return await attachments.fetch(digests, kinds)
                 except _MIRROR_FAILURES as error:
                     self._pass_over(place, error)
         repository = self._origin.repository(self._name, self._login, private=image.private)
-        return await self._origin.attachments(repository, self._say).fetch(digests, kinds)
+        return await self._origin.attachments(repository, self._notify).fetch(digests, kinds)
 
     def signature_extension(self, image: ResolvedImage) -> SignatureExtension:
         """Return the extension for simple signatures, at the place of `signatures`."""
         for place in self._places_of(image)[:1]:
             if place.mirror.standalone:
                 registry, login = place.registry, place.login
-                return registry.signature_extension(self._name, login, self._say, private=False)
+                return registry.signature_extension(self._name, login, self._notify, private=False)
         return self._origin.signature_extension(
-            self._name, self._login, self._say, private=image.private
+            self._name, self._login, self._notify, private=image.private
         )
 
     def _documents_of(self, image: ResolvedImage) -> Documents:
         repository = self._origin.repository(self._name, self._login, private=image.private)
-        return self._origin.documents(repository, self._say)
+        return self._origin.documents(repository, self._notify)
 
     async def download(
         self, image: ResolvedImage, blob: Descriptor, offset: int, sink: BlobSink
@@ -266,7 +266,7 @@ class ImageRoute:
             for place in places:
                 repository = place.registry.repository(self._name, place.login)
                 try:
-                    await place.registry.download(repository, blob, offset, verifier, self._say)
+                    await place.registry.download(repository, blob, offset, verifier, self._notify)
                     verifier.check()
                 except _MIRROR_FAILURES as error:
                     self._pass_over(place, error)
@@ -274,12 +274,12 @@ class ImageRoute:
                 else:
                     return
         repository = self._origin.repository(self._name, self._login, private=image.private)
-        await self._origin.download(repository, blob, offset, sink, self._say)
+        await self._origin.download(repository, blob, offset, sink, self._notify)
 
     def _pass_over(self, place: MirrorPlace, error: PullError) -> None:
         cause = printable(f"{error.what} {error.detail}".strip(), 300)
         self._on_failure(place.name, cause)
-        self._say(f"Passing over the mirror {place.name}")
+        self._notify(f"Passing over the mirror {place.name}")
         _log.warn(
             "{location}/{repository}: the mirror {mirror} is passed over: {cause}",
             location=self._origin.location.name,

@@ -30,7 +30,7 @@ from shiftergw.sources.registry.transport import Transport
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
-    from shiftergw.ports import BlobSink, Say
+    from shiftergw.ports import BlobSink, Notify
 
 T = TypeVar("T")
 
@@ -91,28 +91,28 @@ class Registry:
         """Return the limit on the requests with this login, if the registry has reported one."""
         return self._quotas.limit_of(login)
 
-    def documents(self, repository: Repository, say: Say) -> Documents:
+    def documents(self, repository: Repository, notify: Notify) -> Documents:
         """Return the manifests and configurations of a repository, for one reference."""
-        return Documents(self.transport, repository, self._retries(say))
+        return Documents(self.transport, repository, self._retries(notify))
 
-    def attachments(self, repository: Repository, say: Say) -> Attachments:
+    def attachments(self, repository: Repository, notify: Notify) -> Attachments:
         """Return the signatures beside the images of a repository."""
-        return Attachments(self.transport, repository, self._retries(say))
+        return Attachments(self.transport, repository, self._retries(notify))
 
     def signature_extension(
-        self, name: str, login: RegistryLogin | None, say: Say, *, private: bool
+        self, name: str, login: RegistryLogin | None, notify: Notify, *, private: bool
     ) -> SignatureExtension:
         """Return the extension for simple signatures of the images of a repository."""
         repository = self.repository(name, login, private=private, below="/extensions")
         return SignatureExtension(
-            self.transport, self.location.base, repository, self._retries(say)
+            self.transport, self.location.base, repository, self._retries(notify)
         )
 
-    def _retries(self, say: Say) -> Retries:
-        return lambda attempt: self._with_retries(attempt, say)
+    def _retries(self, notify: Notify) -> Retries:
+        return lambda attempt: self._with_retries(attempt, notify)
 
     async def download(
-        self, repository: Repository, blob: Descriptor, offset: int, sink: BlobSink, say: Say
+        self, repository: Repository, blob: Descriptor, offset: int, sink: BlobSink, notify: Notify
     ) -> None:
         """Stream a blob into `sink` from `offset`, resuming it after interruptions."""
         download = Download(self.transport, repository, blob, offset, sink)
@@ -121,17 +121,17 @@ class Registry:
             async with self._blobs:
                 await download.attempt()
 
-        await self._with_retries(attempt, say, lambda: download.progress)
+        await self._with_retries(attempt, notify, lambda: download.progress)
 
     async def _with_retries(
-        self, attempt: Callable[[], Awaitable[T]], say: Say, progress: Callable[[], int] = int
+        self, attempt: Callable[[], Awaitable[T]], notify: Notify, progress: Callable[[], int] = int
     ) -> T:
         return await with_retries(
             attempt,
             patience=self._patience,
             clock=self._clock,
             random=self._random,
-            say=say,
+            notify=notify,
             postpone=self._admission.postpone,
             progress=progress,
         )

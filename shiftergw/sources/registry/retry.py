@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shiftergw.errors import RegistryUnavailable, RetryLater
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import Say
+from shiftergw.ports import Notify
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -96,7 +96,7 @@ async def with_retries(
     patience: Patience,
     clock: IReactorTime,
     random: Callable[[], float],
-    say: Say,
+    notify: Notify,
     postpone: Callable[[Interruption, float], Awaitable[RetryLater]],
     progress: Callable[[], int] = int,
 ) -> T:
@@ -124,5 +124,5 @@ async def with_retries(
                 raise
             if failures >= patience.tries or seconds > patience.quick:
                 raise await postpone(error, seconds) from error
-            say(f"waiting {max(1, round(seconds))} s: {error.what}")
+            notify(f"waiting {max(1, round(seconds))} s: {error.what}")
         await pause(seconds, clock)

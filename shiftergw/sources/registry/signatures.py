@@ -37,7 +37,7 @@ from shiftergw.sources.registry.transport import Transport
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
-    from shiftergw.ports import Say
+    from shiftergw.ports import Notify
 
 _ATTACHED_KINDS: frozenset[SignatureKind] = frozenset({"cosign", "bundle"})
 
@@ -58,13 +58,13 @@ class RegistryStorage(Protocol):
         image: ResolvedImage,
         kinds: frozenset[SignatureKind],
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
     ) -> Sequence[SignatureBlob]:
         """Return the signatures beside an image."""
         ...
 
     def signature_extension(
-        self, image: ResolvedImage, login: RegistryLogin | None, say: Say
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
     ) -> SignatureExtension:
         """Return the extension of the registry's interface for simple signatures."""
         ...
@@ -91,7 +91,7 @@ class Lookasides:
         self._patience = patience
         self._transports: dict[str, tuple[Transport, Admission]] = {}
 
-    def open(self, url: str, say: Say) -> LookasideStorage:
+    def open(self, url: str, notify: Notify) -> LookasideStorage:
         """Return the storage at a URL of registries.d; raise `ConfigurationError` for a bad one."""
         host = urlsplit(url).netloc
         if url not in self._transports:
@@ -107,7 +107,7 @@ class Lookasides:
             patience=self._patience,
             clock=self._reactor,
             random=random,
-            say=say,
+            notify=notify,
             postpone=admission.postpone,
         )
         return LookasideStorage(url, transport, retries)
@@ -140,17 +140,17 @@ class RegistrySignatures:
         reference: DockerReference,
         kinds: frozenset[SignatureKind],
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
     ) -> Sequence[SignatureBlob]:
         """Return the signatures of the manifest and of the index that led to it, see the port."""
         directory = await self._reads.run(read_registries_directory, self._directory)
         storage = directory.storage_of(reference)
         signatures: list[SignatureBlob] = []
         if "simple" in kinds:
-            signatures += await self._simple(image, storage.lookaside, reference, login, say)
+            signatures += await self._simple(image, storage.lookaside, reference, login, notify)
         if kinds & _ATTACHED_KINDS and storage.uses_attachments is not False:
             attached_kinds = kinds & _ATTACHED_KINDS
-            signatures += await self._registry.signatures(image, attached_kinds, login, say)
+            signatures += await self._registry.signatures(image, attached_kinds, login, notify)
         small = [s for s in signatures if len(s.signature) <= SIGNATURE_SIZE_LIMIT]
         return small[:SIGNATURES_LIMIT]
 
@@ -160,11 +160,11 @@ class RegistrySignatures:
         lookaside: str,
         reference: DockerReference,
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
     ) -> list[SignatureBlob]:
         """Return simple signatures: of the registry itself if it can store them."""
         digests: Sequence[Digest] = tuple(dict.fromkeys((image.digest, image.source_digest)))
-        extension = self._registry.signature_extension(image, login, say)
+        extension = self._registry.signature_extension(image, login, notify)
         if await extension.is_supported():
             return await extension.fetch(digests)
         if not lookaside:
@@ -172,7 +172,7 @@ class RegistrySignatures:
         path = reference.repository.partition("/")[2]
         if lookaside.startswith("file:"):
             return await self._reads.run(read_lookaside_files, lookaside, path, digests)
-        return await self._lookasides.open(lookaside, say).fetch(path, digests)
+        return await self._lookasides.open(lookaside, notify).fetch(path, digests)
 
 
 def _no_answer() -> TimedOut:

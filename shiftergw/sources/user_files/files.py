@@ -29,7 +29,7 @@ from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.locks import file_lock, remove_unshared
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import ImageSource, Report, Say
+from shiftergw.ports import ImageSource, Notify, Report
 from shiftergw.sources.user_files.imports import DISK_IS_FULL, DISK_RESERVE
 from shiftergw.sources.user_files.spool_client import SpoolClient
 from shiftergw.sources.user_files.user_source import UserSource
@@ -46,7 +46,7 @@ LOCK_SECONDS = 20.0
 SCRATCH = "scratch"
 """The name of the directory for what is unpacked of a file; only its own attempt needs that."""
 
-OpenLocal = Callable[[ImageFile, Path, Path, Say, Report], Awaitable[ImageSource]]
+OpenLocal = Callable[[ImageFile, Path, Path, Notify, Report], Awaitable[ImageSource]]
 """Opens the file at a path as a source; it writes what it needs to an empty directory."""
 
 ReadImport = Callable[[ImageFile, int, Path, Report], Awaitable[None]]
@@ -88,7 +88,7 @@ class UserFiles:
 
     @asynccontextmanager
     async def open(
-        self, record: ImageRecord, begin: Say, report: Report
+        self, record: ImageRecord, begin: Notify, report: Report
     ) -> AsyncIterator[ImageSource]:
         """Open the file of a record; what it needs on this machine is removed afterwards.
 
@@ -133,7 +133,7 @@ class UserFiles:
                     await self._threads.release(_remove_place, place)
 
     async def _find(
-        self, record: ImageRecord, file: ImageFile, place: Path, begin: Say, report: Report
+        self, record: ImageRecord, file: ImageFile, place: Path, begin: Notify, report: Report
     ) -> Path:
         """Return the path of the file on this machine, once it has its digest."""
         copy = place / "file"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model import ImageFile, ImageReference, RegistryLogin
-from shiftergw.ports import BlobSink, ImageSource, Say
+from shiftergw.ports import BlobSink, ImageSource, Notify
 
 
 class UserSource:
@@ -23,33 +23,39 @@ class UserSource:
         self._uid = uid
 
     async def head(
-        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+        self, reference: ImageReference, login: RegistryLogin | None, notify: Notify
     ) -> Digest | None:
         """Return None: the image is read in any case."""
-        del reference, login, say
+        del reference, login, notify
         return None
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
+        self,
+        reference: ImageReference,
+        platform: Platform,
+        login: RegistryLogin | None,
+        notify: Notify,
     ) -> tuple[ResolvedImage, ImageConfig]:
         """See the port."""
-        image, config = await self._source.resolve(reference, platform, login, say)
+        image, config = await self._source.resolve(reference, platform, login, notify)
         owner = f"uploads/{self._uid}"
         private = not self._file.public
         return replace(image, location="", repository=owner, private=private), config
 
-    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
+    async def prove(
+        self, image: ResolvedImage, login: RegistryLogin | None, notify: Notify
+    ) -> None:
         """See the port."""
-        await self._source.prove(image, login, say)
+        await self._source.prove(image, login, notify)
 
     async def blob(
         self,
         image: ResolvedImage,
         blob: Descriptor,
         login: RegistryLogin | None,
-        say: Say,
+        notify: Notify,
         offset: int,
         sink: BlobSink,
     ) -> None:
         """See the port."""
-        await self._source.blob(image, blob, login, say, offset, sink)
+        await self._source.blob(image, blob, login, notify, offset, sink)

@@ -548,7 +548,7 @@ class Pace:
             patience=Patience(first=1, quick=0.5),
             clock=self.clock,
             random=lambda: 0.5,
-            say=quiet,
+            notify=quiet,
             postpone=self.admission.postpone,
         )
 

@@ -44,7 +44,7 @@ class Tries:
                 patience=patience,
                 clock=self.clock,
                 random=lambda: self.random,
-                say=self.messages.append,
+                notify=self.messages.append,
                 postpone=self.postpone,
                 progress=lambda: self.progress,
             )

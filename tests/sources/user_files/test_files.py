@@ -83,7 +83,9 @@ class FileBench:
     ) -> UserFiles:
         """Return the files of a worker, with this directory for the spool."""
 
-        async def open_local(file: Any, path: Path, place: Path, say: Any, report: Any) -> Source:
+        async def open_local(
+            file: Any, path: Path, place: Path, notify: Any, report: Any
+        ) -> Source:
             self._note(path, place)
             if self.gate is not None:
                 await self.gate
