@@ -91,6 +91,18 @@ def room_of(item: pytest.Item) -> str:
     return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
+def deal(groups: Iterable[Sequence[pytest.Item]], count: int) -> list[list[pytest.Item]]:
+    """Return `count` shares of about the same duration; the tests of a group are in one share."""
+    shares: list[list[pytest.Item]] = [[] for _ in range(count)]
+    durations = [0.0] * count
+    weights = [(seconds_of(group), group) for group in groups]
+    for seconds, group in sorted(weights, key=lambda weight: weight[0], reverse=True):
+        shortest = durations.index(min(durations))
+        shares[shortest].extend(group)
+        durations[shortest] += seconds
+    return shares
+
+
 def deal_slow_tests(
     groups: Iterable[Sequence[pytest.Item]], rest: Sequence[pytest.Item], processes: int
 ) -> list[pytest.Item]:
@@ -100,9 +112,7 @@ def deal_slow_tests(
     slow tests came first, they would be the share of one process. The tests of a group are in the
     same share, one after another.
     """
-    shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
-    for group in sorted(groups, key=seconds_of, reverse=True):
-        min(shares, key=seconds_of).extend(group)
+    shares = deal(groups, processes)
     order: list[pytest.Item] = []
     remaining = list(rest)
     total = sum(map(len, shares)) + len(rest)
@@ -116,10 +126,7 @@ def deal_slow_tests(
 
 def group_by_fixture(items: Iterable[pytest.Item], count: int) -> list[list[pytest.Item]]:
     """Return `count` groups of about the same length; the tests of a file are in one group."""
-    groups: list[list[pytest.Item]] = [[] for _ in range(count)]
-    for tests in sorted(group_by_file(items), key=seconds_of, reverse=True):
-        min(groups, key=seconds_of).extend(tests)
-    return groups
+    return deal(group_by_file(items), count)
 
 
 def group_by_file(items: Iterable[pytest.Item]) -> list[list[pytest.Item]]:
