@@ -650,7 +650,8 @@ async def test_a_part_unasked() -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryUnavailable, match="another part"):
             await fetch(client, LAYER, Sink())
-    assert len(registry.requests) == 3
+    # Twisted repeats a request whose kept connection is just closing, as on a busy machine.
+    assert HASTY.tries <= len(registry.requests) <= 2 * HASTY.tries
 
 
 @pytest_twisted.ensureDeferred
