@@ -49,6 +49,8 @@ from shiftergw.errors.pulls import (
     RegistryUntrusted,
     RetryLater,
     SourceUnreadable,
+    SquashfsCorrupt,
+    SquashfsUnsupported,
     WorkerLost,
     stage_timeout,
 )
@@ -85,6 +87,8 @@ __all__ = [
     "RegistryUntrusted",
     "RetryLater",
     "SourceUnreadable",
+    "SquashfsCorrupt",
+    "SquashfsUnsupported",
     "Superseded",
     "TimedOut",
     "TooLarge",

@@ -111,6 +111,24 @@ class BlobCorrupt(PullError):
     default_remedy = "Try again; if it lasts, push the image once more."
 
 
+class SquashfsCorrupt(PullError):
+    """A squashfs file is damaged: its metadata contradicts itself, or leads out of the file."""
+
+    code = "squashfs-corrupt"
+    retryable = True
+    default_remedy = "Try again; if it lasts, tell the site's support: a disk may be failing."
+
+
+class SquashfsUnsupported(PullError):
+    """A squashfs file uses what the gateway cannot read, or would need what squashfs cannot hold.
+
+    Examples are the compressors lzo and lz4, and an owner with the 65,536th different id.
+    """
+
+    code = "squashfs-unsupported"
+    default_remedy = "Use gzip, zstd or xz, or the builder for whole images."
+
+
 class ManifestInvalid(PullError):
     """The manifest or configuration of the image violates the OCI specification."""
 

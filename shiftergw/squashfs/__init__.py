@@ -1,0 +1,1 @@
+"""The on-disk format squashfs 4.0: its metadata, read and written. Pure: no I/O of its own."""
