@@ -15,6 +15,8 @@ from shiftergw.model import ImageRecord
 from shiftergw.oci.meta import Meta, MetaFile, MetaRejected, read_meta, write_meta
 from shiftergw.ports import ImageDirectory, InstalledFile, Notify
 from shiftergw.rules.access import Access
+from shiftergw.squashfs import superblock
+from shiftergw.squashfs.superblock import Superblock
 
 FILE_FACTS = ("size", "sha256", "modified", "options", "report", "ostcount")
 """Members of a record that describe the delivered file."""
@@ -24,9 +26,6 @@ _SETTINGS = ("env", "entry", "cmd", "workdir")
 
 META_LIMIT = 1 << 20
 """Bytes of a metadata file that are read at most."""
-
-_SUPERBLOCK = 96
-"""Bytes of the superblock of squashfs."""
 
 _log = Logger()
 
@@ -108,14 +107,15 @@ class Target:
     async def _is_cut_short(self, file: InstalledFile, record: ImageRecord) -> bool:
         """Return whether a file is empty or, if its record does not say its size, too short.
 
-        The superblock (squashfs 4.0) begins with "hsqs"; the length of the file system, which the
-        file may exceed by padding, is at offset 40.
+        The superblock says the length of the file system, which the file may exceed by padding.
         """
         is_short = file.size == 0
         if not is_short and record.size is None:
-            head = await self.directory.head(file.name, _SUPERBLOCK)
-            length = int.from_bytes(head[40:48], "little")
-            is_short = head.startswith(b"hsqs") and max(length, _SUPERBLOCK) > file.size
+            head = await self.directory.head(file.name, superblock.SIZE)
+            if head.startswith(superblock.MAGIC):
+                is_short = (
+                    len(head) < superblock.SIZE or Superblock.unpack(head).bytes_used > file.size
+                )
         if is_short:
             text = "{name} in {directory} is cut short or empty"
             _log.warn(text, name=file.name, directory=self.name)

@@ -15,12 +15,12 @@ from shiftergw.sources.local.extents import Extent, ExtentFile, file_errors, who
 from shiftergw.sources.local.sif import MAGIC as SIF_MAGIC
 from shiftergw.sources.local.sif import MAGIC_OFFSET as SIF_MAGIC_OFFSET
 from shiftergw.sources.local.trees import FileTree
+from shiftergw.squashfs.superblock import MAGIC as SQUASHFS_MAGIC
 
 FileForm = Literal["sif", "squashfs", "packed", "tar"]
 
-SQUASHFS_MAGIC = b"hsqs"
 _CHECKSUM = slice(148, 156)
-_LAUNCH = re.compile(rb"#![^\n]{1,100}run-singularity\n(?=hsqs)")
+_LAUNCH = re.compile(rb"#![^\n]{1,100}run-singularity\n(?=%b)" % SQUASHFS_MAGIC)
 """The first line of images of Singularity 2.4 and later 2.x, before the file system."""
 
 _EXT_MAGIC = b"\x53\xef"

@@ -11,7 +11,6 @@ import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from struct import Struct
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from shiftergw.errors import (
     LayerInvalid,
     ManifestInvalid,
     SourceUnreadable,
+    SquashfsCorrupt,
     TimedOut,
     printable,
     stage_timeout,
@@ -48,6 +48,7 @@ from shiftergw.sources.local.singularity_metadata import (
     environment,
     labels,
 )
+from shiftergw.squashfs import superblock
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -55,12 +56,6 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = 4 << 30
 """Bytes of address space of `sqfs2tar`, which keeps the tree of the file system in memory."""
-
-# magic, inodes, time, block size, fragments, compression, block log, flags, ids, version, root,
-# bytes used
-_SUPERBLOCK = Struct("<4sIIIIHHHHHHQQ")
-_MAGIC = b"hsqs"
-_VERSION = (4, 0)
 
 
 async def squashfs_image(
@@ -98,30 +93,29 @@ async def squashfs_image(
 def _check_superblock(file_system: Extent, limits: BuildLimits) -> int:
     """Return when a file system was made; raise `ManifestInvalid` if it cannot be read."""
     with file_errors("squashfs file"), ExtentFile(file_system) as file:
-        head = file.read(_SUPERBLOCK.size)
-    if len(head) < _SUPERBLOCK.size or not head.startswith(_MAGIC):
+        head = file.read(superblock.SIZE)
+    try:
+        block = superblock.Superblock.unpack(head)
+    except SquashfsCorrupt as error:
+        raise ManifestInvalid(error.what, remedy="Check the path and its prefix.") from error
+    if block.version != superblock.VERSION:
         raise ManifestInvalid(
-            "The file has no squashfs file system.", remedy="Check the path and its prefix."
+            f"The file system has the squashfs version {block.major}.{block.minor}; 4.0 is"
+            " supported."
         )
-    fields = _SUPERBLOCK.unpack(head)
-    inodes, created, version, size = fields[1], fields[2], fields[9:11], fields[12]
-    if version != _VERSION:
+    if block.bytes_used > file_system.size:
         raise ManifestInvalid(
-            f"The file system has the squashfs version {version[0]}.{version[1]}; 4.0 is supported."
-        )
-    if size > file_system.size:
-        raise ManifestInvalid(
-            f"The squashfs file is incomplete: it should have {size} bytes, and has"
+            f"The squashfs file is incomplete: it should have {block.bytes_used} bytes, and has"
             f" {file_system.size}.",
             remedy="Copy it once more.",
         )
-    if inodes > limits.all_entries:
+    if block.inodes > limits.all_entries:
         raise ImageTooLarge.for_limit(
-            f"The file system has {inodes} entries; the gateway takes at most"
+            f"The file system has {block.inodes} entries; the gateway takes at most"
             f" {limits.all_entries}.",
             "MaxLayersEntries",
         )
-    return int(created)
+    return block.created
 
 
 async def _run(
