@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TREES = ("shiftergw", "tests", "conf")
 
-MOST_ROOMS = 28
-MOST_ARROWS = 140
+MOST_ROOMS = 26
+MOST_ARROWS = 125
 MOST_FLOORS = 9
 LONGEST_FUNCTION = 60  # lines
 

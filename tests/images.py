@@ -18,7 +18,7 @@ from typing import Any
 
 import zstandard
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"

@@ -19,8 +19,8 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from shiftergw.image import Digest
-from shiftergw.model import RegistryLogin
+from shiftergw.model.images import Digest
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from tests import children
 from tests.images import MadeImage

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from socket import SHUT_RDWR, create_connection, socket
 from typing import Self
 
-from shiftergw.image import Descriptor
+from shiftergw.model.images import Descriptor
 
 _RANGE = re.compile(rb"\r\nrange: bytes=([0-9]+)-\r\n", re.IGNORECASE)
 _PIECE = 64 << 10

@@ -16,7 +16,7 @@ from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.cache.blobs import BlobPaths, sweep
 from shiftergw.cli.logins import LoginFile
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.plumbing.files import write_private
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads

@@ -22,8 +22,10 @@ from shiftergw.cli.exits import NoGateway
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import PullError, RegistryUntrusted, RetryLater, Unavailable
-from shiftergw.image import Platform
-from shiftergw.model import ImageFile, ImageReference, RegistryLogin
+from shiftergw.model.images import Platform
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
+from shiftergw.model.uploads import ImageFile
 from shiftergw.mongo.address import MongoAddress
 from shiftergw.mongo.connector import PrimaryConnector
 from shiftergw.plumbing.seal import Seal

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from shiftergw.model import Ready
+from shiftergw.model.records import Ready
 from shiftergw.states import State
 from tests.configurations import load_config
 from tests.job.workbench import CONFIG, Bench, running_bench

@@ -35,7 +35,8 @@ from shiftergw.delivery.factory import (
 )
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.job.policy import ImagePolicies, Verifiers
-from shiftergw.model import ImageFile, LocalSourceName, SourceKind
+from shiftergw.model.source_names import LocalSourceName, SourceKind
+from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Authenticator, ImageSource, Notify, Report, UserDirectory
 from shiftergw.signatures.gpg import GpgVerifier

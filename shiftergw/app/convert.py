@@ -13,12 +13,14 @@ from shiftergw.app.waiting import run_with_waits
 from shiftergw.build import mksquashfs
 from shiftergw.config import Config, System
 from shiftergw.delivery.placement import place
-from shiftergw.image import BuildLimits, BuiltImage, ResolvedImage, SquashOptions
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.policy import read_policy
 from shiftergw.job.watcher import Watcher
-from shiftergw.model import ImageReference, LocalSourceName
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import BuiltImage, ResolvedImage
+from shiftergw.model.references import ImageReference
 from shiftergw.model.signatures import PolicyVerdict
+from shiftergw.model.source_names import LocalSourceName
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, run_services
 from shiftergw.ports import ImageSource

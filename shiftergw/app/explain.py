@@ -27,11 +27,11 @@ from shiftergw.errors import (
     TimedOut,
     Unavailable,
 )
-from shiftergw.image import ResolvedImage
 from shiftergw.job.explain import ImageFacts, explain
 from shiftergw.job.recordable import recordable
-from shiftergw.model import Progress
 from shiftergw.model.explanations import ExplainRequest, Explanation, ImagePlace
+from shiftergw.model.images import ResolvedImage
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageStore, Notify
 from shiftergw.rules.waiting import decide_wait

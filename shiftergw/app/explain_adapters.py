@@ -17,8 +17,8 @@ from shiftergw.errors import ConfigurationError
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.policy import ImagePolicies
 from shiftergw.job.targets import Target
-from shiftergw.model import RegistryLogin
 from shiftergw.model.explanations import ExplainRequest
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.services import ClosedAtStop
 from shiftergw.plumbing.threads import Threads

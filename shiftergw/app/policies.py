@@ -12,7 +12,7 @@ from shiftergw.config import Config
 from shiftergw.config.registries_directory import read_registries_directory
 from shiftergw.errors import ConfigurationError, PolicyInvalid, TimedOut
 from shiftergw.job.policy import read_policy, refusal_of, unusable_policy
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.rules.image_identity import identify_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shiftergw.model import SourceKind
+from shiftergw.model.source_names import SourceKind
 from shiftergw.sources.local.forms import check_head
 
 _KINDS: dict[str, SourceKind] = {

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from shiftergw.errors import RetryLater, duration
-from shiftergw.model import WaitLimits
+from shiftergw.model.postponement import WaitLimits
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Notify
 from shiftergw.rules.waiting import decide_wait

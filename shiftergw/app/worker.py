@@ -19,7 +19,7 @@ from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.targets import Target
 from shiftergw.job.worker import Worker
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Sweepable, runner_name

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shiftergw.errors import Unavailable
-from shiftergw.names import HIGHEST_ID
+from shiftergw.model.names import HIGHEST_ID
 
 _USER_FIELDS = 7
 _GROUP_FIELDS = 4

@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shiftergw.errors import ChildFailed
-from shiftergw.names import HIGHEST_ID
+from shiftergw.model.names import HIGHEST_ID
 
 if TYPE_CHECKING:
     from pathlib import Path

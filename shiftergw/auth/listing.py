@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from shiftergw.auth.getent import Listing, parse, unusable
 from shiftergw.errors import GatewayError, Unavailable, printable
-from shiftergw.model import UserAccount
+from shiftergw.model.requests import UserAccount
 from shiftergw.plumbing.process import Command, run_command
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection
 
 from shiftergw.errors import NotAuthenticated
-from shiftergw.model import RegistryLogin, Session
-from shiftergw.names import HIGHEST_ID
+from shiftergw.model.names import HIGHEST_ID
+from shiftergw.model.requests import RegistryLogin, Session
 from shiftergw.ports import GroupDirectory
 
 DEFAULT_ID = 65534

@@ -14,7 +14,7 @@ from shiftergw.auth.libmunge import LARGEST, TROUBLE, DecodeAnswer, Munge, Statu
 from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.auth.payload import logins
 from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
-from shiftergw.model import Session
+from shiftergw.model.requests import Session
 from shiftergw.ports import UserDirectory
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 
 from shiftergw.errors import BadRequest
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 
 
 def logins(payload: bytes) -> Mapping[str, RegistryLogin]:

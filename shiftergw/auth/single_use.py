@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.auth.munge import digest_of, used_before
 from shiftergw.errors import Unavailable
-from shiftergw.model import Session
+from shiftergw.model.requests import Session
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import (
     CREDENTIAL_SECONDS,

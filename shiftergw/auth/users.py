@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.auth.cached_calls import CachedCalls
 from shiftergw.errors import Unavailable, printable
-from shiftergw.model import UserAccount
+from shiftergw.model.requests import UserAccount
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from threading import Event
 
 from twisted.logger import Logger
 
-from shiftergw.image import BuiltImage, ContentReport
+from shiftergw.model.images import BuiltImage, ContentReport
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,

@@ -10,8 +10,9 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
-from shiftergw.image import BuildLimits, LayerFile, Opening
-from shiftergw.model import Progress
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import LayerFile, Opening
+from shiftergw.model.records import Progress
 from shiftergw.oci.budget import Budget, LayerBudget
 from shiftergw.oci.compression import opening_of
 from shiftergw.oci.tar import LayerIndex, index_layer

@@ -28,8 +28,9 @@ from shiftergw.build.examination import IndexedLayer, drain_indexes, examine_lay
 from shiftergw.build.mksquashfs import Mksquashfs, arguments
 from shiftergw.build.stream import stream
 from shiftergw.errors import BlobCorrupt, ConversionFailed, ImageTooLarge, RetryLater, duration
-from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
-from shiftergw.model import Progress
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import BuiltImage, LayerFile
+from shiftergw.model.records import Progress
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.plumbing.gather import gather_or_cancel

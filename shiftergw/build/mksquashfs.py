@@ -36,7 +36,7 @@ from shiftergw.plumbing.timing import ticking
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorProcess, IReactorTime
 
-    from shiftergw.image import SquashOptions
+    from shiftergw.model.build_options import SquashOptions
     from shiftergw.plumbing.threads import Threads
 
 MINIMUM = (4, 5)

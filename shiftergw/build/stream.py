@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from shiftergw.errors import LayerInvalid
-from shiftergw.image import LayerFile
+from shiftergw.model.images import LayerFile
 from shiftergw.oci.budget import stoppable, stoppable_sorted
 from shiftergw.oci.compression import PIECE, StopRequested, decompress, opening_of
 from shiftergw.oci.flatten import Plan

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from shiftergw.build.converted import ConvertedFiles, room_of, sweep
 from shiftergw.build.image_build import BuildTools, ImageBuild
 from shiftergw.errors import ConversionFailed, NoSpace, amount
-from shiftergw.image import BuildLimits, BuiltImage, SquashOptions
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import BuiltImage
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import private_directory
 

@@ -27,7 +27,7 @@ from shiftergw.cache.blobs import BlobPaths
 from shiftergw.cache.download_locks import DownloadLocks, mark_of
 from shiftergw.cache.partial import PartialBlob, disk_errors
 from shiftergw.errors import BlobCorrupt, NoSpace, amount
-from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
+from shiftergw.model.images import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.files import free_space, nearest_existing, private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS
 from shiftergw.plumbing.threads import Threads

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.cache.partial import PartialBlob
 from shiftergw.errors import BlobCorrupt
-from shiftergw.image import Descriptor
+from shiftergw.model.images import Descriptor
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import shield
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from threading import Event
 
 from shiftergw.cache.partial import disk_errors
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,

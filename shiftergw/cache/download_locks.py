@@ -19,7 +19,7 @@ from shiftergw.cache import blobs
 from shiftergw.cache.blobs import BlobPaths
 from shiftergw.cache.partial import disk_errors
 from shiftergw.errors import RegistryUnavailable, RetryLater
-from shiftergw.image import Descriptor
+from shiftergw.model.images import Descriptor
 from shiftergw.plumbing.locks import POLL_SECONDS, try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause

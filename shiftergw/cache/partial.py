@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shiftergw.cache.arriving import Arriving
 from shiftergw.errors import PullError
-from shiftergw.image import Descriptor
+from shiftergw.model.images import Descriptor
 from shiftergw.plumbing.disk_errors import DISK_FULL, translated_disk_errors
 from shiftergw.plumbing.files import replace_durably
 

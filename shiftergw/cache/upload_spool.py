@@ -31,7 +31,7 @@ from shiftergw.cache.upload_states import (
     write_state,
 )
 from shiftergw.errors import ConfigurationError, Unavailable
-from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload
+from shiftergw.model.uploads import UPLOAD_ID, UploadDeclaration, UserUpload
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shiftergw.errors import NoSpace, Unavailable
-from shiftergw.model import UPLOAD_ID, UploadDeclaration, UserUpload, data_file, state_file
+from shiftergw.model.uploads import UPLOAD_ID, UploadDeclaration, UserUpload, data_file, state_file
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import read_whole, write_private
 from shiftergw.plumbing.locks import try_lock, unlock

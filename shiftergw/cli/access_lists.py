@@ -11,7 +11,7 @@ import click
 
 from shiftergw.cli.exits import Misuse
 from shiftergw.errors import printable
-from shiftergw.names import HIGHEST_ID
+from shiftergw.model.names import HIGHEST_ID
 
 _ID_LENGTH = 100
 """Characters of an id, with leading zeros; a longer number is refused."""

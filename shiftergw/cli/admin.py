@@ -16,7 +16,7 @@ from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
-from shiftergw.names import is_image_id
+from shiftergw.model.names import is_image_id
 
 
 @click.command()

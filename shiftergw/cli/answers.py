@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from shiftergw.names import MISSING, is_count, is_image_id, is_time
+from shiftergw.model.names import MISSING, is_count, is_image_id, is_time
 from shiftergw.states import State
 
 _TEXTS = (

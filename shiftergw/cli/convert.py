@@ -19,9 +19,11 @@ from shiftergw.cli.reactor import run
 from shiftergw.cli.scratch_directory import scratch_directory
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
-from shiftergw.image import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOptions
-from shiftergw.model import ImageReference, LocalSourceName, Progress, parse_source
-from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
+from shiftergw.model.build_options import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOptions
+from shiftergw.model.names import DOCKER_HUB, DOCKER_HUB_ALIASES
+from shiftergw.model.records import Progress
+from shiftergw.model.references import ImageReference
+from shiftergw.model.source_names import LocalSourceName, parse_source
 from shiftergw.states import State
 
 if TYPE_CHECKING:

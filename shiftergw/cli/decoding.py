@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from shiftergw.cli.answers import InvalidAnswer
-from shiftergw.names import is_count, is_time
+from shiftergw.model.names import is_count, is_time
 
 T = TypeVar("T")
 

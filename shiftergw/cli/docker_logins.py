@@ -20,8 +20,8 @@ from typing import Any
 from shiftergw.cli.credential_helpers import HelperFailed, ask_helper
 from shiftergw.cli.exits import Misuse
 from shiftergw.errors import printable
-from shiftergw.model import IDENTITY_TOKEN_USER
-from shiftergw.names import DOCKER_HUB_HOSTS, DOCKER_IO
+from shiftergw.model.names import DOCKER_HUB_HOSTS, DOCKER_IO
+from shiftergw.model.requests import IDENTITY_TOKEN_USER
 from shiftergw.plumbing.files import read_whole
 
 FILE_LIMIT = 1 << 20

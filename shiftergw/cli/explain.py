@@ -33,13 +33,14 @@ from shiftergw.cli.settings import Settings
 from shiftergw.cli.upload_source import check_registry_image
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import GatewayError, duration, printable
-from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.explanations import (
     EXPLANATION_SECONDS,
     MOST_EXPLANATIONS,
     ExplainRequest,
     Explanation,
 )
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 
 if TYPE_CHECKING:
     from shiftergw.cli.remote import Remote

@@ -23,7 +23,7 @@ from shiftergw.cli.logins import LoginFile, check_key, home, login_text, replace
 from shiftergw.cli.requests import answer_of
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
-from shiftergw.model import IDENTITY_TOKEN_USER
+from shiftergw.model.requests import IDENTITY_TOKEN_USER
 
 _ANY_REGISTRY = "*"
 """The location of a gateway that gets images from any registry."""

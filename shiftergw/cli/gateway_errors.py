@@ -21,7 +21,7 @@ from shiftergw.cli.exits import (
 )
 from shiftergw.cli.proxy import GatewayProxy
 from shiftergw.errors import amount, printable
-from shiftergw.names import is_count
+from shiftergw.model.names import is_count
 from shiftergw.plumbing.head_limits import HeadTooLong
 
 ERROR_TEXT_LIMIT = 1000

@@ -15,7 +15,7 @@ from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings, check_text
 from shiftergw.errors import printable
-from shiftergw.names import registry_name
+from shiftergw.model.names import registry_name
 
 
 def image_of(text: str, default: str = "docker") -> tuple[str, str]:

@@ -24,7 +24,7 @@ from shiftergw.cli.logins import (
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
-from shiftergw.names import registry_name
+from shiftergw.model.names import registry_name
 from shiftergw.plumbing.signals import InterruptedBySignal
 
 

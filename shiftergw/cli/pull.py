@@ -25,7 +25,7 @@ from shiftergw.cli.progress import Display, Line, Lines
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
-from shiftergw.names import MISSING, is_image_id
+from shiftergw.model.names import MISSING, is_image_id
 from shiftergw.plumbing.gather import cancel_all
 from shiftergw.states import POLLING_STATES, State
 

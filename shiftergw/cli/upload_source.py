@@ -17,8 +17,8 @@ from shiftergw.cli.directory_tar import DirectoryTar, FileState, files_below, re
 from shiftergw.cli.exits import Misuse
 from shiftergw.cli.layout_blobs import blobs_of_tag
 from shiftergw.errors import BadRequest, printable
+from shiftergw.model.names import check_registry_name, registry_name
 from shiftergw.model.source_names import LocalSourceName, parse_source
-from shiftergw.names import check_registry_name, registry_name
 
 PIECE = 4 << 20
 """Bytes that are read at once to compute the digest."""

@@ -58,8 +58,9 @@ from shiftergw.config.values import (
     Texts,
 )
 from shiftergw.errors import ConfigurationError
-from shiftergw.image import BuildLimits
-from shiftergw.model import ImageReference, PostponeLimits, WaitLimits
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.postponement import PostponeLimits, WaitLimits
+from shiftergw.model.references import ImageReference
 
 __all__ = [
     "Config",

@@ -10,10 +10,10 @@ from shiftergw.config.locations import ANY_REGISTRY, LocationSection, without_de
 from shiftergw.config.registries_conf import RegistryRules
 from shiftergw.config.values import HOST
 from shiftergw.errors import BadRequest, NotAllowed, printable
-from shiftergw.names import DOCKER_HUB_HOSTS, DOCKER_IO, is_host
+from shiftergw.model.names import DOCKER_HUB_HOSTS, DOCKER_IO, is_host
 
 if TYPE_CHECKING:
-    from shiftergw.model import ImageReference
+    from shiftergw.model.references import ImageReference
 
 
 def find_location(locations: Mapping[str, LocationSection], host: str) -> str | None:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from shiftergw.config.document import Section
 from shiftergw.config.values import HOST, Hosts, LocalPath, registry_base, registry_url
-from shiftergw.names import DOCKER_HUB_HOSTS
+from shiftergw.model.names import DOCKER_HUB_HOSTS
 
 ANY_REGISTRY = "*"
 """The name of the location that stands for every registry which has no location of its own."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from shiftergw.config.source import read_text
 from shiftergw.config.values import HOST
 from shiftergw.errors import ConfigurationError, printable
-from shiftergw.names import DOCKER_HUB_HOSTS, DOCKER_IO
+from shiftergw.model.names import DOCKER_HUB_HOSTS, DOCKER_IO
 
 MirrorUse = Literal["all", "digest-only", "tag-only"]
 """The references for which a mirror is asked: its `pull-from-mirror`."""

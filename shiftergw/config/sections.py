@@ -26,14 +26,14 @@ from shiftergw.config.values import (
     Texts,
     Users,
 )
-from shiftergw.image import (
+from shiftergw.model.build_options import (
     GZIP_LEVEL,
     HIGHEST_LEVEL,
     Compressor,
-    Platform,
     SquashOptions,
     StageLimits,
 )
+from shiftergw.model.images import Platform
 
 if TYPE_CHECKING:
     from shiftergw.config import Config

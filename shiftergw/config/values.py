@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from shiftergw.errors import printable
-from shiftergw.image import Platform
+from shiftergw.model.images import Platform
 
 
 @dataclass(frozen=True, slots=True)

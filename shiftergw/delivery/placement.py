@@ -19,7 +19,7 @@ from shiftergw.delivery.image_names import temporary_name
 from shiftergw.delivery.local_files import open_for_writing
 from shiftergw.delivery.proof import time_limit
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import removed_on_error, replace_durably

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.delivery.shared_session import SharedSession
-    from shiftergw.model import Progress
+    from shiftergw.model.records import Progress
 
 TRIES = 3
 """How often a delivery is retried in a row without progress."""

@@ -12,7 +12,7 @@ from shiftergw.delivery import proof
 from shiftergw.delivery.proof import NoDigest
 from shiftergw.delivery.source_file import source_errors
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.ports import Verification
 
 if TYPE_CHECKING:

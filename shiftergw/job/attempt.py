@@ -15,7 +15,8 @@ from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, RetryLater, Superseded, Unavailable
 from shiftergw.job.summary import Timeline
-from shiftergw.model import ImageRecord, Postponement, Progress, WaitLimits
+from shiftergw.model.postponement import Postponement, WaitLimits
+from shiftergw.model.records import ImageRecord, Progress
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore

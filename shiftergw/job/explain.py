@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shiftergw.errors import GatewayError, RetryLater, TimedOut, printable
-from shiftergw.image import Platform, ResolvedImage
-from shiftergw.model import ImageRecord, ImageReference, Session
 from shiftergw.model.explanations import (
     DeliveredImage,
     Explanation,
@@ -21,8 +19,12 @@ from shiftergw.model.explanations import (
     Obstacle,
     PullAction,
 )
+from shiftergw.model.images import Platform, ResolvedImage
+from shiftergw.model.names import LARGEST_COUNT, is_count, is_time
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import Session
 from shiftergw.model.signatures import PolicyVerdict
-from shiftergw.names import LARGEST_COUNT, is_count, is_time
 from shiftergw.rules.pull import Prove, Reuse, decide_from_manifest
 
 MOST_LAYERS = 200

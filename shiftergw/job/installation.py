@@ -10,12 +10,14 @@ from twisted.logger import Logger
 
 from shiftergw.config import Config
 from shiftergw.errors import stage_timeout
-from shiftergw.image import BuiltImage, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.publication import Publisher, Resolution
 from shiftergw.job.targets import Target
-from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
+from shiftergw.model.images import BuiltImage, ResolvedImage
+from shiftergw.model.records import ImageRecord, Ready
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import Verification

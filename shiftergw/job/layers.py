@@ -10,9 +10,10 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from shiftergw.errors import ImageNotFound, ManifestInvalid, PullError, RetryLater
-from shiftergw.image import Descriptor, Digest, ImageConfig, Opening, ResolvedImage
 from shiftergw.job.watcher import Watcher
-from shiftergw.model import Progress, RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Opening, ResolvedImage
+from shiftergw.model.records import Progress
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.ports import BlobCache, ImageSource, Layer

@@ -23,17 +23,12 @@ from shiftergw.errors import (
     NoSpace,
     stage_timeout,
 )
-from shiftergw.image import (
-    BuildLimits,
-    BuiltImage,
-    ImageConfig,
-    Platform,
-    ResolvedImage,
-    SquashOptions,
-)
 from shiftergw.job.layers import LayerDownloads
 from shiftergw.job.watcher import BuildWatcher, ForwardWatcher, Watcher
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import BuiltImage, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import BlobCache, ImageBuilder, ImageSource

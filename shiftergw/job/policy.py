@@ -14,10 +14,12 @@ from twisted.logger import Logger
 
 from shiftergw.config import Config
 from shiftergw.errors import ConfigurationError, ImageRefused, PolicyInvalid, TimedOut
-from shiftergw.image import ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.watcher import Watcher
-from shiftergw.model import ImageRecord, ImageReference, RegistryLogin
+from shiftergw.model.images import ResolvedImage
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import (
     SIGNATURE_SIZE_LIMIT,
     PolicyVerdict,

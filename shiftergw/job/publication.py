@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shiftergw.config import Config
 from shiftergw.errors import NotStorable, Unavailable
-from shiftergw.image import ImageConfig, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.targets import FILE_FACTS, Target
-from shiftergw.model import ImageRecord, Origin, Ready
+from shiftergw.model.images import ImageConfig, ResolvedImage
+from shiftergw.model.records import ImageRecord, Origin, Ready
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.ports import ImageStore

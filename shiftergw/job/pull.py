@@ -23,7 +23,9 @@ from shiftergw.job.policy import ImagePolicies
 from shiftergw.job.publication import Publisher, Resolution, facts_of
 from shiftergw.job.recordable import recordable
 from shiftergw.job.targets import Target
-from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
+from shiftergw.model.records import ImageRecord, Ready
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageSource, ImageStore, Notify, Report
 from shiftergw.rules import access

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 
 from shiftergw.errors import ImageTooLarge, amount, printable
-from shiftergw.image import ImageConfig
+from shiftergw.model.images import ImageConfig
 from shiftergw.oci.meta import runtime_settings
 
 NAMES = 20

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from shiftergw.errors import DeliveryFailed
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.targets import Target
-from shiftergw.model import Expired
+from shiftergw.model.records import Expired
 from shiftergw.ports import ImageStore
 
 

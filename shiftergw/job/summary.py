@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shiftergw.errors import amount, printable
-from shiftergw.model import ImageRecord, Progress
+from shiftergw.model.records import ImageRecord, Progress
 from shiftergw.rules.attempts import describe_attempt, describe_work
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import Any
 from twisted.logger import Logger
 
 from shiftergw.errors import NoSpace, amount
-from shiftergw.image import ImageConfig, Platform, ResolvedImage, SquashOptions
-from shiftergw.model import ImageRecord
+from shiftergw.model.build_options import SquashOptions
+from shiftergw.model.images import ImageConfig, Platform, ResolvedImage
+from shiftergw.model.records import ImageRecord
 from shiftergw.oci.meta import Meta, MetaFile, MetaRejected, read_meta, write_meta
 from shiftergw.ports import ImageDirectory, InstalledFile, Notify
 from shiftergw.rules.access import Access

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.states import STEPS, State
 
 _BUILD_STAGES = {

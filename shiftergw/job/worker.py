@@ -23,7 +23,8 @@ from shiftergw.job.attempt import Attempt
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.summary import summary
-from shiftergw.model import Expired, Failed, ImageRecord, Postponement, Ready, WaitLimits
+from shiftergw.model.postponement import Postponement, WaitLimits
+from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import within

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from shiftergw.errors import BadRequest, printable
-from shiftergw.image import Digest
-from shiftergw.names import check_registry_name, is_host, registry_name
+from shiftergw.model.images import Digest
+from shiftergw.model.names import check_registry_name, is_host, registry_name
 
 REFERENCE_LIMIT = 512
 """Characters of a reference: 255 of the repository, 128 of the tag, digest and punctuation."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shiftergw.errors import BadRequest, ManifestInvalid
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.model.signatures import (
     SIGNATURE_PREDICATE,
     SIGNATURE_SIZE_LIMIT,

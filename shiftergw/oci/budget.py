@@ -15,7 +15,7 @@ from threading import Event, Lock
 from typing import Any, NamedTuple, TypeVar
 
 from shiftergw.errors import ImageTooLarge, amount
-from shiftergw.image import RATIO_FREE, BuildLimits
+from shiftergw.model.build_options import RATIO_FREE, BuildLimits
 from shiftergw.oci.compression import StopRequested
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ import zstandard
 from isal import igzip_lib
 
 from shiftergw.errors import BlobCorrupt, LayerInvalid, printable
-from shiftergw.image import Opening
+from shiftergw.model.images import Opening
 from shiftergw.oci.zstd_frames import WINDOW_LIMIT, FrameReader, is_frame
 
 PIECE = 1 << 18

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid, amount
-from shiftergw.image import ContentReport
+from shiftergw.model.images import ContentReport
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.changeset import apply_layer
 from shiftergw.oci.paths import PATH_LIMIT

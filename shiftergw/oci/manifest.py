@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any, NoReturn
 
 from shiftergw.errors import BadRequest, ManifestInvalid, printable
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform
 from shiftergw.oci.members import invalid, member, members, read_object, texts, words
 from shiftergw.oci.platforms import go_architecture, implied_variant, no_match, rank
 from shiftergw.oci.schema1 import Schema1Manifest, parse_schema_1

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shiftergw.errors import PullError, printable
-from shiftergw.names import ACL_LIMIT, HIGHEST_ID
+from shiftergw.model.names import ACL_LIMIT, HIGHEST_ID
 
 _BLANKS = " \t\v\f\r\n"
 _UNREPRESENTABLE = re.compile("[\r\n\0\ud800-\udfff]")

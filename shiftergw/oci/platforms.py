@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from shiftergw.errors import NoMatchingPlatform, printable
-from shiftergw.image import Platform
+from shiftergw.model.images import Platform
 
 _LISTED_PLATFORMS = 20
 

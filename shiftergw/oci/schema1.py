@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shiftergw.errors import BadRequest, ManifestInvalid
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.oci.members import invalid, member, members, read_object
 from shiftergw.oci.v1_images import image_config, is_empty_layer
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from shiftergw.errors import BlobCorrupt, LayerInvalid
-from shiftergw.image import Digest, Opening
+from shiftergw.model.images import Digest, Opening
 from shiftergw.oci.budget import Cost, LayerBudget
 from shiftergw.oci.compression import decompress
 from shiftergw.oci.extended import LIMIT, ExtendedHeader

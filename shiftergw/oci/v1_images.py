@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.oci.canonical import canonical_json
 from shiftergw.oci.members import member, words
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shiftergw.model import Breaker
+    from shiftergw.model.postponement import Breaker
 
 
 class BreakerStore(Protocol):

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from shiftergw.image import (
-        BuildLimits,
+    from shiftergw.model.build_options import BuildLimits, SquashOptions
+    from shiftergw.model.images import (
         BuiltImage,
         Descriptor,
         Digest,
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
         Opening,
         Platform,
         ResolvedImage,
-        SquashOptions,
     )
-    from shiftergw.model import (
-        ImageReference,
-        Progress,
-        RegistryLogin,
-    )
+    from shiftergw.model.records import Progress
+    from shiftergw.model.references import ImageReference
+    from shiftergw.model.requests import RegistryLogin
 
 Report = Callable[["Progress"], None]
 """Receives the progress of a stage. It is called often: it must be cheap and must not raise."""

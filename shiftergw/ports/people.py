@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from shiftergw.errors import Unavailable
 
 if TYPE_CHECKING:
-    from shiftergw.model import Session, UserAccount
+    from shiftergw.model.requests import Session, UserAccount
 
 CREDENTIAL_SECONDS = 7800.0
 """Seconds for which a used credential is remembered: until no munge daemon would accept it.

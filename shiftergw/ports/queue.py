@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shiftergw.model import WorkerMachine
+    from shiftergw.model.records import WorkerMachine
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shiftergw.image import ResolvedImage
-    from shiftergw.model import RegistryLogin
     from shiftergw.model.docker_references import DockerReference
+    from shiftergw.model.images import ResolvedImage
+    from shiftergw.model.requests import RegistryLogin
     from shiftergw.model.signatures import (
         SignatureBlob,
         SignatureKind,

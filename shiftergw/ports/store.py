@@ -10,16 +10,9 @@ from shiftergw.ports.leases import LeaseStore
 from shiftergw.ports.lookups import LookupStore
 
 if TYPE_CHECKING:
-    from shiftergw.model import (
-        Expired,
-        Failed,
-        ImageRecord,
-        PostponeLimits,
-        Progress,
-        PullRequest,
-        QueueLimits,
-        Ready,
-    )
+    from shiftergw.model.postponement import PostponeLimits
+    from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
+    from shiftergw.model.requests import PullRequest, QueueLimits
     from shiftergw.ports.people import UsedCredentials
     from shiftergw.states import State, WaitCause
 

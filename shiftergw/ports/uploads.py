@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from shiftergw.model import UploadDeclaration, UserUpload
+    from shiftergw.model.uploads import UploadDeclaration, UserUpload
 
 
 class UploadWriter(Protocol):

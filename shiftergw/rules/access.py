@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shiftergw.image import ResolvedImage
-from shiftergw.model import ANONYMOUS, ImageRecord, Origin, Session
+from shiftergw.model.images import ResolvedImage
+from shiftergw.model.records import ImageRecord, Origin
+from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.states import State
 
 

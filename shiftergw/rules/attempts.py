@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shiftergw.errors import printable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 
 MAX_ATTEMPTS = 5
 """Workers that may die on one record before the gateway gives it up."""

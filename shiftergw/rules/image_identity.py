@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from shiftergw.image import ResolvedImage
-from shiftergw.model import ImageRecord, ImageReference, Origin
 from shiftergw.model.docker_references import DockerReference, expanded_host
-from shiftergw.names import DOCKER_IO
+from shiftergw.model.images import ResolvedImage
+from shiftergw.model.names import DOCKER_IO
+from shiftergw.model.records import ImageRecord, Origin
+from shiftergw.model.references import ImageReference
 from shiftergw.rules.policy import ImageIdentity
 
 _REGISTRY_KIND = "dockerv2"

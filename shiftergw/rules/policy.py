@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shiftergw.errors import printable
-from shiftergw.model import ImageRecord
 from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.records import ImageRecord
 from shiftergw.model.signatures import (
     GpgKeys,
     PolicyVerdict,

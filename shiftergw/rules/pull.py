@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shiftergw.image import ResolvedImage
-from shiftergw.model import ImageRecord
+from shiftergw.model.images import ResolvedImage
+from shiftergw.model.records import ImageRecord
 from shiftergw.rules import access
 
 

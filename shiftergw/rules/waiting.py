@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater, duration
-from shiftergw.model import Postponement, WaitLimits
+from shiftergw.model.postponement import Postponement, WaitLimits
 
 LONGEST_STEP = 300.0
 """Seconds of the longest wait if the registry named no time."""

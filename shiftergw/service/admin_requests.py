@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from shiftergw.config import Config
 from shiftergw.errors import NotAllowed, NotFound
-from shiftergw.model import Session, WorkerMachine
+from shiftergw.model.records import WorkerMachine
+from shiftergw.model.requests import Session
 from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.service.housekeeping import expire_due
 

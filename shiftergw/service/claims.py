@@ -12,15 +12,10 @@ from typing import TYPE_CHECKING
 
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, NotAllowed, NotAuthenticated, TooMany, Unavailable
-from shiftergw.model import (
-    ANONYMOUS,
-    ImageRecord,
-    ImageReference,
-    PullRequest,
-    QueueLimits,
-    Session,
-)
-from shiftergw.names import ACL_LIMIT
+from shiftergw.model.names import ACL_LIMIT
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import ANONYMOUS, PullRequest, QueueLimits, Session
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
 from shiftergw.rules.access import may_replace_tag, would_change_readers

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, GatewayError, NotAllowed, NotAuthenticated, Unavailable
-from shiftergw.model import ANONYMOUS, ImageFile, ImageRecord, PullRequest, Session, UploadChoice
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import ANONYMOUS, PullRequest, Session
+from shiftergw.model.uploads import ImageFile, UploadChoice
 from shiftergw.ports import ImageStore
 from shiftergw.rules.access import would_change_upload_readers
 from shiftergw.service.claims import LEAST_FRESH, Claims, check_owner, check_readers

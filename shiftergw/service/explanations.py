@@ -23,8 +23,9 @@ from shiftergw.errors import (
     TooMany,
     printable,
 )
-from shiftergw.model import ANONYMOUS, ImageReference, Session
 from shiftergw.model.explanations import MOST_EXPLANATIONS, ExplainRequest
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.ports import Explainer
 from shiftergw.service.registry_logins import login_for
 

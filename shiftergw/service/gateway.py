@@ -17,13 +17,9 @@ from shiftergw.errors import (
     NoWorkers,
     Unavailable,
 )
-from shiftergw.model import (
-    ANONYMOUS,
-    ImageFile,
-    ImageRecord,
-    Session,
-    UploadChoice,
-)
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import ANONYMOUS, Session
+from shiftergw.model.uploads import ImageFile, UploadChoice
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shiftergw.errors import BadRequest, NotFound, printable
-from shiftergw.model import IMAGE_TYPES, ImageReference, PullRequest, Session
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import IMAGE_TYPES, PullRequest, Session
 
 
 def pull_request(

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, NotAllowed, printable
-from shiftergw.model import ImageFile, ImageRecord, PullRequest, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import PullRequest, Session
+from shiftergw.model.uploads import ImageFile
 from shiftergw.service.claims import check_readers
 from shiftergw.service.custom_claims import CustomClaims, check_name
 

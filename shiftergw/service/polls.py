@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.plumbing.recent import RecentValues
 from shiftergw.states import POLLING_STATES
 

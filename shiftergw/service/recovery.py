@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from shiftergw.errors import GatewayError, Superseded
-from shiftergw.model import Failed, ImageRecord
+from shiftergw.model.records import Failed, ImageRecord
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageStore, JobEnd, JobQueue, QueueTrouble

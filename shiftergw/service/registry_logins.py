@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shiftergw.config import Config
-from shiftergw.model import RegistryLogin, Session
+from shiftergw.model.requests import RegistryLogin, Session
 
 
 def login_for(config: Config, session: Session, location: str) -> RegistryLogin | None:

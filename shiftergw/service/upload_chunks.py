@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import DeferredLock
 
 from shiftergw.errors import GatewayError, NotFound, UploadConflict
-from shiftergw.model import UserUpload
+from shiftergw.model.uploads import UserUpload
 from shiftergw.ports import UploadSpool, UploadWriter
 
 if TYPE_CHECKING:

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError
-from shiftergw.model import (
-    ANONYMOUS,
-    ImageFile,
-    ImageRecord,
-    Session,
-    UploadDeclaration,
-    UserUpload,
-)
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import ANONYMOUS, Session
+from shiftergw.model.uploads import ImageFile, UploadDeclaration, UserUpload
 from shiftergw.ports import ImageStore, UploadSpool
 from shiftergw.states import State
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shiftergw.errors import NoSpace, TooLarge, TooMany, amount
-from shiftergw.model import UploadDeclaration, UserUpload
+from shiftergw.model.uploads import UploadDeclaration, UserUpload
 from shiftergw.ports import UploadSpool
 
 if TYPE_CHECKING:

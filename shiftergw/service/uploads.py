@@ -24,7 +24,8 @@ from shiftergw.errors import (
     amount,
     printable,
 )
-from shiftergw.model import ANONYMOUS, Session, UploadDeclaration, UserUpload
+from shiftergw.model.requests import ANONYMOUS, Session
+from shiftergw.model.uploads import UploadDeclaration, UserUpload
 from shiftergw.plumbing.timing import shield
 from shiftergw.ports import ImageStore, UploadSpool, UploadWriter
 from shiftergw.service.upload_chunks import Chunk

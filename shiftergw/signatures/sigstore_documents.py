@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shiftergw.errors import BadRequest
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.model.signatures import SIGNATURE_PREDICATE, SignatureBlob
 from shiftergw.signatures.certificates import MOST_INTERMEDIATES
 from shiftergw.signatures.documents import (

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from shiftergw.errors import BadRequest
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 
 _TYPE = "atomic container signature"
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.ports import ImageSource
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shiftergw.errors import ImageNotFound, ManifestInvalid, NoMatchingPlatform, PullError
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform
 from shiftergw.oci.manifest import (
     Index,
     Manifest,

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
+from shiftergw.model.records import Failed, Progress, Ready, document_of
+from shiftergw.model.requests import PullRequest
 from shiftergw.states import State, WaitCause
 from shiftergw.store.attempts import UNFINISHED_STEPS
 from shiftergw.store.legacy_documents import read_number, read_time

@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from shiftergw.model import ANONYMOUS, ImageFile
-from shiftergw.names import HIGHEST_ID, is_image_id
+from shiftergw.model.names import HIGHEST_ID, is_image_id
+from shiftergw.model.requests import ANONYMOUS
+from shiftergw.model.uploads import ImageFile
 from shiftergw.states import State
 
 READY_WORDS = (str(State.READY), "SUCCESS")

@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from shiftergw.errors import printable
-from shiftergw.model import IMAGE_TYPES, MEMBERS
+from shiftergw.model.records import MEMBERS
+from shiftergw.model.requests import IMAGE_TYPES
 from shiftergw.states import State
 from shiftergw.store.documents import INTERNAL_MEMBERS
 from shiftergw.store.legacy_documents import (

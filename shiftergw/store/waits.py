@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.model import Breaker, PostponeLimits
+from shiftergw.model.postponement import Breaker, PostponeLimits
 from shiftergw.states import WaitCause
 
 BREAKER_LIFE = 3600.0

@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError, NotFound, printable
-from shiftergw.model import ANONYMOUS, Session
+from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.ports import Authenticator, ReplayUnchecked
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render, uploads

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
 from shiftergw.plumbing.recent import RecentValues
 from shiftergw.states import POLLING_STATES
 from shiftergw.web.site import Call

@@ -19,7 +19,7 @@ from twisted.internet.defer import DeferredLock, DeferredSemaphore
 from twisted.internet.task import deferLater
 
 from shiftergw.errors import TooMany, Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.web import render
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import InThread, Spool, SpoolRoom

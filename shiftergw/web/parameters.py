@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from shiftergw.errors import BadRequest, NotAuthenticated, NotFound, printable
-from shiftergw.names import ACL_LIMIT, HIGHEST_ID, is_image_id
+from shiftergw.model.names import ACL_LIMIT, HIGHEST_ID, is_image_id
 
 MOST_ROWS = 10_000
 """Rows of metrics in one answer."""

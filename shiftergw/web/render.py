@@ -14,9 +14,9 @@ from http import HTTPStatus
 from typing import Any
 
 from shiftergw.errors import GatewayError, UploadConflict
-from shiftergw.model import ImageRecord, WorkerMachine
+from shiftergw.model.names import MISSING, is_count, is_time
+from shiftergw.model.records import ImageRecord, WorkerMachine
 from shiftergw.model.signatures import PolicyVerdict
-from shiftergw.names import MISSING, is_count, is_time
 from shiftergw.web.spool import Spool
 
 JSON = b"application/json"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from shiftergw.errors import GatewayError, printable
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render, uploads
 from shiftergw.web.journal import Journal

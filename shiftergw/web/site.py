@@ -22,7 +22,7 @@ from twisted.web import server
 from twisted.web.resource import Resource
 
 from shiftergw.errors import BadRequest, TooLarge
-from shiftergw.model import CHUNK_LIMIT
+from shiftergw.model.uploads import CHUNK_LIMIT
 from shiftergw.web.bodies import ArrivingBody, BodyReceiver
 from shiftergw.web.channel import IDLE_LIMIT, LEAST_RATE, RequestChannel, headers_of
 from shiftergw.web.connections import ConnectionLimits, ConnectionTable

@@ -12,15 +12,15 @@ from urllib.parse import parse_qs
 from twisted.internet.defer import CancelledError
 
 from shiftergw.errors import BadRequest, printable
-from shiftergw.model import (
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
+from shiftergw.model.uploads import (
     CHUNK_LIMIT,
     SELECTOR_LIMIT,
     SHA256,
     UPLOAD_ID,
     UPLOAD_KINDS,
     ImageFile,
-    ImageRecord,
-    Session,
     UploadChoice,
     UploadDeclaration,
     UserUpload,

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
-from shiftergw.model import WorkerMachine
+from shiftergw.model.records import WorkerMachine
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.timing import shield
 from shiftergw.ports import JobEnd, QueueTrouble, runner_name

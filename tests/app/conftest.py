@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from tests.app.explain_site import LAYER, Site
 from tests.images import oci_layout
 from tests.registries import DockerRegistry

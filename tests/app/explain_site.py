@@ -13,9 +13,11 @@ from twisted.internet import reactor
 from shiftergw.app.compose import state_file
 from shiftergw.app.explain import explain_image
 from shiftergw.config import Config
-from shiftergw.image import Digest
-from shiftergw.model import ImageReference, Origin, PullRequest, RegistryLogin
 from shiftergw.model.explanations import ExplainRequest, Explanation
+from shiftergw.model.images import Digest
+from shiftergw.model.records import Origin
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest, RegistryLogin
 from shiftergw.plumbing.seal import Seal
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.images import tar_of

@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from shiftergw.errors import BadRequest, ConfigurationError
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry import retry
 from tests.app.explain_site import LAYER, SCOPE, STRICT, Site

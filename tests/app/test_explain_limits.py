@@ -19,8 +19,9 @@ from twisted.internet.defer import Deferred
 from shiftergw.app import explain_limits as limits
 from shiftergw.app.explain_limits import LookUpPlace
 from shiftergw.errors import TimedOut
-from shiftergw.model import ImageReference, Session
 from shiftergw.model.explanations import ExplainRequest
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import Session
 from shiftergw.plumbing.timing import pause
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.app.explain_site import STRICT, SYSTEM, Site

@@ -16,8 +16,9 @@ from shiftergw.app import policies
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.errors import ConfigurationError, ImageRefused
 from shiftergw.job.policy import read_policy
-from shiftergw.model import ImageFile, ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.model.signatures import PolicyVerdict
+from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.threads import Threads
 from tests.configurations import load_config
 from tests.parts import need

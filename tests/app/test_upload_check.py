@@ -9,7 +9,8 @@ import pytest
 
 from shiftergw.app.upload_check import check_file
 from shiftergw.errors import ManifestInvalid
-from shiftergw.model import UPLOAD_KINDS, SourceKind
+from shiftergw.model.source_names import SourceKind
+from shiftergw.model.uploads import UPLOAD_KINDS
 from shiftergw.sources.local.forms import HEAD_BYTES, check_form, form_of_file
 from tests.images import entry, tar_of
 from tests.sources.saved_images import sif, sif_partition

@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.app import user_files as wiring
 from shiftergw.errors import Unavailable
-from shiftergw.model import Session, UploadDeclaration
+from shiftergw.model.requests import Session
+from shiftergw.model.uploads import UploadDeclaration
 from shiftergw.plumbing.timing import within
 from shiftergw.service import upload_space
 from shiftergw.sources.user_files import public_files

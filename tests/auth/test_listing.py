@@ -18,7 +18,7 @@ from twisted.logger import capturedLogs
 from shiftergw.auth import listing as listing_module
 from shiftergw.auth.listing import STEPS, ListedUsers, ListingState
 from shiftergw.errors import Unavailable
-from shiftergw.model import UserAccount
+from shiftergw.model.requests import UserAccount
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause

@@ -7,7 +7,7 @@ import pytest_twisted
 
 from shiftergw.auth.mock import DEFAULT_ID, MockAuthenticator
 from shiftergw.errors import NotAuthenticated
-from shiftergw.model import RegistryLogin, Session
+from shiftergw.model.requests import RegistryLogin, Session
 from shiftergw.ports import Authenticator
 
 

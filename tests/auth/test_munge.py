@@ -23,7 +23,7 @@ from shiftergw.auth.libmunge import LARGEST, DecodeAnswer, Library, Munge, Progr
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
 from shiftergw.errors import BadRequest, GatewayError, NotAuthenticated, Unavailable
-from shiftergw.model import RegistryLogin, Session, UserAccount
+from shiftergw.model.requests import RegistryLogin, Session, UserAccount
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shiftergw.auth.payload import logins
 from shiftergw.errors import BadRequest
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 
 
 def written_by_the_client(locations: dict[str, str]) -> bytes:

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from shiftergw.auth.cached_calls import CachedCalls
 from shiftergw.auth.users import CACHE_SECONDS, MAX_AGE, QUERY_LIMIT, HostUsers
 from shiftergw.errors import Unavailable
-from shiftergw.model import UserAccount
+from shiftergw.model.requests import UserAccount
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UserDirectory
 from tests.installed_reactor import reactor

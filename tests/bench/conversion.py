@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from shiftergw.build.whole import SquashBuilder
-from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import Digest, LayerFile
 from shiftergw.plumbing.threads import Threads
 from tests.build.site import StoredLayer
 

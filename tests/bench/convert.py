@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shiftergw.build.mksquashfs import arguments
-from shiftergw.image import SquashOptions
+from shiftergw.model.build_options import SquashOptions
 
 LAYERS = 3
 MIB = 1 << 20

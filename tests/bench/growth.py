@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shiftergw.image import SquashOptions
+from shiftergw.model.build_options import SquashOptions
 from tests.bench.convert import Member, large_files, lay_out, median, run_conversion, small_files
 
 OPTIONS = SquashOptions(compressor="zstd", level=1)

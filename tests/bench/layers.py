@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shiftergw.image import SquashOptions
+from shiftergw.model.build_options import SquashOptions
 from shiftergw.sources.registry.client import PARALLEL_BLOBS
 from tests.bench.pulls import convert, image_of
 from tests.distance import RATE, ROUND_TRIP, Distance

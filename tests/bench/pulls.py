@@ -26,7 +26,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shiftergw.image import Digest, SquashOptions
+from shiftergw.model.build_options import SquashOptions
+from shiftergw.model.images import Digest
 from tests.bench.convert import LAYERS, floor, large_files, lay_out, real_files, small_files
 from tests.distance import RATE, Distance
 from tests.images import CONFIG, LAYER, MANIFEST, MadeImage, descriptor, json_bytes, write_layout

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
-from shiftergw.image import ContentReport
+from shiftergw.model.images import ContentReport
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import REGULAR, SYMLINK, Directory, Leaf, walk
 from tests.parts import need

@@ -11,8 +11,9 @@ from typing import Any
 from twisted.internet import reactor
 
 from shiftergw.build.whole import SquashBuilder
-from shiftergw.image import BuildLimits, BuiltImage, Digest, LayerFile, Opening, SquashOptions
-from shiftergw.model import Progress
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import BuiltImage, Digest, LayerFile, Opening
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageBuilder, Layer
 from tests import images

@@ -12,7 +12,8 @@ from twisted.internet import reactor
 
 from shiftergw.build.examination import examine_layers
 from shiftergw.errors import ImageTooLarge
-from shiftergw.image import BuildLimits, LayerFile, Opening
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import LayerFile, Opening
 from shiftergw.oci import budget
 from shiftergw.oci.budget import Budget, Cost
 from shiftergw.plumbing.shared_result import SharedResult

@@ -25,7 +25,7 @@ from shiftergw.errors import (
     LayerInvalid,
     NoSpace,
 )
-from shiftergw.image import SquashOptions
+from shiftergw.model.build_options import SquashOptions
 from shiftergw.plumbing.threads import Threads
 from tests import images
 from tests.build.parts import (

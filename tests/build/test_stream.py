@@ -17,7 +17,7 @@ from hypothesis import given, settings
 
 from shiftergw.build.stream import stream
 from shiftergw.errors import LayerInvalid
-from shiftergw.image import LayerFile
+from shiftergw.model.images import LayerFile
 from shiftergw.oci.compression import PIECE, StopRequested
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END

@@ -29,8 +29,9 @@ from shiftergw.errors import (
     NoSpace,
     RetryLater,
 )
-from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions, StageLimits
-from shiftergw.model import Progress
+from shiftergw.model.build_options import BuildLimits, SquashOptions, StageLimits
+from shiftergw.model.images import Digest, LayerFile
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
 from tests import images

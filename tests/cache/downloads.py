@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
+from shiftergw.model.images import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, BlobSink, Download
 from tests.installed_reactor import reactor

@@ -16,7 +16,7 @@ from shiftergw.cache import partial as partial_module
 from shiftergw.cache.blob_cache import BlobCaches, BlobFiles
 from shiftergw.cache.blob_writer import BlobWriter
 from shiftergw.errors import BlobCorrupt, NoSpace, PullError, Unavailable
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause

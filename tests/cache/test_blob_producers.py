@@ -13,7 +13,7 @@ from twisted.protocols.basic import FileSender
 from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.cache.blob_writer import MOST_WAITING
 from shiftergw.errors import BlobCorrupt
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.ports import BlobSink
 from tests.cache.downloads import BLOB, CONTENT, fetch_blob, ignore
 from tests.installed_reactor import reactor

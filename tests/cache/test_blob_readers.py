@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.errors import BlobCorrupt
-from shiftergw.image import Opening
+from shiftergw.model.images import Opening
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink

@@ -13,7 +13,7 @@ import pytest_twisted
 
 from shiftergw.cache.blob_cache import BlobCaches, BlobFiles
 from shiftergw.errors import BlobCorrupt, NoSpace
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.plumbing.threads import Threads
 from tests.cache.downloads import BLOB, Source, fetch_blob, ignore, image_of, place, refuse
 from tests.installed_reactor import reactor

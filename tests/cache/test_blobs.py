@@ -14,7 +14,7 @@ import pytest
 from shiftergw.cache import blobs
 from shiftergw.cache.blobs import BlobPaths
 from shiftergw.errors import PullError
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.plumbing.locks import try_lock, unlock
 from tests.parts import need, small_disk
 

@@ -16,7 +16,7 @@ from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.cache.blobs import BlobPaths
 from shiftergw.cache.download_locks import mark_of
 from shiftergw.errors import RetryLater
-from shiftergw.image import Descriptor, Digest, ResolvedImage
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
 from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shield

@@ -10,7 +10,7 @@ import pytest_twisted
 from shiftergw.cache.blob_cache import BlobCaches, BlobFiles
 from shiftergw.cache.partial import PartialBlob
 from shiftergw.errors import RegistryUnavailable
-from shiftergw.image import ResolvedImage
+from shiftergw.model.images import ResolvedImage
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink

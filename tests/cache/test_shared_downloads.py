@@ -20,7 +20,7 @@ from shiftergw.cache.blob_writer import BlobWriter
 from shiftergw.cache.download_locks import DOWNLOAD_WAIT
 from shiftergw.cache.partial import PartialBlob
 from shiftergw.errors import RetryLater
-from shiftergw.image import Descriptor
+from shiftergw.model.images import Descriptor
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -132,7 +132,7 @@ OTHER_PROCESS = """
 import pathlib, sys, time
 from twisted.internet import task
 from twisted.internet.defer import Deferred
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.cache.blob_cache import BlobFiles

@@ -22,7 +22,7 @@ from shiftergw.cache import upload_spool, upload_states
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.cache.upload_states import data_path, write_state
 from shiftergw.errors import ConfigurationError, NoSpace, Unavailable
-from shiftergw.model import UploadDeclaration, UserUpload
+from shiftergw.model.uploads import UploadDeclaration, UserUpload
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UploadWriter
 from tests.patience import patient

@@ -18,7 +18,7 @@ from shiftergw.cli.main import main
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, NotFound
-from shiftergw.model import Session
+from shiftergw.model.requests import Session
 from tests.cli.command import answering, ask
 from tests.installed_reactor import reactor
 from tests.web.fakes import IMAGE_ID, FakeGateway

@@ -21,8 +21,9 @@ from shiftergw.cli.convert import default_document, squash_options
 from shiftergw.cli.exits import Misuse
 from shiftergw.cli.main import main
 from shiftergw.config import Config
-from shiftergw.image import Digest, SquashOptions
-from shiftergw.model import ImageReference
+from shiftergw.model.build_options import SquashOptions
+from shiftergw.model.images import Digest
+from shiftergw.model.references import ImageReference
 from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, oci_layout, tar_of

@@ -22,7 +22,8 @@ from shiftergw.auth.munge_client import decode_own
 from shiftergw.auth.users import HostUsers
 from shiftergw.cli.credentials import payload_of
 from shiftergw.errors import NotAllowed
-from shiftergw.model import ImageRecord, RegistryLogin, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import RegistryLogin, Session
 from shiftergw.plumbing.threads import Threads
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State

@@ -11,11 +11,12 @@ import pytest
 from shiftergw.cli.answers import InvalidAnswer
 from shiftergw.cli.decoding import LONGEST_TEXT, MOST_ITEMS, decode
 from shiftergw.errors import RegistryUnavailable, RetryLater
-from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.job.explain import ImageFacts, explain
-from shiftergw.model import ImageRecord, ImageReference
 from shiftergw.model.explanations import Explanation
-from shiftergw.names import LARGEST_COUNT
+from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.names import LARGEST_COUNT
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
 from shiftergw.states import State
 from tests.cli.test_explain import EXPLANATION, SMALL
 

@@ -21,7 +21,7 @@ from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, NotFound, Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
 from tests.installed_reactor import reactor
 from tests.parts import free_port

@@ -23,7 +23,7 @@ from shiftergw.cli.main import main
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import BadRequest, NotAllowed, Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
 from tests.cli.clients import both_clients
 from tests.cli.command import ask

@@ -24,7 +24,8 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from shiftergw.cli.convert import default_document
-from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
 from shiftergw.states import State
 from tests.cli.command import ENVIRONMENT, PROGRAM, gateway_for
 from tests.cli.homes import LIMIT, at_home

@@ -28,7 +28,7 @@ finally:
 HEAVY = {"twisted", "zope", "treq", "pydantic", "rich", "OpenSSL", "cryptography"}
 """Packages that take longer to load than `images` takes to run."""
 
-GATEWAY_ONLY = {"app", "model", "config", "service", "web", "store", "sources", "ssh"}
+GATEWAY_ONLY = {"app", "config", "service", "web", "store", "sources", "ssh"}
 """Rooms of the program that a request to a gateway does not need."""
 
 
@@ -78,13 +78,18 @@ def test_help_loads_no_command(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["images"], ["lookup", "ubuntu:24.04"], ["queue"]])
 @pytest_twisted.ensureDeferred
-async def test_requests_load_neither_twisted_nor_the_model(arguments: list[str]) -> None:
-    """A whole request with mock authentication needs nothing that takes long to load."""
+async def test_requests_load_neither_twisted_nor_records(arguments: list[str]) -> None:
+    """A whole request with mock authentication needs nothing that takes long to load.
+
+    Of the model it loads the names alone.
+    """
     async with gateway_for(FakeGateway()) as env:
         modules: Any = await deferToThread(modules_of, *arguments, **env)
     packages, rooms = packages_of(modules)
     assert not packages & HEAVY
     assert not rooms & GATEWAY_ONLY
+    models = {name for name in modules if name.startswith("shiftergw.model.")}
+    assert models <= {"shiftergw.model.names"}
     assert "shiftergw.auth.munge_client" in modules
 
 

@@ -22,7 +22,7 @@ from shiftergw.cli.main import main
 from shiftergw.cli.pull import PullOptions, pull_image
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
-from shiftergw.names import LATEST, is_count, is_time
+from shiftergw.model.names import LATEST, is_count, is_time
 from tests.cli.test_explain import EXPLANATION
 from tests.web.fakes import IMAGE_ID
 

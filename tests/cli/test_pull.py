@@ -24,7 +24,7 @@ from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
 from tests.cli.command import ENVIRONMENT, PROGRAM, ask, gateway_for
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of

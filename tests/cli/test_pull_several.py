@@ -27,7 +27,8 @@ from shiftergw.cli.main import main
 from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, Unavailable
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
 from shiftergw.plumbing.threads import Threads
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State

@@ -13,8 +13,9 @@ import pytest
 
 from shiftergw.config import Config, LoadedConfig
 from shiftergw.errors import ConfigurationError
-from shiftergw.image import BuildLimits, Platform, SquashOptions
-from shiftergw.model import PostponeLimits
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import Platform
+from shiftergw.model.postponement import PostponeLimits
 from tests.configurations import BASE, EVERY_KEY, SMALLEST, change_document, load_config
 
 

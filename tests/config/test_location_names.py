@@ -8,7 +8,7 @@ import pytest
 
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, NotAllowed
-from shiftergw.model import ImageReference
+from shiftergw.model.references import ImageReference
 from tests.configurations import load_config
 
 QUAY: dict[str, Any] = {"Locations/Quay.io": {"remotetype": "dockerv2"}}

@@ -10,7 +10,7 @@ import pytest
 from shiftergw.app.locations import configured_locations, layout_directories
 from shiftergw.config.locations import MirrorSection
 from shiftergw.errors import ConfigurationError
-from shiftergw.model import ImageReference
+from shiftergw.model.references import ImageReference
 from tests.configurations import load_config
 
 PLACE = "Locations/registry.example.com"

@@ -10,7 +10,7 @@ import pytest
 from shiftergw.config import Config, LoadedConfig
 from shiftergw.config.registries_conf import Endpoint, MirrorRule, RegistryRule, read_rules
 from shiftergw.errors import BadRequest, ConfigurationError, NotAllowed
-from shiftergw.model import ImageReference
+from shiftergw.model.references import ImageReference
 from tests.configurations import SMALLEST
 
 MIRROR = '[[registry]]\nlocation = "a"\n{}[[registry.mirror]]\nlocation = "b"\n'

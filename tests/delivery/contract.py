@@ -20,7 +20,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.ports import ImageDirectory, InstalledFile, Verification
 

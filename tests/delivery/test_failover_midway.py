@@ -16,7 +16,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
 from shiftergw.sftp.outgoing_file import REACH

@@ -16,7 +16,7 @@ import pytest_twisted
 from shiftergw.delivery.hosts import Connect
 from shiftergw.delivery.outage import BreakerWaits, GuardedDirectory, MonitoredSystem, SystemBreaker
 from shiftergw.errors import RetryLater
-from shiftergw.model import ImageRecord, Progress
+from shiftergw.model.records import ImageRecord, Progress
 from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BreakerStore, Verification

@@ -17,7 +17,8 @@ from shiftergw.config import Config
 from shiftergw.delivery import factory
 from shiftergw.delivery.outage import BreakerWaits, SystemBreaker
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.model import ImageReference, PullRequest
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Verification
 from shiftergw.states import State

@@ -14,7 +14,7 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.ports import Verification
 from shiftergw.sftp.outgoing_file import REACH
 from tests.delivery.contract import IMAGE, META, ignore, names

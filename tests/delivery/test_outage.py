@@ -21,7 +21,7 @@ from shiftergw.delivery.outage import (
     SystemBreaker,
 )
 from shiftergw.errors import DeliveryFailed, NoSpace, RetryLater, Unavailable
-from shiftergw.model import Breaker
+from shiftergw.model.postponement import Breaker
 from shiftergw.plumbing.channel import Away, UnexplainedExit
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory

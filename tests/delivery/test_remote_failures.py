@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import DeliveryFailed, NoSpace
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT

@@ -13,7 +13,7 @@ from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.retries import QUICK_SECONDS, TRIES, DeliveryRetries, retry_request
 from shiftergw.delivery.shared_session import SessionBroken, SharedSession
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.timing import pause
 

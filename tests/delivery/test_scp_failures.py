@@ -24,7 +24,7 @@ from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.delivery.scp import IN_FLIGHT
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.errors import DeliveryFailed, NoSpace
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import connect

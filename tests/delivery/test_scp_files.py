@@ -15,7 +15,7 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.source_file import SourceFile
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused

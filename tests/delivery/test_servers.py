@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Verification
 from shiftergw.sftp import packets

@@ -19,7 +19,7 @@ from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.stripes import MIN_STRIPED_BYTES, LocalStripes
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageDirectory

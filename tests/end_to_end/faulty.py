@@ -8,7 +8,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from tests.images import MadeImage
 from tests.server_thread import ServerThread
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
 from tests.patience import patient

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shiftergw.cli.convert import default_document
-from shiftergw.model import ImageReference
+from shiftergw.model.references import ImageReference
 from tests.cli.command import shiftergw
 from tests.gpg import GpgHome
 from tests.images import entry, oci_layout, tar_of

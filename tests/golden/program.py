@@ -25,18 +25,18 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.job.attempt import Attempt
-from shiftergw.model import (
+from shiftergw.model.records import (
     Expired,
     Failed,
-    ImageFile,
     ImageRecord,
-    ImageReference,
     Origin,
     Progress,
-    PullRequest,
     Ready,
     WorkerMachine,
 )
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest
+from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.service import recovery

@@ -16,14 +16,16 @@ from twisted.python.failure import Failure
 
 from shiftergw.config import Config
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.image import BuildLimits, Platform, ResolvedImage, SquashOptions
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.policy import ImagePolicies
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.targets import Target
 from shiftergw.job.worker import Worker
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import Platform, ResolvedImage
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause

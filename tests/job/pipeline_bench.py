@@ -11,17 +11,10 @@ from typing import Any, cast
 from twisted.internet import reactor
 
 from shiftergw.cache.blob_cache import BlobFiles
-from shiftergw.image import (
-    BuildLimits,
-    BuiltImage,
-    Descriptor,
-    Digest,
-    ImageConfig,
-    ResolvedImage,
-    SquashOptions,
-)
 from shiftergw.job.pipeline import Pipeline
-from shiftergw.model import Progress
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import BuiltImage, Descriptor, Digest, ImageConfig, ResolvedImage
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobSink

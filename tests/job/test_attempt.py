@@ -22,7 +22,7 @@ from shiftergw.job.attempt import (
     WRITE_SECONDS,
     Attempt,
 )
-from shiftergw.model import ImageRecord, Progress
+from shiftergw.model.records import ImageRecord, Progress
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore

@@ -17,10 +17,12 @@ from shiftergw.errors import (
     RetryLater,
     TimedOut,
 )
-from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.job.explain import MOST_LAYERS, ImageFacts, explain
-from shiftergw.model import ImageRecord, ImageReference, Origin, Session
 from shiftergw.model.explanations import EXPLANATION_BYTES, ImagePlace, RequestLimit
+from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.records import ImageRecord, Origin
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import Session
 from shiftergw.states import State
 
 BIG, SMALL = (

@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 from shiftergw.build import image_build
 from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.errors import BlobCorrupt, LayerInvalid
-from shiftergw.image import Descriptor, Digest, ImageConfig
+from shiftergw.model.images import Descriptor, Digest, ImageConfig
 from shiftergw.ports import BlobSink, Layer
 from shiftergw.states import State, check_step
 from tests.build.site import TREE

@@ -9,8 +9,9 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ImageTooLarge, TimedOut
-from shiftergw.image import BuildLimits, Platform, StageLimits
-from shiftergw.model import ImageReference
+from shiftergw.model.build_options import BuildLimits, StageLimits
+from shiftergw.model.images import Platform
+from shiftergw.model.references import ImageReference
 from shiftergw.oci import budget
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.timing import pause

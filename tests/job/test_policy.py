@@ -12,10 +12,11 @@ import pytest_twisted
 from twisted.logger import capturedLogs
 
 from shiftergw.errors import ConfigurationError, RegistryUnavailable
-from shiftergw.image import Digest
 from shiftergw.job import policy as job_policy
 from shiftergw.job.policy import read_policy
-from shiftergw.model import ImageFile, ImageRecord
+from shiftergw.model.images import Digest
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.uploads import ImageFile
 from shiftergw.rules.policy import Policy
 from shiftergw.sources.user_files.user_source import UserSource
 from shiftergw.states import State

@@ -16,8 +16,9 @@ from twisted.logger import LogLevel, capturedLogs
 
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.errors import Unavailable
-from shiftergw.image import Digest
-from shiftergw.model import ANONYMOUS, ImageRecord
+from shiftergw.model.images import Digest
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import ANONYMOUS
 from shiftergw.plumbing import retry
 from shiftergw.ports import Verification
 from shiftergw.states import State

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from shiftergw.errors import ImageTooLarge
-from shiftergw.image import ImageConfig
 from shiftergw.job.recordable import NAME_LIMIT, NAMES, recordable
+from shiftergw.model.images import ImageConfig
 
 LIMIT = 10_000
 ROOM = LIMIT - len(json.dumps([[""], [], [], ""]))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.image import Digest
-from shiftergw.model import ImageRecord
+from shiftergw.model.images import Digest
+from shiftergw.model.records import ImageRecord
 from shiftergw.rules.attempts import MAX_ATTEMPTS
 from shiftergw.states import State
 from tests.job.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench

@@ -7,7 +7,7 @@ from dataclasses import replace
 from twisted.internet.task import Clock
 
 from shiftergw.job.summary import Timeline, summary
-from shiftergw.model import ImageRecord, Progress
+from shiftergw.model.records import ImageRecord, Progress
 from shiftergw.rules.attempts import describe_work
 from shiftergw.states import State
 

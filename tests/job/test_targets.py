@@ -21,9 +21,11 @@ from twisted.logger import capturedLogs
 
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.errors import DeliveryFailed
-from shiftergw.image import ImageConfig, Platform, SquashOptions
 from shiftergw.job.targets import META_LIMIT, Target, meta_of
-from shiftergw.model import ImageRecord, Session, document_of
+from shiftergw.model.build_options import SquashOptions
+from shiftergw.model.images import ImageConfig, Platform
+from shiftergw.model.records import ImageRecord, document_of
+from shiftergw.model.requests import Session
 from shiftergw.oci.manifest import parse_config
 from shiftergw.oci.meta import Meta, read_meta
 from shiftergw.plumbing.threads import Threads

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from shiftergw.image import Digest
-from shiftergw.model import ImageFile, ImageRecord
+from shiftergw.model.images import Digest
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.uploads import ImageFile
 from shiftergw.sources.user_files.user_source import UserSource
 from shiftergw.states import State
 from tests.job.workbench import Bench, Source, running_bench

@@ -21,7 +21,7 @@ from shiftergw.errors import (
     RegistryUnavailable,
     Unavailable,
 )
-from shiftergw.model import ImageRecord, Ready
+from shiftergw.model.records import ImageRecord, Ready
 from shiftergw.plumbing.exhaustion import Exhausted
 from shiftergw.plumbing.timing import pause
 from shiftergw.rules.attempts import MAX_ATTEMPTS

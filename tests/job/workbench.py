@@ -15,8 +15,15 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.errors import BlobCorrupt, ConfigurationError, NoSpace, RegistryDenied
-from shiftergw.image import (
-    BuildLimits,
+from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.policy import ImagePolicies, Verifiers
+from shiftergw.job.pull import Pull
+from shiftergw.job.removal import Removal
+from shiftergw.job.targets import Target
+from shiftergw.job.worker import Worker
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.images import (
     BuiltImage,
     ContentReport,
     Descriptor,
@@ -25,16 +32,10 @@ from shiftergw.image import (
     Opening,
     Platform,
     ResolvedImage,
-    SquashOptions,
 )
-from shiftergw.job.pipeline import Pipeline
-from shiftergw.job.policy import ImagePolicies, Verifiers
-from shiftergw.job.pull import Pull
-from shiftergw.job.removal import Removal
-from shiftergw.job.targets import Target
-from shiftergw.job.worker import Worker
-from shiftergw.model import ImageRecord, ImageReference, PullRequest, RegistryLogin
-from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest, RegistryLogin
 from shiftergw.model.signatures import (
     GpgKeys,
     RejectedSignature,

@@ -7,17 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import BadRequest
-from shiftergw.image import Digest
-from shiftergw.model import (
-    REFERENCE_LIMIT,
-    ImageRecord,
-    ImageReference,
-    Origin,
-    PullRequest,
-    RegistryLogin,
-    Session,
-    document_of,
-)
+from shiftergw.model.images import Digest
+from shiftergw.model.records import ImageRecord, Origin, document_of
+from shiftergw.model.references import REFERENCE_LIMIT, ImageReference
+from shiftergw.model.requests import PullRequest, RegistryLogin, Session
 from shiftergw.states import State
 
 HEX = "0123456789abcdef" * 4

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shiftergw.errors import BadRequest
-from shiftergw.model import LocalSourceName, parse_source
+from shiftergw.model.source_names import LocalSourceName, parse_source
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from pymongo.errors import AutoReconnect
 from twisted.internet import reactor
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import Expired, Progress, QueueLimits
+from shiftergw.model.records import Expired, Progress
+from shiftergw.model.requests import QueueLimits
 from shiftergw.mongo.address import MongoAddress
 from shiftergw.mongo.connector import PrimaryConnector
 from shiftergw.mongo.pool import ConnectionPool

@@ -12,7 +12,8 @@ from threading import Event
 from typing import Any
 
 from shiftergw.build.stream import stream
-from shiftergw.image import BuildLimits, LayerFile
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import LayerFile
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.compression import opening_of
 from shiftergw.oci.flatten import Plan, flatten

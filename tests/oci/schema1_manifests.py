@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from tests.images import json_bytes
 
 

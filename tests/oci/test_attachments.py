@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shiftergw.errors import ManifestInvalid
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.oci.attachments import (
     next_page_query,
     read_layers,

@@ -15,7 +15,8 @@ import zstandard
 
 from shiftergw.build.stream import stream
 from shiftergw.errors import ImageTooLarge, LayerInvalid
-from shiftergw.image import BuildLimits, LayerFile
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import LayerFile
 from shiftergw.oci import budget
 from shiftergw.oci.budget import Budget, Cost, stoppable, stoppable_sorted
 from shiftergw.oci.changeset import _Application, apply_layer

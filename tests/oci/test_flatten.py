@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
-from shiftergw.image import BuildLimits, ContentReport
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import ContentReport
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import LayerIndex

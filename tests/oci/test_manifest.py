@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import GatewayError, ManifestInvalid, NoMatchingPlatform
-from shiftergw.image import Digest, ImageConfig, Platform
+from shiftergw.model.images import Digest, ImageConfig, Platform
 from shiftergw.oci.manifest import (
     ACCEPT,
     MAX_CONFIG,

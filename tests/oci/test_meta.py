@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import PullError
-from shiftergw.names import ACL_LIMIT
+from shiftergw.model.names import ACL_LIMIT
 from shiftergw.oci.meta import AclTooLong, Meta, MetaRejected, read_meta, write_meta
 
 # What breaks lines, lists and numbers comes up far more often than by chance.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shiftergw.errors import ManifestInvalid
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.oci.manifest import parse_config, parse_manifest
 from shiftergw.oci.schema1 import MOST_LAYERS, Schema1Manifest, payload_of
 from tests.images import json_bytes

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
-from shiftergw.image import BuildLimits, Digest
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import Digest
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.compression import StopRequested, opening_of
 from shiftergw.oci.header import BLOCK, END, header, padding

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import ANONYMOUS, ImageFile, ImageRecord, Origin, Session
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
+from shiftergw.model.records import ImageRecord, Origin
+from shiftergw.model.requests import ANONYMOUS, Session
+from shiftergw.model.uploads import ImageFile
 from shiftergw.rules import access
 from shiftergw.rules.access import PUBLIC, Access, after_pull, after_upload
 from shiftergw.states import State

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import ImageRecord, ImageReference, Origin
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
+from shiftergw.model.records import ImageRecord, Origin
+from shiftergw.model.references import ImageReference
 from shiftergw.rules.image_identity import identify_image, identify_record, registry_host
 
 MANIFEST, INDEX = Digest.of(b"manifest"), Digest.of(b"index")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shiftergw.model import ImageRecord
 from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.records import ImageRecord
 from shiftergw.model.signatures import (
     GpgKeys,
     PolicyVerdict,

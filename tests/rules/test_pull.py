@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import ImageRecord, Origin
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
+from shiftergw.model.records import ImageRecord, Origin
 from shiftergw.rules.pull import (
     Build,
     Prove,

@@ -14,7 +14,8 @@ from twisted.internet.task import Clock
 
 from shiftergw.app.waiting import run_with_waits
 from shiftergw.errors import DeliveryFailed, PullError, RegistryUnavailable, RetryLater
-from shiftergw.model import ImageRecord, PostponeLimits, WaitLimits
+from shiftergw.model.postponement import PostponeLimits, WaitLimits
+from shiftergw.model.records import ImageRecord
 from shiftergw.plumbing.timing import pause
 from shiftergw.rules.attempts import MAX_ATTEMPTS
 from shiftergw.rules.waiting import decide_wait

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest_twisted
 from twisted.internet import reactor
 
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.service.claims import LEAST_FRESH
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore

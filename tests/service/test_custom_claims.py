@@ -22,15 +22,9 @@ from shiftergw.errors import (
     NotFound,
     UploadConflict,
 )
-from shiftergw.model import (
-    Failed,
-    ImageFile,
-    ImageRecord,
-    Ready,
-    Session,
-    UploadChoice,
-    UploadDeclaration,
-)
+from shiftergw.model.records import Failed, ImageRecord, Ready
+from shiftergw.model.requests import Session
+from shiftergw.model.uploads import ImageFile, UploadChoice, UploadDeclaration
 from shiftergw.plumbing.threads import Threads
 from shiftergw.rules.access import tag_owners
 from shiftergw.service import upload_space

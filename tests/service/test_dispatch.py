@@ -11,14 +11,9 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from shiftergw.errors import Superseded
-from shiftergw.model import (
-    ImageRecord,
-    ImageReference,
-    Progress,
-    PullRequest,
-    Ready,
-    WorkerMachine,
-)
+from shiftergw.model.records import ImageRecord, Progress, Ready, WorkerMachine
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest
 from shiftergw.service.dispatch import STOP_SECONDS, Dispatch
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore

@@ -17,8 +17,8 @@ from shiftergw.errors import (
     TimedOut,
     TooMany,
 )
-from shiftergw.model import ANONYMOUS, RegistryLogin, Session
 from shiftergw.model.explanations import MOST_EXPLANATIONS, ExplainRequest
+from shiftergw.model.requests import ANONYMOUS, RegistryLogin, Session
 from shiftergw.service import explanations as module
 from shiftergw.service.explanations import Explanations
 from tests.configurations import load_config

@@ -22,16 +22,8 @@ from shiftergw.errors import (
     TooMany,
     Unavailable,
 )
-from shiftergw.model import (
-    ANONYMOUS,
-    Failed,
-    ImageRecord,
-    Progress,
-    Ready,
-    RegistryLogin,
-    Session,
-    WorkerMachine,
-)
+from shiftergw.model.records import Failed, ImageRecord, Progress, Ready, WorkerMachine
+from shiftergw.model.requests import ANONYMOUS, RegistryLogin, Session
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import QueueTrouble
 from shiftergw.service import gateway as gateway_module

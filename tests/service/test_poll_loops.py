@@ -23,7 +23,8 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from shiftergw.errors import GatewayError
 from shiftergw.job.targets import meta_of
-from shiftergw.model import ImageRecord, RegistryLogin, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import RegistryLogin, Session
 from shiftergw.oci.meta import read_meta
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State

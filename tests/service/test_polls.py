@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.service.polls import CAPACITY, VALID_SECONDS, LastAnswers
 from shiftergw.states import State
 

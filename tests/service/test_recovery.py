@@ -12,15 +12,9 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import (
-    Expired,
-    Failed,
-    ImageRecord,
-    ImageReference,
-    Progress,
-    PullRequest,
-    Ready,
-)
+from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest
 from shiftergw.ports import JobEnd, QueueTrouble
 from shiftergw.rules.attempts import MAX_ATTEMPTS
 from shiftergw.service.dispatch import Dispatch

@@ -24,14 +24,9 @@ from shiftergw.errors import (
     Unavailable,
     UploadConflict,
 )
-from shiftergw.model import (
-    ImageFile,
-    ImageReference,
-    PullRequest,
-    Session,
-    UploadDeclaration,
-    UserUpload,
-)
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest, Session
+from shiftergw.model.uploads import ImageFile, UploadDeclaration, UserUpload
 from shiftergw.plumbing.threads import Threads
 from shiftergw.service import upload_space
 from shiftergw.service import uploads as uploads_module

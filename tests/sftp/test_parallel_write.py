@@ -23,7 +23,7 @@ from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
-from shiftergw.model import Progress
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads

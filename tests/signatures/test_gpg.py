@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import ConfigurationError, ImageRefused
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.model.signatures import (
     SIGNATURE_SIZE_LIMIT,
     GpgKeys,

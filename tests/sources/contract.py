@@ -16,8 +16,8 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ImageNotFound, NoMatchingPlatform
-from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
 from shiftergw.oci.compression import decompress
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageSource

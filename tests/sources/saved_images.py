@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from struct import pack
 from typing import Any
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from tests.images import CONFIG, INDEX, LAYER, MANIFEST, descriptor, entry, json_bytes, tar_of
 
 Members = list[tuple[tarfile.TarInfo, bytes]]

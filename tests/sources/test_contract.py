@@ -15,8 +15,8 @@ import pytest
 import pytest_twisted
 import zstandard
 
-from shiftergw.image import Digest
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Digest
+from shiftergw.model.references import ImageReference
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.by_location import SourcesByLocation
 from shiftergw.sources.local.layout_location import LayoutLocation

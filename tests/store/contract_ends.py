@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from shiftergw.model import Expired, Origin, Progress, Ready
+from shiftergw.model.records import Expired, Origin, Progress, Ready
 from shiftergw.states import State
 from tests.store.places import Place, remove_record
 from tests.store.pulls import (

@@ -8,7 +8,8 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import TooMany
-from shiftergw.model import ANONYMOUS, QueueLimits, Ready
+from shiftergw.model.records import Ready
+from shiftergw.model.requests import ANONYMOUS, QueueLimits
 from shiftergw.ports import ImageStore
 from tests.store import hammer
 from tests.store.places import Place

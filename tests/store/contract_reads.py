@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest_twisted
 
-from shiftergw.model import Progress, Ready
+from shiftergw.model.records import Progress, Ready
 from shiftergw.states import State
 from tests.store.places import Place
 from tests.store.pulls import (

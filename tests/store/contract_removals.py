@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import Superseded
-from shiftergw.model import Expired, ImageRecord, Progress, Ready
+from shiftergw.model.records import Expired, ImageRecord, Progress, Ready
 from shiftergw.ports import ImageStore
 from shiftergw.states import IllegalStepError, State
 from tests.store.places import Place, remove_record

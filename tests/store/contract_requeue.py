@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import Superseded
-from shiftergw.model import Expired, Progress, Ready
+from shiftergw.model.records import Expired, Progress, Ready
 from shiftergw.states import State
 from tests.store.places import Place
 from tests.store.pulls import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest_twisted
 
-from shiftergw.model import Ready
+from shiftergw.model.records import Ready
 from tests.store.places import Place
 from tests.store.pulls import (
     ID,

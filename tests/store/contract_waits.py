@@ -8,7 +8,9 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import Superseded, TooMany
-from shiftergw.model import ImageRecord, PostponeLimits, Progress, QueueLimits, Ready
+from shiftergw.model.postponement import PostponeLimits
+from shiftergw.model.records import ImageRecord, Progress, Ready
+from shiftergw.model.requests import QueueLimits
 from shiftergw.ports import ImageStore
 from shiftergw.states import IllegalStepError, State
 from tests.store import hammer

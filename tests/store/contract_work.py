@@ -9,7 +9,8 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import Superseded
-from shiftergw.model import ImageFile, Progress, Ready
+from shiftergw.model.records import Progress, Ready
+from shiftergw.model.uploads import ImageFile
 from shiftergw.states import IllegalStepError, State
 from tests.store import hammer
 from tests.store.places import Place

@@ -17,7 +17,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 
 from shiftergw.errors import Superseded, TooMany
-from shiftergw.model import Progress, QueueLimits, Ready
+from shiftergw.model.records import Progress, Ready
+from shiftergw.model.requests import QueueLimits
 from shiftergw.ports import ImageStore
 from tests.patience import patient
 from tests.store.places import open_store

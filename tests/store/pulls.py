@@ -7,7 +7,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from shiftergw.model import Failed, ImageRecord, ImageReference, PullRequest, Ready
+from shiftergw.model.records import Failed, ImageRecord, Ready
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest
 from shiftergw.ports import ImageStore
 
 NOW = 1_000_000.0

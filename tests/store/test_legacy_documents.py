@@ -9,7 +9,8 @@ from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
 from shiftergw.store.legacy_documents import (
     INVALID_UID,
     read_document,

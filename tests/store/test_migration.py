@@ -17,7 +17,7 @@ from bson.objectid import ObjectId
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ConfigurationError, GatewayError, Unavailable
-from shiftergw.model import Expired
+from shiftergw.model.records import Expired
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore

@@ -14,15 +14,9 @@ from bson.decimal128 import Decimal128
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from shiftergw.model import (
-    Expired,
-    ImageRecord,
-    ImageReference,
-    Progress,
-    PullRequest,
-    Ready,
-    Session,
-)
+from shiftergw.model.records import Expired, ImageRecord, Progress, Ready
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import PullRequest, Session
 from shiftergw.states import State
 from shiftergw.store.mongo.store import MongoStore
 from shiftergw.store.survey import Category

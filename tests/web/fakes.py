@@ -14,7 +14,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
 from shiftergw.errors import NotAuthenticated, NotFound
-from shiftergw.model import ImageFile, ImageRecord, Session, UploadChoice, WorkerMachine
+from shiftergw.model.records import ImageRecord, WorkerMachine
+from shiftergw.model.requests import Session
+from shiftergw.model.uploads import ImageFile, UploadChoice
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.imports import ImportChoice
 from shiftergw.states import State

@@ -25,7 +25,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from shiftergw.auth.mock import MockAuthenticator
-from shiftergw.model import ANONYMOUS, Expired, Failed, ImageReference, PullRequest, Ready
+from shiftergw.model.records import Expired, Failed, Ready
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import ANONYMOUS, PullRequest
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
 from shiftergw.service.gateway import Gateway

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from shiftergw.errors import BadRequest, NotAllowed, TooMany, Unavailable
-from shiftergw.model import ANONYMOUS, ImageRecord
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import ANONYMOUS
 from shiftergw.service.imports import ImportChoice
 from shiftergw.states import State
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, Reply, Wire, site_of

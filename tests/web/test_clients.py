@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from shiftergw.errors import NotAllowed
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
 from tests.client_double import Outcome, ShifterImg
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of

@@ -11,7 +11,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import implementer
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
 from shiftergw.states import State
 from shiftergw.web import journal
 from shiftergw.web.journal import NEWS_SECONDS, PERIOD, SLOW

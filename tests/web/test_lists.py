@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import TooMany, Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
 from shiftergw.web.lists import (
     BUILDING,

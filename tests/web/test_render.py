@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shiftergw.errors import NotAuthenticated, NotFound, TooMany, Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
 from shiftergw.web import render
 from tests.web.fakes import IMAGE_ID, READY

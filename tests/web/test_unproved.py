@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from twisted.internet.task import Clock
 
-from shiftergw.model import Session
+from shiftergw.model.requests import Session
 from shiftergw.ports import ReplayUnchecked
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State

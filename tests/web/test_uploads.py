@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThread
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.cache.upload_states import data_path
 from shiftergw.errors import NotAllowed, Unavailable
-from shiftergw.model import CHUNK_LIMIT, ImageFile, UploadChoice
+from shiftergw.model.uploads import CHUNK_LIMIT, ImageFile, UploadChoice
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.service import upload_space

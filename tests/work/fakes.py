@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import WorkerMachine
+from shiftergw.model.records import WorkerMachine
 from shiftergw.ports import JobEnd, QueueTrouble
 
 

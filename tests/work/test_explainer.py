@@ -14,8 +14,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import TimedOut, Unavailable
-from shiftergw.model import ImageReference, RegistryLogin, Session
 from shiftergw.model.explanations import EXPLANATION_BYTES, ExplainRequest
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin, Session
 from shiftergw.plumbing.timing import pause
 from shiftergw.work.explainer import ExplainerProcess
 

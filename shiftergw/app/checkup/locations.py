@@ -9,7 +9,8 @@ from typing import Any
 from shiftergw.app.locations import find_unnamed
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, NotAllowed
-from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
 
 GONE_LOCATIONS = "images of registries that are no locations of this gateway"
 

@@ -10,7 +10,7 @@ from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.config import Config
 from shiftergw.config.file_systems import lock_trouble
 from shiftergw.errors import Unavailable
-from shiftergw.model import WorkerMachine
+from shiftergw.model.records import WorkerMachine
 from shiftergw.plumbing.files import mount_of
 from shiftergw.plumbing.timing import within
 

@@ -15,7 +15,8 @@ from shiftergw.config.locations import ANY_REGISTRY
 from shiftergw.config.registries_directory import read_registries_directory
 from shiftergw.errors import BadRequest, GatewayError, PolicyInvalid, printable
 from shiftergw.job.policy import read_policy
-from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.references import ImageReference
 from shiftergw.rules.image_identity import identify_record, registry_host
 from shiftergw.rules.policy import Policy, remembered_verdict
 from shiftergw.rules.policy_document import parse_policy

@@ -19,8 +19,9 @@ from threading import Event
 from typing import Any
 
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, ManifestInvalid, printable
-from shiftergw.image import BuildLimits, Digest
-from shiftergw.names import DOCKER_HUB_ALIASES
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import Digest
+from shiftergw.model.names import DOCKER_HUB_ALIASES
 from shiftergw.oci.budget import Budget, Cost
 from shiftergw.oci.canonical import canonical_manifest
 from shiftergw.oci.compression import decompress, is_packed

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from shiftergw.errors import ManifestInvalid
-from shiftergw.model import SourceKind
+from shiftergw.model.source_names import SourceKind
 from shiftergw.oci.compression import is_packed
 from shiftergw.oci.header import BLOCK, has_valid_checksum
 from shiftergw.sources.local import docker_archive, layout, skopeo_directory

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
 
 from shiftergw.errors import BlobCorrupt, ImageNotFound
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.sources.local.extents import Extent
 
 P = ParamSpec("P")

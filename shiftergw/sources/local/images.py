@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from shiftergw.errors import BlobCorrupt, ManifestInvalid, NoMatchingPlatform
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.oci.manifest import MAX_CONFIG, MAX_MANIFEST
 from shiftergw.oci.schema1 import payload_of
 from shiftergw.sources.local.extents import BlobReader, Extent
@@ -23,7 +23,8 @@ from shiftergw.sources.local.image_files import (
 from shiftergw.sources.selection import choose_image
 
 if TYPE_CHECKING:
-    from shiftergw.model import ImageReference, RegistryLogin
+    from shiftergw.model.references import ImageReference
+    from shiftergw.model.requests import RegistryLogin
     from shiftergw.ports import BlobSink, Notify
 
 PARALLEL_BLOBS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shiftergw.errors import BadRequest, ImageNotFound, ManifestInvalid, printable
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.oci.canonical import canonical_json
 from shiftergw.oci.manifest import INDEX_TYPE, MAX_MANIFEST
 from shiftergw.oci.members import member, members, read_object

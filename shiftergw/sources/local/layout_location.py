@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from twisted.internet.defer import CancelledError, DeferredSemaphore
 
 from shiftergw.errors import ImageNotFound, RegistryUnavailable
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.sources.local.images import PARALLEL_BLOBS, LocalImageSource
 from shiftergw.sources.local.layout import INDEX, LayoutFiles
 from shiftergw.sources.local.trees import DirectoryTree
 
 if TYPE_CHECKING:
-    from shiftergw.model import ImageReference, RegistryLogin
+    from shiftergw.model.references import ImageReference
+    from shiftergw.model.requests import RegistryLogin
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import BlobSink, Notify
 

@@ -10,8 +10,9 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from shiftergw.errors import ManifestInvalid, stage_timeout
-from shiftergw.image import BuildLimits
-from shiftergw.model import LocalSourceName, Progress, SourceKind
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.records import Progress
+from shiftergw.model.source_names import LocalSourceName, SourceKind
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.local.docker_archive import DockerArchive
 from shiftergw.sources.local.extents import Extent, file_errors

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 
 from shiftergw.errors import LayerInvalid, ManifestInvalid, SourceUnreadable
-from shiftergw.image import BuildLimits
+from shiftergw.model.build_options import BuildLimits
 from shiftergw.oci.budget import Budget, Cost
 from shiftergw.oci.compression import StopRequested, decompress
 from shiftergw.plumbing.disk_errors import check_room, translated_disk_errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shiftergw.errors import ImageNotFound, ManifestInvalid, printable
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.oci.manifest import MAX_MANIFEST
 from shiftergw.oci.schema1 import payload_of
 from shiftergw.sources.local.extents import Extent, read_extent

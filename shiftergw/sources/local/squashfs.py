@@ -27,7 +27,8 @@ from shiftergw.errors import (
     printable,
     stage_timeout,
 )
-from shiftergw.image import BuildLimits, Digest
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import Digest
 from shiftergw.oci.archive import find_members
 from shiftergw.oci.canonical import canonical_json, canonical_manifest
 from shiftergw.plumbing.gather import gather_or_cancel

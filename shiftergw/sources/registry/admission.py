@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, DeferredLock
 
 from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
-from shiftergw.model import Breaker, RegistryLogin
+from shiftergw.model.postponement import Breaker
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.sources.registry.retry import Interruption, Patience
 from shiftergw.sources.registry.shared_breakers import SharedBreakers

@@ -26,7 +26,7 @@ from shiftergw.errors import (
     RegistryUnavailable,
     RegistryUntrusted,
 )
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.model.signatures import (
     SIGNATURE_SIZE_LIMIT,
     SIGNATURES_LIMIT,

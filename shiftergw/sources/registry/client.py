@@ -7,9 +7,10 @@ from random import random as system_random
 from typing import TYPE_CHECKING
 
 from shiftergw.errors import ImageNotFound
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.explanations import ImagePlace
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.mirror_places import (

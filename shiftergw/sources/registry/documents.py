@@ -18,7 +18,7 @@ from shiftergw.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
-from shiftergw.image import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest
 from shiftergw.oci.challenge import parse_content_range
 from shiftergw.oci.manifest import ACCEPT, MAX_CONFIG, MAX_MANIFEST
 from shiftergw.oci.schema1 import payload_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from shiftergw.image import Descriptor
+from shiftergw.model.images import Descriptor
 from shiftergw.oci.challenge import parse_content_range
 from shiftergw.sources.registry.failures import error_text
 from shiftergw.sources.registry.repository import Repository

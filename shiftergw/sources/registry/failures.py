@@ -18,7 +18,7 @@ from shiftergw.errors import (
     RegistryUntrusted,
     printable,
 )
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
 from shiftergw.sources.registry.location import WebOrigin

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from shiftergw.errors import BadRequest, ConfigurationError
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.tls import ClientTls
 from shiftergw.sources.registry.location import Location, Mirror

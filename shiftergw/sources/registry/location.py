@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.names import DOCKER_HUB, DOCKER_IO
+from shiftergw.model.names import DOCKER_HUB, DOCKER_IO
 
 _PORTS = {"https": 443, "http": 80}
 _NOT_IN_URLS = re.compile(r"[^!-~]")

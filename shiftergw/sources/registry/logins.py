@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from urllib.parse import quote, quote_plus
 
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 
 
 def basic(login: RegistryLogin) -> str:

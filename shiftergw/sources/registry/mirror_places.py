@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.local_files import mirror_login
 from shiftergw.sources.registry.location import Location, Mirror
 from shiftergw.sources.registry.registries import Registries, Registry

@@ -28,8 +28,9 @@ from shiftergw.errors import (
     RetryLater,
     printable,
 )
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.documents import Documents

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from shiftergw.model import RegistryLogin
 from shiftergw.model.explanations import ImagePlace, PlaceKind, RequestLimit
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.mirror_places import MirrorPlace
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.registries import Registry

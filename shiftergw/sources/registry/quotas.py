@@ -12,8 +12,8 @@ from collections import OrderedDict
 
 from twisted.logger import Logger
 
-from shiftergw.image import Digest
-from shiftergw.model import RegistryLogin
+from shiftergw.model.images import Digest
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
 from shiftergw.sources.registry.shared_manifests import RecentManifest, SharedManifests
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.iweb import IResponse
 
-    from shiftergw.model import RegistryLogin
+    from shiftergw.model.requests import RegistryLogin
     from shiftergw.sources.registry.admission import Admission
 
 ERROR_LIMIT = 64 << 10

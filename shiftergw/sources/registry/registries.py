@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import DeferredSemaphore
 
-from shiftergw.image import Descriptor
-from shiftergw.model import RegistryLogin
+from shiftergw.model.images import Descriptor
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
 from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.attachments import Attachments

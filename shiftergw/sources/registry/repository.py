@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from shiftergw.errors import RegistryUnavailable, RetryLater
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.challenge import Challenge, parse_challenges
 from shiftergw.oci.rate_limits import parse_rate_limit
 from shiftergw.sources.registry.admission import Admission, RateLimited

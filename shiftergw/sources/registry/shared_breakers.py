@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shiftergw.model import Breaker, RegistryLogin
+from shiftergw.model.postponement import Breaker
+from shiftergw.model.requests import RegistryLogin
 
 if TYPE_CHECKING:
     from shiftergw.ports import BreakerStore

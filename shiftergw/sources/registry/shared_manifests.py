@@ -14,7 +14,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.plumbing.files import private_directory, read_whole, write_private
 from shiftergw.plumbing.threads import Threads
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from shiftergw.config.registries_directory import read_registries_directory
 from shiftergw.errors import TimedOut
-from shiftergw.image import Digest, ResolvedImage
-from shiftergw.model import RegistryLogin
 from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.images import Digest, ResolvedImage
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import (
     SIGNATURE_SIZE_LIMIT,
     SIGNATURES_LIMIT,

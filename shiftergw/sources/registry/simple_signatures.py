@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from shiftergw.errors import ImageNotFound, RegistryUnavailable, printable
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.model.signatures import SIGNATURE_SIZE_LIMIT, SIGNATURES_LIMIT, SignatureBlob
 from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.timing import within

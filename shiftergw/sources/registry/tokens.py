@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from twisted.internet.defer import DeferredLock
 
 from shiftergw.errors import PullError, RegistryUnavailable, RegistryUntrusted
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.challenge import Challenge
 from shiftergw.sources.registry.admission import RateLimited
 from shiftergw.sources.registry.content import read_document

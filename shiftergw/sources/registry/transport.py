@@ -40,7 +40,7 @@ from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interruption
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
-    from shiftergw.model import RegistryLogin
+    from shiftergw.model.requests import RegistryLogin
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.sources.registry.admission import Admission
 

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.errors import BlobCorrupt
-from shiftergw.image import Descriptor
+from shiftergw.model.images import Descriptor
 
 if TYPE_CHECKING:
     from shiftergw.ports import BlobSink

@@ -16,14 +16,9 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError
 
 from shiftergw.errors import BlobCorrupt, ImageNotFound, PullError, RetryLater, stage_timeout
-from shiftergw.model import (
-    ANONYMOUS,
-    ImageFile,
-    ImageRecord,
-    Progress,
-    data_file,
-    state_file,
-)
+from shiftergw.model.records import ImageRecord, Progress
+from shiftergw.model.requests import ANONYMOUS
+from shiftergw.model.uploads import ImageFile, data_file, state_file
 from shiftergw.plumbing.disk_errors import check_room, translated_disk_errors
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.locks import file_lock, remove_unshared

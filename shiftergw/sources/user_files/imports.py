@@ -27,7 +27,8 @@ from shiftergw.errors import (
     amount,
     printable,
 )
-from shiftergw.model import ImageFile, Progress
+from shiftergw.model.records import Progress
+from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.disk_errors import check_room, translated_disk_errors
 from shiftergw.plumbing.process import Command, run_command

@@ -28,7 +28,8 @@ from twisted.web.iweb import IAgentEndpointFactory, IResponse
 from zope.interface import implementer
 
 from shiftergw.errors import GatewayError, ImageNotFound, PullError, RetryLater, TimedOut, printable
-from shiftergw.model import ImageFile, Progress
+from shiftergw.model.records import Progress
+from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.head_limits import HeadTooLong

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
-from shiftergw.model import ImageFile, ImageReference, RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
+from shiftergw.model.uploads import ImageFile
 from shiftergw.ports import BlobSink, ImageSource, Notify
 
 

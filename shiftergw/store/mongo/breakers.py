@@ -6,7 +6,7 @@ from typing import Any
 
 from pymongo.errors import DuplicateKeyError
 
-from shiftergw.model import Breaker
+from shiftergw.model.postponement import Breaker
 from shiftergw.mongo.database import Database, Document
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import BREAKERS

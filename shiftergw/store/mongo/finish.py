@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftergw.errors import Superseded
-from shiftergw.model import Expired, Failed, ImageRecord, Ready
+from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
 from shiftergw.mongo.database import Database, Document
 from shiftergw.states import IllegalStepError, State, check_step
 from shiftergw.store import documents

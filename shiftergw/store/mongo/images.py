@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.mongo.database import Database, Document
 from shiftergw.store import documents
 from shiftergw.store.documents import MOVED_TAGS, Change

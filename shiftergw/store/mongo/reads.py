@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from operator import attrgetter
 
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.mongo.database import Database, Query
 from shiftergw.states import State
 from shiftergw.store.legacy_documents import READY_WORDS

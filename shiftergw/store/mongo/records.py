@@ -16,7 +16,7 @@ from typing import Any
 from bson.objectid import ObjectId
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.states import State
 from shiftergw.store.attempts import check_owner

@@ -7,7 +7,7 @@ from typing import Any
 
 from bson.objectid import ObjectId
 
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.mongo.database import Database, Document
 from shiftergw.states import State
 from shiftergw.store.fair_schedule import REMOVALS_UID, InFlight, fair_schedule

@@ -14,7 +14,9 @@ from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from shiftergw.errors import Superseded, TooMany, Unavailable
-from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimits
+from shiftergw.model.postponement import PostponeLimits
+from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import PullRequest, QueueLimits
 from shiftergw.mongo.database import Database, Document
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.states import (

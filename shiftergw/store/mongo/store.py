@@ -11,17 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shiftergw.model import (
-    Breaker,
-    Expired,
-    Failed,
-    ImageRecord,
-    PostponeLimits,
-    Progress,
-    PullRequest,
-    QueueLimits,
-    Ready,
-)
+from shiftergw.model.postponement import Breaker, PostponeLimits
+from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
+from shiftergw.model.requests import PullRequest, QueueLimits
 from shiftergw.mongo.database import COMMAND_SECONDS
 from shiftergw.ports import UsedCredentials
 from shiftergw.states import State, WaitCause

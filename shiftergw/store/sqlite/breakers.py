@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from shiftergw.model import Breaker
+from shiftergw.model.postponement import Breaker
 from shiftergw.store.sqlite import queries
 from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_plausible, trip_entry
 

@@ -14,7 +14,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.plumbing.threads import Threads
 from shiftergw.store.sqlite import queries, rows
 from shiftergw.store.sqlite.database import open_reader, rewrite_version

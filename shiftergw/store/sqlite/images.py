@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
 from shiftergw.store.legacy_documents import is_ready, read_tags

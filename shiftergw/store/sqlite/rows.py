@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shiftergw.model import ImageRecord
+from shiftergw.model.records import ImageRecord
 from shiftergw.store.documents import Change
 from shiftergw.store.lookups import LookupRow, cutoff_time
 from shiftergw.store.sqlite import queries

@@ -9,15 +9,9 @@ import sqlite3
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.model import (
-    Expired,
-    Failed,
-    ImageRecord,
-    PostponeLimits,
-    PullRequest,
-    QueueLimits,
-    Ready,
-)
+from shiftergw.model.postponement import PostponeLimits
+from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
+from shiftergw.model.requests import PullRequest, QueueLimits
 from shiftergw.states import (
     POLLING_STATES,
     IllegalStepError,

@@ -12,17 +12,9 @@ import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
-from shiftergw.model import (
-    Breaker,
-    Expired,
-    Failed,
-    ImageRecord,
-    PostponeLimits,
-    Progress,
-    PullRequest,
-    QueueLimits,
-    Ready,
-)
+from shiftergw.model.postponement import Breaker, PostponeLimits
+from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
+from shiftergw.model.requests import PullRequest, QueueLimits
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.fair_schedule import InFlight, fair_schedule

@@ -11,7 +11,7 @@ from celery import Celery
 from twisted.internet.threads import deferToThread
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import WorkerMachine
+from shiftergw.model.records import WorkerMachine
 from shiftergw.work.celery.app import connect_once, make_app
 from shiftergw.work.celery.broker_connections import StatusListener
 from shiftergw.work.celery.broker_errors import translate_error

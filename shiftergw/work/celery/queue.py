@@ -12,7 +12,7 @@ from twisted.logger import Logger, LogLevel
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
-from shiftergw.model import WorkerMachine
+from shiftergw.model.records import WorkerMachine
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shield, within
 from shiftergw.ports import JobEnd, QueueTrouble

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from shiftergw.errors import printable
-from shiftergw.model import WorkerMachine
+from shiftergw.model.records import WorkerMachine
 from shiftergw.ports import JobEnd
 
 STATUS_SECONDS = 2.0

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.image import BuildLimits, Descriptor, ImageConfig, Platform, ResolvedImage
-from shiftergw.model import ImageReference, LocalSourceName, parse_source
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import Descriptor, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.source_names import LocalSourceName, parse_source
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.local.images import LocalImageSource
 from shiftergw.sources.local.opening import open_source

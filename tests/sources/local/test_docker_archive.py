@@ -19,7 +19,8 @@ from shiftergw.errors import (
     ManifestInvalid,
     NoMatchingPlatform,
 )
-from shiftergw.image import BuildLimits, Digest
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import Digest
 from shiftergw.plumbing.threads import Threads
 from tests.images import entry, json_bytes, oci_layout, tar_of
 from tests.sources.local.opening import content_of, open_text, resolve, skopeo_copy

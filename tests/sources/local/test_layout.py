@@ -20,8 +20,8 @@ from shiftergw.errors import (
     RegistryUnavailable,
     SourceUnreadable,
 )
-from shiftergw.image import Digest, Platform
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Digest, Platform
+from shiftergw.model.references import ImageReference
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.local import layout_location
 from shiftergw.sources.local.layout_location import LayoutLocation

@@ -27,7 +27,7 @@ from shiftergw.errors import (
     NoSpace,
     SourceUnreadable,
 )
-from shiftergw.image import BuildLimits
+from shiftergw.model.build_options import BuildLimits
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.local import scratch_files

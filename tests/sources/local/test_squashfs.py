@@ -18,7 +18,8 @@ from shiftergw.errors import (
     NoMatchingPlatform,
     SourceUnreadable,
 )
-from shiftergw.image import BuildLimits, Digest
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import Digest
 from shiftergw.plumbing.threads import Threads
 from tests.parts import need
 from tests.sources.local.opening import content_of, make_squashfs, open_text, resolve

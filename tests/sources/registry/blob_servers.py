@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from shiftergw.cache.blob_cache import BlobFiles
-from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobSink
 from shiftergw.sources.registry.client import RegistryClient

@@ -18,8 +18,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from shiftergw.image import Digest
-from shiftergw.model import RegistryLogin
+from shiftergw.model.images import Digest
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from tests.images import MadeImage
 from tests.sources.registry.network import REACTOR

@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.errors import RetryLater, Unavailable
-from shiftergw.image import Platform
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Platform
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause

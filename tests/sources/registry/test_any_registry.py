@@ -11,8 +11,8 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import ImageNotFound, RegistryUntrusted
-from shiftergw.image import Digest
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Digest
+from shiftergw.model.references import ImageReference
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry import registries
 from shiftergw.sources.registry.client import RegistryClient

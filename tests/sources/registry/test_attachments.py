@@ -18,8 +18,8 @@ from shiftergw.errors import (
     RegistryUnavailable,
     RetryLater,
 )
-from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind, VerifiedClaim
 from shiftergw.signatures.sigstore import verify_sigstore
 from shiftergw.sources.registry.client import RegistryClient

@@ -12,8 +12,10 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
-from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import Breaker, ImageReference, RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.postponement import Breaker
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.documents import Documents

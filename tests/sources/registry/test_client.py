@@ -23,8 +23,9 @@ from shiftergw.errors import (
     RegistryUnavailable,
     RetryLater,
 )
-from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient

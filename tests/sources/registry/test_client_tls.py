@@ -11,8 +11,8 @@ from OpenSSL.crypto import X509
 from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate, TLSVersion
 
 from shiftergw.errors import RegistryUnavailable
-from shiftergw.image import Platform
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Platform
+from shiftergw.model.references import ImageReference
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location

@@ -9,8 +9,9 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import ImageNotFound, RegistryDenied
-from shiftergw.image import Digest, Platform
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Digest, Platform
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shiftergw.errors import FOREIGN_TEXT_LIMIT
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.failures import error_text, redirect_refusal
 from shiftergw.sources.registry.location import WebOrigin
 

@@ -26,8 +26,9 @@ from shiftergw.errors import (
     RegistryUntrusted,
     RetryLater,
 )
-from shiftergw.image import Digest, Platform
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Digest, Platform
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.model import RegistryLogin
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.local_files import LocationTls, mirror_login
 from shiftergw.sources.registry.location import Location, Mirror
 from tests.certificates import Authority

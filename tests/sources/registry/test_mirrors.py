@@ -16,8 +16,9 @@ from shiftergw.errors import (
     RegistryDenied,
     RetryLater,
 )
-from shiftergw.image import Digest, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Digest, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobSink
 from shiftergw.sources.registry.logins import basic

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest_twisted
 
-from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.explanations import ImagePlace, RequestLimit
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
 from tests.sources.registry.faulty import ALICE

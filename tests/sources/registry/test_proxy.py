@@ -17,8 +17,8 @@ from shiftergw.errors import (
     RegistryUntrusted,
     RetryLater,
 )
-from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import WebOrigin

@@ -13,8 +13,9 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from shiftergw.errors import RetryLater
-from shiftergw.image import Digest, Platform
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Digest, Platform
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.registry.client import RegistryClient

@@ -11,8 +11,9 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import RegistryDenied, RegistryUntrusted
-from shiftergw.image import Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Digest, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror

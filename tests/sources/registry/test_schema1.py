@@ -10,8 +10,8 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import BlobCorrupt, ManifestInvalid, NoMatchingPlatform, RegistryUnavailable
-from shiftergw.image import Digest, Platform
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Digest, Platform
+from shiftergw.model.references import ImageReference
 from tests.images import compress, entry, oci_layout, tar_of
 from tests.oci.schema1_manifests import layer_history, schema_1_manifest, sign
 from tests.parts import need

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from shiftergw.image import Digest
+from shiftergw.model.images import Digest
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.registry import shared_manifests
 from shiftergw.sources.registry.shared_manifests import (

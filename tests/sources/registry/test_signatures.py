@@ -10,8 +10,8 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.image import Descriptor, Digest, ResolvedImage
 from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures

@@ -13,9 +13,10 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import GatewayError, RegistryUnavailable, RetryLater
-from shiftergw.image import Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.images import Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SIGNATURE_SIZE_LIMIT, SIGNATURES_LIMIT, SignatureKind
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures

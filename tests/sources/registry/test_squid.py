@@ -14,8 +14,8 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import RegistryUnavailable
-from shiftergw.image import Digest, Platform
-from shiftergw.model import ImageReference
+from shiftergw.model.images import Digest, Platform
+from shiftergw.model.references import ImageReference
 from tests import children
 from tests.certificates import Authority
 from tests.images import make_image, tar_of

@@ -26,8 +26,9 @@ from shiftergw.errors import (
     RegistryUnavailable,
     RegistryUntrusted,
 )
-from shiftergw.image import Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Digest, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.challenge import Challenge
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.client import RegistryClient

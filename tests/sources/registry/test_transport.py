@@ -14,8 +14,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 
 from shiftergw.errors import ConfigurationError, RegistryUnavailable, RegistryUntrusted, RetryLater
-from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference, RegistryLogin
+from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.references import ImageReference
+from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.retry import Patience

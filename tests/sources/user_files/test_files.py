@@ -26,14 +26,10 @@ from shiftergw.errors import (
     RetryLater,
     TimedOut,
 )
-from shiftergw.image import Platform
-from shiftergw.model import (
-    ImageFile,
-    ImageRecord,
-    ImageReference,
-    Progress,
-    UploadDeclaration,
-)
+from shiftergw.model.images import Platform
+from shiftergw.model.records import ImageRecord, Progress
+from shiftergw.model.references import ImageReference
+from shiftergw.model.uploads import ImageFile, UploadDeclaration
 from shiftergw.plumbing import disk_errors
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.seal import CREDENTIAL_SECONDS, Seal

@@ -22,7 +22,7 @@ from shiftergw.errors import (
     PullError,
     TimedOut,
 )
-from shiftergw.model import ImageFile
+from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing import disk_errors
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads

@@ -12,7 +12,9 @@ from twisted.internet import reactor
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import Expired, PostponeLimits, Progress, QueueLimits
+from shiftergw.model.postponement import PostponeLimits
+from shiftergw.model.records import Expired, Progress
+from shiftergw.model.requests import QueueLimits
 from shiftergw.mongo.connector import HOST_SECONDS
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore

@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Superseded, Unavailable
-from shiftergw.model import ImageRecord, Ready
+from shiftergw.model.records import ImageRecord, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from tests import mongod

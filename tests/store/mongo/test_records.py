@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import NotStorable
-from shiftergw.model import Progress, Ready
+from shiftergw.model.records import Progress, Ready
 from shiftergw.states import State
 from tests import mongod
 from tests.mongo.puppets import answering, serving

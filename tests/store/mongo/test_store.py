@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from shiftergw.errors import Superseded, Unavailable
-from shiftergw.model import Expired, Progress, Ready
+from shiftergw.model.records import Expired, Progress, Ready
 from shiftergw.mongo import database as mongo_database
 from shiftergw.ports import ImageStore
 from shiftergw.states import State

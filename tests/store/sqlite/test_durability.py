@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from shiftergw.model import Progress, Ready
+from shiftergw.model.records import Progress, Ready
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.store.pulls import ID, LIMIT, NOW, begin_pull, complete_pull, holder, request

@@ -19,7 +19,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ConfigurationError, Superseded, TooMany, Unavailable
-from shiftergw.model import Progress, QueueLimits, Ready
+from shiftergw.model.records import Progress, Ready
+from shiftergw.model.requests import QueueLimits
 from shiftergw.store.sqlite import database, queries
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.patience import patient

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shiftergw.errors import BadRequest
-from shiftergw.model import ImageReference
+from shiftergw.model.references import ImageReference
 
 AT = "@sha256:" + "0123456789abcdef" * 4
 

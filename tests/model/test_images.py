@@ -1,4 +1,4 @@
-"""Tests of the values that describe images: digests, platforms, squashfs options, limits."""
+"""Tests of the values that describe images: digests, platforms, layers, reports."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import BadRequest
-from shiftergw.image import (
-    BuildLimits,
+from shiftergw.model.images import (
     BuiltImage,
     ContentReport,
     Descriptor,
     Digest,
     Platform,
     ResolvedImage,
-    SquashOptions,
 )
 
 HEX = "0123456789abcdef" * 4
@@ -133,47 +131,12 @@ def test_download_size_counts_a_blob_once() -> None:
     assert image_of().download_size == 0
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"compressor": "zstd"},
-        {"level": 9},
-        {"level": None},
-        {"block_size": "1M"},
-        {"keep_setuid": True},
-        {"extra": ("-no-fragments",)},
-        {"extra": ("-no-fragments", "-b")},
-    ],
-)
-def test_options_key_differs(change: dict[str, Any]) -> None:
-    """Options that change the bytes of the file change the key."""
-    assert SquashOptions(**change).key != SquashOptions().key
-
-
-@pytest.mark.parametrize("change", [{"memory": "2G"}, {"processors": 3}])
-def test_options_key_ignores_resources(change: dict[str, Any]) -> None:
-    """Memory and processors do not change the bytes of the file, nor the key."""
-    assert SquashOptions(**change).key == SquashOptions().key
-
-
-def test_options_key_fits_into_a_file_name() -> None:
-    """The key is short, hexadecimal, and the same in every process."""
-    assert SquashOptions().key == SquashOptions().key
-    assert len(SquashOptions().key) == 12
-    assert set(SquashOptions().key) <= set("0123456789abcdef")
-
-
 def test_report_as_document() -> None:
     """A content report is a flat JSON object of counts."""
     document = ContentReport(entries=2, size=10, devices=1).to_document()
     assert document["entries"] == 2
     assert document["devices"] == 1
     assert all(isinstance(count, int) for count in document.values())
-
-
-def test_default_limits() -> None:
-    """By default an image may have 200 GB and five million entries."""
-    assert BuildLimits() == BuildLimits(200_000_000_000, 5_000_000)
 
 
 def test_values_are_frozen() -> None:

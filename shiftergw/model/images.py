@@ -1,4 +1,4 @@
-"""Frozen values that describe images: digests, descriptors, layers, squashfs options, limits.
+"""Frozen values that describe images: digests, descriptors, layers, converted files.
 
 The rules of the formats are in `shiftergw.oci`.
 """
@@ -6,47 +6,17 @@ The rules of the formats are in `shiftergw.oci`.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO
 
 from shiftergw.errors import BadRequest, printable
 
 _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
-
-Compressor = Literal["gzip", "lzo", "lz4", "xz", "zstd"]
-COMPRESSORS: tuple[Compressor, ...] = get_args(Compressor)
-"""The compressors of `mksquashfs`."""
-
-HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
-"""The highest compression level of each compressor that has levels; the lowest is 1."""
-
-_REVISION = 2
-"""The number of our own arguments of `mksquashfs`: files of another one are not used again.
-
-1 looked for duplicates, which may damage files: see `build.mksquashfs.arguments`.
-"""
-
-_LZ4_HIGH = 9
-"""The level from which lz4 compresses "high"."""
-
-GZIP_LEVEL = 5
-"""Our level for gzip: 1 % more bytes than the default, 9, for a fifth of its CPU time."""
-
-RATIO_FREE = 8 * 10**9
-"""Bytes that the layers of an image may unpack to, however small they are compressed."""
-
-_LAYERS_FACTOR = 3
-"""Default limits on all layers together, as a multiple of those on the finished image."""
-
-_HEADERS = 1 << 20
-_HEADERS_PER_ENTRY = 8192
-"""Bytes of headers and padding that the default limit grants: once, and for each entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,94 +147,6 @@ class LayerFile:
 
     path: Path
     diff_id: Digest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SquashOptions:
-    """How `mksquashfs` compresses an image.
-
-    `processors` 0 leaves the number of threads to `mksquashfs`, `level` None leaves the level to
-    the compressor. `extra` are raw arguments, appended last.
-    """
-
-    compressor: str = "gzip"
-    level: int | None = GZIP_LEVEL
-    block_size: str = "128K"
-    memory: str = "512M"
-    processors: int = 0
-    keep_setuid: bool = False
-    extra: tuple[str, ...] = ()
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """Return the options as arguments of `mksquashfs`, without `extra`.
-
-        lz4 has no levels: 9 and above mean its "high" compression. xz has none either.
-        """
-        level: tuple[str, ...] = ()
-        if self.level is not None and self.compressor in HIGHEST_LEVEL:
-            level = ("-Xcompression-level", str(self.level))
-        elif self.level is not None and self.compressor == "lz4" and self.level >= _LZ4_HIGH:
-            level = ("-Xhc",)
-        return (
-            *("-comp", self.compressor, "-b", self.block_size, "-mem", self.memory),
-            *level,
-            *(("-processors", str(self.processors)) if self.processors else ()),
-        )
-
-    @property
-    def key(self) -> str:
-        """Return 12 hexadecimal digits that differ if the options may give different bytes."""
-        shaping = {k: v for k, v in asdict(self).items() if k not in {"memory", "processors"}}
-        shaping["revision"] = _REVISION
-        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True, slots=True)
-class StageLimits:
-    """The longest time of each stage of one image, in seconds."""
-
-    fetch: float = 12 * 3600
-    examination: float = 3600
-    conversion: float = 6 * 3600
-    transfer: float = 12 * 3600
-
-
-@dataclass(frozen=True, slots=True)
-class BuildLimits:
-    """Limits on a finished image, and on the work that its layers cause.
-
-    `size` (bytes of all files) and `entries` limit the finished image. `layers_size` (unpacked
-    bytes, headers included), `layers_entries`, `names_size` (bytes) and `path_steps` limit all its
-    layers together; a layer that the image names several times counts each time. If the layers
-    unpack to more than `RATIO_FREE` bytes, they unpack to at most `ratio` times their compressed
-    size.
-    """
-
-    size: int = 200 * 10**9
-    entries: int = 5_000_000
-    layers: int = 500
-    layers_size: int | None = None
-    layers_entries: int | None = None
-    ratio: int = 200
-    names_size: int = 512 * 10**6
-    path_steps: int = 20_000_000
-    stages: StageLimits = StageLimits()
-
-    @property
-    def all_size(self) -> int:
-        """Return the unpacked bytes of all layers; by default three times the finished image."""
-        if self.layers_size is not None:
-            return self.layers_size
-        return _LAYERS_FACTOR * self.size + _HEADERS + self.all_entries * _HEADERS_PER_ENTRY
-
-    @property
-    def all_entries(self) -> int:
-        """Return the entries of all layers; by default three times those of the finished image.
-
-        Layers may have more entries than the image, because upper layers replace lower ones.
-        """
-        return self.layers_entries or _LAYERS_FACTOR * self.entries
 
 
 @dataclass(slots=True)
