@@ -1,11 +1,13 @@
 """Prove that a file on a system is the file that was sent.
 
-`sha256sum` on the system computes the digest if the account may run commands. Otherwise samples of
-the file are read back and compared; the log and the record of the image then say so.
+`openssl` or `sha256sum` on the system computes the digest if the account may run commands.
+Otherwise samples of the file are read back and compared; the log and the record of the image then
+say so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -36,14 +38,23 @@ _PIECES = 64
 SAMPLE_BYTES = _PIECE * _PIECES
 """Bytes of a file that samples cover; a file of at most this size is compared completely."""
 
-_HAS_FILE = (
-    'command -v sha256sum > /dev/null || exit 108; [ -f "$1" ] || exit 102;'
-    ' [ -r "$1" ] || exit 103; '
+# `openssl` uses the SHA instructions of the processor; `sha256sum` of most distributions does not
+# (measured: 0.17 s and 0.85 s of CPU for 300 MB). An `openssl` without a usable digest is not used.
+_PROGRAM = (
+    'openssl=; case "$(openssl dgst -sha256 -r < /dev/null 2> /dev/null)" in'
+    f" {hashlib.sha256().hexdigest()}*) openssl=1;;"
+    " *) command -v sha256sum > /dev/null || exit 108;; esac;"
 )
-DIGEST = _HAS_FILE + 'sha256sum -- "$1" || { [ -f "$1" ] || exit 102; exit 104; }'
+_HAS_FILE = f'{_PROGRAM} [ -f "$1" ] || exit 102; [ -r "$1" ] || exit 103; '
+_OPENSSL = '[ -n "$openssl" ]; then openssl dgst -sha256 -r'
+
+DIGEST = (
+    f'{_HAS_FILE}if {_OPENSSL} < "$1"; else sha256sum -- "$1"; fi'
+    ' || { [ -f "$1" ] || exit 102; exit 104; }'
+)
 """Arguments: PATH. Prints the SHA-256 of a file."""
 
-PREFIX_DIGEST = _HAS_FILE + 'head -c "$2" -- "$1" | sha256sum || exit 104'
+PREFIX_DIGEST = f'{_HAS_FILE}head -c "$2" -- "$1" | if {_OPENSSL}; else sha256sum; fi || exit 104'
 """Arguments: PATH SIZE. Prints the SHA-256 of the first bytes of a file."""
 
 
@@ -78,7 +89,7 @@ async def remote_sha256(
     try:
         output = await _run_when_not_busy(connection, clock, text, *words, seconds=seconds)
     except TimedOut as error:
-        detail = f"sha256sum did not end within {seconds:.0f} s; {error.what} {error.detail}"
+        detail = f"no digest within {seconds:.0f} s; {error.what} {error.detail}"
         raise DeliveryFailed(
             "The file on the system could not be checked in time.",
             remedy="Tell the site's support: the system's disks or the account's start-up files are"
@@ -97,7 +108,7 @@ async def remote_sha256(
         raise
     digests = _DIGEST_LINE.findall(output)  # a background process may print as well
     if len(digests) != 1:
-        raise invalid_reply(f"sha256sum says {printable(output)}")
+        raise invalid_reply(f"the digest program says {printable(output)}")
     return str(digests[0].decode())
 
 

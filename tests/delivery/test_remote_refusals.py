@@ -24,7 +24,9 @@ from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Verification
+from shiftergw.sftp import packets
 from shiftergw.sftp.outgoing_file import REACH
+from shiftergw.sftp.packets import SftpRefused
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import UNUSED_ACCOUNT, account_on, connection, far_directory, without_ssh
@@ -69,8 +71,10 @@ def program_is(tmp_path: Path, name: str, script: str, before: str = "") -> Mapp
     """Return an environment whose `ssh` runs a script instead of the program of this name."""
     programs = tmp_path / "far"
     programs.mkdir()
-    (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-    (programs / name).chmod(0o755)
+    # Without `openssl`, `sha256sum` computes the digests.
+    for program, text in (("openssl", "exit 1"), (name, script)):
+        (programs / program).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / program).chmod(0o755)
     return without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH; {before}")
 
 
@@ -223,8 +227,36 @@ async def test_digest_among_other_lines(
         return
     with pytest.raises(DeliveryFailed) as caught:
         await directory.install(source, IMAGE, SHA256, ignore)
-    assert "sha256sum says" in caught.value.detail
+    assert "digest program says" in caught.value.detail
     assert names(root) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "is_used"),
+    [
+        ('echo "$*" >> {log}; exec {openssl} "$@"', True),
+        ("echo unknown option >&2; exit 1", False),
+        (f"echo {SHA256} -", False),
+    ],
+    ids=["works", "fails", "is wrong"],
+)
+@pytest_twisted.ensureDeferred
+async def test_openssl(root: Path, tmp_path: Path, script: str, is_used: bool) -> None:
+    """`openssl` computes digests if it can; otherwise `sha256sum` does."""
+    (root / IMAGE).write_bytes(CONTENT)
+    log = tmp_path / "openssl.log"
+    log.touch()
+    env = program_is(tmp_path, "openssl", script.format(log=log, openssl=need("openssl")))
+    link, path, length = connection(UNUSED_ACCOUNT, env), bytes(root / IMAGE), 1_000_000
+    assert await remote_sha256(link, path, len(CONTENT), reactor) == SHA256
+    prefix = await remote_sha256(link, path, length, reactor, prefix=True)
+    assert prefix == hashlib.sha256(CONTENT[:length]).hexdigest()
+    with pytest.raises(SftpRefused) as caught:
+        await remote_sha256(link, bytes(root / META), 1, reactor)
+    assert caught.value.status == packets.NO_SUCH_FILE
+    await link.close()
+    # Each digest is preceded by a test of the program.
+    assert log.read_text().splitlines() == ["dgst -sha256 -r"] * (5 if is_used else 0)
 
 
 @pytest_twisted.ensureDeferred
