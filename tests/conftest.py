@@ -52,7 +52,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 
-COSTLY_FIXTURES = {"broker": 2, "tls_broker": 1}
+COSTLY_FIXTURES = {"broker": 2}
 """Fixtures whose set-up takes seconds of processor time, and the number of processes with them."""
 
 ROOM_SECONDS = {

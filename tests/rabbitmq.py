@@ -33,9 +33,7 @@ class RabbitMQ:
         self.user = user
         self.password = password or os.urandom(12).hex()
         self.port = free_port()
-        self.tls_port = free_port()
-        self.settings = ""
-        """Additional lines of its configuration, which take effect at its next start."""
+        self._node = f"test-{self.port}@localhost"
         self._ports = [free_port(), free_port()]
         self._directory = TemporaryDirectory(prefix="rabbitmq-")
         self.root = Path(self._directory.name)
@@ -47,33 +45,65 @@ class RabbitMQ:
         """Return the URL for clients."""
         return f"amqp://{self.user}:{self.password}@127.0.0.1:{self.port}//"
 
-    @property
-    def tls_url(self) -> str:
-        """Return the URL for clients that use TLS; `with_tls` returns the settings for it."""
-        return f"amqps://{self.user}:{self.password}@127.0.0.1:{self.tls_port}//"
-
     @staticmethod
     def password_of(url: str) -> str:
         """Return the password in a URL of a broker."""
         return url.partition("//")[2].partition("@")[0].partition(":")[2]
 
-    def with_tls(self, authority: Path, pem: Path, ask: bool = False) -> str:
-        """Return settings for TLS on 127.0.0.1 and 127.0.0.2.
+    def listen_with_tls(self, authority: Path, pem: Path, *, ask: bool = False) -> str:
+        """Listen on another port of 127.0.0.1 and 127.0.0.2 with TLS; return its URL for clients.
 
-        With `ask` the broker requires a certificate of its clients.
+        With `ask` the broker requires a certificate of its clients. The port is open until the
+        broker ends.
         """
-        return (
-            f"listeners.ssl.one = 127.0.0.1:{self.tls_port}\n"
-            f"listeners.ssl.two = 127.0.0.2:{self.tls_port}\n"
-            f"ssl_options.cacertfile = {authority}\n"
-            f"ssl_options.certfile = {pem}\nssl_options.keyfile = {pem}\n"
-            f"ssl_options.verify = {'verify_peer' if ask else 'verify_none'}\n"
-            f"ssl_options.fail_if_no_peer_cert = {str(ask).lower()}\n"
+        port = free_port()
+        verify = "verify_peer" if ask else "verify_none"
+        options = (
+            f'[{{cacertfile, "{authority}"}}, {{certfile, "{pem}"}}, {{keyfile, "{pem}"}}, '
+            f"{{verify, {verify}}}, {{fail_if_no_peer_cert, {str(ask).lower()}}}]"
+        )
+        self.evaluate("application:ensure_all_started(ssl)")
+        for address in ("127.0.0.1", "127.0.0.2"):
+            listener = f'{{"{address}", {port}}}'
+            self.evaluate(f"rabbit_networking:start_ssl_listener({listener}, {options}, 1)")
+        return f"amqps://{self.user}:{self.password}@127.0.0.1:{port}//"
+
+    def evaluate(self, expression: str) -> str:
+        """Return the value of an Erlang expression in the server, as text.
+
+        The functions that `rabbitmqctl` calls there take milliseconds. The program itself takes
+        half a second of processor time to start.
+        """
+        done = subprocess.run(
+            [need("erl_call"), "-r", "-n", self._node, "-timeout", "60", "-e"],
+            input=f"{expression}.\n",
+            env=self._env(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.startswith("{ok, "), done.stdout + done.stderr
+        return done.stdout.removeprefix("{ok, ").removesuffix("}")
+
+    def close_connections(self, reason: str) -> None:
+        """Close all connections, as an administrator may."""
+        self.evaluate(f'rabbit_networking:close_all_connections("{reason}")')
+
+    def set_memory_limit(self, share: float) -> None:
+        """Raise the memory alarm if the server uses more than a share of the machine's memory."""
+        self.evaluate(f"vm_memory_monitor:set_vm_memory_high_watermark({share:f})")
+
+    def set_permissions(self, user: str, names: str, host: str = "/") -> None:
+        """Let a user configure, write and read what matches a regular expression, on a host."""
+        patterns = f'<<"{names}">>, <<"{names}">>, <<"{names}">>'
+        self.evaluate(
+            "rabbit_auth_backend_internal:set_permissions("
+            f'<<"{user}">>, <<"{host}">>, {patterns}, <<"tests">>)'
         )
 
     def ctl(self, *arguments: str) -> bytes:
         """Return the output of `rabbitmqctl`, which takes a second or two."""
-        argv = [str(SERVER.with_name("rabbitmqctl")), "-q", "-n", f"test-{self.port}@localhost"]
+        argv = [str(SERVER.with_name("rabbitmqctl")), "-q", "-n", self._node]
         result = subprocess.run(
             [*argv, *arguments], env=self._env(), cwd=self.root, capture_output=True, check=False
         )
@@ -122,7 +152,7 @@ class RabbitMQ:
             f"listeners.tcp.local = 127.0.0.1:{self.port}\n"
             f"default_user = {self.user}\ndefault_pass = {self.password}\n"
             "log.console = true\nlog.console.level = info\nlog.file = false\n"
-            f"disk_free_limit.absolute = 50MB\n{self.settings}"
+            "disk_free_limit.absolute = 50MB\n"
         )
         with (self.root / "output").open("ab") as output:
             begin = output.tell()
@@ -148,7 +178,7 @@ class RabbitMQ:
             "ERL_EPMD_PORT": str(self._ports[0]),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(self._ports[1]),
-            "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
+            "RABBITMQ_NODENAME": self._node,
             "RABBITMQ_MNESIA_BASE": str(self.root / "mnesia"),
             "RABBITMQ_LOG_BASE": str(self.root / "log"),
             "RABBITMQ_CONFIG_FILE": str(self.root / "rabbitmq"),

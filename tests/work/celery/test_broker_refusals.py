@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
@@ -64,14 +64,14 @@ async def offer_jobs(queue: CeleryQueue) -> None:
         await until(lambda: queue.slots(SYSTEM) == 2)
 
 
-@asynccontextmanager
-async def alarm(broker: RabbitMQ) -> AsyncIterator[None]:
+@contextmanager
+def alarm(broker: RabbitMQ) -> Iterator[None]:
     """Raise the broker's memory alarm for a while."""
-    await broker.control("set_vm_memory_high_watermark", "0.00001")
+    broker.set_memory_limit(0.00001)
     try:
         yield
     finally:
-        await broker.control("set_vm_memory_high_watermark", "0.4")
+        broker.set_memory_limit(0.4)
 
 
 async def check_broker(url: str, **platforms: object) -> dict[str, Finding]:
@@ -89,7 +89,7 @@ async def test_a_memory_alarm(
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     await queue.offer(key_of("sleep-1"), SYSTEM)
     await until((trace_directory / "sleep-1").exists)
-    async with alarm(broker):
+    with alarm(broker):
         await until(queue.trouble)
         assert "short of memory or disk" in str(queue.trouble())
         assert "rabbitmq-diagnostics alarms" in str(queue.trouble())
@@ -122,7 +122,7 @@ async def test_an_offer_before_the_alarm_is_noticed(
     monkeypatch.setattr(broker_connections.StatusListener, "_note_blocked", lambda *_: None)
     monkeypatch.setattr(broker_connections, "ECHO_SECONDS", patient(60))
     monkeypatch.setattr(worker_registry, "SILENT_SECONDS", patient(60))
-    async with alarm(broker):
+    with alarm(broker):
         assert queue.trouble() is None
         with pytest.raises(Unavailable) as caught:
             await queue.offer(key_of("never"), SYSTEM)
@@ -135,8 +135,11 @@ async def test_a_queue_that_is_full(
 ) -> None:
     """The offer is refused with the reason; other systems still get offers, later this one too."""
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
-    policy = '{"max-length":0,"overflow":"reject-publish"}'
-    await broker.control("set_policy", "--apply-to", "queues", "none", f"^{SYSTEM}$", policy)
+    policy = '[{<<"max-length">>, 0}, {<<"overflow">>, <<"reject-publish">>}]'
+    broker.evaluate(
+        f'rabbit_policy:set(<<"/">>, <<"none">>, <<"^{SYSTEM}$">>, {policy}, 0, <<"queues">>, '
+        '<<"tests">>)'
+    )
     try:
         with pytest.raises(Unavailable) as caught:
             await offer_jobs(queue)  # a policy takes effect after a moment
@@ -144,7 +147,7 @@ async def test_a_queue_that_is_full(
         assert (queue.slots(SYSTEM), queue.slots(SECOND_SYSTEM)) == (0, 2)
         assert queue.trouble() is None
     finally:
-        await broker.control("clear_policy", "none")
+        broker.evaluate('rabbit_policy:delete(<<"/">>, <<"none">>, <<"tests">>)')
     await queue.offer(key_of("short-b"), SECOND_SYSTEM)
     monkeypatch.setattr(celery_queue, "REFUSED_SECONDS", 0.1)
     await until(lambda: queue.slots(SYSTEM) == 2)
@@ -184,19 +187,21 @@ PLATFORM = {"accesstype": "local", "local": {"imageDir": "/two"}}
 async def test_a_user_without_rights(broker: RabbitMQ) -> None:
     """The trouble of the queue and `check` name the missing rights, or the missing virtual host."""
     user = f"user-{uuid4().hex[:8]}"
-    await broker.control("add_user", user, "guess-me")
+    broker.evaluate(
+        f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"guess-me">>, <<"tests">>)'
+    )
     url = broker.url.replace(f"{broker.user}:{broker.password}", f"{user}:guess-me")
     queue = CeleryQueue(reactor, url)
     queue.startService()
     try:
         await until(lambda: "no rights" in str(queue.trouble()))
-        await broker.control("set_permissions", user, "^none$", "^none$", "^none$")
+        broker.set_permissions(user, "^none$")
         by_name = await check_broker(url)
         assert "no rights" in by_name["BrokerURL"].text
         assert "set_permissions" in by_name["BrokerURL"].remedy
         missing_host = await check_broker(f"{url[:-1]}{quote('no where')}")
         assert "no such virtual host" in missing_host["BrokerURL"].text
-        await broker.control("set_permissions", user, ".*", ".*", ".*")
+        broker.set_permissions(user, ".*")
         await until(lambda: queue.trouble() is None, 20)
         assert "guess-me" not in str(by_name) + str(missing_host)
     finally:

@@ -23,8 +23,8 @@ from tests.work.contract import key_of
 from tests.work.machines import WorkerMachine
 from tests.work.waiting import until
 
-SYSTEM = "mycluster"
 MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images"}
+PLATFORM = {"accesstype": "local", "local": {"imageDir": "/images"}}
 START_SECONDS = 40
 
 
@@ -40,27 +40,10 @@ def pem(authority: Authority) -> Path:
     return authority.file("127.0.0.1")
 
 
-@contextmanager
-def running(authority: Authority, pem: Path, *, ask: bool = False) -> Iterator[RabbitMQ]:
-    """Run a broker with a port for TLS and one without; `ask` makes it ask for certificates."""
-    broker = RabbitMQ()
-    broker.settings = broker.with_tls(authority.pem, pem, ask=ask)
-    with broker:
-        yield broker
-
-
 @pytest.fixture(scope="module")
-def tls_broker(authority: Authority, pem: Path) -> Iterator[RabbitMQ]:
-    """Return a broker that asks its clients for no certificate."""
-    with running(authority, pem) as broker:
-        yield broker
-
-
-@pytest.fixture
-def asking_broker(authority: Authority, pem: Path) -> Iterator[RabbitMQ]:
-    """Return a broker that asks its clients for a certificate."""
-    with running(authority, pem, ask=True) as broker:
-        yield broker
+def tls_url(broker: RabbitMQ, authority: Authority, pem: Path) -> str:
+    """Return the URL of a port at which the broker asks its clients for no certificate."""
+    return broker.listen_with_tls(authority.pem, pem)
 
 
 async def check_failure(url: str) -> str:
@@ -75,86 +58,93 @@ async def check_failure(url: str) -> str:
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_the_right_authority(
-    tls_broker: RabbitMQ,
+    broker: RabbitMQ,
+    tls_url: str,
+    system: str,
     authority: Authority,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Gateway, machine and `check` accept the broker if the URL or `$SSL_CERT_FILE` names it."""
     env = {
-        "BROKER": tls_broker.tls_url,
+        "BROKER": tls_url,
         "TRACES": str(tmp_path),
         "SSL_CERT_FILE": str(authority.pem),
     }
-    machine = WorkerMachine(f"tls-{uuid4()}", SYSTEM, 1, tmp_path / "log", env)
-    url = f"{tls_broker.tls_url}?cacertfile={authority.pem}"
+    machine = WorkerMachine(f"tls-{uuid4()}", system, 1, tmp_path / "log", env)
+    url = f"{tls_url}?cacertfile={authority.pem}"
     queue = CeleryQueue(reactor, url)
     queue.startService()
     try:
-        await until(lambda: queue.slots(SYSTEM) == 1, START_SECONDS)
-        await queue.offer(key_of("short-1"), SYSTEM)
+        await until(lambda: queue.slots(system) == 1, START_SECONDS)
+        await queue.offer(key_of("short-1"), system)
         await until((tmp_path / "short-1-done").exists)
-        await until(lambda: queue.slots(SYSTEM) == 1)
-        await queue.offer(key_of("sleep-2"), SYSTEM)
+        await until(lambda: queue.slots(system) == 1)
+        await queue.offer(key_of("sleep-2"), system)
         await until((tmp_path / "sleep-2").exists)
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
-        config = load_config({**MONGODB, "BrokerURL": tls_broker.tls_url}).config
-        assert [(finding.name, finding.level) for finding in await findings(config, reactor)] == [
-            ("BrokerURL", "ok")
-        ]
+        changes = {**MONGODB, "BrokerURL": tls_url, f"Platforms/{system}": PLATFORM}
+        levels = {
+            finding.name: finding.level
+            for finding in await findings(load_config(changes).config, reactor)
+        }
+        assert levels["BrokerURL"] == "ok"
+        assert f"workers of {system}" not in levels
         await queue.cancel(key_of("sleep-2"))
-        assert tls_broker.password not in machine.log.read_text()
+        assert broker.password not in machine.log.read_text()
     finally:
         machine.kill()
         await queue.stopService()
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unknown_authority(tls_broker: RabbitMQ, tmp_path: Path) -> None:
+async def test_an_unknown_authority(tls_url: str, tmp_path: Path) -> None:
     """The failure names the cause, also if an authority with the same name is known."""
-    assert "authority that is not known" in await check_failure(tls_broker.tls_url)
-    url = f"{tls_broker.tls_url}?cacertfile={Authority(tmp_path).pem}"
+    assert "authority that is not known" in await check_failure(tls_url)
+    url = f"{tls_url}?cacertfile={Authority(tmp_path).pem}"
     text = await check_failure(url)
     assert "authority that is not known" in text
     assert "cacertfile" in text
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_name(tls_broker: RabbitMQ, authority: Authority) -> None:
+async def test_a_wrong_name(tls_url: str, authority: Authority) -> None:
     """A certificate for another host is refused."""
-    url = tls_broker.tls_url.replace("127.0.0.1", "127.0.0.2")
+    url = tls_url.replace("127.0.0.1", "127.0.0.2")
     assert "for another name" in await check_failure(f"{url}?cacertfile={authority.pem}")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_port_with_the_wrong_protocol(tls_broker: RabbitMQ) -> None:
+async def test_a_port_with_the_wrong_protocol(broker: RabbitMQ, tls_url: str) -> None:
     """The failure of `amqps:` to a plain port names it, and so does that of `amqp:` to TLS."""
-    assert "speaks no TLS" in await check_failure(tls_broker.url.replace("amqp:", "amqps:"))
-    assert "write amqps://" in await check_failure(tls_broker.tls_url.replace("amqps:", "amqp:"))
+    assert "speaks no TLS" in await check_failure(broker.url.replace("amqp:", "amqps:"))
+    assert "write amqps://" in await check_failure(tls_url.replace("amqps:", "amqp:"))
 
 
 @pytest.mark.parametrize("option", ["cacertfile", "certfile"])
 @pytest_twisted.ensureDeferred
-async def test_invalid_files_in_the_url(tls_broker: RabbitMQ, tmp_path: Path, option: str) -> None:
+async def test_invalid_files_in_the_url(tls_url: str, tmp_path: Path, option: str) -> None:
     """The failure names a file that is missing, or has no certificate, not the broker."""
     file = tmp_path / "x.pem"
-    url = f"{tls_broker.tls_url}?{option}={file}"
+    url = f"{tls_url}?{option}={file}"
     assert "is not there" in await check_failure(url)
     file.write_text("nothing")
     assert "holds no certificate" in await check_failure(url)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_machine_logs_the_refusal(tls_broker: RabbitMQ, tmp_path: Path) -> None:
+async def test_a_worker_machine_logs_the_refusal(
+    broker: RabbitMQ, tls_url: str, system: str, tmp_path: Path
+) -> None:
     """It logs the reason without the password, and tries again until it is stopped."""
-    env = {"BROKER": tls_broker.tls_url, "TRACES": str(tmp_path)}
-    machine = WorkerMachine("stranger", SYSTEM, 1, tmp_path / "log", env)
+    env = {"BROKER": tls_url, "TRACES": str(tmp_path)}
+    machine = WorkerMachine("stranger", system, 1, tmp_path / "log", env)
     try:
         await until(
             lambda: "authority that is not known here. Name its file" in machine.log.read_text(),
             START_SECONDS,
         )
-        assert tls_broker.password not in machine.log.read_text()
+        assert broker.password not in machine.log.read_text()
         assert not machine.has_ended
         machine.stop()
         assert "Traceback" not in machine.log.read_text()
@@ -168,21 +158,21 @@ def replaced_certificate(broker: RabbitMQ, pem: Path, replacement: Path) -> Iter
     original = pem.read_bytes()
     try:
         pem.write_bytes(replacement.read_bytes())
-        broker.ctl("eval", "ssl:clear_pem_cache().")
+        broker.evaluate("ssl:clear_pem_cache()")
         yield
     finally:
         pem.write_bytes(original)
-        broker.ctl("eval", "ssl:clear_pem_cache().")
+        broker.evaluate("ssl:clear_pem_cache()")
 
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.slow
 async def test_an_expired_certificate(
-    tls_broker: RabbitMQ, authority: Authority, pem: Path
+    broker: RabbitMQ, tls_url: str, authority: Authority, pem: Path
 ) -> None:
     """Both `check` and the sender of messages refuse it."""
-    url = f"{tls_broker.tls_url}?cacertfile={authority.pem}"
-    with replaced_certificate(tls_broker, pem, authority.file("127.0.0.1", days=-1)):
+    url = f"{tls_url}?cacertfile={authority.pem}"
+    with replaced_certificate(broker, pem, authority.file("127.0.0.1", days=-1)):
         assert "has expired" in await check_failure(url)
         with pytest.raises(Unavailable) as caught:
             MessageSender(make_app(url)).cancel(key_of("x"))
@@ -191,10 +181,11 @@ async def test_an_expired_certificate(
 
 @pytest_twisted.ensureDeferred
 async def test_a_broker_that_asks_for_certificates(
-    asking_broker: RabbitMQ, authority: Authority, tmp_path: Path
+    broker: RabbitMQ, authority: Authority, pem: Path, tmp_path: Path
 ) -> None:
     """The URL names ours; without it, or with that of another authority, the failure says so."""
-    url = f"{asking_broker.tls_url}?cacertfile={authority.pem}"
+    asking_url = broker.listen_with_tls(authority.pem, pem, ask=True)
+    url = f"{asking_url}?cacertfile={authority.pem}"
     assert "certfile" in await check_failure(url)
     own, foreign = authority.file("us"), Authority(tmp_path).file("us")
     assert "certfile" in await check_failure(f"{url}&certfile={foreign}")
