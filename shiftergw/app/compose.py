@@ -9,17 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftergw.app.locations import (
-    configured_locations,
-    find_unnamed,
-    layout_directories,
-    unnamed_locations,
-)
+from shiftergw.app.locations import layout_directories, registry_names
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
@@ -46,7 +41,12 @@ from shiftergw.sources.local.layout_location import SLOTS as LAYOUT_THREADS
 from shiftergw.sources.local.layout_location import LayoutLocation
 from shiftergw.sources.local.opening import open_source
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
-from shiftergw.sources.registry.mirror_places import OnMirrorFailure, ignore_failure
+from shiftergw.sources.registry.options import (
+    OnMirrorFailure,
+    RegistryOptions,
+    ignore_failure,
+)
+from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.shared_manifests import SharedManifests
@@ -167,23 +167,23 @@ def registry(
     hears why a mirror is passed over. Raises `ConfigurationError` if a location, a mirror or a
     proxy is unusable.
     """
-    limits = Limits(rate=config.registry_least_rate, document=config.registry_document_time)
     share_manifests = None
     if threads is not None:
         directory = config.cache_directory / MANIFESTS
         share_manifests = partial(SharedManifests, directory, threads=threads)
-    return RegistryClient(
-        reactor,
-        configured_locations(config),
-        config.locate,
-        os.environ,
-        find=partial(find_unnamed, config),
-        examples=unnamed_locations(config),
-        limits=limits,
-        proxied_hosts=config.proxied_hosts,
-        shared_breakers=shared_breakers or SharedBreakers(),
+    options = replace(
+        _registry_options(config, shared_breakers),
         share_manifests=share_manifests,
         on_mirror_failure=on_mirror_failure,
+    )
+    proxies = Proxies(os.environ, config.proxied_hosts)
+    return RegistryClient(reactor, registry_names(config), proxies, options)
+
+
+def _registry_options(config: Config, shared_breakers: SharedBreakers | None) -> RegistryOptions:
+    return RegistryOptions(
+        Limits(rate=config.registry_least_rate, document=config.registry_document_time),
+        shared_breakers=shared_breakers or SharedBreakers(),
     )
 
 
@@ -191,13 +191,8 @@ def lookasides(
     reactor: Reactor, config: Config, shared_breakers: SharedBreakers | None = None
 ) -> Lookasides:
     """Return the storages of simple signatures; arguments and errors are those of `registry`."""
-    return Lookasides(
-        reactor,
-        os.environ,
-        limits=Limits(rate=config.registry_least_rate, document=config.registry_document_time),
-        proxied_hosts=config.proxied_hosts,
-        shared_breakers=shared_breakers or SharedBreakers(),
-    )
+    proxies = Proxies(os.environ, config.proxied_hosts)
+    return Lookasides(reactor, proxies, _registry_options(config, shared_breakers))
 
 
 def policies(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from shiftergw.config import Config
@@ -14,6 +15,17 @@ from shiftergw.config.locations import (
 )
 from shiftergw.config.registries_conf import Endpoint, RegistryRule, normalize
 from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.names import RegistryNames
+
+
+def registry_names(config: Config) -> RegistryNames:
+    """Return the registries from which images may be pulled."""
+    return RegistryNames(
+        configured_locations(config),
+        config.locate,
+        partial(find_unnamed, config),
+        unnamed_locations(config),
+    )
 
 
 def configured_locations(config: Config) -> dict[str, Location]:

@@ -76,6 +76,7 @@ def far_directory(
     root: PurePosixPath,
     threads: Threads,
     env: Mapping[str, str] = os.environ,
+    *,
     verify: Literal["sha256", "sample"] = "sha256",
     idle_seconds: float = IDLE_SECONDS,
     ost_count: int = 0,

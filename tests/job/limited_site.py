@@ -34,6 +34,9 @@ from shiftergw.service.dispatch import Dispatch
 from shiftergw.service.gateway import Gateway
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.options import RegistryOptions
+from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.registry.shared_manifests import SharedManifests
 from shiftergw.states import State
@@ -261,15 +264,14 @@ async def limited_site(
         network: Any = SimulatedNetwork(clock)
         workers = []
         for number in range(processes):
-            client = RegistryClient(
-                network,
-                {name: Location(name, url) for name, url in urls.items()},
-                config.locate,
-                {},
-                shared_breakers=SharedBreakers(store, "here"),
+            locations = {name: Location(name, url) for name, url in urls.items()}
+            names = RegistryNames(locations, config.locate)
+            options = RegistryOptions(
                 random=Random(number).random,
+                shared_breakers=SharedBreakers(store, "here"),
                 share_manifests=partial(SharedManifests, root / "manifests", threads=threads),
             )
+            client = RegistryClient(network, names, Proxies({}), options)
             stack.push_async_callback(client.close)
             builder, cache = Builder(root / f"expand{number}"), Cache()
             builder.directory.mkdir()

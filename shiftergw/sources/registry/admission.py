@@ -22,7 +22,7 @@ from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
 from shiftergw.model.postponement import Breaker
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.shared_result import SharedResult
-from shiftergw.sources.registry.retry import Interruption, Patience
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind, Patience
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 
 if TYPE_CHECKING:
@@ -99,8 +99,9 @@ class Admission:
             try:
                 yield
             except Interruption as error:
-                if error.is_rate_limit or (probes and not error.lasting):
-                    error.breaker = (error.is_rate_limit and error.breaker) or key
+                is_limit = error.kind is InterruptionKind.RATE_LIMIT
+                if is_limit or (probes and error.kind is not InterruptionKind.LASTING):
+                    error.breaker = (is_limit and error.breaker) or key
                     if probes or (error.retry_after or 0) > self._patience.quick:
                         raise await self.postpone(error, 0) from error
                 raise
@@ -120,7 +121,7 @@ class Admission:
         try:
             yield
         except Interruption as error:
-            if error.is_rate_limit:
+            if error.kind is InterruptionKind.RATE_LIMIT:
                 error.breaker = self._limit_key(None, reads_manifest=False)
             raise
 
@@ -131,7 +132,7 @@ class Admission:
         Raises `RetryLater` if the host could not be reached a moment ago.
         """
         key = f"unreachable {host} {self._machine}"
-        async with self._held_back(key, lambda error: error.unreachable):
+        async with self._held_back(key, InterruptionKind.UNREACHABLE):
             yield
 
     @asynccontextmanager
@@ -142,14 +143,12 @@ class Admission:
         `RetryLater` if they were too slow a moment ago.
         """
         key = f"slow {kind} {self._location} {self._machine}"
-        async with self._held_back(key, lambda error: error.slow) as probes:
+        async with self._held_back(key, InterruptionKind.SLOW) as probes:
             yield probes
 
     @asynccontextmanager
-    async def _held_back(
-        self, key: str, trips: Callable[[Interruption], bool]
-    ) -> AsyncIterator[bool]:
-        """Admit what happens within this context; the errors that `trips` names trip the breaker.
+    async def _held_back(self, key: str, kind: InterruptionKind) -> AsyncIterator[bool]:
+        """Admit what happens within this context; interruptions of `kind` trip the breaker.
 
         Yields whether it is a probe. A probe trips it at once; otherwise `postpone` does, when the
         quick tries are spent.
@@ -158,7 +157,8 @@ class Admission:
             try:
                 yield probes
             except Interruption as error:
-                if trips(error) or (probes and not error.lasting):
+                is_own = error.kind is kind
+                if is_own or (probes and error.kind is not InterruptionKind.LASTING):
                     error.breaker = key
                     if probes:
                         raise await self.postpone(error, 0) from error
@@ -175,7 +175,7 @@ class Admission:
             failures = FIRST_FAILURES + self._trips.get(error.breaker, 0)
             seconds = max(self._patience.backoff(failures, self._random()), retry_after)
         now = self._clock.seconds()
-        kind = RateLimited if error.is_rate_limit else RetryLater
+        kind = RateLimited if error.kind is InterruptionKind.RATE_LIMIT else RetryLater
         delay = kind(
             now + seconds,
             f"{self._location} ({error.why})",

@@ -44,13 +44,12 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.content import WEB_PAGE, read_document
 from shiftergw.sources.registry.reader import is_json
-from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind, RegistryRetries
 from shiftergw.sources.registry.transport import field
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
-    from shiftergw.sources.registry.documents import Retries
     from shiftergw.sources.registry.repository import Repository
     from shiftergw.sources.registry.transport import Transport
 
@@ -79,7 +78,9 @@ _NO_REFERRERS = frozenset(
 class Attachments:
     """The signatures of images in one repository of a registry."""
 
-    def __init__(self, transport: Transport, repository: Repository, retries: Retries) -> None:
+    def __init__(
+        self, transport: Transport, repository: Repository, retries: RegistryRetries
+    ) -> None:
         """Keep what the requests need."""
         self._transport = transport
         self._repository = repository
@@ -184,7 +185,7 @@ class Attachments:
         query = ""
         descriptors: list[dict[str, Any]] = []
         for _ in range(MOST_PAGES):
-            content, link = await self._retries(partial(self._page, path + query))
+            content, link = await self._retries.run(partial(self._page, path + query))
             descriptors += read_referrers(content)
             query = next_page_query(link)
             if not query:
@@ -220,12 +221,12 @@ class Attachments:
             if expected is not None and not _has_digest(content, expected):
                 raise Interruption(
                     f"{self._transport.subject} sent something that is not {expected}.",
-                    lasting=True,
+                    kind=InterruptionKind.LASTING,
                 )
             return content
 
         async with self._slots:
-            return await self._retries(attempt)
+            return await self._retries.run(attempt)
 
     async def _read(self, response: IResponse, is_right: Callable[[bytes], bool]) -> bytes:
         """Return a body; if it may be incomplete, `is_right` decides by the bytes."""

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from shiftergw.errors import RegistryUnavailable, amount
 from shiftergw.plumbing.shared_result import SharedResult
-from shiftergw.sources.registry.retry import Interruption, UnprovenEnd
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind, UnprovenEnd
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -184,7 +184,7 @@ class Body(Protocol):
         if byte_count < self._pace.rate * window:
             least = f"{amount(round(self._pace.rate))} a second are the least (`RegistryLeastRate`)"
             what = f"{self._describe_slowness(byte_count, window)}; {least}."
-            self._fail(Failure(Interruption(what, why="too slow", slow=True)))
+            self._fail(Failure(Interruption(what, kind=InterruptionKind.SLOW, why="too slow")))
         else:
             self.proven.set_result(None)
             if self._idle_call is not None and self._window_call is None:

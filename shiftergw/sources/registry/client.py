@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from random import random as system_random
 from typing import TYPE_CHECKING
 
-from shiftergw.errors import ImageNotFound
 from shiftergw.model.explanations import ImagePlace
 from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
-from shiftergw.sources.registry.location import Location
-from shiftergw.sources.registry.mirror_places import (
-    MirrorPlace,
-    OnMirrorFailure,
-    ignore_failure,
-    open_mirrors,
-)
+from shiftergw.sources.registry.mirror_places import MirrorPlace, open_mirrors
 from shiftergw.sources.registry.mirrors import ImageRoute
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.options import RegistryOptions
 from shiftergw.sources.registry.places import describe_places
 from shiftergw.sources.registry.proxy import Proxies
-from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.registries import (
-    PARALLEL_BLOBS,
-    Registries,
-    Registry,
-    ShareManifests,
-)
-from shiftergw.sources.registry.retry import Patience
-from shiftergw.sources.registry.shared_breakers import SharedBreakers
+from shiftergw.sources.registry.registries import PARALLEL_BLOBS, Registries, Registry
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 
 __all__ = ["PARALLEL_BLOBS", "RegistryClient"]
@@ -39,17 +24,7 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.ports import BlobSink, Notify
 
-Locate = Callable[[ImageReference], tuple[str, str]]
-"""Splits the name of a reference into that of a location and a repository there."""
-
-Find = Callable[[str, str], Location | None]
-"""Returns the registry of a host and a repository that no location names, if it is allowed."""
-
-_LIMITS, _PATIENCE, _NO_BREAKERS = Limits(), Patience(), SharedBreakers()
-
-
-def _find_nothing(_host: str, _repository: str) -> None:
-    """Allow no registry beside the locations."""
+_DEFAULTS = RegistryOptions()
 
 
 class RegistryClient:
@@ -58,39 +33,19 @@ class RegistryClient:
     def __init__(
         self,
         reactor: Reactor,
-        locations: Mapping[str, Location],
-        locate: Locate,
-        environment: Mapping[str, str],
-        *,
-        find: Find = _find_nothing,
-        examples: Sequence[Location] = (),
-        shared_breakers: SharedBreakers = _NO_BREAKERS,
-        limits: Limits = _LIMITS,
-        patience: Patience = _PATIENCE,
-        random: Callable[[], float] = system_random,
-        proxied_hosts: tuple[str, ...] | None = None,
-        share_manifests: ShareManifests | None = None,
-        on_mirror_failure: OnMirrorFailure = ignore_failure,
+        names: RegistryNames,
+        proxies: Proxies,
+        options: RegistryOptions = _DEFAULTS,
     ) -> None:
-        """Open nothing; `environment` names the proxies. Raises `ConfigurationError`.
-
-        `shared_breakers` has the breakers that all processes of the site use. `examples` are some
-        of what `find` returns: their files are read now. `share_manifests` opens the manifests that
-        the processes of a machine share; without it they share none. `on_mirror_failure` hears why
-        a mirror is passed over.
-        """
-        self._on_mirror_failure = on_mirror_failure
-        self._proxies = proxies = Proxies(environment, proxied_hosts)
-        self._locations = locations
-        self._locate = locate
-        self._find = find
-        self._registries = Registries(
-            reactor, proxies, limits, patience, shared_breakers, random, share_manifests
-        )
-        for location in examples:
+        """Open no connection; read the files of the locations, or raise `ConfigurationError`."""
+        self._names = names
+        self._proxies = proxies
+        self._on_mirror_failure = options.on_mirror_failure
+        self._registries = Registries(reactor, proxies, options)
+        for location in names.examples:
             self._registries.read_files(location)
         self._mirrors: dict[str, tuple[MirrorPlace, ...]] = {}
-        for name, location in locations.items():
+        for name, location in names.locations.items():
             self._registries.add(location)
             self._mirrors[name] = open_mirrors(self._registries, location)
 
@@ -102,7 +57,7 @@ class RegistryClient:
         self, reference: ImageReference, login: RegistryLogin | None
     ) -> tuple[ImagePlace, ...]:
         """Return where a reference is looked for, in this order; nothing is requested."""
-        origin, mirrors, repository = self._open(*self._locate(reference))
+        origin, mirrors, repository = self._open(*self._names.locate(reference))
         by_digest = reference.digest is not None
         mirrors = tuple(place for place in mirrors if place.mirror.has(by_digest=by_digest))
         return tuple(describe_places(origin, mirrors, repository, login, self._proxies))
@@ -111,7 +66,7 @@ class RegistryClient:
         self, reference: ImageReference, login: RegistryLogin | None, notify: Notify
     ) -> Digest | None:
         """Return the digest that the reference answers now; None if the registry does not tell."""
-        return await self._route(*self._locate(reference), login, notify).head(reference)
+        return await self._route(*self._names.locate(reference), login, notify).head(reference)
 
     async def resolve(
         self,
@@ -125,7 +80,7 @@ class RegistryClient:
         A digest in the reference wins over its tag and is checked. Of an index the candidates are
         tried, best first, until one is an image with layers.
         """
-        route = self._route(*self._locate(reference), login, notify)
+        route = self._route(*self._names.locate(reference), login, notify)
         return await route.resolve(reference, platform)
 
     async def prove(
@@ -191,12 +146,7 @@ class RegistryClient:
 
     def _open(self, name: str, repository: str) -> tuple[Registry, tuple[MirrorPlace, ...], str]:
         """Return a location, its mirrors, and the name of a repository there."""
-        location = self._locations.get(name) or self._find(name, repository)
-        if location is None:
-            raise ImageNotFound(
-                f"The gateway knows no registry {name!r}.",
-                remedy="Ask the site's support which registries there are.",
-            )
+        location = self._names.location(name, repository)
         if location.is_docker_hub and "/" not in repository:
             repository = f"library/{repository}"
         mirrors = self._mirrors.get(name)

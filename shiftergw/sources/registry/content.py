@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shiftergw.errors import printable
 from shiftergw.oci.content_coding import decode_content
 from shiftergw.sources.registry.reader import is_json
-from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind
 from shiftergw.sources.registry.transport import Transport, field
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ async def read_document(
         raise Interruption(
             f"{source} sent a {name} that {error}.",
             remedy="Tell the site's support: a proxy or the registry changes what it sends.",
-            lasting=True,
+            kind=InterruptionKind.LASTING,
         ) from error
     if is_web_page(content):
         raise _page_failure(source, response, content, name)
@@ -90,7 +90,7 @@ def _page_failure(source: str, response: IResponse, content: bytes, name: str) -
         f"{source} sent a web page{words} instead of a {name}{sender}.",
         remedy=_PAGE_REMEDY,
         why=WEB_PAGE,
-        lasting=True,
+        kind=InterruptionKind.LASTING,
     )
 
 

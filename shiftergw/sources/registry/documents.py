@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.web.iweb import IResponse
@@ -25,7 +25,7 @@ from shiftergw.oci.schema1 import payload_of
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry.content import read_document
 from shiftergw.sources.registry.repository import HeadNotAnswered, Repository
-from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind, RegistryRetries
 from shiftergw.sources.registry.shared_manifests import RecentManifest
 from shiftergw.sources.registry.transport import Transport, field
 
@@ -40,14 +40,6 @@ _HEAD_REFUSALS = (ImageNotFound, RegistryDenied, HeadNotAnswered)
 _RANGES = frozenset({HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE})
 
 
-class Retries(Protocol):
-    """Runs an attempt until it succeeds or patience ends."""
-
-    def __call__(self, attempt: Callable[[], Awaitable[T]], /) -> Awaitable[T]:
-        """Return what the attempt returns."""
-        ...
-
-
 class Documents:
     """Reads the documents of an image: manifests up to 4 MiB, a configuration up to 8 MiB.
 
@@ -55,7 +47,9 @@ class Documents:
     between tries.
     """
 
-    def __init__(self, transport: Transport, repository: Repository, retries: Retries) -> None:
+    def __init__(
+        self, transport: Transport, repository: Repository, retries: RegistryRetries
+    ) -> None:
         """Keep what the requests need."""
         self.repository = repository
         self._transport = transport
@@ -73,7 +67,7 @@ class Documents:
             finally:
                 self._seconds = max(0.0, self._seconds - (self._transport.clock.seconds() - began))
 
-        return await self._retries(run)
+        return await self._retries.run(run)
 
     def _too_long(self) -> RegistryUnavailable:
         return RegistryUnavailable(
@@ -162,7 +156,7 @@ class Documents:
         async def attempt() -> None:
             await self._blob_head(blob.digest)
 
-        await self._retries(attempt)
+        await self._retries.run(attempt)
 
     async def blob_size(self, digest: Digest) -> int:
         """Return the size of a blob, which Docker schema 1 does not tell."""
@@ -230,7 +224,8 @@ class _WrongBytesError(Interruption):
     """A document does not have the digest or size under which it was requested."""
 
     def __init__(self, source: str, name: str, digest: str) -> None:
-        super().__init__(f"{source} sent a {name} that is not {digest}.", lasting=True)
+        what = f"{source} sent a {name} that is not {digest}."
+        super().__init__(what, kind=InterruptionKind.LASTING)
 
 
 def _size_of_blob(response: IResponse) -> int | None:

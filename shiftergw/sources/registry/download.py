@@ -9,7 +9,7 @@ from shiftergw.model.images import Descriptor
 from shiftergw.oci.challenge import parse_content_range
 from shiftergw.sources.registry.failures import error_text
 from shiftergw.sources.registry.repository import Repository
-from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind
 from shiftergw.sources.registry.transport import Transport, field
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Download:
             raise Interruption(
                 f"{self._transport.subject} sent {self._cursor} bytes of a layer of"
                 f" {self._blob.size} bytes.",
-                lasting=True,
+                kind=InterruptionKind.LASTING,
             )
 
     async def _open(self) -> tuple[IResponse, int]:
@@ -117,7 +117,7 @@ class Download:
         self._wrong_parts += 1
         return Interruption(
             f"{self._transport.subject} sent another part of a layer than was requested.",
-            lasting=True,
+            kind=InterruptionKind.LASTING,
         )
 
     def _take(self, data: bytes) -> None:
@@ -144,5 +144,5 @@ class Download:
             f"{f': {title}' if title else '.'}",
             remedy=_PAGE_REMEDY,
             why="a web page",
-            lasting=True,
+            kind=InterruptionKind.LASTING,
         )

@@ -23,7 +23,7 @@ from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
 from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.logins import conceal
-from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind
 
 _AUTHORITY_REMEDY = (
     "Tell the site's support; for a registry with an authority of its own the location's"
@@ -113,7 +113,7 @@ def status_failure(
         detail=host,
         retry_after=retry_after,
         why=why,
-        is_rate_limit=is_limit and is_registry,
+        kind=(InterruptionKind.RATE_LIMIT if is_limit and is_registry else InterruptionKind.BRIEF),
     )
 
 
@@ -170,9 +170,11 @@ def network_failure(subject: str, host: str, error: Exception) -> PullError:
             return _tls_failure(subject, host, printable(str(cause)))
         for kind, what in _REASONS:
             if isinstance(cause, kind):
-                detail = f"{host}: {cause}"
                 return Interruption(
-                    f"{subject} {what}", detail=detail, why="unreachable", unreachable=True
+                    f"{subject} {what}",
+                    kind=InterruptionKind.UNREACHABLE,
+                    why="unreachable",
+                    detail=f"{host}: {cause}",
                 )
     return Interruption(f"{subject} broke the connection.", detail=f"{host}: {error!r}")
 
@@ -190,7 +192,7 @@ def _tls_failure(subject: str, host: str, words: str) -> PullError:
         remedy="Tell the site's support. If the registry has no TLS, its location needs a `url`"
         " with http://, and `shiftergw convert` the option --plain-http.",
         detail=f"{host}: {words}",
-        lasting=True,
+        kind=InterruptionKind.LASTING,
     )
 
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.local_files import mirror_login
 from shiftergw.sources.registry.location import Location, Mirror
 from shiftergw.sources.registry.registries import Registries, Registry
-
-OnMirrorFailure = Callable[[str, str], None]
-"""Hears the host of a mirror that is passed over, and why."""
-
-
-def ignore_failure(_mirror: str, _cause: str) -> None:
-    """Do nothing: the log has the failure."""
 
 
 @dataclass(frozen=True, slots=True)

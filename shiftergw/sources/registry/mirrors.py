@@ -34,11 +34,8 @@ from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.documents import Documents
-from shiftergw.sources.registry.mirror_places import (
-    MirrorPlace,
-    OnMirrorFailure,
-    ignore_failure,
-)
+from shiftergw.sources.registry.mirror_places import MirrorPlace
+from shiftergw.sources.registry.options import OnMirrorFailure, ignore_failure
 from shiftergw.sources.registry.registries import Registry
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 from shiftergw.sources.registry.verifying_sink import VerifyingSink

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredSemaphore
 
@@ -13,17 +13,15 @@ from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
 from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.attachments import Attachments
-from shiftergw.sources.registry.documents import Documents, Retries
+from shiftergw.sources.registry.documents import Documents
 from shiftergw.sources.registry.download import Download
 from shiftergw.sources.registry.local_files import LocationTls
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.options import RegistryOptions
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.quotas import Quotas
-from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.repository import Repository
-from shiftergw.sources.registry.retry import Patience, with_retries
-from shiftergw.sources.registry.shared_breakers import SharedBreakers
-from shiftergw.sources.registry.shared_manifests import SharedManifests
+from shiftergw.sources.registry.retry import RegistryRetries
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 from shiftergw.sources.registry.tokens import Tokens
 from shiftergw.sources.registry.transport import Transport
@@ -31,11 +29,6 @@ from shiftergw.sources.registry.transport import Transport
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.ports import BlobSink, Notify
-
-T = TypeVar("T")
-
-ShareManifests = Callable[[str], SharedManifests]
-"""Returns the manifests of a registry that the processes of a machine share, by its name."""
 
 PARALLEL_BLOBS = 6
 """Blobs that are downloaded at once by one client."""
@@ -53,8 +46,7 @@ class Registry:
         location: Location,
         transport: Transport,
         admission: Admission,
-        patience: Patience,
-        random: Callable[[], float],
+        options: RegistryOptions,
         blobs: DeferredSemaphore,
         quotas: Quotas,
     ) -> None:
@@ -65,8 +57,7 @@ class Registry:
         self._tokens = Tokens(transport, reactor)
         self._quotas = quotas
         self._clock = reactor
-        self._patience = patience
-        self._random = random
+        self._options = options
         self._blobs = blobs
 
     def repository(
@@ -108,8 +99,11 @@ class Registry:
             self.transport, self.location.base, repository, self._retries(notify)
         )
 
-    def _retries(self, notify: Notify) -> Retries:
-        return lambda attempt: self._with_retries(attempt, notify)
+    def _retries(self, notify: Notify) -> RegistryRetries:
+        options = self._options
+        return RegistryRetries(
+            options.patience, self._clock, options.random, notify, self._admission.postpone
+        )
 
     async def download(
         self, repository: Repository, blob: Descriptor, offset: int, sink: BlobSink, notify: Notify
@@ -121,45 +115,19 @@ class Registry:
             async with self._blobs:
                 await download.attempt()
 
-        await self._with_retries(attempt, notify, lambda: download.progress)
-
-    async def _with_retries(
-        self, attempt: Callable[[], Awaitable[T]], notify: Notify, progress: Callable[[], int] = int
-    ) -> T:
-        return await with_retries(
-            attempt,
-            patience=self._patience,
-            clock=self._clock,
-            random=self._random,
-            notify=notify,
-            postpone=self._admission.postpone,
-            progress=progress,
-        )
+        await self._retries(notify).run(attempt, lambda: download.progress)
 
 
 class Registries:
     """Opens registries, and closes them."""
 
-    def __init__(
-        self,
-        reactor: Reactor,
-        proxies: Proxies,
-        limits: Limits,
-        patience: Patience,
-        shared_breakers: SharedBreakers,
-        random: Callable[[], float],
-        share_manifests: ShareManifests | None = None,
-    ) -> None:
+    def __init__(self, reactor: Reactor, proxies: Proxies, options: RegistryOptions) -> None:
         """Open nothing; see `RegistryClient`."""
         self._reactor = reactor
-        self._share_manifests = share_manifests
         self._proxies = proxies
-        self._limits = limits
-        self._patience = patience
+        self._options = options
         # The next place is a better answer to a failing mirror than another try.
-        self._mirror_patience = Patience(2, patience.first, patience.quick, patience.longest)
-        self._shared_breakers = shared_breakers
-        self._random = random
+        self._mirror_options = replace(options, patience=replace(options.patience, tries=2))
         self._blobs = DeferredSemaphore(PARALLEL_BLOBS)
         self._tls: dict[object, LocationTls] = {}
         self._permanent: dict[Location, Registry] = {}
@@ -200,27 +168,30 @@ class Registries:
         return registry
 
     def _open(self, location: Location) -> Registry:
-        patience = self._mirror_patience if location.is_mirror else self._patience
+        options = self._mirror_options if location.is_mirror else self._options
         admission = Admission(
-            location.name, self._shared_breakers, patience, self._reactor, self._random
+            location.name,
+            options.shared_breakers,
+            options.patience,
+            self._reactor,
+            options.random,
         )
         transport = Transport(
             self._reactor,
             location,
             self._proxies,
-            self._limits,
+            options.limits,
             admission,
             self._tls_of(location),
         )
-        share = self._share_manifests
+        share = options.share_manifests
         quotas = Quotas(location.name, None if share is None else share(location.name))
         return Registry(
             self._reactor,
             location,
             transport,
             admission,
-            patience,
-            self._random,
+            options,
             self._blobs,
             quotas,
         )

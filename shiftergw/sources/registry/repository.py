@@ -18,7 +18,7 @@ from shiftergw.sources.registry.failures import redirect_refusal
 from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.quotas import Quotas
 from shiftergw.sources.registry.refusals import RefusalError, RefusalWords
-from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind
 from shiftergw.sources.registry.tokens import RepositoryAccess, TokenDenialError, Tokens
 from shiftergw.sources.registry.transport import Transport, field, place_of
 
@@ -117,7 +117,9 @@ class Repository:
             if self._login is None:
                 raise self._refusals.failure(error, path) from error
             return error
-        if self._login is None or (isinstance(error, Interruption) and not error.is_rate_limit):
+        if self._login is None:
+            raise error
+        if isinstance(error, Interruption) and error.kind is not InterruptionKind.RATE_LIMIT:
             raise error
         limit = (
             await self._admission.postpone(error, 0) if isinstance(error, Interruption) else error
@@ -268,5 +270,6 @@ def _may_answer_get(error: RegistryUnavailable) -> bool:
     """
     if not isinstance(error, Interruption):
         return True
-    is_reached = not error.unreachable or error.why == "no answer"
-    return is_reached and not error.lasting and not error.is_rate_limit
+    if error.kind is InterruptionKind.UNREACHABLE:
+        return error.why == "no answer"
+    return error.kind not in {InterruptionKind.LASTING, InterruptionKind.RATE_LIMIT}

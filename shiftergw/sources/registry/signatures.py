@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from random import random
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
@@ -23,10 +21,9 @@ from shiftergw.model.signatures import (
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.sources.registry.admission import Admission
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.options import RegistryOptions
 from shiftergw.sources.registry.proxy import Proxies
-from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.retry import Patience, with_retries
-from shiftergw.sources.registry.shared_breakers import SharedBreakers
+from shiftergw.sources.registry.retry import RegistryRetries
 from shiftergw.sources.registry.simple_signatures import (
     LookasideStorage,
     SignatureExtension,
@@ -47,7 +44,7 @@ FILE_SECONDS = 30.0
 SLOTS = 2
 """Reads that may hang at the same time; each occupies a thread."""
 
-_LIMITS, _PATIENCE, _NO_BREAKERS = Limits(), Patience(), SharedBreakers()
+_DEFAULTS = RegistryOptions()
 
 
 class RegistryStorage(Protocol):
@@ -76,39 +73,32 @@ class Lookasides:
     def __init__(
         self,
         reactor: Reactor,
-        environment: Mapping[str, str],
-        *,
-        shared_breakers: SharedBreakers = _NO_BREAKERS,
-        limits: Limits = _LIMITS,
-        patience: Patience = _PATIENCE,
-        proxied_hosts: tuple[str, ...] | None = None,
+        proxies: Proxies,
+        options: RegistryOptions = _DEFAULTS,
     ) -> None:
         """Open nothing; the arguments are those of `RegistryClient`."""
         self._reactor = reactor
-        self._proxies = Proxies(environment, proxied_hosts)
-        self._shared_breakers = shared_breakers
-        self._limits = limits
-        self._patience = patience
+        self._proxies = proxies
+        self._options = options
         self._transports: dict[str, tuple[Transport, Admission]] = {}
 
     def open(self, url: str, notify: Notify) -> LookasideStorage:
         """Return the storage at a URL of registries.d; raise `ConfigurationError` for a bad one."""
-        host = urlsplit(url).netloc
+        host, options = urlsplit(url).netloc, self._options
         if url not in self._transports:
             admission = Admission(
-                host, self._shared_breakers, self._patience, self._reactor, random
+                host,
+                options.shared_breakers,
+                options.patience,
+                self._reactor,
+                options.random,
             )
             location = Location(host, url)
-            transport = Transport(self._reactor, location, self._proxies, self._limits, admission)
+            transport = Transport(self._reactor, location, self._proxies, options.limits, admission)
             self._transports[url] = transport, admission
         transport, admission = self._transports[url]
-        retries = partial(
-            with_retries,
-            patience=self._patience,
-            clock=self._reactor,
-            random=random,
-            notify=notify,
-            postpone=admission.postpone,
+        retries = RegistryRetries(
+            options.patience, self._reactor, options.random, notify, admission.postpone
         )
         return LookasideStorage(url, transport, retries)
 

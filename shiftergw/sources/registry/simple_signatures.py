@@ -26,8 +26,8 @@ from shiftergw.sources.registry.reader import is_json
 from shiftergw.sources.registry.transport import field
 
 if TYPE_CHECKING:
-    from shiftergw.sources.registry.documents import Retries
     from shiftergw.sources.registry.repository import Repository
+    from shiftergw.sources.registry.retry import RegistryRetries
     from shiftergw.sources.registry.transport import Transport
 
 _LIST_LIMIT = 8 << 20
@@ -73,7 +73,7 @@ def _read_folder(folder: Path, limit: int) -> list[SignatureBlob]:
 class LookasideStorage:
     """A storage of signatures that is reached over HTTP."""
 
-    def __init__(self, url: str, transport: Transport, retries: Retries) -> None:
+    def __init__(self, url: str, transport: Transport, retries: RegistryRetries) -> None:
         """Read below `url`."""
         self._url = url
         self._transport = transport
@@ -93,7 +93,7 @@ class LookasideStorage:
             folder = f"{self._url}/{path}@{digest.algorithm}={digest.hex}"
             for number in range(1, SIGNATURES_LIMIT - len(signatures) + 1):
                 url = f"{folder}/signature-{number}"
-                content = await self._retries(partial(self._read, url))
+                content = await self._retries.run(partial(self._read, url))
                 if content is None:
                     break
                 signatures.append(SignatureBlob("simple", signature=content, place=url))
@@ -121,7 +121,7 @@ class SignatureExtension:
     """
 
     def __init__(
-        self, transport: Transport, base: str, repository: Repository, retries: Retries
+        self, transport: Transport, base: str, repository: Repository, retries: RegistryRetries
     ) -> None:
         """Ask the registry at `base`."""
         self._transport = transport
@@ -137,14 +137,14 @@ class SignatureExtension:
             self._transport.discard(response)
             return field(response, _SUPPORT_HEADER) == "1"
 
-        return await self._retries(attempt)
+        return await self._retries.run(attempt)
 
     async def fetch(self, digests: Iterable[Digest]) -> list[SignatureBlob]:
         """Return the signatures for these manifests."""
         signatures: list[SignatureBlob] = []
         for digest in digests:
             try:
-                content = await self._retries(partial(self._read, digest))
+                content = await self._retries.run(partial(self._read, digest))
             except ImageNotFound:
                 continue
             signatures += self._parse(content, f"{self._repository.name}@{digest}")

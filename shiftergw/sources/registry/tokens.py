@@ -25,7 +25,7 @@ from shiftergw.sources.registry.admission import RateLimited
 from shiftergw.sources.registry.content import read_document
 from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.logins import basic
-from shiftergw.sources.registry.retry import Interruption
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind
 from shiftergw.sources.registry.transport import Transport
 
 if TYPE_CHECKING:
@@ -231,5 +231,5 @@ class Tokens:
 def _is_limit(error: PullError) -> bool:
     """Return whether an error is a limit on requests: another way would exceed it as well."""
     return isinstance(error, RateLimited) or (
-        isinstance(error, Interruption) and error.is_rate_limit
+        isinstance(error, Interruption) and error.kind is InterruptionKind.RATE_LIMIT
     )

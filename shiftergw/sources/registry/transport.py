@@ -35,7 +35,7 @@ from shiftergw.sources.registry.local_files import LocationTls
 from shiftergw.sources.registry.location import Location, WebOrigin, target_of
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import BodyReader, Limits
-from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interruption
+from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interruption, InterruptionKind
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -208,8 +208,12 @@ class Transport(BodyReader):
     def _no_answer(self, seconds: float) -> Interruption:
         what = f"{self.subject} does not answer within {seconds:.0f} s."
         # After slow redirects the rest of their time may be too short for any host.
-        has_full_time = seconds >= self.limits.header
-        return Interruption(what, why="no answer", unreachable=has_full_time)
+        kind = (
+            InterruptionKind.UNREACHABLE
+            if seconds >= self.limits.header
+            else InterruptionKind.BRIEF
+        )
+        return Interruption(what, why="no answer", kind=kind)
 
     async def _status_error(
         self,

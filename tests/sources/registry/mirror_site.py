@@ -13,6 +13,9 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.options import RegistryOptions
+from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from tests.registries import FakeRegistry
 from tests.sources.registry.network import HASTY, REACTOR, SHORT
@@ -74,15 +77,10 @@ async def site(
         )
         location = Location(name, f"http://{origin.host}", mirrors=mirror_places)
         place = Site(origin, list(mirrors))
+        names = RegistryNames({name: location}, lambda reference: (name, reference.name))
+        breakers = shared_breakers or SharedBreakers()
         place.client = RegistryClient(
-            REACTOR,
-            {name: location},
-            lambda reference: (name, reference.name),
-            {},
-            shared_breakers=shared_breakers or SharedBreakers(),
-            limits=SHORT,
-            patience=HASTY,
-            random=lambda: 0.5,
+            REACTOR, names, Proxies({}), RegistryOptions(SHORT, HASTY, lambda: 0.5, breakers)
         )
         try:
             yield place

@@ -20,8 +20,10 @@ from shiftergw.model.references import ImageReference
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.options import RegistryOptions, ShareManifests
+from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.registries import ShareManifests
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from tests.installed_reactor import reactor
@@ -134,18 +136,11 @@ async def a_client(
 ) -> AsyncIterator[RegistryClient]:
     """Run a client of one location, `test`; close all its connections afterwards."""
     location = Location("test", url, cacert, trusted_hosts)
-    client = RegistryClient(
-        reactor,
-        {"test": location},
-        locate,
-        environment or {},
-        shared_breakers=shared_breakers or SharedBreakers(),
-        limits=limits,
-        patience=patience,
-        random=lambda: 0.5,
-        proxied_hosts=proxied_hosts,
-        share_manifests=share_manifests,
+    options = RegistryOptions(
+        limits, patience, lambda: 0.5, shared_breakers or SharedBreakers(), share_manifests
     )
+    proxies = Proxies(environment or {}, proxied_hosts)
+    client = RegistryClient(reactor, RegistryNames({"test": location}, locate), proxies, options)
     try:
         yield client
     finally:

@@ -22,7 +22,12 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.admission import STORE_PAUSE, Admission
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.retry import Interruption, Patience, with_retries
+from shiftergw.sources.registry.retry import (
+    Interruption,
+    InterruptionKind,
+    Patience,
+    RegistryRetries,
+)
 from shiftergw.sources.registry.shared_breakers import NoBreakers, SharedBreakers
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.certificates import Authority
@@ -542,16 +547,13 @@ class Pace:
         async def attempt() -> None:
             async with self.admission.pace(kind):
                 if slow:
-                    raise Interruption("It is too slow.", why="too slow", slow=True)
+                    raise Interruption(
+                        "It is too slow.", kind=InterruptionKind.SLOW, why="too slow"
+                    )
 
-        await with_retries(
-            attempt,
-            patience=Patience(first=1, quick=0.5),
-            clock=self.clock,
-            random=lambda: 0.5,
-            notify=quiet,
-            postpone=self.admission.postpone,
-        )
+        patience = Patience(first=1, quick=0.5)
+        postpone = self.admission.postpone
+        await RegistryRetries(patience, self.clock, lambda: 0.5, quiet, postpone).run(attempt)
 
 
 @pytest.mark.parametrize("kind", ["documents", "layers"])

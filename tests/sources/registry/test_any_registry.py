@@ -17,6 +17,9 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry import registries
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.options import RegistryOptions
+from shiftergw.sources.registry.proxy import Proxies
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import FakeRegistry
@@ -76,16 +79,15 @@ async def world(
         return None if host.startswith("denied") else place(host)
 
     network: Any = Network(NAMES)
-    client = RegistryClient(
-        network,
+    names = RegistryNames(
         {},
         lambda reference: (reference.name.partition("/")[0], reference.name.partition("/")[2]),
-        {} if proxy is None else {"https_proxy": f"http://{proxy.host}"},
-        find=find,
-        examples=[place("registry.invalid")],
-        limits=SHORT,
-        proxied_hosts=proxied_hosts,
+        find,
+        [place("registry.invalid")],
     )
+    environment = {} if proxy is None else {"https_proxy": f"http://{proxy.host}"}
+    proxies = Proxies(environment, proxied_hosts)
+    client = RegistryClient(network, names, proxies, RegistryOptions(SHORT))
     try:
         yield World(network, client, registry.host.rpartition(":")[2])
     finally:

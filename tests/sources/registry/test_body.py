@@ -15,7 +15,7 @@ from twisted.web.http import PotentialDataLoss
 
 from shiftergw.errors import RegistryUnavailable
 from shiftergw.sources.registry.body import FREE_PIECES, LEAST_PIECE, Body, Pace
-from shiftergw.sources.registry.retry import Interruption, UnprovenEnd
+from shiftergw.sources.registry.retry import Interruption, InterruptionKind, UnprovenEnd
 
 PACE = Pace(10)
 DONE = Failure(ResponseDone())
@@ -149,7 +149,7 @@ def test_a_drip() -> None:
         "It is too slow: it sent 12 bytes in 60 s; 100 bytes a second are the least"
         " (`RegistryLeastRate`)."
     )
-    assert ends[0].slow
+    assert ends[0].kind is InterruptionKind.SLOW
     assert response.calls[-1] == "stop"
     assert clock.getDelayedCalls() == []
 

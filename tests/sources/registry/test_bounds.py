@@ -22,7 +22,7 @@ from shiftergw.sources.registry.documents import Documents
 from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.retry import Interruption, Patience
+from shiftergw.sources.registry.retry import Interruption, Patience, RegistryRetries
 from shiftergw.sources.registry.shared_breakers import NoBreakers, SharedBreakers
 from shiftergw.sources.registry.transport import Transport
 from tests.raw_servers import Answer, answering, endless
@@ -246,7 +246,8 @@ async def test_documents_share_their_time() -> None:
 
     transport.read = read
     repository: Any = SimpleNamespace(ask=ask)
-    documents = Documents(transport, repository, lambda attempt: attempt())
+    retries = RegistryRetries(SINGLE_TRY, clock, lambda: 0.5, [].append, cast("Any", None))
+    documents = Documents(transport, repository, retries)
     blob = Descriptor(Digest.of(b"{}"), 2)
     first = Deferred.fromCoroutine(documents.config(blob))
     clock.advance(9)

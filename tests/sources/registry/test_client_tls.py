@@ -16,10 +16,13 @@ from shiftergw.model.references import ImageReference
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.options import RegistryOptions
+from shiftergw.sources.registry.proxy import Proxies
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import HASTY, PUBLIC, REACTOR, SHORT, Network, Sink
+from tests.sources.registry.network import HASTY, PUBLIC, REACTOR, SHORT, Network, Sink, locate
 
 IMAGE = make_image([tar_of({"a": b"a" * 5000})])
 
@@ -76,9 +79,8 @@ async def test_a_redirect_gets_no_client_certificate(tmp_path: Path) -> None:
     url = f"https://registry.example:{registry.host.rpartition(':')[2]}"
     location = Location("test", url, authority.pem, client_certificate=own)
     network: Any = Network({"registry.example": [PUBLIC], "store.example": [PUBLIC]})
-    client = RegistryClient(
-        network, {"test": location}, lambda reference: ("test", reference.name), {}, limits=SHORT
-    )
+    names = RegistryNames({"test": location}, locate)
+    client = RegistryClient(network, names, Proxies({}), RegistryOptions(SHORT))
     try:
         reference = ImageReference.parse("team/app")
         image, _ = await client.resolve(reference, Platform(), None, quiet)
@@ -102,14 +104,8 @@ async def test_the_least_version_of_tls(tmp_path: Path, least: Any, *, is_accept
         server_options(authority, "127.0.0.1", lowerMaximumSecurityTo=TLSVersion.TLSv1_2)
     )
     location = Location("test", f"https://{registry.host}", authority.pem, least_tls=least)
-    client = RegistryClient(
-        REACTOR,
-        {"test": location},
-        lambda reference: ("test", reference.name),
-        {},
-        limits=SHORT,
-        patience=HASTY,
-    )
+    names = RegistryNames({"test": location}, locate)
+    client = RegistryClient(REACTOR, names, Proxies({}), RegistryOptions(SHORT, HASTY))
     try:
         if is_accepted:
             assert await client.head(ImageReference.parse("x"), None, quiet) == IMAGE.digest

@@ -15,6 +15,8 @@ from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.proxy import Proxies
 from tests.configurations import load_config
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
@@ -130,7 +132,8 @@ async def test_a_mirror_of_docker_hub(public: DockerRegistry, tmp_path: Path) ->
     ).config
     (name,) = config.locations
     location = Location(name, config.locations[name].url)
-    client = RegistryClient(REACTOR, {name: location}, config.locate, {})
+    names = RegistryNames({name: location}, config.locate)
+    client = RegistryClient(REACTOR, names, Proxies({}))
     try:
         for reference in ("ubuntu:24.04", "docker.io/ubuntu:24.04", "library/ubuntu:24.04"):
             image, _ = await client.resolve(

@@ -11,6 +11,8 @@ from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.proxy import Proxies
 from tests.sources.registry.faulty import ALICE
 from tests.sources.registry.network import REACTOR, a_client
 from tests.sources.registry.test_quotas import CountingSite, resolve
@@ -21,12 +23,11 @@ DIGEST = ImageReference.parse(f"docker.io/app@sha256:{'0' * 64}")
 
 def client_of(location: Location, environment: dict[str, str]) -> RegistryClient:
     """Return a client that knows one location."""
-    return RegistryClient(
-        REACTOR,
+    names = RegistryNames(
         {location.name: location},
         lambda reference: (location.name, reference.name.partition("/")[2]),
-        environment,
     )
+    return RegistryClient(REACTOR, names, Proxies(environment))
 
 
 def test_mirrors_and_proxies(tmp_path: Any) -> None:

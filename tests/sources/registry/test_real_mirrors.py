@@ -17,6 +17,8 @@ from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location, Mirror
+from shiftergw.sources.registry.names import RegistryNames
+from shiftergw.sources.registry.proxy import Proxies
 from tests.certificates import Authority
 from tests.images import oci_layout, tar_of
 from tests.patience import patient
@@ -33,9 +35,10 @@ def quiet(_: str) -> None:
 @asynccontextmanager
 async def client_of(location: Location) -> AsyncIterator[RegistryClient]:
     """Yield a client of one location."""
-    client = RegistryClient(
-        REACTOR, {location.name: location}, lambda reference: (location.name, reference.name), {}
+    names = RegistryNames(
+        {location.name: location}, lambda reference: (location.name, reference.name)
     )
+    client = RegistryClient(REACTOR, names, Proxies({}))
     try:
         yield client
     finally:

@@ -8,7 +8,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from shiftergw.errors import ImageNotFound, RetryLater
-from shiftergw.sources.registry.retry import PROGRESS, Interruption, Patience, with_retries
+from shiftergw.sources.registry.retry import (
+    PROGRESS,
+    Interruption,
+    InterruptionKind,
+    Patience,
+    RegistryRetries,
+)
 
 
 class Tries:
@@ -38,16 +44,11 @@ class Tries:
 
     def run(self, patience: Patience = Patience()) -> Deferred[object]:  # noqa: B008
         """Begin; the result is an error if the tries fail."""
+        retries = RegistryRetries(
+            patience, self.clock, lambda: self.random, self.messages.append, self.postpone
+        )
         running: Deferred[object] = Deferred.fromCoroutine(
-            with_retries(
-                self.attempt,
-                patience=patience,
-                clock=self.clock,
-                random=lambda: self.random,
-                notify=self.messages.append,
-                postpone=self.postpone,
-                progress=lambda: self.progress,
-            )
+            retries.run(self.attempt, lambda: self.progress)
         )
         return running.addErrback(lambda failure: failure.value)
 
@@ -56,9 +57,11 @@ class Tries:
         return [call.getTime() - self.clock.seconds() for call in self.clock.getDelayedCalls()]
 
 
-def interruption(retry_after: float | None = None, *, lasting: bool = False) -> Interruption:
+def interruption(
+    retry_after: float | None = None, kind: InterruptionKind = InterruptionKind.BRIEF
+) -> Interruption:
     """Return a failure that a later try may not have."""
-    return Interruption("The registry is busy.", retry_after=retry_after, lasting=lasting)
+    return Interruption("The registry is busy.", kind=kind, retry_after=retry_after)
 
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 0.5), (0.5, 1.0), (0.9, 1.4)])
@@ -131,7 +134,7 @@ def test_a_slow_try_is_not_repeated_at_once() -> None:
 
 def test_what_time_does_not_mend() -> None:
     """An error in the answer itself is raised after the last try."""
-    tries = Tries(*[interruption(lasting=True) for _ in range(5)])
+    tries = Tries(*[interruption(kind=InterruptionKind.LASTING) for _ in range(5)])
     last = tries.failures[2]
     running = tries.run()
     tries.clock.pump([2.0] * 10)

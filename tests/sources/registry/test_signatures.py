@@ -14,6 +14,7 @@ from shiftergw.model.docker_references import DockerReference
 from shiftergw.model.images import Descriptor, Digest, ResolvedImage
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
 from shiftergw.plumbing.threads import Threads
+from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from tests.sources.registry.network import REACTOR
 
@@ -57,7 +58,7 @@ async def fetch(directory: Path, *kinds: SignatureKind) -> tuple[Registry, list[
     threads.startService()
     registry = Registry()
     try:
-        source = RegistrySignatures(registry, Lookasides(REACTOR, {}), directory, threads)
+        source = RegistrySignatures(registry, Lookasides(REACTOR, Proxies({})), directory, threads)
         blobs = await source.signatures(IMAGE, REFERENCE, frozenset(kinds), None, quiet)
     finally:
         await threads.stopService()

@@ -19,6 +19,8 @@ from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SIGNATURE_SIZE_LIMIT, SIGNATURES_LIMIT, SignatureKind
 from shiftergw.plumbing.threads import Threads
+from shiftergw.sources.registry.options import RegistryOptions
+from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from tests.images import make_image, make_index, tar_of
 from tests.registries import USER, Ask, FakeRegistry
@@ -77,7 +79,7 @@ async def fetching(
     (root / "a.yaml").write_text(section)
     threads = Threads(REACTOR, 2, "test")
     threads.startService()
-    lookasides = Lookasides(REACTOR, {}, limits=SHORT, patience=HASTY)
+    lookasides = Lookasides(REACTOR, Proxies({}), RegistryOptions(SHORT, HASTY))
     try:
         async with a_client(f"http://{storage.registry.host}") as client:
             source = RegistrySignatures(client, lookasides, root, threads)
