@@ -32,7 +32,9 @@ def read_object(content: bytes, name: str) -> dict[str, Any]:
         raise SignatureDefect(f"its {name} is larger than {SIGNATURE_SIZE_LIMIT >> 20} MiB")
     try:
         document = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_unique_members, parse_constant=_no_constant
+            content.decode("utf-8"),
+            object_pairs_hook=_unique_members,
+            parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
         raise SignatureDefect(f"its {name} is not JSON") from error
@@ -48,7 +50,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _no_constant(text: str) -> NoReturn:
+def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 

@@ -183,7 +183,7 @@ def leave_files(directory: Path, *marks: str) -> list[BlobPaths]:
 
 
 def test_second_downloads_make_way(tmp_path: Path) -> None:
-    """They count towards the cache, and are removed with their blob, locks of the dead too."""
+    """Second downloads count towards the cache; the sweep also removes the locks of ended ones."""
     first, second = leave_files(tmp_path, "", mark_of("a"))
     assert blobs.removable(tmp_path, set()) == 2 * HALF
     assert blobs.sweep(tmp_path, time.time() - 60) == 0

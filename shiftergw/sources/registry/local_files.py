@@ -43,7 +43,9 @@ class LocationTls:
     @classmethod
     def of(cls, location: Location) -> LocationTls:
         """Read the files of a location."""
-        authorities = None if location.cacert is None else _authorities(location, location.cacert)
+        authorities = None
+        if location.cacert is not None:
+            authorities = _read_certificates(location, "sslcacert", location.cacert)
         plain = ClientTls(authorities, least_version=location.least_tls)
         if location.client_certificate is None:
             return cls(plain, plain)
@@ -52,20 +54,14 @@ class LocationTls:
         return cls(ClientTls(authorities, key, chain, least_version=location.least_tls), plain)
 
 
-def _authorities(location: Location, path: Path) -> list[Certificate]:
-    return _read(location, "sslcacert", path, "certificates in PEM", load_pem_x509_certificates)
+def _read_certificates(location: Location, key: str, path: Path) -> list[Certificate]:
+    return _read(location, key, path, "certificates in PEM", load_pem_x509_certificates)
 
 
 def client_chain(location: Location) -> Sequence[Certificate]:
     """Return the client certificate of a location, and those of the authorities between."""
     assert location.client_certificate is not None
-    return _read(
-        location,
-        "clientCertificate",
-        location.client_certificate,
-        "certificates in PEM",
-        load_pem_x509_certificates,
-    )
+    return _read_certificates(location, "clientCertificate", location.client_certificate)
 
 
 def client_certificate_dates(location: Location) -> tuple[datetime, datetime]:

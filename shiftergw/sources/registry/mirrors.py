@@ -37,6 +37,7 @@ from shiftergw.sources.registry.documents import Documents
 from shiftergw.sources.registry.mirror_places import MirrorPlace
 from shiftergw.sources.registry.options import OnMirrorFailure, ignore_failure
 from shiftergw.sources.registry.registries import Registry
+from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
 from shiftergw.sources.registry.verifying_sink import VerifyingSink
 from shiftergw.sources.selection import choose_image
@@ -217,7 +218,7 @@ class ImageRoute:
                     self._pass_over(place, error)
                 else:
                     return
-        documents = self._documents_of(image)
+        documents = self._origin.documents(self._origin_repository(image), self._notify)
         await gather_or_cancel(map(documents.prove, set(image.layers)))
 
     async def signatures(
@@ -233,8 +234,8 @@ class ImageRoute:
                     return await attachments.fetch(digests, kinds)
                 except _MIRROR_FAILURES as error:
                     self._pass_over(place, error)
-        repository = self._origin.repository(self._name, self._login, private=image.private)
-        return await self._origin.attachments(repository, self._notify).fetch(digests, kinds)
+        attachments = self._origin.attachments(self._origin_repository(image), self._notify)
+        return await attachments.fetch(digests, kinds)
 
     def signature_extension(self, image: ResolvedImage) -> SignatureExtension:
         """Return the extension for simple signatures, at the place of `signatures`."""
@@ -246,9 +247,9 @@ class ImageRoute:
             self._name, self._login, self._notify, private=image.private
         )
 
-    def _documents_of(self, image: ResolvedImage) -> Documents:
-        repository = self._origin.repository(self._name, self._login, private=image.private)
-        return self._origin.documents(repository, self._notify)
+    def _origin_repository(self, image: ResolvedImage) -> Repository:
+        """Return the repository at the location itself, read as the image was resolved."""
+        return self._origin.repository(self._name, self._login, private=image.private)
 
     async def download(
         self, image: ResolvedImage, blob: Descriptor, offset: int, sink: BlobSink
@@ -271,7 +272,7 @@ class ImageRoute:
                     offset = 0 if isinstance(error, BlobCorrupt) else verifier.position
                 else:
                     return
-        repository = self._origin.repository(self._name, self._login, private=image.private)
+        repository = self._origin_repository(image)
         await self._origin.download(repository, blob, offset, sink, self._notify)
 
     def _pass_over(self, place: MirrorPlace, error: PullError) -> None:
