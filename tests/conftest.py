@@ -8,10 +8,11 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import coverage
 import pytest
+import pytest_twisted
 from hypothesis import HealthCheck, settings
 from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -21,6 +22,9 @@ from tests import thread_tracing
 from tests.children import guard
 from tests.rabbitmq import RabbitMQ
 from tests.reactor_disk import WATCH
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.threads import Threads
 
 # Every process that is started from now on ends with this process.
 guard()
@@ -230,6 +234,18 @@ def no_file_work_on_the_reactor(tmp_path_factory: pytest.TempPathFactory) -> Ite
     WATCH.begin(tmp_path_factory.getbasetemp())
     yield
     assert WATCH.end() == []
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    """Return a pool of at most eight threads, which is stopped after the test."""
+    # What this file imports is not measured: the measurement of coverage has not begun yet.
+    from shiftergw.plumbing.threads import Threads  # noqa: PLC0415
+
+    pool = Threads(reactor, 8, "test")
+    pool.startService()
+    yield pool
+    pytest_twisted.blockon(pool.stopService())
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,6 @@ real: Any = reactor
 CONTENT = os.urandom(100_000)
 IMAGE = f"{'ab' * 32}.squashfs"
 META = f"{'ab' * 32}.meta"
-
-
-@pytest_twisted.async_yield_fixture()
-async def threads() -> AsyncIterator[Threads]:
-    """Return a pool of threads."""
-    pool = Threads(real, 6, "test")
-    pool.startService()
-    yield pool
-    await pool.stopService()
 
 
 def ignore(_: object) -> None:

@@ -48,7 +48,7 @@ from tests.impostors import (
     listening,
 )
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import REACTOR, ConnectProxy, Network, a_client
+from tests.sources.registry.network import REACTOR, ConnectProxy, Network, a_client, quiet
 
 PASSWORD = "s3cret"
 LOGIN = RegistryLogin("alice", PASSWORD)
@@ -75,10 +75,6 @@ def silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
         yield
     assert [event for event in log if "log_failure" in event] == []
     assert "Traceback" not in capfd.readouterr().err
-
-
-def quiet(_: str) -> None:
-    """Ignore a report."""
 
 
 async def registry_error(

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from cryptography import x509
@@ -35,7 +35,7 @@ class TokenRequest:
     authorization: str | None
 
 
-class TokenService:
+class TokenService(ServerThread):
     """Signs tokens for a registry (token specifications of the distribution project).
 
     `USER` gets all that is asked for, by GET. A request with `identity_token` as its refresh token
@@ -53,7 +53,7 @@ class TokenService:
         certificate = x509.load_pem_x509_certificate(authority.pem.read_bytes())
         self._certificate = base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
         server = HTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = ServerThread(server)
+        super().__init__(server)
         self.auth = {
             "token": {
                 "realm": f"http://127.0.0.1:{server.server_port}/token",
@@ -62,15 +62,6 @@ class TokenService:
                 "rootcertbundle": str(authority.pem),
             }
         }
-
-    def __enter__(self) -> Self:
-        """Begin to answer."""
-        self._thread.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the port."""
-        self._thread.__exit__()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         service = self

@@ -6,13 +6,15 @@ import socketserver
 import threading
 from contextlib import suppress
 from socket import SHUT_RDWR, create_connection, socket
-from typing import Self
 
 from tests.server_thread import ServerThread
 
 
-class Wiretap:
-    """Forward connections to `port` in threads; `recording` has the bytes of both directions."""
+class Wiretap(ServerThread):
+    """Forwards connections to `port` in threads; `recording` has the bytes of both directions.
+
+    When the context ends, no more connections are accepted; open ones end with their peers.
+    """
 
     def __init__(self, port: int) -> None:
         """Listen on a free port."""
@@ -28,19 +30,10 @@ class Wiretap:
                     tap._pass(self.request, server)
                     back.join()
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-
-    def __enter__(self) -> Self:
-        """Begin to forward."""
-        self._thread = ServerThread(self._server)
-        self._thread.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Accept no more connections; open ones end with their peers."""
-        self._thread.__exit__()
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.port: int = server.server_address[1]
+        super().__init__(server)
 
     def mute(self) -> None:
         """Drop all bytes of open connections, as a firewall does that has forgotten them."""

@@ -22,6 +22,7 @@ from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.threads import Threads
 from tests.configurations import load_config
 from tests.parts import need
+from tests.thread_pools import running_threads
 
 SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
 
@@ -31,15 +32,11 @@ async def prepare(root: Path, content: str, **changes: Any) -> list[str]:
     policy = root / "policy.json"
     policy.write_text(content)
     changes["Platforms/mycluster/policy_file"] = str(policy)
-    threads = Threads(reactor, 1, "test")
-    threads.startService()
-    try:
+    async with running_threads(1) as threads:
         with capturedLogs() as events:
             service = PolicyPreparation(load_config(changes).config, threads, reactor)
             await service.startService()
-    finally:
-        await threads.stopService()
-    return [str(event.get("error")) for event in events if "error" in event]
+        return [str(event.get("error")) for event in events if "error" in event]
 
 
 @pytest_twisted.ensureDeferred
@@ -88,15 +85,13 @@ def record_of(digest: str | None, *, is_accepted: bool = True) -> ImageRecord:
 
 @pytest_twisted.ensureDeferred
 async def test_records_that_the_present_policy_has_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Threads
 ) -> None:
     """A different policy, an invalid one, and one on a disk that hangs have no verdicts."""
     file = tmp_path / "policy.json"
     file.write_text('{"default": [{"type": "reject"}]}')
     digest = read_policy(file).digest
     config = load_config({"Platforms/mycluster/policy_file": str(file)}).config
-    threads = Threads(reactor, 2, "test")
-    threads.startService()
     end = Event()
     try:
         present = PresentPolicies(config, threads, reactor)
@@ -115,31 +110,27 @@ async def test_records_that_the_present_policy_has_judged(
         assert not await present.is_judged(record_of(digest))
     finally:
         end.set()
-        await threads.stopService()
 
 
 @pytest_twisted.ensureDeferred
-async def test_images_of_files_are_judged_by_their_transport(tmp_path: Path) -> None:
+async def test_images_of_files_are_judged_by_their_transport(
+    tmp_path: Path, threads: Threads
+) -> None:
     """The present policy decides without the file; one that cannot be read refuses the image."""
     file = tmp_path / "policy.json"
     transports = {"docker-archive": {"": [{"type": "insecureAcceptAnything"}]}, "sif": {}}
     file.write_text(json.dumps({"default": [SIGNED_BY], "transports": transports}))
     config = load_config({"Platforms/mycluster/policy_file": str(file)}).config
-    threads = Threads(reactor, 1, "test")
-    threads.startService()
 
     def image_of(kind: str | None) -> ImageRecord:
         upload = ImageFile("u", "path")
         return ImageRecord(system="mycluster", id="a" * 64, remotetype=kind, upload=upload)
 
-    try:
-        present = PresentPolicies(config, threads, reactor)
-        assert await present.is_judged(image_of("docker-archive"))
-        with pytest.raises(ImageRefused, match=r"of the transport sif, by signedBy \(default\)"):
-            await present.is_judged(image_of("sif"))
-        assert not await present.is_judged(image_of(None))
-        file.write_text("{")
-        with pytest.raises(ImageRefused, match="cannot be used"):
-            await present.is_judged(image_of("docker-archive"))
-    finally:
-        await threads.stopService()
+    present = PresentPolicies(config, threads, reactor)
+    assert await present.is_judged(image_of("docker-archive"))
+    with pytest.raises(ImageRefused, match=r"of the transport sif, by signedBy \(default\)"):
+        await present.is_judged(image_of("sif"))
+    assert not await present.is_judged(image_of(None))
+    file.write_text("{")
+    with pytest.raises(ImageRefused, match="cannot be used"):
+        await present.is_judged(image_of("docker-archive"))

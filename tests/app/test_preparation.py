@@ -14,9 +14,9 @@ from twisted.internet import reactor
 from shiftergw.app import preparation
 from shiftergw.app.preparation import Preparation
 from shiftergw.errors import ConfigurationError
-from shiftergw.plumbing.threads import Threads
 from tests.configurations import load_config
 from tests.parts import need
+from tests.thread_pools import running_threads
 
 
 async def prepare(
@@ -33,13 +33,9 @@ async def prepare(
             for number, path in enumerate(image_dirs)
         },
     }
-    threads = Threads(reactor, 2, "test")
-    threads.startService()
-    try:
+    async with running_threads() as threads:
         await Preparation(load_config(changes).config, threads, reactor).startService()
         on_prepared()
-    finally:
-        await threads.stopService()
 
 
 @pytest_twisted.ensureDeferred

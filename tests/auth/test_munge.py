@@ -32,6 +32,7 @@ from tests.installed_reactor import reactor
 from tests.munged import MungeDaemon, clock_off_by
 from tests.parts import need
 from tests.patience import patient
+from tests.thread_pools import running_threads
 
 UNKNOWN = 54321, 54322
 """Ids that no machine of the tests knows."""
@@ -79,15 +80,6 @@ def other_system() -> Iterator[MungeDaemon]:
     """Run the daemon of another system."""
     with MungeDaemon() as running:
         yield running
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    """Return a pool of threads that runs during the test."""
-    pool = Threads(reactor, 8, "test")
-    pool.startService()
-    yield pool
-    pytest_twisted.blockon(pool.stopService())
 
 
 def programs() -> Munge:
@@ -238,13 +230,9 @@ async def test_invalid_credentials(
 @pytest_twisted.ensureDeferred
 async def test_any_text(munged: MungeDaemon, text: str) -> None:
     """Every text without a valid credential is refused."""
-    pool = Threads(reactor, 1, "garbage")
-    pool.startService()
-    try:
+    async with running_threads(1) as pool:
         error = await refusal(authenticator(munged, pool), text)
-    finally:
-        await pool.stopService()
-    assert type(error) is NotAuthenticated
+        assert type(error) is NotAuthenticated
 
 
 @pytest_twisted.ensureDeferred

@@ -62,15 +62,6 @@ def daemons() -> Iterator[tuple[MungeDaemon, MungeDaemon]]:
         yield first, second
 
 
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    """Return a pool of threads that runs during the test."""
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    yield pool
-    pytest_twisted.blockon(pool.stopService())
-
-
 Gateways = tuple[SingleUse, SingleUse, SharedStore, AdjustableClock]
 
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.plumbing.threads import Threads
 from tests.installed_reactor import reactor
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    """Give a pool of threads that runs while the test does."""
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    yield pool
-    pytest_twisted.blockon(pool.stopService())
 
 
 @pytest.fixture

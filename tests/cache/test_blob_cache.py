@@ -99,7 +99,7 @@ async def test_wrong_digest(tmp_path: Path, cache: BlobFiles) -> None:
 @pytest_twisted.ensureDeferred
 async def test_one_wrong_digest(cache: BlobFiles) -> None:
     """A blob that was damaged on its way once is downloaded once more."""
-    contents = [CONTENT[:-1] + b"?", CONTENT]
+    contents = [CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]), CONTENT]
 
     async def download(offset: int, sink: BlobSink) -> None:
         assert offset == 0

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -28,15 +28,6 @@ from shiftergw.ports import UploadWriter
 from tests.patience import patient
 
 DECLARATION = UploadDeclaration("mycluster", 2001, 10, "ab" * 32, "sif", "x.sif")
-
-
-@pytest_twisted.async_yield_fixture()
-async def threads() -> AsyncIterator[Threads]:
-    """Yield a running pool."""
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    yield pool
-    await pool.stopService()
 
 
 @pytest_twisted.async_fixture()

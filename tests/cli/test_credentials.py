@@ -24,7 +24,6 @@ from shiftergw.cli.credentials import payload_of
 from shiftergw.errors import NotAllowed
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import RegistryLogin, Session
-from shiftergw.plumbing.threads import Threads
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.web.api import make_site
@@ -32,6 +31,7 @@ from tests.cli.command import shiftergw
 from tests.cli.homes import at_home
 from tests.installed_reactor import reactor
 from tests.munged import MungeDaemon, clock_off_by
+from tests.thread_pools import running_threads
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING)
@@ -67,20 +67,16 @@ class User:
 
 @asynccontextmanager
 async def _serve(fakes: list[FakeGateway], munged: MungeDaemon) -> AsyncIterator[list[str]]:
-    threads = Threads(reactor, 4, "munge")
-    threads.startService()
-    authenticator = MungeAuthenticator(
-        "mycluster", munged.socket, HostUsers(threads, reactor), (), reactor
-    )
-    sites = [
-        make_site(cast("Gateway", fake), {"mycluster": authenticator}, reactor, threads.run)
-        for fake in fakes
-    ]
-    try:
+    async with running_threads(4) as threads:
+        authenticator = MungeAuthenticator(
+            "mycluster", munged.socket, HostUsers(threads, reactor), (), reactor
+        )
+        sites = [
+            make_site(cast("Gateway", fake), {"mycluster": authenticator}, reactor, threads.run)
+            for fake in fakes
+        ]
         async with listening(sites[0]) as first, listening(sites[-1]) as last:
             yield [f"http://127.0.0.1:{port}" for port in (first, last)[: len(fakes)]]
-    finally:
-        await threads.stopService()
 
 
 @pytest.fixture

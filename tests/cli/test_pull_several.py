@@ -264,12 +264,10 @@ def daemons() -> Iterator[dict[str, MungeDaemon]]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_munge_daemon_for_each_system(
-    tmp_path: Path, daemons: dict[str, MungeDaemon]
+    tmp_path: Path, daemons: dict[str, MungeDaemon], threads: Threads
 ) -> None:
     """Each request has a new credential, made by the daemon of its system."""
     fake = systems(a=[WORKING, WORKING, READY], b=[WORKING, READY])
-    threads = Threads(reactor, 4, "munge")
-    threads.startService()
     users = HostUsers(threads, reactor)
     authenticators = {
         name: MungeAuthenticator(name, munged.socket, users, (), reactor)
@@ -282,13 +280,10 @@ async def test_a_munge_daemon_for_each_system(
         (by_options, {}),
         ([], {"SHIFTERGW_MUNGE_SOCKET": f"a={first},b={second}"}),
     ]
-    try:
-        async with listening(site) as port:
-            env = {**at_home(tmp_path / "home"), "SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}"}
-            for options, environ in ways:
-                arguments = [*options, "pull", "--system", "a,b", "x:1"]
-                done: Any = await deferToThread(shiftergw, *arguments, env={**env, **environ})
-                assert (done.returncode, done.stderr.count("is not valid")) == (0, 0), done.stderr
-    finally:
-        await threads.stopService()
+    async with listening(site) as port:
+        env = {**at_home(tmp_path / "home"), "SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}"}
+        for options, environ in ways:
+            arguments = [*options, "pull", "--system", "a,b", "x:1"]
+            done: Any = await deferToThread(shiftergw, *arguments, env={**env, **environ})
+            assert (done.returncode, done.stderr.count("is not valid")) == (0, 0), done.stderr
     assert {request[1].uid for request in fake.calls} == {os.getuid()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -12,20 +13,33 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT
+from tests.delivery.far import Opens, far_directory
 from tests.delivery.ssh_systems import System
-from tests.installed_reactor import reactor
 from tests.sshd import Sshd
 
 
 @pytest.fixture
-def threads() -> Iterator[Threads]:
-    """Give a pool of threads that runs during the test."""
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    yield pool
-    pytest_twisted.blockon(pool.stopService())
+def directories() -> Iterator[list[RemoteDirectory]]:
+    """Return a list of image directories, which are closed after the test."""
+    directories: list[RemoteDirectory] = []
+    yield directories
+    for directory in directories:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
+@pytest.fixture
+def opens(threads: Threads, directories: list[RemoteDirectory]) -> Opens:
+    """Return a function that opens image directories by the account and the path there."""
+
+    def open_directory(account: OpensshAccount, root: Path, **changes: Any) -> RemoteDirectory:
+        directories.append(far_directory(account, PurePosixPath(root), threads, **changes))
+        return directories[-1]
+
+    return open_directory
 
 
 @pytest.fixture

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Hosts
@@ -56,6 +61,31 @@ def without_ssh(
     return {**os.environ, "PATH": f"{directory}:{os.environ.get('PATH', os.defpath)}"}
 
 
+def program_is(tmp_path: Path, name: str, script: str, before: str = "") -> Mapping[str, str]:
+    """Return an environment whose `ssh` runs a script instead of the program of this name.
+
+    The shell text `before` stands for the start-up files of the account.
+    """
+    programs = tmp_path / "far"
+    programs.mkdir()
+    # Without `openssl`, `sha256sum` computes the digests.
+    for program, text in (("openssl", "exit 1"), (name, script)):
+        (programs / program).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / program).chmod(0o755)
+    return without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH; {before}")
+
+
+def large_file(directory: Path, size: int) -> tuple[Path, str]:
+    """Write a file of random bytes whose delivery takes a while; return it and its digest."""
+    path, chance, digest = directory / "converted", random.Random(size), hashlib.sha256()
+    with path.open("wb") as file:
+        for _ in range(size >> 20):
+            piece = chance.randbytes(1 << 20)
+            digest.update(piece)
+            file.write(piece)
+    return path, digest.hexdigest()
+
+
 def account_on(sshd: Sshd, **changes: Any) -> OpensshAccount:
     """Return an account that a server of the tests accepts."""
     values = {"user": sshd.user, "port": sshd.port, "key": sshd.key, **changes}
@@ -99,10 +129,19 @@ def far_directory(
     )
 
 
+def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
+    """Yield an image directory, and close it after the test."""
+    yield directory
+    pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
 def retried_silence(seconds: float) -> float:
     """Return a limit on silence: longer on a busy machine, but short enough for a retry."""
     return min(stretch(seconds), 0.8 * QUICK_SECONDS)
 
+
+Opens = Callable[..., RemoteDirectory]
+"""Opens an image directory, which is closed after the test."""
 
 UNUSED_ACCOUNT = OpensshAccount("nowhere", "nobody")
 """An account for a stand-in of `ssh` that ignores it."""

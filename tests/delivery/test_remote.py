@@ -9,22 +9,22 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from tests.delivery.contract import ImageDirectoryContract
-from tests.delivery.far import UNUSED_ACCOUNT, account_on, connection, far_directory, without_ssh
+from tests.delivery.far import (
+    UNUSED_ACCOUNT,
+    account_on,
+    closing,
+    connection,
+    far_directory,
+    without_ssh,
+)
 from tests.parts import need_root
 from tests.sshd import Sshd
-
-
-def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
-    """Give an image directory, and close it after the test."""
-    yield directory
-    pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
 class TestServerAlone(ImageDirectoryContract):

@@ -11,25 +11,22 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 
-from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model.records import Progress
-from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT
-from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import (
     UNUSED_ACCOUNT,
+    Opens,
     account_on,
-    far_directory,
+    large_file,
     retried_silence,
     without_ssh,
 )
@@ -50,11 +47,7 @@ NOTICE_SECONDS = 8.0
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Give a converted file whose delivery takes a while, and its digest."""
-    path = tmp_path_factory.mktemp("large") / "converted"
-    chance = random.Random(LARGE)
-    content = b"".join(chance.randbytes(1 << 20) for _ in range(LARGE >> 20))
-    path.write_bytes(content)
-    return path, hashlib.sha256(content).hexdigest()
+    return large_file(tmp_path_factory.mktemp("large"), LARGE)
 
 
 @pytest.fixture
@@ -62,23 +55,6 @@ def sshd() -> Iterator[Sshd]:
     """Run a server."""
     with Sshd() as running:
         yield running
-
-
-Opens = Callable[..., RemoteDirectory]
-
-
-@pytest.fixture
-def opens(threads: Threads) -> Iterator[Opens]:
-    """Give a function that opens image directories; they are closed after the test."""
-    directories: list[RemoteDirectory] = []
-
-    def open_directory(account: OpensshAccount, root: Path, **changes: Any) -> RemoteDirectory:
-        directories.append(far_directory(account, PurePosixPath(root), threads, **changes))
-        return directories[-1]
-
-    yield open_directory
-    for directory in directories:
-        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
 @pytest.mark.parametrize("verify", ["sha256", "sample"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,20 +16,24 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.proof import remote_sha256, time_limit
-from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model.records import Progress
-from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Verification
 from shiftergw.sftp import packets
 from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.packets import SftpRefused
-from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import UNUSED_ACCOUNT, account_on, connection, far_directory, without_ssh
+from tests.delivery.far import (
+    UNUSED_ACCOUNT,
+    Opens,
+    account_on,
+    connection,
+    program_is,
+    without_ssh,
+)
 from tests.installed_reactor import reactor
 from tests.parts import need, need_root
 from tests.sshd import Sshd, public
@@ -48,34 +52,6 @@ def long(tmp_path: Path, root: Path) -> Path:
     path = tmp_path / "long"
     path.write_bytes(LONG)
     return path
-
-
-Opens = Callable[..., RemoteDirectory]
-
-
-@pytest.fixture
-def opens(threads: Threads) -> Iterator[Opens]:
-    """Give a function that opens image directories; they are closed after the test."""
-    directories: list[RemoteDirectory] = []
-
-    def open_directory(account: OpensshAccount, root: Path, **changes: Any) -> RemoteDirectory:
-        directories.append(far_directory(account, PurePosixPath(root), threads, **changes))
-        return directories[-1]
-
-    yield open_directory
-    for directory in directories:
-        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
-
-
-def program_is(tmp_path: Path, name: str, script: str, before: str = "") -> Mapping[str, str]:
-    """Return an environment whose `ssh` runs a script instead of the program of this name."""
-    programs = tmp_path / "far"
-    programs.mkdir()
-    # Without `openssl`, `sha256sum` computes the digests.
-    for program, text in (("openssl", "exit 1"), (name, script)):
-        (programs / program).write_text(f"#!/bin/sh\n{text}\n")
-        (programs / program).chmod(0o755)
-    return without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH; {before}")
 
 
 @WAYS

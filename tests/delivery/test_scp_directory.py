@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.files import RemoteFiles
 from shiftergw.delivery.hosts import Hosts
@@ -31,6 +30,7 @@ from tests.delivery.far import (
     IDLE_SECONDS,
     UNUSED_ACCOUNT,
     account_on,
+    closing,
     connection,
     far_directory,
     without_ssh,
@@ -45,12 +45,6 @@ def sshd() -> Iterator[Sshd]:
     """Run a server that has no SFTP."""
     with Sshd("Subsystem sftp /bin/false") as running:
         yield running
-
-
-def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
-    """Give an image directory, and close it after the test."""
-    yield directory
-    pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
 def scp_directory(root: Path, threads: Threads, env: Mapping[str, str]) -> RemoteDirectory:

@@ -33,12 +33,14 @@ from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import (
     FIRST_PAUSE,
     UNUSED_ACCOUNT,
+    Opens,
     account_on,
     connection,
+    large_file,
+    program_is,
     retried_silence,
     without_ssh,
 )
-from tests.delivery.test_scp_files import program_is
 from tests.installed_reactor import reactor
 from tests.matrices import LONG, combinations
 from tests.parts import need, need_root
@@ -60,15 +62,7 @@ begin = partial(ScpFiles.begin, stretch=STRETCH)
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Give a converted file whose delivery takes a while, and its digest."""
-    path = tmp_path_factory.mktemp("large") / "converted"
-    chance = random.Random(LARGE)
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for _ in range(LARGE >> 20):
-            piece = chance.randbytes(1 << 20)
-            digest.update(piece)
-            file.write(piece)
-    return path, digest.hexdigest()
+    return large_file(tmp_path_factory.mktemp("large"), LARGE)
 
 
 @pytest.fixture
@@ -78,13 +72,9 @@ def sshd() -> Iterator[Sshd]:
         yield running
 
 
-Opens = Callable[..., RemoteDirectory]
-
-
 @pytest.fixture
-def opens(threads: Threads, root: Path) -> Iterator[Opens]:
+def opens(threads: Threads, root: Path, directories: list[RemoteDirectory]) -> Opens:
     """Give a function that opens image directories, on a server or with a stand-in for `ssh`."""
-    directories: list[RemoteDirectory] = []
 
     def open_directory(
         server: Sshd | Mapping[str, str],
@@ -112,9 +102,7 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
         )
         return directories[-1]
 
-    yield open_directory
-    for directory in directories:
-        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+    return open_directory
 
 
 def digest_of(path: Path) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
@@ -20,7 +19,15 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import IDLE_SECONDS, UNUSED_ACCOUNT, connection, far_directory, without_ssh
+from tests.delivery.far import (
+    IDLE_SECONDS,
+    UNUSED_ACCOUNT,
+    Opens,
+    connection,
+    far_directory,
+    program_is,
+    without_ssh,
+)
 from tests.installed_reactor import reactor
 from tests.parts import need
 
@@ -29,22 +36,16 @@ PART = f"{IMAGE}.partial.{SHA256[:16]}"
 begin = partial(ScpFiles.begin, stretch=4 << 20)
 
 
-Opens = Callable[[Mapping[str, str]], RemoteDirectory]
-
-
 @pytest.fixture
-def opens(threads: Threads, root: Path) -> Iterator[Opens]:
+def opens(threads: Threads, root: Path, directories: list[RemoteDirectory]) -> Opens:
     """Give a function that opens image directories; they are closed after the test."""
-    directories: list[RemoteDirectory] = []
 
     def open_directory(env: Mapping[str, str]) -> RemoteDirectory:
         path = PurePosixPath(root)
         directories.append(far_directory(UNUSED_ACCOUNT, path, threads, env, open_files=begin))
         return directories[-1]
 
-    yield open_directory
-    for directory in directories:
-        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+    return open_directory
 
 
 @pytest.mark.parametrize("part_size", [0, 1, 5 << 20, (5 << 20) + 1, len(CONTENT)])
@@ -118,18 +119,6 @@ async def test_link_to_a_directory_in_the_way(
     await opens(without_ssh(tmp_path / "bin")).install(source, IMAGE, SHA256, ignore)
     assert (root / IMAGE).read_bytes() == CONTENT
     assert names(other_directory) == []
-
-
-def program_is(tmp_path: Path, name: str, script: str, before: str = "true") -> Mapping[str, str]:
-    """Return an environment whose `ssh` runs a script instead of the program of this name.
-
-    The shell text `before` stands for the start-up files of the account.
-    """
-    programs = tmp_path / "far"
-    programs.mkdir()
-    (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-    (programs / name).chmod(0o755)
-    return without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH; {before}")
 
 
 SWALLOWS = "printf '\\0'; read -r head; printf '\\0'; head -c 10000001 > /dev/null; printf '\\0'"

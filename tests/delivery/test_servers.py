@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_files import SftpFiles
@@ -22,27 +21,30 @@ from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
 from tests.delivery.contract import names as names_in
-from tests.delivery.far import UNUSED_ACCOUNT, connection, far_directory, without_ssh
-from tests.delivery.test_remote import closing
+from tests.delivery.far import (
+    UNUSED_ACCOUNT,
+    Opens,
+    closing,
+    connection,
+    far_directory,
+    without_ssh,
+)
 from tests.delivery.test_remote_refusals import LONG, LONG_SHA256, PART
 from tests.installed_reactor import reactor
 
-Opens = Callable[..., RemoteDirectory]
-
 
 @pytest.fixture
-def opens(threads: Threads, root: Path, tmp_path: Path) -> Iterator[Opens]:
+def opens(
+    threads: Threads, root: Path, tmp_path: Path, directories: list[RemoteDirectory]
+) -> Opens:
     """Give a function that opens image directories on a server with options."""
-    directories: list[RemoteDirectory] = []
 
     def open_directory(options: str = "", env: Mapping[str, str] | None = None) -> RemoteDirectory:
         env = env or without_ssh(tmp_path / "bin", options=options)
         directories.append(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
         return directories[-1]
 
-    yield open_directory
-    for directory in directories:
-        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+    return open_directory
 
 
 # Requests that a server forbids: deliveries work without them, or the error names this request.

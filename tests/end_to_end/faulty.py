@@ -6,14 +6,14 @@ import socket
 import struct
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 from shiftergw.model.images import Digest
 from tests.images import MadeImage
 from tests.server_thread import ServerThread
 
 
-class FaultyRegistry:
+class FaultyRegistry(ServerThread):
     """A registry that serves images as `name:1` over plain HTTP on the loopback.
 
     `faults` maps a repository to its fault: `truncated`, `reset`, `corrupt`, `missing-layer`,
@@ -34,19 +34,10 @@ class FaultyRegistry:
             pass
 
         Answer.registry = registry
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        """Begin to serve."""
-        self._thread = ServerThread(self._server)
-        self._thread.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop serving."""
-        self._thread.__exit__()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        server.daemon_threads = True
+        self.host = f"127.0.0.1:{server.server_address[1]}"
+        super().__init__(server)
 
     def add(self, name: str, image: MadeImage, fault: str = "") -> None:
         """Serve `image` as `name:1`."""

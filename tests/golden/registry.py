@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 from tests.images import MadeImage, entry, make_image, tar_of
 from tests.server_thread import ServerThread
@@ -34,7 +34,7 @@ def image_of(repository: str) -> MadeImage:
     return make_image([layer], config=config)
 
 
-class Registry:
+class Registry(ServerThread):
     """A registry of every repository except those below `missing/`, each with the tag `1`.
 
     `requests` has a line for each request: method, path, user of the login, first byte of a range.
@@ -49,19 +49,10 @@ class Registry:
             pass
 
         Handler.registry = registry
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        """Begin to serve."""
-        self._thread = ServerThread(self._server)
-        self._thread.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop serving."""
-        self._thread.__exit__()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{server.server_address[1]}"
+        super().__init__(server)
 
 
 def _content(image: MadeImage, kind: str, reference: str) -> tuple[bytes, dict[str, str]] | None:

@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest_twisted
 
 from shiftergw.plumbing.threads import Threads
-from tests.job.pipeline_bench import PipelineBench, real
+from tests.job.pipeline_bench import PipelineBench
 
 
 @pytest_twisted.async_yield_fixture()
-async def pipeline_bench(tmp_path: Path) -> AsyncIterator[PipelineBench]:
+async def pipeline_bench(tmp_path: Path, threads: Threads) -> AsyncIterator[PipelineBench]:
     """Yield a pipeline whose builder runs the real `mksquashfs`."""
-    threads = Threads(real, 6, "test")
-    threads.startService()
     yield PipelineBench(tmp_path, threads)
-    await threads.stopService()

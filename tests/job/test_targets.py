@@ -15,7 +15,6 @@ import pytest
 import pytest_twisted
 from hypothesis import example, given
 from hypothesis import strategies as st
-from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
@@ -175,12 +174,9 @@ class Place:
 
 
 @pytest_twisted.async_yield_fixture()
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
+async def place(tmp_path: Path, threads: Threads) -> AsyncIterator[Place]:
     """Yield an image directory whose files are as delivered."""
-    threads = Threads(reactor, 2, "test")
-    threads.startService()
     yield Place(tmp_path, threads)
-    await threads.stopService()
 
 
 @pytest_twisted.ensureDeferred

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from threading import Event
 
 import pytest
@@ -14,7 +13,6 @@ from shiftergw.errors import TimedOut
 from shiftergw.plumbing import bounded_calls
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
-from tests.installed_reactor import reactor
 
 
 class Hanging:
@@ -28,15 +26,6 @@ class Hanging:
         """Return once `end` is set."""
         assert self.end.wait(30)
         return "done"
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    """Yield a pool of threads that runs while the test does."""
-    pool = Threads(reactor, 8, "test")
-    pool.startService()
-    yield pool
-    pytest_twisted.blockon(pool.stopService())
 
 
 def late() -> TimedOut:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,15 +162,6 @@ def test_descriptors_do_not_leak(tmp_path: Path) -> None:
         try_lock(tmp_path / "no" / "lock")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     unlock(tmp_path / "lock", holders)
-
-
-@pytest_twisted.async_yield_fixture
-async def threads() -> AsyncIterator[Threads]:
-    """Yield two threads."""
-    pool = Threads(real, 2, "test")
-    pool.startService()
-    yield pool
-    await pool.stopService()
 
 
 @pytest_twisted.ensureDeferred

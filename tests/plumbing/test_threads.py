@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,17 +18,9 @@ from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
 from tests.patience import patient
 from tests.plumbing import ends_of
+from tests.thread_pools import running_threads
 
 real: Any = reactor
-
-
-@pytest_twisted.async_yield_fixture
-async def threads() -> AsyncIterator[Threads]:
-    """Yield a pool of two threads."""
-    pool = Threads(real, 2, "test")
-    pool.startService()
-    yield pool
-    await pool.stopService()
 
 
 @pytest_twisted.ensureDeferred
@@ -106,7 +97,7 @@ async def test_a_function_may_raise_cancelled_error(threads: Threads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_more_than_its_size_at_once(threads: Threads) -> None:
+async def test_no_more_than_its_size_at_once() -> None:
     """A pool of two threads runs two functions at a time."""
     semaphore, counts = threading.Semaphore(0), []
     busy: set[int] = set()
@@ -117,9 +108,10 @@ async def test_no_more_than_its_size_at_once(threads: Threads) -> None:
         semaphore.acquire(timeout=0.05)
         busy.discard(number)
 
-    running = [Deferred.fromCoroutine(threads.run(work, n)) for n in range(6)]
-    for result in running:
-        await result
+    async with running_threads(2) as threads:
+        running = [Deferred.fromCoroutine(threads.run(work, n)) for n in range(6)]
+        for result in running:
+            await result
     assert max(counts) == 2
 
 

@@ -132,15 +132,14 @@ class CustomBench(Bench):
 
 
 @pytest_twisted.async_yield_fixture()
-async def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[UploadFiles]:
+async def spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Threads
+) -> AsyncIterator[UploadFiles]:
     """Yield a spool."""
     monkeypatch.setattr(upload_space, "DISK_RESERVE", 0)
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    files = UploadFiles(tmp_path / "uploads", pool, reactor)
+    files = UploadFiles(tmp_path / "uploads", threads, reactor)
     await files.startService()
     yield files
-    await pool.stopService()
 
 
 @pytest_twisted.async_yield_fixture()

@@ -62,18 +62,17 @@ class UploadBench:
 
 
 @pytest_twisted.async_yield_fixture()
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[UploadBench]:
+async def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Threads
+) -> AsyncIterator[UploadBench]:
     """Yield uploads in a new spool."""
     monkeypatch.setattr(upload_space, "DISK_RESERVE", 0)
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
     store = SqliteStore(reactor, tmp_path / "store.sqlite")
     await store.startService()
-    spool = UploadFiles(tmp_path / "uploads", pool, reactor)
+    spool = UploadFiles(tmp_path / "uploads", threads, reactor)
     await spool.startService()
     yield UploadBench(store, spool, tmp_path / "uploads")
     await store.stopService()
-    await pool.stopService()
 
 
 @pytest_twisted.ensureDeferred

@@ -21,7 +21,6 @@ from shiftergw.model.signatures import (
 )
 from shiftergw.plumbing.threads import Threads
 from shiftergw.signatures.sigstore import SigstoreVerifier, verify_sigstore
-from tests.installed_reactor import reactor
 from tests.signatures.signers import (
     DIGEST,
     NOW,
@@ -360,17 +359,12 @@ def test_other_kinds(signer: CosignSigner) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_verifier(signer: CosignSigner) -> None:
+async def test_verifier(signer: CosignSigner, threads: Threads) -> None:
     """The verifier gives the same answers from a thread, and errors of the policy, too."""
-    threads = Threads(reactor, 1, "tests")
-    threads.startService()
-    try:
-        verifier = SigstoreVerifier(threads)
-        claim = await verifier.verify(signer.attach(), signer.keys(needs_log=True))
-        assert isinstance(claim, VerifiedClaim)
-        stranger = await verifier.verify(CosignSigner().attach(), signer.keys())
-        assert isinstance(stranger, RejectedSignature)
-        with pytest.raises(ConfigurationError):
-            await verifier.verify(signer.attach(), SigstoreKeys())
-    finally:
-        await threads.stopService()
+    verifier = SigstoreVerifier(threads)
+    claim = await verifier.verify(signer.attach(), signer.keys(needs_log=True))
+    assert isinstance(claim, VerifiedClaim)
+    stranger = await verifier.verify(CosignSigner().attach(), signer.keys())
+    assert isinstance(stranger, RejectedSignature)
+    with pytest.raises(ConfigurationError):
+        await verifier.verify(signer.attach(), SigstoreKeys())

@@ -22,8 +22,7 @@ from shiftergw.oci.compression import decompress
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageSource
 from tests.images import entry, tar_of
-from tests.sources.conftest import REACTOR
-from tests.sources.registry.network import Sink
+from tests.sources.registry.network import REACTOR, Sink
 
 NOISE = os.urandom(3_000_000)
 LAYERS = [

@@ -1,5 +1,5 @@
 """Fixtures shared with the tests of deliveries."""
 
-from tests.delivery.conftest import black_hole, log, pair, root, source, system, threads
+from tests.delivery.conftest import black_hole, log, pair, root, source, system
 
-__all__ = ["black_hole", "log", "pair", "root", "source", "system", "threads"]
+__all__ = ["black_hole", "log", "pair", "root", "source", "system"]

@@ -71,13 +71,10 @@ class Site:
 
 
 @pytest.fixture
-def site(mongodb: str, tmp_path: Path) -> Iterator[Site]:
+def site(mongodb: str, tmp_path: Path, threads: Threads) -> Iterator[Site]:
     """Return a site whose file does not exist yet."""
-    threads = Threads(reactor, 1, "test")
-    threads.startService()
     with mongod.database(mongodb) as (name, db):
         yield Site(tmp_path / "state.sqlite", mongodb, name, db, threads)
-    pytest_twisted.blockon(threads.stopService())
 
 
 async def fill(site: Site, images: int = 3) -> None:

@@ -19,13 +19,13 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, globalLogPublisher
 
-from shiftergw.plumbing.threads import Threads
 from shiftergw.web import site as site_module
 from shiftergw.web.channel import HEAD_LIMIT, IDLE_LIMIT
 from shiftergw.web.site import BODY_LIMIT
 from shiftergw.web.spool import MOST_IN_MEMORY
 from tests.matrices import examples
 from tests.patience import patient
+from tests.thread_pools import running_threads
 from tests.web.fakes import READY, FakeGateway, Reply, Wire, listening, site_of
 
 HEAD = b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
@@ -197,15 +197,13 @@ async def long_list(clock: Any = None) -> AsyncIterator[int]:
     """Serve a list that is too long to be kept in memory."""
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
-    threads = Threads(reactor, 1, "lists")
-    threads.startService()
-    images = [
-        replace(READY, id=f"{number:064x}", env=("X=" + "y" * 1000,)) for number in range(LONG)
-    ]
-    site = site_of(FakeGateway(images=images), clock or reactor, threads.run)
-    async with listening(site) as port:
-        yield port
-    await threads.stopService()
+    async with running_threads(1) as threads:
+        images = [
+            replace(READY, id=f"{number:064x}", env=("X=" + "y" * 1000,)) for number in range(LONG)
+        ]
+        site = site_of(FakeGateway(images=images), clock or reactor, threads.run)
+        async with listening(site) as port:
+            yield port
 
 
 @pytest_twisted.ensureDeferred

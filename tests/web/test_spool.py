@@ -13,16 +13,13 @@ import pytest_twisted
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.web.spool import Spool
-from tests.installed_reactor import reactor
 from tests.patience import patient
 from tests.web.fakes import in_no_thread
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_written_is_read() -> None:
+async def test_what_was_written_is_read(threads: Threads) -> None:
     """Bytes are read in the order of their writes, from memory and from a file."""
-    threads = Threads(reactor, 1, "spool")
-    threads.startService()
     spool = Spool(threads.run, 10)
     try:
         for number in range(100):
@@ -32,7 +29,6 @@ async def test_what_was_written_is_read() -> None:
         assert spool.open().read() == b"".join(b"%04d" % number for number in range(100))
     finally:
         spool.close()
-        await threads.stopService()
 
 
 @pytest_twisted.ensureDeferred

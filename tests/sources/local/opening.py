@@ -17,8 +17,7 @@ from shiftergw.sources.local.images import LocalImageSource
 from shiftergw.sources.local.opening import open_source
 from tests.parts import need
 from tests.patience import patient
-from tests.sources.conftest import REACTOR
-from tests.sources.registry.network import Sink
+from tests.sources.registry.network import REACTOR, Sink
 
 REFERENCE = ImageReference("image")
 """The name does not matter: a file has one image."""

@@ -39,8 +39,8 @@ from shiftergw.sources.local.trees import ArchiveTree
 from tests.images import oci_layout, tar_of
 from tests.matrices import examples
 from tests.parts import small_disk
-from tests.sources.conftest import REACTOR
 from tests.sources.local.opening import open_text, resolve, skopeo_copy
+from tests.sources.registry.network import REACTOR
 from tests.sources.saved_images import (
     config_bytes,
     docker_1_9,

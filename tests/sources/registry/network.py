@@ -27,6 +27,7 @@ from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from tests.installed_reactor import reactor
+from tests.registries import FakeRegistry
 
 REACTOR = reactor
 PUBLIC = "8.8.4.4"
@@ -146,6 +147,21 @@ async def a_client(
     finally:
         await client.close()
         await pause(0.02, REACTOR)
+
+
+def quiet(_: str) -> None:
+    """Ignore a message to the user."""
+
+
+@asynccontextmanager
+async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[RegistryClient]:
+    """Run a registry, and a client of it; `options` are those of `a_client`."""
+    await registry.start()
+    try:
+        async with a_client(f"http://{registry.host}", **options) as client:
+            yield client
+    finally:
+        await registry.stop()
 
 
 class ConnectProxy(Factory):

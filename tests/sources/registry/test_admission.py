@@ -33,7 +33,7 @@ from shiftergw.store.sqlite.store import SqliteStore
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, Network, a_client
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, a_client, quiet
 from tests.store.places import running
 
 IMAGE = make_image([tar_of({"a": b"a"})])
@@ -59,10 +59,6 @@ class ShiftedClock(Network):
 def breakers_of(store: Any, machine: str = "node1") -> SharedBreakers:
     """Return the breakers that a process on a machine shares through a store."""
     return SharedBreakers(store, machine, lambda login: SEAL.fingerprint(login.password, "test"))
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> bool:

@@ -142,7 +142,7 @@ async def test_any_sequence(
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest_twisted.ensureDeferred
-async def test_any_sequence_of_mirrors(seed: int, tmp_path: Path) -> None:
+async def test_any_sequence_of_mirrors(seed: int, tmp_path: Path, threads: Threads) -> None:
     """Two faulty mirrors fail no pull: the location itself sends what they could not."""
     random = Random(seed)
 
@@ -155,18 +155,13 @@ async def test_any_sequence_of_mirrors(seed: int, tmp_path: Path) -> None:
 
         return FakeRegistry(IMAGE, misbehave=misbehave)
 
-    threads = Threads(REACTOR, 2, "test")
-    threads.startService()
     leave_bytes(tmp_path / "sha256" / f"{BLOB.digest.hex}.partial", random)
     cache = BlobFiles(tmp_path, threads, REACTOR)
-    try:
-        async with site(FakeRegistry(IMAGE), faulty_mirror(), faulty_mirror()) as place:
-            image = await place.resolve()
+    async with site(FakeRegistry(IMAGE), faulty_mirror(), faulty_mirror()) as place:
+        image = await place.resolve()
 
-            async def download(offset: int, sink: BlobSink) -> None:
-                await place.fetch(image, sink, offset=offset)
+        async def download(offset: int, sink: BlobSink) -> None:
+            await place.fetch(image, sink, offset=offset)
 
-            async with cache.get(BLOB, download, lambda _: None, lambda _: None) as path:
-                assert await threads.run(path.read_bytes) == CONTENT
-    finally:
-        await threads.stopService()
+        async with cache.get(BLOB, download, lambda _: None, lambda _: None) as path:
+            assert await threads.run(path.read_bytes) == CONTENT

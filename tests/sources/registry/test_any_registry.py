@@ -23,7 +23,7 @@ from shiftergw.sources.registry.proxy import Proxies
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, SHORT, ConnectProxy, Network
+from tests.sources.registry.network import PUBLIC, REACTOR, SHORT, ConnectProxy, Network, quiet
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 NAMES = {
@@ -33,10 +33,6 @@ NAMES = {
     "metadata.example": ["169.254.169.254"],
     "both.example": ["10.1.2.3", PUBLIC],
 }
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 class World:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +21,10 @@ from shiftergw.model.images import Descriptor, Digest, ResolvedImage
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import SignatureBlob, SignatureKind, VerifiedClaim
 from shiftergw.signatures.sigstore import verify_sigstore
-from shiftergw.sources.registry.client import RegistryClient
 from tests.images import INDEX, MANIFEST, descriptor, make_image, make_index, tar_of
 from tests.registries import Ask, FakeRegistry
 from tests.signatures.signers import CosignSigner, compact, simple_signing, statement
-from tests.sources.registry.network import SHORT, a_client
+from tests.sources.registry.network import SHORT, quiet, serving
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 ATTACHMENT = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -97,21 +95,6 @@ def resolved_image(source: Digest = IMAGE.digest, *, private: bool = False) -> R
     """Return the image as it was resolved."""
     blob = Descriptor(IMAGE.digest, 1)
     return ResolvedImage(IMAGE.digest, source, blob, (blob,), "test", "team/app", private)
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
-
-
-@asynccontextmanager
-async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[RegistryClient]:
-    """Run a registry, and a client of it."""
-    await registry.start()
-    try:
-        async with a_client(f"http://{registry.host}", **options) as client:
-            yield client
-    finally:
-        await registry.stop()
 
 
 async def fetch(

@@ -26,7 +26,7 @@ from shiftergw.sources.registry.retry import Interruption, Patience, RegistryRet
 from shiftergw.sources.registry.shared_breakers import NoBreakers, SharedBreakers
 from shiftergw.sources.registry.transport import Transport
 from tests.raw_servers import Answer, answering, endless
-from tests.sources.registry.network import Network, Sink, a_client
+from tests.sources.registry.network import Network, Sink, a_client, quiet
 
 REFERENCE = ImageReference.parse("team/app")
 SINGLE_TRY = Patience(tries=1)
@@ -246,7 +246,7 @@ async def test_documents_share_their_time() -> None:
 
     transport.read = read
     repository: Any = SimpleNamespace(ask=ask)
-    retries = RegistryRetries(SINGLE_TRY, clock, lambda: 0.5, [].append, cast("Any", None))
+    retries = RegistryRetries(SINGLE_TRY, clock, lambda: 0.5, quiet, cast("Any", None))
     documents = Documents(transport, repository, retries)
     blob = Descriptor(Digest.of(b"{}"), 2)
     first = Deferred.fromCoroutine(documents.config(blob))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -50,27 +48,14 @@ from tests.sources.registry.network import (
     Network,
     Sink,
     a_client,
+    quiet,
+    serving,
 )
 
 AMD64 = Platform()
 IMAGE = make_image([tar_of({"a": b"a" * 5000}), tar_of({"b": b"b"})], config={"Cmd": ["/bin/sh"]})
 ARM64 = make_image([tar_of({"a": b"arm"})], architecture="arm64")
 LAYER = make_image([tar_of({"big": bytes(range(256)) * 4000})], compression="plain")
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
-
-
-@asynccontextmanager
-async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[RegistryClient]:
-    """Run a registry, and a client of it."""
-    await registry.start()
-    try:
-        async with a_client(f"http://{registry.host}", **options) as client:
-            yield client
-    finally:
-        await registry.stop()
 
 
 async def resolve(

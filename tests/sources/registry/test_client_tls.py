@@ -22,13 +22,18 @@ from shiftergw.sources.registry.proxy import Proxies
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import HASTY, PUBLIC, REACTOR, SHORT, Network, Sink, locate
+from tests.sources.registry.network import (
+    HASTY,
+    PUBLIC,
+    REACTOR,
+    SHORT,
+    Network,
+    Sink,
+    locate,
+    quiet,
+)
 
 IMAGE = make_image([tar_of({"a": b"a" * 5000})])
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 def server_options(authority: Authority, host: str, **options: Any) -> CertificateOptions:

@@ -20,12 +20,7 @@ from shiftergw.sources.registry.proxy import Proxies
 from tests.configurations import load_config
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
-from tests.sources.registry.network import REACTOR, Sink, a_client
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
-
+from tests.sources.registry.network import REACTOR, Sink, a_client, quiet
 
 LAYERS = {
     "amd64": [tar_of([entry("etc"), entry("etc/motd", b"amd64")]), tar_of({"b": b"b" * 100_000})],

@@ -50,7 +50,7 @@ from tests.sources.registry.faulty import (
     Request,
     Script,
 )
-from tests.sources.registry.network import REACTOR, SHORT, Sink, a_client
+from tests.sources.registry.network import REACTOR, SHORT, Sink, a_client, quiet
 
 IMAGE = make_image([tar_of({"a": b"a" * 500})], config={"Cmd": ["/bin/sh"]})
 PATIENCE = Patience(first=0.005, quick=0.5)
@@ -786,10 +786,6 @@ DOCUMENT_ROWS = [
         prepare=config({"Labels": {"a": 1, "b": True}, "Env": [None, "A=1"]}),
     ),
 ]
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 async def pull(row: Row, client: RegistryClient) -> bool:

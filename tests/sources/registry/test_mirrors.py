@@ -288,7 +288,7 @@ async def test_a_layer_goes_on_at_the_next_place() -> None:
 
 @pytest.mark.parametrize("length", [0, 1], ids=["as long", "longer"])
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_layer(length: int, tmp_path: Path) -> None:
+async def test_a_wrong_layer(length: int, tmp_path: Path, threads: Threads) -> None:
     """The cache gets a layer with wrong bytes, or too many, again from the next place."""
     layer = NEW.blobs[Digest.parse(NEW.document["layers"][0]["digest"])]
     wrong = b"x" * (len(layer) + length)
@@ -297,21 +297,16 @@ async def test_a_wrong_layer(length: int, tmp_path: Path) -> None:
         return ask.answer(200, wrong) if ask.path.endswith(layer_path(NEW)) else None
 
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW, misbehave=lies)
-    threads = Threads(REACTOR, 2, "test")
-    threads.startService()
     cache = BlobFiles(tmp_path, threads, REACTOR)
-    try:
-        async with site(origin, mirror) as place:
-            image = await place.resolve()
+    async with site(origin, mirror) as place:
+        image = await place.resolve()
 
-            async def download(offset: int, sink: BlobSink) -> None:
-                await place.fetch(image, sink, offset=offset)
+        async def download(offset: int, sink: BlobSink) -> None:
+            await place.fetch(image, sink, offset=offset)
 
-            blob = image.layers[0]
-            async with cache.get(blob, download, lambda _: None, lambda _: None) as path:
-                content = await threads.run(path.read_bytes)
-    finally:
-        await threads.stopService()
+        blob = image.layers[0]
+        async with cache.get(blob, download, lambda _: None, lambda _: None) as path:
+            content = await threads.run(path.read_bytes)
     assert content == layer
     assert asks(mirror).count(f"GET {layer_path(NEW)}") == 1
     assert asks(origin)[-1] == f"GET {layer_path(NEW)}"

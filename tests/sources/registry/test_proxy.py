@@ -28,16 +28,20 @@ from shiftergw.sources.registry.retry import Patience
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, ConnectProxy, Network, Sink, a_client
+from tests.sources.registry.network import (
+    PUBLIC,
+    REACTOR,
+    ConnectProxy,
+    Network,
+    Sink,
+    a_client,
+    quiet,
+)
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 REFERENCE = ImageReference.parse("team/app")
 ONE_TRY = Patience(tries=1)
 HUB = WebOrigin("https", "registry.example", 443)
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 async def resolve(client: RegistryClient) -> Digest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.shared_manifests import RecentManifest, SharedManifests
 from tests.images import INDEX, make_image, make_index, tar_of
 from tests.sources.registry.faulty import ALICE, FaultySite, Reply, Request
-from tests.sources.registry.network import REACTOR, a_client
+from tests.sources.registry.network import a_client
 
 IMAGE, NEXT_IMAGE = (make_image([tar_of({name: b"x"})]) for name in "ab")
 PATIENCE = Patience(first=0.005, quick=0.5)
@@ -110,12 +110,9 @@ async def test_a_remembered_manifest_is_for_those_who_may_read_it() -> None:
 
 
 @pytest.fixture
-def share(tmp_path: Path) -> Iterator[Callable[[str], SharedManifests]]:
+def share(tmp_path: Path, threads: Threads) -> Callable[[str], SharedManifests]:
     """Return a function that opens the shared manifests of a machine."""
-    threads = Threads(REACTOR, 1, "test")
-    threads.startService()
-    yield partial(SharedManifests, tmp_path, threads=threads)
-    pytest_twisted.blockon(threads.stopService())
+    return partial(SharedManifests, tmp_path, threads=threads)
 
 
 @pytest_twisted.ensureDeferred

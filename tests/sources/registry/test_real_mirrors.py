@@ -23,13 +23,9 @@ from tests.certificates import Authority
 from tests.images import oci_layout, tar_of
 from tests.patience import patient
 from tests.registries import USER, DockerRegistry
-from tests.sources.registry.network import REACTOR, Sink
+from tests.sources.registry.network import REACTOR, Sink, quiet
 
 APP = ImageReference.parse("team/app:1")
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 @asynccontextmanager

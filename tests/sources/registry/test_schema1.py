@@ -17,7 +17,7 @@ from tests.oci.schema1_manifests import layer_history, schema_1_manifest, sign
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import Ask, DockerRegistry, FakeRegistry
-from tests.sources.registry.network import Sink, a_client
+from tests.sources.registry.network import Sink, a_client, quiet
 
 TYPE = "application/vnd.docker.distribution.manifest.v1+json"
 SIGNED_TYPE = "application/vnd.docker.distribution.manifest.v1+prettyjws"
@@ -30,10 +30,6 @@ HISTORIES = [
 ]
 CONTENT = schema_1_manifest([Digest.of(blob) for blob in (LAYERS[0], EMPTY, LAYERS[1])], HISTORIES)
 REFERENCE = ImageReference.parse("team/app:1")
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 @pytest_twisted.async_yield_fixture()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,6 @@ from shiftergw.sources.registry.shared_manifests import (
     RecentManifest,
     SharedManifests,
 )
-from tests.sources.registry.network import REACTOR
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    """Yield running threads."""
-    threads = Threads(REACTOR, 2, "test")
-    threads.startService()
-    yield threads
-    pytest_twisted.blockon(threads.stopService())
 
 
 def manifest(text: str) -> RecentManifest:

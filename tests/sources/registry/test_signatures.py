@@ -13,20 +13,16 @@ from shiftergw.errors import ConfigurationError
 from shiftergw.model.docker_references import DockerReference
 from shiftergw.model.images import Descriptor, Digest, ResolvedImage
 from shiftergw.model.signatures import SignatureBlob, SignatureKind
-from shiftergw.plumbing.threads import Threads
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
-from tests.sources.registry.network import REACTOR
+from tests.sources.registry.network import REACTOR, quiet
+from tests.thread_pools import running_threads
 
 BLOB = Descriptor(Digest.of(b"blob"), 4)
 IMAGE = ResolvedImage(
     Digest.of(b"manifest"), Digest.of(b"index"), BLOB, (BLOB,), "reg.example.org", "team/app"
 )
 REFERENCE = DockerReference.parse("reg.example.org/team/app:1")
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 class Registry:
@@ -54,15 +50,11 @@ class Registry:
 
 async def fetch(directory: Path, *kinds: SignatureKind) -> tuple[Registry, list[str]]:
     """Fetch signatures; return the registry, and the kinds that were found."""
-    threads = Threads(REACTOR, 1, "test")
-    threads.startService()
-    registry = Registry()
-    try:
+    async with running_threads(1) as threads:
+        registry = Registry()
         source = RegistrySignatures(registry, Lookasides(REACTOR, Proxies({})), directory, threads)
         blobs = await source.signatures(IMAGE, REFERENCE, frozenset(kinds), None, quiet)
-    finally:
-        await threads.stopService()
-    return registry, [blob.kind for blob in blobs]
+        return registry, [blob.kind for blob in blobs]
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,7 @@ from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from tests.images import make_image, make_index, tar_of
 from tests.registries import USER, Ask, FakeRegistry
-from tests.sources.registry.network import HASTY, REACTOR, SHORT, a_client
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
-
+from tests.sources.registry.network import HASTY, REACTOR, SHORT, a_client, quiet
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 REFERENCE = DockerReference.parse("reg.example.org/team/app:1")

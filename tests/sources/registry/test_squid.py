@@ -22,7 +22,7 @@ from tests.images import make_image, tar_of
 from tests.parts import free_port, lacking, need, wait_for_port
 from tests.patience import patient
 from tests.registries import FakeRegistry
-from tests.sources.registry.network import Sink, a_client
+from tests.sources.registry.network import Sink, a_client, quiet
 
 IMAGE = make_image([tar_of({"a": b"a" * 100_000})])
 HELPER = Path("/usr/lib/squid/basic_ncsa_auth")
@@ -102,10 +102,6 @@ def squid() -> Iterator[Squid]:
     """Run squid."""
     with Squid() as running:
         yield running
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])

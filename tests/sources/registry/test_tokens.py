@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -40,7 +39,7 @@ from shiftergw.sources.registry.transport import Transport
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client, quiet, serving
 
 IMAGE = make_image([tar_of({"a": b"a"}), tar_of({"b": b"b"})])
 ALICE = RegistryLogin("alice", "pä:ss wörd")
@@ -96,21 +95,6 @@ class TokenRegistry(FakeRegistry):
     def paths(self) -> list[str]:
         """Return the last path segments of all requests, without queries."""
         return [ask.path.partition("?")[0].rpartition("/")[2] for ask in self.requests]
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
-
-
-@asynccontextmanager
-async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[RegistryClient]:
-    """Run a registry, and a client of it."""
-    await registry.start()
-    try:
-        async with a_client(f"http://{registry.host}", **options) as client:
-            yield client
-    finally:
-        await registry.stop()
 
 
 async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> ResolvedImage:

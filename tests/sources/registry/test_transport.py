@@ -23,7 +23,7 @@ from shiftergw.sources.registry.retry import Patience
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client, quiet
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 LAYER = Digest.parse(IMAGE.document["layers"][0]["digest"])
@@ -36,10 +36,6 @@ SINGLE_TRY = Patience(tries=1)
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Return an authority that the clients of these tests trust."""
     return Authority(tmp_path_factory.mktemp("authority"))
-
-
-def quiet(_: str) -> None:
-    """Ignore a message."""
 
 
 async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> Digest:

@@ -128,14 +128,11 @@ class FileBench:
 
 
 @pytest_twisted.async_yield_fixture()
-async def bench(tmp_path: Path) -> AsyncIterator[FileBench]:
+async def bench(tmp_path: Path, threads: Threads) -> AsyncIterator[FileBench]:
     """Yield a worker and a gateway."""
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    parts = FileBench(tmp_path, pool)
+    parts = FileBench(tmp_path, threads)
     await parts.spool.startService()
     yield parts
-    await pool.stopService()
 
 
 @pytest_twisted.ensureDeferred

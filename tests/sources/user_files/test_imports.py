@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,15 +37,6 @@ from tests.patience import patient
 from tests.work.waiting import until
 
 PRINT = [sys.executable, "-c", "import sys; print(*sys.argv[1:], end='')", "{user}", "{uid}"]
-
-
-@pytest_twisted.async_yield_fixture()
-async def threads() -> AsyncIterator[Threads]:
-    """Yield a running pool."""
-    pool = Threads(reactor, 4, "test")
-    pool.startService()
-    yield pool
-    await pool.stopService()
 
 
 @pytest.mark.parametrize("user", ["", "-x", "a b", "a;b", "../x", "ä", "a" * 80, "$x"])
