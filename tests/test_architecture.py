@@ -290,7 +290,7 @@ def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
         ),
         ("app/reactor.py", "from twisted.internet import reactor\nfrom shiftergw.web import api"),
         (
-            "delivery/factory.py",
+            "delivery/sftp_files.py",
             "from shiftergw.ssh.login import x\nfrom shiftergw.sftp import client",
         ),
         ("job/pull.py", "from shiftergw.rules.access import Access"),

@@ -14,6 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shiftergw.app.deliveries import (
+    SystemDelivery,
+    local_delivery,
+    ssh_delivery,
+    ssh_directory,
+)
 from shiftergw.app.locations import layout_directories, registry_names
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
@@ -22,12 +28,7 @@ from shiftergw.auth.users import HostUsers
 from shiftergw.build.whole import SquashBuilder
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.config import Config, LocalDelivery, SshDelivery, System
-from shiftergw.delivery.factory import (
-    SystemDelivery,
-    local_delivery,
-    ssh_delivery,
-    ssh_directory,
-)
+from shiftergw.config.registries_directory import read_signature_storage
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.job.policy import ImagePolicies, Verifiers
 from shiftergw.model.source_names import LocalSourceName, SourceKind
@@ -203,7 +204,8 @@ def policies(
     threads: Threads,
 ) -> ImagePolicies:
     """Return the policies of all systems, with what fetches and verifies signatures."""
-    source = RegistrySignatures(registry, lookasides, config.registries_directory, threads)
+    read_storage = partial(read_signature_storage, config.registries_directory)
+    source = RegistrySignatures(registry, lookasides, read_storage, threads)
     sigstore = SigstoreVerifier(threads)
     verifiers: Verifiers = {
         "simple": GpgVerifier(reactor, reactor),

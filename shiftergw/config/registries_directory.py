@@ -12,6 +12,7 @@ from shiftergw.config.source import read_text
 from shiftergw.config.yaml_mappings import parse_mappings
 from shiftergw.errors import ConfigurationError, printable
 from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.signatures import SignatureStorage
 
 DEFAULT_DIRECTORY = Path("/etc/containers/registries.d")
 """The directory of the machine's other programs, which is read unless the key names another."""
@@ -30,23 +31,11 @@ _SCHEMES = frozenset({"http", "https", "file"})
 
 
 @dataclass(frozen=True, slots=True)
-class SignatureStorage:
-    """A section of registries.d: where signatures of the images of a scope are.
-
-    `lookaside` is the URL of a storage of simple signatures, or empty. `uses_attachments` is None
-    if the section does not say it; then attachments are read if a policy requires them.
-    """
-
-    lookaside: str = ""
-    uses_attachments: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RegistriesDirectory:
     """All sections of a directory, by their scopes; `default` applies to other images."""
 
     sections: Mapping[str, SignatureStorage] = field(default_factory=dict)
-    default: SignatureStorage = SignatureStorage()
+    default: SignatureStorage = field(default_factory=SignatureStorage)
 
     def storage_of(self, reference: DockerReference) -> SignatureStorage:
         """Return the section of the most specific scope that contains the image."""
@@ -75,6 +64,11 @@ def read_registries_directory(directory: Path | None) -> RegistriesDirectory:
             else:
                 default = storage
     return RegistriesDirectory(sections, default)
+
+
+def read_signature_storage(directory: Path | None, reference: DockerReference) -> SignatureStorage:
+    """Return the storage of an image's signatures; see `read_registries_directory`. Blocks."""
+    return read_registries_directory(directory).storage_of(reference)
 
 
 def _files(directory: Path | None) -> list[Path]:

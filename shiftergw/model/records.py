@@ -9,7 +9,7 @@ from typing import Any
 from shiftergw.errors import printable
 from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.model.uploads import ImageFile
-from shiftergw.states import State
+from shiftergw.states import POLLING_STATES, State
 
 NOTICE_LIMIT = 500
 """Characters of setting names in a notice."""
@@ -161,6 +161,16 @@ class ImageRecord:
         return cls(**values)
 
     @property
+    def is_ready(self) -> bool:
+        """Return whether the image can be used."""
+        return self.status is State.READY
+
+    @property
+    def is_polled(self) -> bool:
+        """Return whether clients poll until this record has another state."""
+        return self.status in POLLING_STATES
+
+    @property
     def is_private(self) -> bool:
         """Return whether the image is private.
 
@@ -189,7 +199,7 @@ class ImageRecord:
         An image loses settings that a `.meta` file cannot contain, and labels beyond
         `MaxRecordSize`. An upload does not change who may use an image of another user.
         """
-        if self.status is not State.READY:
+        if not self.is_ready:
             return ""
         settings = (self.report or {}).get("metadata")
         sentences = []

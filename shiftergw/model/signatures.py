@@ -45,6 +45,18 @@ class SignatureBlob:
 
 
 @dataclass(frozen=True, slots=True)
+class SignatureStorage:
+    """Where the signatures of an image are, by a section of containers-registries.d(5).
+
+    `lookaside` is the URL of a storage of simple signatures, or empty. `uses_attachments` is None
+    if the section does not say it; then attachments are read if a policy requires them.
+    """
+
+    lookaside: str = ""
+    uses_attachments: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GpgKeys:
     """The OpenPGP keys of a `signedBy` requirement: contents of keyrings, binary or armored."""
 

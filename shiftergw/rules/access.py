@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from shiftergw.model.images import ResolvedImage
 from shiftergw.model.records import ImageRecord, Origin
 from shiftergw.model.requests import ANONYMOUS, Session
-from shiftergw.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +249,7 @@ def would_change_upload_readers(
 def _record_of_type(request: ImageRecord, records: Sequence[ImageRecord]) -> ImageRecord | None:
     """Return the READY record to which the outcome of a pull adds its tag, if there is one."""
     identity = request.system, request.itype
-    return next(
-        (r for r in records if (r.system, r.itype) == identity and r.status is State.READY), None
-    )
+    return next((r for r in records if (r.system, r.itype) == identity and r.is_ready), None)
 
 
 def _owners(ready: ImageRecord) -> set[int]:

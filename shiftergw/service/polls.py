@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from shiftergw.model.records import ImageRecord
 from shiftergw.plumbing.recent import RecentValues
-from shiftergw.states import POLLING_STATES
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -32,7 +31,7 @@ class LastAnswers:
 
     def remember(self, poll: Poll, record: ImageRecord) -> None:
         """Remember an answer, unless it ends the polling."""
-        if record.status in POLLING_STATES:
+        if record.is_polled:
             self._answers.set(poll, record)
         else:
             self._answers.discard(poll)

@@ -12,7 +12,6 @@ from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.model.uploads import ImageFile, UploadDeclaration, UserUpload
 from shiftergw.ports import ImageStore, UploadSpool
-from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -84,7 +83,7 @@ class UploadCleanup:
             records = await records_of(self._store, upload)
             if any(record.in_flight for record in records):
                 continue
-            is_made = any(record.status is State.READY for record in records)
+            is_made = any(record.is_ready for record in records)
             if is_made or (upload.last_write < oldest and not self._is_arriving(upload.id)):
                 await self._discard(upload, "its image is made" if is_made else "it was abandoned")
         await self._spool.sweep(oldest)

@@ -19,7 +19,6 @@ from shiftergw.errors import printable
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
 from shiftergw.plumbing.recent import RecentValues
-from shiftergw.states import POLLING_STATES
 from shiftergw.web.site import Call
 
 if TYPE_CHECKING:
@@ -81,9 +80,7 @@ class Journal:
         Work in flight is one answer whatever its stage: the workers log stages.
         """
         pull = session.uid, session.system, itype, image
-        answer = (
-            "in flight" if record.status in POLLING_STATES else f"{record.status.value} {record.id}"
-        )
+        answer = "in flight" if record.is_polled else f"{record.status.value} {record.id}"
         last_answer = self._last_answers.get(pull)
         self._last_answers.set(pull, answer)
         return answer != last_answer

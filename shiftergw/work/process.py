@@ -18,7 +18,6 @@ from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
 from shiftergw.plumbing.child_end import LEAVE_AFTER, leave_behind, note_end, send_signal
-from shiftergw.states import IllegalStepError
 from shiftergw.work.worker_protocol import (
     KILL_SECONDS,
     LEAVE_SECONDS,
@@ -251,8 +250,8 @@ class WorkerProcess(ProcessProtocol):
             self._log.warn("worker {pid} says too much; the rest is dropped", pid=self.pid)
 
     def _step(self, state: WorkerState) -> None:
-        if state not in STEPS[self.state]:
-            raise IllegalStepError(f"no step leads from {self.state} to {state}")
+        """Move to another state along the table."""
+        assert state in STEPS[self.state], f"no step leads from {self.state} to {state}"
         if self.state not in (S.DRAINING, S.END):
             self._last_state = self.state
         self.state = state

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from shiftergw.config import registries_directory
-from shiftergw.config.registries_directory import SignatureStorage, read_registries_directory
+from shiftergw.config.registries_directory import read_registries_directory
 from shiftergw.errors import ConfigurationError
 from shiftergw.model.docker_references import DockerReference
+from shiftergw.model.signatures import SignatureStorage
 
 FIRST = """\
 # The site's own registry.

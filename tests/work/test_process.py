@@ -13,7 +13,6 @@ from twisted.python.failure import Failure
 
 from shiftergw.plumbing import child_end
 from shiftergw.plumbing.child_end import LEAVE_AFTER
-from shiftergw.states import IllegalStepError
 from shiftergw.work.process import (
     PIPE_SECONDS,
     STEPS,
@@ -112,9 +111,9 @@ def test_every_state_leads_to_the_end() -> None:
 
 
 def test_a_step_that_the_table_lacks(worker: Worker) -> None:
-    """A second start of a worker that is ready raises `IllegalStepError`."""
+    """A second start of a worker that is ready is a fault of the program."""
     worker.write_line({"ready": True})
-    with pytest.raises(IllegalStepError, match="READY"):
+    with pytest.raises(AssertionError, match=r"no step leads from WorkerState\.READY"):
         worker.process._step(WorkerState.OVERDUE)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from shiftergw.config.registries_directory import read_registries_directory
 from shiftergw.errors import TimedOut
 from shiftergw.model.docker_references import DockerReference
 from shiftergw.model.images import Digest, ResolvedImage
@@ -17,6 +15,7 @@ from shiftergw.model.signatures import (
     SIGNATURES_LIMIT,
     SignatureBlob,
     SignatureKind,
+    SignatureStorage,
 )
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.sources.registry.admission import Admission
@@ -45,6 +44,10 @@ SLOTS = 2
 """Reads that may hang at the same time; each occupies a thread."""
 
 _DEFAULTS = RegistryOptions()
+
+
+ReadStorage = Callable[[DockerReference], SignatureStorage]
+"""Returns where the signatures of an image are; blocks, and may raise `ConfigurationError`."""
 
 
 class RegistryStorage(Protocol):
@@ -115,13 +118,13 @@ class RegistrySignatures:
         self,
         registry: RegistryStorage,
         lookasides: Lookasides,
-        directory: Path | None,
+        read_storage: ReadStorage,
         threads: Threads,
     ) -> None:
-        """Read `RegistriesDirectory` for each image, in `threads`: a change applies at once."""
+        """Call `read_storage` for each image, in `threads`."""
         self._registry = registry
         self._lookasides = lookasides
-        self._directory = directory
+        self._read_storage = read_storage
         self._reads = BoundedThreadCalls(threads, SLOTS, FILE_SECONDS, threads.clock, _no_answer)
 
     async def signatures(
@@ -133,8 +136,7 @@ class RegistrySignatures:
         notify: Notify,
     ) -> Sequence[SignatureBlob]:
         """Return the signatures of the manifest and of the index that led to it, see the port."""
-        directory = await self._reads.run(read_registries_directory, self._directory)
-        storage = directory.storage_of(reference)
+        storage = await self._reads.run(self._read_storage, reference)
         signatures: list[SignatureBlob] = []
         if "simple" in kinds:
             signatures += await self._simple(image, storage.lookaside, reference, login, notify)

@@ -30,11 +30,11 @@ async def find(db: Database, system: str, itype: str, tags: Sequence[str]) -> Im
         if newest is None:
             continue
         record = record_of(newest)
-        if record.status is State.READY:
+        if record.is_ready:
             return record
         # The newest document is unusable, but an older one may be usable.
         for candidate in await _records(db, query):
-            if candidate.status is State.READY:
+            if candidate.is_ready:
                 return candidate
     return None
 
@@ -71,7 +71,7 @@ async def list_ready(
             for record in await _records(db, queries.ready_on(word, system, after, limit or 0))
         ]
         page = sorted(records, key=_by_key)[:limit]
-        usable = [record for record in page if record.status is State.READY]
+        usable = [record for record in page if record.is_ready]
         if usable or not page:
             return usable
         after = page[-1].key

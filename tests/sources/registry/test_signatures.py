@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 
+from shiftergw.config.registries_directory import read_signature_storage
 from shiftergw.errors import ConfigurationError
 from shiftergw.model.docker_references import DockerReference
 from shiftergw.model.images import Descriptor, Digest, ResolvedImage
@@ -52,7 +54,10 @@ async def fetch(directory: Path, *kinds: SignatureKind) -> tuple[Registry, list[
     """Fetch signatures; return the registry, and the kinds that were found."""
     async with running_threads(1) as threads:
         registry = Registry()
-        source = RegistrySignatures(registry, Lookasides(REACTOR, Proxies({})), directory, threads)
+        read_storage = partial(read_signature_storage, directory)
+        source = RegistrySignatures(
+            registry, Lookasides(REACTOR, Proxies({})), read_storage, threads
+        )
         blobs = await source.signatures(IMAGE, REFERENCE, frozenset(kinds), None, quiet)
         return registry, [blob.kind for blob in blobs]
 

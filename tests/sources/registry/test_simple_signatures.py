@@ -6,12 +6,14 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 
+from shiftergw.config.registries_directory import read_signature_storage
 from shiftergw.errors import GatewayError, RegistryUnavailable, RetryLater
 from shiftergw.model.docker_references import DockerReference
 from shiftergw.model.images import Platform, ResolvedImage
@@ -77,7 +79,8 @@ async def fetching(
     lookasides = Lookasides(REACTOR, Proxies({}), RegistryOptions(SHORT, HASTY))
     try:
         async with a_client(f"http://{storage.registry.host}") as client:
-            source = RegistrySignatures(client, lookasides, root, threads)
+            read_storage = partial(read_signature_storage, root)
+            source = RegistrySignatures(client, lookasides, read_storage, threads)
 
             async def fetch(
                 image: ResolvedImage | None = None, login: RegistryLogin | None = None

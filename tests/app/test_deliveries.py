@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery.factory import ssh_connect, ssh_hosts
+from shiftergw.app.deliveries import ssh_connect, ssh_hosts
 from shiftergw.delivery.hosts import HOST_SECONDS, Connect
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
