@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from shiftergw.app import compose
+from shiftergw.app import compose, deliveries
 from shiftergw.app.worker import worker_service
 from shiftergw.config import Config
-from shiftergw.delivery import factory
 from shiftergw.delivery.outage import BreakerWaits, SystemBreaker
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.model.references import ImageReference
@@ -65,9 +64,9 @@ async def test_a_converted_image_waits_for_its_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the host hangs during the delivery, the next attempt delivers the same file."""
-    monkeypatch.setattr(factory, "IDLE_SECONDS", stretch(1))
+    monkeypatch.setattr(deliveries, "IDLE_SECONDS", stretch(1))
     waits = BreakerWaits(first=0.5, longest=0.5, probe=0.5)
-    monkeypatch.setattr(factory, "SystemBreaker", partial(SystemBreaker, waits=waits))
+    monkeypatch.setattr(deliveries, "SystemBreaker", partial(SystemBreaker, waits=waits))
     install = RemoteDirectory.install
     outage = ExitStack()
     installs = 0

@@ -15,7 +15,7 @@ from shiftergw.delivery.proof import time_limit
 from shiftergw.delivery.scp import IN_FLIGHT, ScpSink
 from shiftergw.errors import DeliveryFailed
 from shiftergw.sftp.packets import SftpRefused
-from tests.sftp.test_client import Wire, blocks, error_of
+from tests.sftp.recorded_wire import Wire, blocks, error_of
 
 IDLE_SECONDS = 30.0
 SIZE = 2_500_000

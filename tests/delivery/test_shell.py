@@ -23,7 +23,7 @@ from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.far import UNUSED_ACCOUNT, connection, without_ssh
 from tests.installed_reactor import reactor
-from tests.sftp.test_client import Wire, error_of
+from tests.sftp.recorded_wire import Wire, error_of
 
 IDLE_SECONDS = 20.0
 

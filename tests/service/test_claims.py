@@ -13,7 +13,7 @@ from shiftergw.model.requests import RegistryLogin
 from shiftergw.service.claims import LEAST_FRESH
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.service.test_gateway import ALICE, BROKEN_PULL, DENIED_PULL, PRIVATE, READY, Bench
+from tests.service.gateway_bench import ALICE, BROKEN_PULL, DENIED_PULL, PRIVATE, READY, Bench
 
 LOGGED_IN = replace(ALICE, logins={"default": RegistryLogin("ann", "hush")})
 LOGGED_IN_ELSEWHERE = replace(ALICE, logins={"other": RegistryLogin("ann", "hush")})

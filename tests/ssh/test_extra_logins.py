@@ -28,7 +28,7 @@ from shiftergw.ssh.extra_logins import MOST_EXTRA, ExtraLogins
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.ssh_systems import System
 from tests.delivery.test_login_shells import LARGE, SHA256, install_over_part, large
-from tests.sftp.test_client import Wire, error_of
+from tests.sftp.recorded_wire import Wire, error_of
 from tests.sshd import Sshd
 
 __all__ = ["large"]
