@@ -42,8 +42,7 @@ class Distance:
         """Start the link."""
         argv = [sys.executable, __file__, *map(str, self._numbers)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        self.port = self._answer()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,6 +58,19 @@ class Distance:
         assert self._process is not None
         return self._process.pid
 
+    def sent_bytes(self) -> int:
+        """Return how many bytes the link has accepted on their way to the port."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
 
 class _Line:
     """The data in flight in one direction, with delivery times; None is the end."""
@@ -67,12 +79,14 @@ class _Line:
         self._condition = Condition()
         self._queue: deque[tuple[float, bytes | None]] = deque()
         self._in_flight = 0
+        self.accepted_bytes = 0
 
     def put(self, due: float, data: bytes | None) -> None:
         with self._condition:
             self._condition.wait_for(lambda: self._in_flight < _LINE_BYTES)
             self._queue.append((due, data))
             self._in_flight += len(data or b"")
+            self.accepted_bytes += len(data or b"")
             self._condition.notify()
 
     def get(self) -> bytes | None:
@@ -132,7 +146,10 @@ def _deliver(line: _Line, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def _accept(listener: socket.socket, port: int, round_trip: float, rate: float) -> None:
+def _accept(
+    listener: socket.socket, port: int, round_trip: float, rate: float, lines: list[_Line]
+) -> None:
+    """Accept connections; add their lines to the port to `lines`."""
     while True:
         source_socket, _ = listener.accept()
         try:
@@ -143,12 +160,14 @@ def _accept(listener: socket.socket, port: int, round_trip: float, rate: float) 
         for source, target in ((source_socket, target_socket), (target_socket, source_socket)):
             target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line = _Line()
+            if source is source_socket:
+                lines.append(line)
             Thread(target=_take, args=(source, line, round_trip / 2, rate), daemon=True).start()
             Thread(target=_deliver, args=(line, target), daemon=True).start()
 
 
 def main() -> None:
-    """Print the port, and run until the end of the standard input."""
+    """Print the port, then for each line of the standard input how many bytes were sent to it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("round_trip", type=float)
@@ -159,10 +178,12 @@ def main() -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    ways = (listener, arguments.port, arguments.round_trip, arguments.rate)
+    lines: list[_Line] = []
+    ways = (listener, arguments.port, arguments.round_trip, arguments.rate, lines)
     Thread(target=_accept, args=ways, daemon=True).start()
     print(listener.getsockname()[1], flush=True)  # noqa: T201 - the parent reads it
-    sys.stdin.buffer.read()
+    for _ in sys.stdin.buffer:
+        print(sum(line.accepted_bytes for line in lines), flush=True)  # noqa: T201 - as above
 
 
 if __name__ == "__main__":

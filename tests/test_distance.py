@@ -97,6 +97,25 @@ def test_unread_data_waits_in_the_sender() -> None:
         assert count < 128 << 20
 
 
+def test_sent_bytes() -> None:
+    """The link counts the bytes to the port, over all connections, and not those from it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Distance(server.getsockname()[1], round_trip=0.01) as way,
+    ):
+        assert way.sent_bytes() == 0
+        for expected in (1000, 2000):
+            with socket.create_connection(("127.0.0.1", way.port)) as near_end:
+                far_end, _ = server.accept()
+                with far_end:
+                    near_end.sendall(bytes(1000))
+                    near_end.shutdown(socket.SHUT_WR)
+                    assert drain(far_end)[0] == 1000
+                    far_end.sendall(bytes(500))
+                    assert near_end.recv(1) == b"\0"
+            assert way.sent_bytes() == expected
+
+
 def test_the_link_ends_with_its_context() -> None:
     """The process of the link has ended when its context has."""
     with Distance(1) as way:

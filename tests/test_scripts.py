@@ -1,4 +1,4 @@
-"""Tests of the README's two commands: help and errors, which change nothing on the machine."""
+"""Help and errors of the README's two commands and of the bench change nothing on the machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(tmp_path: Path, script: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("script", ["conf/quickstart", "tests/run"])
+@pytest.mark.parametrize("script", ["conf/quickstart", "tests/run", "tests/bench/run"])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_changes_nothing(tmp_path: Path, script: str, option: str) -> None:
     """With an option for help a script prints its usage and changes nothing."""

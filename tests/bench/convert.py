@@ -35,10 +35,10 @@ from rich.table import Table
 
 from shiftergw.build.mksquashfs import arguments
 from shiftergw.model.build_options import SquashOptions
+from tests.bench.contents import EPOCH, real_files
 
 LAYERS = 3
 MIB = 1 << 20
-EPOCH = 1_700_000_000
 
 Member = tuple[str, bytes | str]
 """A path, and the content of a file or the target of a symlink."""
@@ -87,24 +87,15 @@ def small_files(count: int) -> Iterator[tuple[str, bytes]]:
         yield f"srv/{number // 10_000}/{number // 100}/file{number}.py", source.file(size)
 
 
-def real_files(megabytes: int, root: Path = Path("/usr")) -> Iterator[Member]:
-    """Yield regular files and symlinks of this machine, at most `megabytes` MiB in total.
-
-    Directories are ordered by the hashes of their names, so that each part is a mixture.
-    """
+def real_members(megabytes: int) -> Iterator[Member]:
+    """Yield regular files and symlinks of this machine, at most `megabytes` MiB in total."""
     remaining = megabytes * MIB
-    tops = {top: names + links for top, links, names in os.walk(root)}
-    paths = [
-        Path(top, name)
-        for top in sorted(tops, key=lambda top: hashlib.sha256(os.fsencode(top)).digest())
-        for name in sorted(tops[top])
-    ]
-    for path in paths:
-        name = str(path.relative_to(root.parent))
+    for path in real_files(["usr"]):
+        name = str(path.relative_to("/"))
         try:
             if path.is_symlink():
                 yield name, str(path.readlink())
-            elif path.is_file() and (size := path.stat().st_size) <= remaining:
+            elif (size := path.stat().st_size) <= remaining:
                 remaining -= size
                 yield name, path.read_bytes()
         except OSError:  # not readable, or just removed
@@ -228,7 +219,7 @@ def main() -> None:
     images: dict[str, Iterable[Member]] = {
         "large": large_files(options.big),
         "small": small_files(options.small_files),
-        "real": real_files(options.real),
+        "real": real_members(options.real),
     }
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
         for image in options.images:

@@ -11,22 +11,24 @@ are interleaved, and the ratio is that of medians. Only the ratio is valid on an
 from __future__ import annotations
 
 import argparse
-import hashlib
+import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from shiftergw.model.build_options import SquashOptions
 from shiftergw.sources.registry.client import PARALLEL_BLOBS
-from tests.bench.pulls import convert, image_of
+from tests.bench.image_files import ImageOnDisk, make_layer, push
 from tests.distance import RATE, ROUND_TRIP, Distance
-from tests.images import compress, entry, tar_of, write_layout
 from tests.parts import need
 from tests.registries import DockerRegistry
 
@@ -34,15 +36,20 @@ BAR = 1.2
 """The limit on our time as a multiple of skopeo's."""
 
 
-def write_layers(where: Path, count: int, size: int) -> list[tuple[str, str]]:
-    """Write layers of random bytes; return their files with their `diff_id`s."""
-    layers = []
-    for number in range(count):
-        tar = tar_of([entry(f"layer{number}", os.urandom(size))])
-        path = where / f"layer{number}"
-        path.write_bytes(compress(tar))  # skopeo would compress it
-        layers.append((str(path), f"sha256:{hashlib.sha256(tar).hexdigest()}"))
-    return layers
+def fill(size: int, tree: Path) -> None:
+    """Write a file of random bytes into a tree."""
+    (tree / "data").write_bytes(os.urandom(size))
+
+
+def convert(host: str, options: SquashOptions, where: Path) -> dict[str, Any]:
+    """Run `shiftergw convert`; return the object that it prints, with `seconds` by stage."""
+    with tempfile.TemporaryDirectory(dir=where) as output:
+        argv = [str(Path(sys.executable).with_name("shiftergw")), "convert", "--plain-http"]
+        argv += ["--compressor", options.compressor, "--level", str(options.level)]
+        argv += [f"{host}/image:1", f"{output}/image.squashfs"]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def skopeo(host: str, where: Path) -> float:
@@ -67,10 +74,12 @@ def main() -> None:
     fetches: list[float] = []
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
         where = Path(scratch)
-        image = image_of(write_layers(where, options.layers, options.size))
-        write_layout(where / "layout", image.manifest, image.media_type, image.blobs.values(), "1")
+        layers = [
+            make_layer(where, f"layer{number}", partial(fill, options.size))
+            for number in range(options.layers)
+        ]
         with DockerRegistry(where / "registry") as registry:
-            registry.push(where / "layout", "image:1", "1")
+            push(registry, where, ImageOnDisk("image:1", layers))
             port = int(registry.host.rpartition(":")[2])
             with Distance(port, ROUND_TRIP, RATE / PARALLEL_BLOBS) as link:
                 host = f"127.0.0.1:{link.port}"
