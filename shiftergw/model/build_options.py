@@ -23,6 +23,8 @@ _REVISION = 2
 _LZ4_HIGH = 9
 """The level from which lz4 compresses "high"."""
 
+_UNITS = {"K": 1 << 10, "M": 1 << 20}
+
 GZIP_LEVEL = 5
 """Our level for gzip: 1 % more bytes than the default, 9, for a fifth of its CPU time."""
 
@@ -54,8 +56,8 @@ class SquashOptions:
     extra: tuple[str, ...] = ()
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        """Return the options as arguments of `mksquashfs`, without `extra`.
+    def compression(self) -> tuple[str, ...]:
+        """Return the compressor, its level and the block size as arguments of `mksquashfs`.
 
         lz4 has no levels: 9 and above mean its "high" compression. xz has none either.
         """
@@ -64,11 +66,18 @@ class SquashOptions:
             level = ("-Xcompression-level", str(self.level))
         elif self.level is not None and self.compressor == "lz4" and self.level >= _LZ4_HIGH:
             level = ("-Xhc",)
-        return (
-            *("-comp", self.compressor, "-b", self.block_size, "-mem", self.memory),
-            *level,
-            *(("-processors", str(self.processors)) if self.processors else ()),
-        )
+        return ("-comp", self.compressor, *level, "-b", self.block_size)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return the options as arguments of `mksquashfs`, without `extra`."""
+        processors = ("-processors", str(self.processors)) if self.processors else ()
+        return (*self.compression, "-mem", self.memory, *processors)
+
+    @property
+    def block_bytes(self) -> int:
+        """Return the bytes of a block; `block_size` is a number and K or M."""
+        return int(self.block_size[:-1]) * _UNITS[self.block_size[-1]]
 
     @property
     def key(self) -> str:

@@ -159,6 +159,7 @@ class _Application:
             self._number,
             entry.offset,
             entry.sparse,
+            number=entry.number,
         )
 
     def _link(self, directory: Directory, name: bytes, target: bytes) -> Leaf:

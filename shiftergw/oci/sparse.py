@@ -6,7 +6,7 @@ records, and PAX 1.0 maps before the data. See "Storing Sparse Files" in the man
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci.extended import LIMIT, decimal
@@ -107,3 +107,22 @@ def _validate(numbers: list[int], size: int, data_size: int) -> SparseMap:
     if len(numbers) % 2 or end > size or sum(length for _, length in pieces) > data_size:
         raise LayerInvalid("A layer has a sparse file whose pieces do not fit it.")
     return pieces
+
+
+def data_extents(pieces: SparseMap, size: int, block_size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of each run of blocks that hold data, ascending, in bytes of the file.
+
+    Blocks count from the beginning of the file, and the last one may be partial. Between two runs
+    there is at least one block without data.
+    """
+    start = end = 0
+    for offset, length in pieces:
+        first = offset - offset % block_size
+        if first > end:
+            if end:
+                yield start, end
+            start = first
+        stop = offset + length
+        end = min(stop + -stop % block_size, size)
+    if end:
+        yield start, end

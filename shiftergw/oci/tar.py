@@ -21,7 +21,7 @@ from shiftergw.oci.extended import LIMIT, ExtendedHeader
 from shiftergw.oci.header import BLOCK, FIELDS, has_valid_checksum, number
 from shiftergw.oci.paths import PATH_LIMIT, clean
 from shiftergw.oci.sparse import SparseMap, old_gnu_map, pax_map
-from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
+from shiftergw.oci.tree import NO_CONTENT, REGULAR, SPECIAL, SYMLINK
 
 DIRECTORY = 16
 HARDLINK = 17
@@ -54,7 +54,7 @@ class Entry:
     bits of the layer; `mtime` may be negative. `target` is the target of a symlink or the path of
     a hard link, not normalized. `offset` is where the data starts in the uncompressed stream;
     `size` is the size of the file in bytes. `sparse` lists the pieces of a sparse file that have
-    data.
+    data. `number` is the number of the file's content in the pack of the layer, if there is one.
     """
 
     kind: int
@@ -67,6 +67,7 @@ class Entry:
     offset: int
     sparse: SparseMap | None
     xattrs: bool
+    number: int = NO_CONTENT
 
 
 @dataclass(slots=True)

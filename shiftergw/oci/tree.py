@@ -30,6 +30,9 @@ PENDING = 4
 XATTRS = 1 << 16
 """A bit in the mode of an entry that had extended attributes, until the tree is finished."""
 
+NO_CONTENT = -1
+"""The number of a file whose content is in no pack, such as an empty file."""
+
 LATEST_MTIME = 2**32 - 1
 """The latest time of a file in squashfs, in seconds since 1970."""
 
@@ -50,7 +53,8 @@ class Leaf:
     `size` is the size of the file in bytes. `offset` is where its data starts in the uncompressed
     stream of layer number `layer`. `sparse` lists (offset in the file, length) of the pieces with
     data; None means that all of the file is data. `names` counts the names of the inode in the
-    finished tree.
+    finished tree. `number` is the number of the file's content in the pack of the layer, if there
+    is one.
     """
 
     kind: int
@@ -62,6 +66,7 @@ class Leaf:
     offset: int = 0
     sparse: tuple[tuple[int, int], ...] | None = None
     names: int = 0
+    number: int = NO_CONTENT
 
 
 def walk(root: Directory, stop: Event | None = None) -> Iterator[tuple[bytes, Directory | Leaf]]:

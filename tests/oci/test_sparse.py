@@ -10,6 +10,7 @@ import pytest
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci.header import BLOCK, END, header, padding
+from shiftergw.oci.sparse import data_extents
 from tests.oci.layers import contents, index_tar, plan_layers, stream_plan
 from tests.oci.test_extended import record
 from tests.parts import need
@@ -121,3 +122,25 @@ def test_the_map_before_the_data_is_skipped() -> None:
     assert (result.parent, result.name, result.size) == (b"", b"real", 1500)
     assert result.sparse == ((1000, 500),)
     assert result.offset % BLOCK == 0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "size", "extents"),
+    [
+        ((), 100, []),
+        (((0, 1),), 1, [(0, 1)]),
+        (((0, 1),), 100, [(0, 10)]),
+        (((9, 2),), 100, [(0, 20)]),
+        (((0, 1), (5, 1)), 100, [(0, 10)]),
+        (((0, 1), (10, 1)), 100, [(0, 20)]),
+        (((0, 1), (20, 1)), 100, [(0, 10), (20, 30)]),
+        (((12, 30), (41, 2)), 100, [(10, 50)]),
+        (((95, 1),), 97, [(90, 97)]),
+        (((10, 10),), 97, [(10, 20)]),
+    ],
+)
+def test_blocks_with_data(
+    pieces: tuple[tuple[int, int], ...], size: int, extents: list[tuple[int, int]]
+) -> None:
+    """Runs of blocks are as long as they can be, and the last block may be partial."""
+    assert list(data_extents(pieces, size, 10)) == extents
