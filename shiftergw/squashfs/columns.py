@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Hashable
 
-from shiftergw.squashfs.inodes import block_count
+from shiftergw.squashfs.inodes import NO_FRAGMENT, STORED_BLOCK, block_count
 from shiftergw.squashfs.nodes import FileData
+from shiftergw.squashfs.tables import integers
 
 
 class FileColumns:
@@ -29,9 +31,9 @@ class FileColumns:
         """Bytes of holes in each file."""
         self._first_blocks = array("Q")
         self._blocks = bytearray()
-        self._shared_blocks: dict[int, int] = {}
+        self._shared_blocks: dict[Hashable, int] = {}
 
-    def append(self, data: FileData, link: int | None = None) -> None:
+    def append(self, data: FileData, link: Hashable | None = None) -> None:
         """Append a file; files that share an inode have the same `link`, the others None."""
         size, start, fragment, offset, sparse, blocks = data
         self.sizes.append(size)
@@ -51,13 +53,18 @@ class FileColumns:
 
     def __getitem__(self, index: int) -> FileData:
         size, fragment = self.sizes[index], self.fragments[index]
-        first = self._first_blocks[index]
-        end = first + 4 * block_count(size, self.block_size, fragment)
+        blocks = b""
+        if size >= self.block_size or fragment == NO_FRAGMENT:
+            first = self._first_blocks[index]
+            end = first + 4 * block_count(size, self.block_size, fragment)
+            blocks = bytes(self._blocks[first:end])
         return FileData(
-            size,
-            self.starts[index],
-            fragment,
-            self.offsets[index],
-            self.sparse[index],
-            bytes(self._blocks[first:end]),
+            size, self.starts[index], fragment, self.offsets[index], self.sparse[index], blocks
         )
+
+    def stored_size(self, index: int) -> int:
+        """Return the bytes of the data blocks of a file as they are stored, without its tail."""
+        size = self.sizes[index]
+        if size < self.block_size and self.fragments[index] != NO_FRAGMENT:  # nearly all
+            return 0
+        return sum(word & ~STORED_BLOCK for word in integers("I", self[index].blocks))

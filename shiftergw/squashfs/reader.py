@@ -87,13 +87,18 @@ class SquashfsReader:
         """
         self.tables: SquashfsTables = read_tables(read_at, file_size)
 
-    def files(self) -> FileColumns:
-        """Return the data of all regular files, in the order in which `entries` lists them."""
-        columns = FileColumns(self.tables.superblock.block_size)
+    def files(self, columns: FileColumns | None = None) -> FileColumns:
+        """Return the data of all regular files, in the order in which `entries` lists them.
+
+        They are appended to `columns`, if given, which may have the files of other squashfs files.
+        """
+        if columns is None:
+            columns = FileColumns(self.tables.superblock.block_size)
+        first = len(columns)
         for visit in _Traversal(self.tables, with_paths=False).visits():
             if visit[_KIND] == _FILE:
                 inode = visit[_INODE]
-                columns.append(inode.data, visit[_NUMBER] if inode.links > 1 else None)
+                columns.append(inode.data, (first, visit[_NUMBER]) if inode.links > 1 else None)
         return columns
 
     def entries(self) -> Iterator[ListedEntry]:

@@ -15,6 +15,7 @@ from shiftergw.errors import SquashfsCorrupt, SquashfsUnsupported
 from shiftergw.squashfs.compressors import (
     Compression,
     Compressor,
+    data_compressor,
     decompress_with,
     metadata_compressor,
 )
@@ -46,6 +47,29 @@ def test_a_block_comes_back(compression: Compression, content: bytes) -> None:
     """What was compressed is unpacked, up to the limit itself."""
     block = metadata_compressor(compression)(content)
     assert decompress_with(compression.compressor)(block, len(content)) == content
+
+
+@each_compressor
+@pytest.mark.parametrize("block_size", [4096, 1 << 20])
+def test_a_block_of_data_comes_back(compression: Compression, block_size: int) -> None:
+    """Data blocks have up to the block size, and the level of the file."""
+    content = (CONTENT * 140)[:block_size]
+    block = data_compressor(compression, block_size)(content)
+    assert decompress_with(compression.compressor)(block, block_size) == content
+
+
+def test_the_level_of_data_is_that_of_the_file() -> None:
+    """Metadata has a lower level; a file without a level has the default of `mksquashfs`."""
+    content = b"".join(b"%d %d\n" % (number, number**3 % 1000) for number in range(9000))
+    for compressor, levels in ((Compressor.GZIP, (1, 5, 9)), (Compressor.ZSTD, (1, 7, 15))):
+        sizes = [
+            len(data_compressor(Compression(compressor, level), 1 << 17)(content))
+            for level in levels
+        ]
+        assert len(set(sizes)) == len(sizes)
+        assert max(sizes) == sizes[0]
+        default = data_compressor(Compression(compressor), 1 << 17)(content)
+        assert len(default) == sizes[-1]
 
 
 @each_compressor

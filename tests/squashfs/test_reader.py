@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shiftergw.errors import SquashfsUnsupported
-from shiftergw.squashfs.inodes import InodeKind
+from shiftergw.squashfs.inodes import STORED_BLOCK, InodeKind
+from shiftergw.squashfs.tables import integers
 from tests.matrices import LONG
 from tests.parts import lacking, need, small_disk
 from tests.squashfs.parts import (
@@ -72,7 +73,11 @@ def test_a_file_of_mksquashfs_is_read_as_the_tree_that_it_was_made_of(
     for entry in files:
         assert content_of(path, reader, entry.data) == (tree / os.fsdecode(entry.path)).read_bytes()
     columns = reader.files()
-    assert [columns[index] for index in range(len(columns))] == [entry.data for entry in files]
+    assert reader.files(columns) is columns  # once more, behind the first
+    assert [columns[index] for index in range(len(columns))] == [entry.data for entry in files] * 2
+    for index, entry in enumerate(files):
+        words = integers("I", entry.data.blocks)
+        assert columns.stored_size(index) == sum(word & ~STORED_BLOCK for word in words)
 
 
 def test_another_program_is_read_too(tree: Path, tmp_path: Path) -> None:

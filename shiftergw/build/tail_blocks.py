@@ -1,0 +1,173 @@
+"""New fragment blocks for the tails of files whose blocks in the packs are not copied as they are.
+
+The tails keep the order that they have in the packs, so each old block is unpacked once, and equal
+files are close together as they are in a layer. Old blocks are read by the caller's thread, new
+blocks are compressed by threads beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Self
+
+from shiftergw.build.data_layout import DataLayout
+from shiftergw.build.image_output import ImageOutput
+from shiftergw.build.pack_contents import OpenPack, PackContents, pack_error
+from shiftergw.errors import SquashfsCorrupt
+from shiftergw.squashfs.columns import FileColumns
+from shiftergw.squashfs.compressors import (
+    Compress,
+    Compression,
+    data_compressor,
+    decompress_with,
+)
+from shiftergw.squashfs.inodes import STORED_BLOCK
+from shiftergw.squashfs.nodes import FragmentBlock
+
+MOST_THREADS = 8
+"""Threads that compress blocks of one image."""
+
+
+def write_tails(
+    contents: PackContents,
+    layout: DataLayout,
+    image: ImageOutput,
+    compression: Compression,
+    processors: int,
+    report: Callable[[int], None],
+) -> None:
+    """Write the tails of `layout` into new fragment blocks at the position of `image`.
+
+    Blocks. Appends the blocks to `layout.fragments`, and sets fragment and offset of the contents.
+    `report` gets the unpacked bytes of each new block. At most `processors` threads compress, or as
+    many as the process may use if it is 0. Raises `BlobCorrupt`, `StopRequested` and `OSError`.
+    """
+    columns = contents.columns
+    threads = min(processors or len(os.sched_getaffinity(0)), MOST_THREADS)
+    with BlockCompressor(compression, columns.block_size, threads) as compressor:
+
+        def write_block() -> None:
+            content, block = compressor.next_block()
+            size = len(block)
+            if size >= len(content):
+                block, size = content, len(content) | STORED_BLOCK
+            layout.fragments.append(FragmentBlock(image.position, size))
+            image.append(block)
+            report(len(content))
+
+        number = len(layout.fragments)
+        block = bytearray()
+        for place, tail in _tails(contents, layout, compression):
+            if len(block) + len(tail) > columns.block_size:
+                compressor.add(bytes(block))
+                block.clear()
+                number += 1
+                if compressor.is_full:
+                    write_block()
+            columns.fragments[place] = number
+            columns.offsets[place] = len(block)
+            block += tail
+        if block:
+            compressor.add(bytes(block))
+        while not compressor.is_empty:
+            write_block()
+
+
+def _tails(
+    contents: PackContents, layout: DataLayout, compression: Compression
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield place and bytes of each tail, in the order of the packs and of their blocks."""
+    columns = contents.columns
+    decompress = decompress_with(compression.compressor)
+    for pack, places in zip(contents.packs, layout.tails, strict=True):
+        number = -1
+        content = memoryview(b"")
+        for place in _by_position(columns, places):
+            fragment, offset = columns.fragments[place], columns.offsets[place]
+            if fragment != number:
+                number = fragment
+                block, is_stored = _read_block(pack, pack.fragments[fragment])
+                try:
+                    data = block if is_stored else decompress(block, columns.block_size)
+                except SquashfsCorrupt as error:
+                    raise pack_error(error.detail) from error
+                content = memoryview(data)
+            tail = content[offset : offset + columns.sizes[place] % columns.block_size]
+            if len(tail) != columns.sizes[place] % columns.block_size:
+                raise pack_error(f"fragment block {fragment} has {len(content)} bytes")
+            yield place, tail
+
+
+def _by_position(columns: FileColumns, places: array[int]) -> list[int]:
+    """Return places in the order of their tails, which mostly is that of the places."""
+    keys = [columns.fragments[place] << 32 | columns.offsets[place] for place in places]
+    if all(first < second for first, second in pairwise(keys)):
+        return list(places)
+    return [place for _, place in sorted(zip(keys, places, strict=True))]
+
+
+def _read_block(pack: OpenPack, fragment: FragmentBlock) -> tuple[bytes, bool]:
+    """Return the bytes of a fragment block, and whether they are stored uncompressed."""
+    start, size = fragment
+    block = os.pread(pack.descriptor, size & ~STORED_BLOCK, start)
+    if len(block) != size & ~STORED_BLOCK:
+        raise pack_error(f"it ends within the fragment block at {start}")
+    return block, bool(size & STORED_BLOCK)
+
+
+class BlockCompressor:
+    """Compresses blocks in threads, and gives them back in their order.
+
+    A context manager: at its end the threads have ended.
+    """
+
+    def __init__(self, compression: Compression, block_size: int, threads: int) -> None:
+        """Compress blocks of at most `block_size` bytes as `mksquashfs` does."""
+        self._compression = compression
+        self._block_size = block_size
+        self._most_pending = 2 * threads
+        self._pending: deque[tuple[bytes, Future[bytes]]] = deque()
+        self._compressors = threading.local()
+        self._executor = ThreadPoolExecutor(threads, "compose")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether a block should be taken before another one is added."""
+        return len(self._pending) >= self._most_pending
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether all blocks were taken."""
+        return not self._pending
+
+    def add(self, content: bytes) -> None:
+        """Begin to compress a block."""
+        self._pending.append((content, self._executor.submit(self._compress, content)))
+
+    def next_block(self) -> tuple[bytes, bytes]:
+        """Wait for the first block that was not taken yet; return its content and what it became.
+
+        The latter may have more bytes than the content.
+        """
+        content, future = self._pending.popleft()
+        return content, future.result()
+
+    def _compress(self, content: bytes) -> bytes:
+        compress: Compress | None = getattr(self._compressors, "compress", None)
+        if compress is None:
+            compress = self._compressors.compress = data_compressor(
+                self._compression, self._block_size
+            )
+        return compress(content)
