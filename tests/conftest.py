@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
@@ -10,18 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import coverage
 import pytest
 import pytest_twisted
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from tests import thread_tracing
 from tests.children import guard
 from tests.rabbitmq import RabbitMQ
 from tests.reactor_disk import WATCH
+from tests.tracing import MEASUREMENT, measure_call, measure_fixtures, trace_first_examples
+from tests.watchdog import watch
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
@@ -48,12 +49,7 @@ settings.register_profile(
 )
 settings.load_profile("busy machine")
 
-# A process of xdist measures coverage if the environment says so. The programs that it starts do
-# not, since that would make them slow.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    thread_tracing.install()
-    coverage.process_startup()
-    os.environ.pop("COVERAGE_PROCESS_START", None)
+MEASUREMENT.start(os.environ.get("PYTEST_XDIST_WORKER"))
 
 
 COSTLY_FIXTURES = {"broker": 2}
@@ -92,7 +88,12 @@ def _seconds(item: pytest.Item) -> float:
 
 def room_of(item: pytest.Item) -> str:
     """Return the directory below `tests/` in which a test is."""
-    return item.path.relative_to(Path(__file__).parent).parts[0]
+    return _room_of_file(item.path)
+
+
+@functools.cache
+def _room_of_file(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).parts[0]
 
 
 def deal(groups: Iterable[Sequence[pytest.Item]], count: int) -> list[list[pytest.Item]]:
@@ -164,6 +165,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = deal_slow_tests(groups, rest, processes)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Measure the coverage of few examples of a random test."""
+    if isinstance(item, pytest.Function) and is_hypothesis_test(item.obj):
+        item.obj = trace_first_examples(item.obj)
+
+
+pytest_timeout_set_timer = watch
+
+
 GZIP = b"\x1f\x8b"
 
 
@@ -180,9 +190,14 @@ _tests = itertools.count(1)
 
 def pytest_collection_finish() -> None:
     """Exclude the objects of imported modules from the collections after each test."""
+    MEASUREMENT.pause()
     gc.enable()
     gc.collect()
     gc.freeze()
+
+
+pytest_runtest_setup = pytest_runtest_teardown = measure_fixtures
+pytest_runtest_call = measure_call
 
 
 def collect_garbage() -> None:

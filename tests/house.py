@@ -9,6 +9,7 @@ below it.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections import Counter, defaultdict
@@ -127,6 +128,7 @@ class Definition:
         return parts[1] if parts[0] == "shiftergw" and len(parts) > 1 else parts[0]
 
 
+@functools.cache
 def is_vague(name: str) -> bool:
     """Return whether an identifier is nothing but a pronoun, an adverb, or a bare participle.
 

@@ -124,15 +124,15 @@ class Watch:
         root = self._root
         if root is None or threading.get_ident() != self._reactor_thread:
             return
-        caller = blocking_caller(sys._getframe(2))
-        if caller is None:
-            return
         self._root = None  # the following file operations are our own
         try:
             path = path_of(file)
         finally:
             self._root = root
-        if path is not None and (path == root or path.startswith(root + os.sep)):
+        if path is None or not (path == root or path.startswith(root + os.sep)):
+            return
+        caller = blocking_caller(sys._getframe(2))
+        if caller is not None:
             self.calls.append(f"{operation} of {path[len(root) + 1 :]} by {caller}")
 
 
@@ -140,7 +140,7 @@ def path_of(file: Any) -> str | None:
     """Return the path of a path-like object or a descriptor."""
     if isinstance(file, int):
         try:
-            return str(Path(f"/proc/self/fd/{file}").readlink())
+            return os.readlink(f"/proc/self/fd/{file}")  # noqa: PTH115 - at each call of `fstat`
         except OSError:
             return None
     if hasattr(file, "fileno"):

@@ -9,6 +9,7 @@ import pytest
 
 from tests import house
 from tests.sentences import riddles
+from tests.tracing import without_tracing
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,7 @@ def program() -> dict[str, str]:
     return house.files("shiftergw")
 
 
+@without_tracing
 def test_rooms_and_arrows(program: dict[str, str]) -> None:
     """The program has few rooms, few imports between them, few floors, and no circles."""
     arrows = house.arrows_of(program)
@@ -43,6 +45,7 @@ def test_floors() -> None:
     assert house.floors_of(arrows) == {"errors": 1, "web": 2, "app": 3}
 
 
+@without_tracing
 def test_functions_are_short(program: dict[str, str]) -> None:
     """No function of the program is longer than the limit."""
     assert house.long_functions(program, house.LONGEST_FUNCTION) == []
@@ -51,6 +54,7 @@ def test_functions_are_short(program: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+@without_tracing
 def test_no_identifier_is_vague() -> None:
     """No identifier is a pronoun, an adverb or a bare participle, apart from the allowed names.
 
@@ -62,6 +66,7 @@ def test_no_identifier_is_vague() -> None:
     assert [name for name in house.ALLOWED_NAMES if re.search(rf"\b_?{name}\b", text) is None] == []
 
 
+@without_tracing
 def test_sentences_are_plain() -> None:
     """No docstring and no comment of the program or its tests has a riddle."""
     assert riddles(house.files()) == []
@@ -112,6 +117,7 @@ def test_a_clear_identifier_is_not_detected(name: str) -> None:
     assert house.vague_definitions({"shiftergw/cache/x.py": f"{name} = 1"}) == []
 
 
+@without_tracing
 def test_class_names_are_unique(program: dict[str, str]) -> None:
     """No public class of the program has the name of another one."""
     assert house.repeated_classes(program) == {}

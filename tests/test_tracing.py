@@ -1,14 +1,22 @@
-"""Tests of functions that run without a trace function."""
+"""Tests of what is measured: coverage where it tells something."""
 
 from __future__ import annotations
 
+import os
 import sys
 from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.tracing import without_tracing
+from tests.tracing import (
+    TRACED_EXAMPLES,
+    Measurement,
+    trace_first_examples,
+    without_tracing,
+)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -34,3 +42,78 @@ def test_tracing_is_off_meanwhile(fails: bool) -> None:
         assert sys.gettrace() is trace
     finally:
         sys.settrace(before)
+
+
+def test_few_examples_are_traced() -> None:
+    """A random test is traced in its first examples; Hypothesis itself is not."""
+    has_trace: list[bool] = []
+
+    def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
+        """Trace nothing."""
+
+    @settings(max_examples=50, database=None)
+    @given(st.integers())
+    def check(number: int) -> None:
+        has_trace.append(sys.gettrace() is trace)
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        trace_first_examples(check)()
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
+    assert has_trace == [True] * TRACED_EXAMPLES + [False] * (50 - TRACED_EXAMPLES)
+
+
+def test_a_random_test_without_a_trace_function() -> None:
+    """All examples run, and one that fails is reported."""
+    numbers: list[int] = []
+
+    @settings(max_examples=50, database=None)
+    @given(st.integers())
+    def check(number: int) -> None:
+        numbers.append(number)
+        assert number < 1000
+
+    with pytest.raises(AssertionError):
+        trace_first_examples(check)()
+    assert numbers[-1] == 1000
+
+
+@pytest.mark.parametrize(("process", "measures"), [("gw0", True), ("gw1", False)])
+def test_one_process_measures_the_collection(
+    monkeypatch: pytest.MonkeyPatch, process: str, measures: bool
+) -> None:
+    """The others begin to measure with the first test; the programs they start never do."""
+
+    def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
+        """Trace nothing."""
+
+    monkeypatch.setenv("COVERAGE_PROCESS_START", "pyproject.toml")
+    monkeypatch.setattr("coverage.process_startup", lambda: sys.settrace(trace))
+    monkeypatch.setattr("tests.thread_tracing.install", lambda: None)
+    measurement = Measurement()
+    before = sys.gettrace()
+    try:
+        measurement.start(process)
+        assert (sys.gettrace() is trace) == measures
+        measurement.pause()
+        assert sys.gettrace() is None
+        measurement.resume()
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
+    assert "COVERAGE_PROCESS_START" not in os.environ
+
+
+def test_nothing_is_measured_without_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single process measures nothing, and leaves the trace function of a debugger alone."""
+    monkeypatch.setattr("coverage.process_startup", lambda: pytest.fail("measures"))
+    measurement = Measurement()
+    before = sys.gettrace()
+    measurement.start(None)
+    measurement.pause()
+    assert sys.gettrace() is before
+    measurement.resume()
+    assert sys.gettrace() is before
