@@ -26,8 +26,9 @@ IDLE_LIMIT = 600.0
 class ArchiveFlow:
     """Progress of the thread that writes into the pipe, and the flag that stops it."""
 
-    def __init__(self) -> None:
-        """Start at no bytes."""
+    def __init__(self, *, may_pause: bool = False) -> None:
+        """Start at no bytes; `may_pause` says that the writer may have to wait for its data."""
+        self._may_pause = may_pause
         self.stop = Event()
         self.done = 0
         """Bytes of files that were written."""
@@ -66,15 +67,24 @@ class ArchiveFlow:
             size = 0
         return size, seconds // 0.25
 
+    @property
+    def is_paused(self) -> bool:
+        """Return whether the program waits for the writer, which may wait for its data."""
+        return self._may_pause and self._pipe is not None and not self._unread()
+
     def bytes_read(self) -> int:
         """Return how many bytes of the stream the program has read.
 
         Headers count: an image of empty files has nothing else.
         """
+        return self._bytes_written - self._unread()
+
+    def _unread(self) -> int:
+        """Return how many bytes are in the pipe."""
         if self._pipe is None:
-            return self._bytes_written
+            return 0
         unread = fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4))
-        return self._bytes_written - int.from_bytes(unread, sys.byteorder)
+        return int.from_bytes(unread, sys.byteorder)
 
 
 class IdleGuard:
@@ -116,7 +126,7 @@ class IdleGuard:
     def _compare(self, output_and_work: tuple[int, float]) -> None:
         self._is_measuring = False
         progress = (self._flow.done, self._flow.bytes_read(), output_and_work)
-        if progress != self._progress:
+        if progress != self._progress or self._flow.is_paused:
             self._last_progress, self._progress = self._clock.seconds(), progress
         else:
             self._stop_if_idle()

@@ -23,14 +23,16 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import chain
 from pathlib import Path
 from threading import Event
 
 from twisted.logger import Logger
 
+from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import BuiltImage, ContentReport
+from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,
@@ -65,6 +67,14 @@ class ConvertedFiles:
     def exist(self) -> bool:
         """Return whether the converted file is in place."""
         return self.squashfs.is_file() and self.sidecar.is_file()
+
+
+def disk_errors() -> AbstractContextManager[None]:
+    """Turn errors about the gateway's own files into errors that the port may raise."""
+    return translated_disk_errors(
+        "A disk of the gateway is full.",
+        lambda _: ConversionFailed("The gateway could not read or write its own files."),
+    )
 
 
 def make_empty(path: Path) -> None:

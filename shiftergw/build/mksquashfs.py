@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 MINIMUM = (4, 5)
 """The first version that reads a tar."""
 
+WriteArchive = Callable[[int, Event, Callable[[int, int], None]], None]
+"""Writes an archive into a descriptor until the event is set, and reports its progress.
+
+The progress is the bytes of files, or of whatever its caller counts, and those of the archive.
+"""
+
 _STDERR_SHOWN = 1000  # characters
 
 # Messages of `mksquashfs` when it leaves a file out of the result, and then exits with 0.
@@ -146,21 +152,25 @@ class Mksquashfs:
     async def run(
         self,
         argv: Sequence[str],
-        epoch: int,
+        epoch: int | None,
         output: Path,
-        write: Callable[[int, Event, Callable[[int, int], None]], None],
+        write: WriteArchive,
         report: Callable[[int], None],
+        writers: Threads | None = None,
     ) -> None:
         """Run the program on an archive that `write` writes into a descriptor, in a thread.
 
-        `epoch` is the latest time that the result may show: without it no two runs are alike.
-        `write` also gets an event that stops it, and a function for its progress: the bytes of
-        files, and of the whole archive. `report` gets the bytes of files, on the reactor's thread.
-        Raises `ConversionFailed`, `NoSpace` and the errors of `write`. After an error neither the
-        program nor `write` runs any longer, but a part of `output` may remain.
+        `epoch` is the latest time that the result may show: without it no two runs are alike,
+        unless `argv` sets all times. `writers` are threads for a `write` that waits for a download;
+        then the program is not idle while it has nothing to read. `write` also gets an event that
+        stops it, and a function for its progress, whose first number `report` gets on the reactor's
+        thread. Raises `ConversionFailed`, `NoSpace` and the errors of `write`. After an error
+        neither the program nor `write` runs any longer, but a part of `output` may remain.
         """
-        flow = ArchiveFlow()
-        running = Deferred.fromCoroutine(self._run_both([self.binary, *argv], epoch, write, flow))
+        flow = ArchiveFlow(may_pause=writers is not None)
+        running = Deferred.fromCoroutine(
+            self._run_both([self.binary, *argv], epoch, write, flow, writers or self.threads)
+        )
         guard = IdleGuard(flow, output, self.threads, self.clock, running.cancel)
 
         def look() -> None:
@@ -186,9 +196,10 @@ class Mksquashfs:
     async def _run_both(
         self,
         argv: Sequence[str],
-        epoch: int,
-        write: Callable[[int, Event, Callable[[int, int], None]], None],
+        epoch: int | None,
+        write: WriteArchive,
         flow: ArchiveFlow,
+        writers: Threads,
     ) -> CommandOutput:
         """Run the program and the thread that writes its standard input; return its output."""
         reading, writing = os.pipe()
@@ -209,7 +220,7 @@ class Mksquashfs:
             # complaint about a short stream could be there first.
             with flow.through(writing), suppress(BrokenPipeError):
                 # A child that has closed its end says why by its own end.
-                await self.threads.run_until(flow.stop.set, write, writing, flow.stop, flow.report)
+                await writers.run_until(flow.stop.set, write, writing, flow.stop, flow.report)
 
         output, _ = await gather_or_cancel([child(), writer()])
         assert output is not None

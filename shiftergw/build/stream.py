@@ -6,28 +6,21 @@ another order, with exit code 0. The archive is in no file: it is written into a
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
 
+from shiftergw.build.pipes import LARGE, enlarge_pipe, write_all
 from shiftergw.errors import LayerInvalid
 from shiftergw.model.images import LayerFile
 from shiftergw.oci.budget import stoppable, stoppable_sorted
-from shiftergw.oci.compression import PIECE, StopRequested, decompress, opening_of
+from shiftergw.oci.compression import PIECE, decompress, opening_of
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END, header, padding
 from shiftergw.oci.sparse import SparseMap
 from shiftergw.oci.tree import SYMLINK, Directory, Leaf, walk
-
-_PIPE = 1 << 20
-"""Bytes that the pipe may hold, where the system allows it."""
-
-_LARGE = 1 << 16
-"""Bytes from which data goes out by itself, without being copied beside its neighbors."""
 
 _ZEROS = memoryview(bytes(PIECE))
 
@@ -50,10 +43,9 @@ def stream(
     changed since it was indexed, and `StopRequested` soon after `stop` is set, unless the pipe is
     full: end its reader too.
     """
-    with suppress(OSError):  # not a pipe, or this user's pipes hold too much already
-        fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE)
+    enlarge_pipe(write_fd)
     with closing(_archive(plan, layers, stop)) as parts:
-        _write_all(parts, write_fd, stop, report)
+        _write_archive(parts, write_fd, stop, report)
 
 
 def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[_Part, None, None]:
@@ -174,7 +166,7 @@ class _Source:
                 raise LayerInvalid("A layer is shorter than it was when it was indexed.")
 
 
-def _write_all(
+def _write_archive(
     parts: Iterator[_Part], fd: int, stop: Event, report: Callable[[int, int], None]
 ) -> None:
     """Write an archive: combine small parts into large writes, and write large parts directly."""
@@ -183,7 +175,7 @@ def _write_all(
 
     def flush() -> None:
         nonlocal size, archive_bytes
-        _write(fd, memoryview(b"".join(small_parts)), stop)
+        write_all(fd, b"".join(small_parts), stop)
         small_parts.clear()
         archive_bytes += size
         size = 0
@@ -193,20 +185,13 @@ def _write_all(
         length = len(part)
         if isinstance(part, memoryview):
             done += length
-            if length >= _LARGE:
+            if length >= LARGE:
                 flush()
-                _write(fd, part, stop)
+                write_all(fd, part, stop)
                 archive_bytes += length
                 continue
         small_parts.append(part)
         size += length
-        if size >= _LARGE:
+        if size >= LARGE:
             flush()
     flush()
-
-
-def _write(fd: int, data: memoryview, stop: Event) -> None:
-    while data:
-        if stop.is_set():
-            raise StopRequested
-        data = data[os.write(fd, data) :]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftergw.build.converted import ConvertedFiles, room_of, sweep
+from shiftergw.build.converted import ConvertedFiles, disk_errors, room_of, sweep
 from shiftergw.build.image_build import BuildTools, ImageBuild
-from shiftergw.errors import ConversionFailed, NoSpace, amount
+from shiftergw.errors import NoSpace, amount
 from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import BuiltImage
-from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import private_directory
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class SquashBuilder:
         files = ConvertedFiles(self._directory, image_id, options.key)
         build = ImageBuild(self._tools, files, created, layers, options, limits, report, on_stage)
         async with AsyncExitStack() as use:
-            with _disk_errors():
+            with disk_errors():
                 await self._threads.run(private_directory, self._directory)
                 image = await build.run(use)
             yield image
@@ -71,7 +70,7 @@ class SquashBuilder:
         The squashfs is about as large as the layers. Half of that is required: a later layer may
         delete much of an earlier one.
         """
-        with _disk_errors():
+        with disk_errors():
             room = await self._threads.run(room_of, self._directory)
         if room < size // 2:
             raise NoSpace(
@@ -85,13 +84,5 @@ class SquashBuilder:
         Files that are locked or in use stay. The time is compared with the files' own (seconds
         since 1970).
         """
-        with _disk_errors():
+        with disk_errors():
             return await self._threads.run(sweep, self._directory, before)
-
-
-def _disk_errors() -> AbstractContextManager[None]:
-    """Turn errors about the gateway's own files into errors that the port may raise."""
-    return translated_disk_errors(
-        "A disk of the gateway is full.",
-        lambda _: ConversionFailed("The gateway could not read or write its own files."),
-    )

@@ -137,6 +137,10 @@ class _Layer:
         self.diff_id = diff_id
 
     @property
+    def digest(self) -> Digest:
+        return self._blob.descriptor.digest
+
+    @property
     def size(self) -> int:
         return self._blob.descriptor.size
 

@@ -14,7 +14,8 @@ from typing import BinaryIO
 from shiftergw.errors import LayerInvalid, ManifestInvalid
 from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.paths import clean
-from shiftergw.oci.tar import HARDLINK, Entry, TarStream, read_entries
+from shiftergw.oci.tar import HARDLINK, Entry, read_entries
+from shiftergw.oci.tar_stream import TarStream
 from shiftergw.oci.tree import REGULAR, SYMLINK
 
 MOST_MEMBERS = 100_000

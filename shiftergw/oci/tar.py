@@ -21,6 +21,7 @@ from shiftergw.oci.extended import LIMIT, ExtendedHeader
 from shiftergw.oci.header import BLOCK, FIELDS, has_valid_checksum, number
 from shiftergw.oci.paths import PATH_LIMIT, clean
 from shiftergw.oci.sparse import SparseMap, old_gnu_map, pax_map
+from shiftergw.oci.tar_stream import TarStream
 from shiftergw.oci.tree import NO_CONTENT, REGULAR, SPECIAL, SYMLINK
 
 DIRECTORY = 16
@@ -72,9 +73,22 @@ class Entry:
 
 @dataclass(slots=True)
 class LayerIndex:
-    """The entries of one layer in the order of its stream."""
+    """The entries of one layer in the order of its stream.
+
+    `diff_id` is the digest that the uncompressed stream has; None if it was not computed. `cost` is
+    what reading the layer counts in the budget of its image.
+    """
 
     entries: list[Entry] = field(default_factory=list)
+    diff_id: Digest | None = None
+    cost: Cost = field(default_factory=Cost)
+
+
+ReadFile = Callable[[Entry, TarStream], int]
+"""Gets a regular file that is not empty, and may read its data (see `read_entries`).
+
+Returns the bytes of zeros that the reader has added to the data: they count as unpacked bytes.
+"""
 
 
 def index_layer(
@@ -83,20 +97,21 @@ def index_layer(
     budget: LayerBudget,
     stop: Event,
     report: Callable[[int], None] | None = None,
+    read_file: ReadFile | None = None,
 ) -> LayerIndex:
     """Read a layer once, from its first byte to its last, and return its index.
 
     Blocks: run it in a thread. From that thread it calls `report` with the compressed bytes read so
-    far, and updates `budget`. Raises `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt` if the
-    uncompressed stream does not have the digest `diff_id`, and `StopRequested` soon after `stop` is
-    set.
+    far and `read_file` with each regular file that is not empty, and updates `budget`. Without
+    `diff_id` the stream is hashed, with SHA-256, only if there is a `read_file`. Raises
+    `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt` if the uncompressed stream does not have the
+    digest `diff_id`, `StopRequested` soon after `stop` is set, and the errors of `read_file`.
     """
     index = LayerIndex()
-    entries, names_size, compressed_size = index.entries, 0, 0
+    entries, names_size, zeros = index.entries, 0, 0
 
     def read(position: int) -> None:
-        nonlocal compressed_size
-        compressed_size = position
+        index.cost = index.cost._replace(stored_size=position)
         if report is not None:
             report(position)
 
@@ -105,103 +120,35 @@ def index_layer(
         for piece in pieces:
             yield piece
             size += len(piece)
-            budget.update(Cost(size, len(entries), names_size, compressed_size), stop)
+            index.cost = Cost(size + zeros, len(entries), names_size, index.cost.stored_size)
+            budget.update(index.cost, stop)
 
     budget.reset()
+    algorithm = diff_id.algorithm if diff_id else "sha256"
+    is_hashed = diff_id is not None or read_file is not None
     with closing(decompress(opening, stop, read)) as pieces:
-        stream = TarStream(count(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
+        stream = TarStream(count(pieces), hashlib.new(algorithm) if is_hashed else None)
         for entry in read_entries(stream):
             entries.append(entry)
+            if read_file is not None and entry.kind == REGULAR and entry.size:
+                zeros += read_file(entry, stream)
             names_size += len(entry.parent) + len(entry.name) + len(entry.target)
             if entry.sparse is not None:
                 names_size += _MAP_PIECE_SIZE * len(entry.sparse)
         stream.drain()
-    if diff_id is not None and stream.digest() != diff_id.hex:
+    if is_hashed:
+        index.diff_id = Digest(algorithm, stream.digest())
+    if diff_id is not None and index.diff_id != diff_id:
         raise BlobCorrupt("A layer unpacks to other bytes than the image's configuration says.")
     return index
 
 
-class TarStream:
-    """The uncompressed bytes of a layer, read forward and hashed on the way."""
-
-    def __init__(self, pieces: Iterator[bytes], sha: hashlib._Hash | None) -> None:
-        self._pieces = pieces
-        self._sha = sha
-        self._piece = b""
-        self._index = 0  # of the next byte in the piece
-        self._start = 0  # offset of the piece in the stream
-
-    @property
-    def position(self) -> int:
-        """Return the offset of the next byte."""
-        return self._start + self._index
-
-    def _advance(self) -> bool:
-        """Read the next piece; return False at the end of the stream."""
-        self._start += len(self._piece)
-        self._index = 0
-        self._piece = next(self._pieces, b"")
-        if self._sha is not None:
-            self._sha.update(self._piece)
-        return bool(self._piece)
-
-    def block(self) -> bytes | None:
-        """Return the next block, or None at the end of the stream."""
-        start = self._index
-        block = self._piece[start : start + BLOCK]
-        if len(block) == BLOCK:
-            self._index = start + BLOCK
-            return block
-        if not block and not self._advance():
-            return None
-        return self.take(BLOCK)
-
-    def take(self, size: int) -> bytes:
-        """Return the next `size` bytes; raise `LayerInvalid` if the stream ends before."""
-        parts = []
-        while size:
-            part = self._piece[self._index : self._index + size]
-            self._index += len(part)
-            size -= len(part)
-            parts.append(part)
-            if size and not self._advance():
-                raise LayerInvalid("A layer's archive ends within an entry.")
-        return b"".join(parts)
-
-    def skip(self, size: int) -> None:
-        """Skip `size` bytes; raise `LayerInvalid` if the stream ends before."""
-        index = self._index + size
-        while index > len(self._piece):
-            index -= len(self._piece)
-            if not self._advance():
-                raise LayerInvalid("A layer's archive ends within an entry.")
-        self._index = index
-
-    def skip_padding(self, size: int) -> None:
-        """Skip the padding after `size` bytes of data; the stream may end instead.
-
-        The end of the file is the end of the archive: some writers omit the last padding.
-        """
-        padding = -size % BLOCK
-        while padding > (remaining := len(self._piece) - self._index):
-            padding -= remaining
-            if not self._advance():
-                return
-        self._index += padding
-
-    def drain(self) -> None:
-        """Read, and hash, the rest of the stream."""
-        while self._advance():
-            pass
-
-    def digest(self) -> str:
-        """Return the digest of the whole stream, in hexadecimal."""
-        assert self._sha is not None
-        return self._sha.hexdigest()
-
-
 def read_entries(stream: TarStream) -> Iterator[Entry]:
-    """Yield the entries up to two zero blocks, or to the end of the stream."""
+    """Yield the entries up to two zero blocks, or to the end of the stream.
+
+    The caller may read data of an entry from the stream before it takes the next entry. There are
+    `size` bytes of a regular file, or those of the pieces in its map.
+    """
     parent = b""
     extension: ExtendedHeader | None = None
     while (block := stream.block()) is not None and block != _ZEROS:
@@ -226,8 +173,9 @@ def read_entries(stream: TarStream) -> Iterator[Entry]:
         head, _, entry.name = clean(path).rpartition(b"/")
         # Neighbors mostly have the same parent: they share one object.
         parent = entry.parent = parent if head == parent else head
+        end = stream.position + data_size
         yield entry
-        stream.skip(data_size)
+        stream.skip(end - stream.position)
         stream.skip_padding(data_size)
     if extension is not None:
         raise LayerInvalid("A layer's archive ends within an entry.")

@@ -164,6 +164,11 @@ class Layer(Protocol):
     """A layer of an image that may still be arriving on this machine."""
 
     @property
+    def digest(self) -> Digest:
+        """Return the digest of the compressed layer."""
+        ...
+
+    @property
     def size(self) -> int:
         """Return the compressed size in bytes."""
         ...

@@ -54,6 +54,11 @@ class StoredLayer:
         self.diff_id = file.diff_id
 
     @property
+    def digest(self) -> Digest:
+        """Return the digest of the file's bytes."""
+        return Digest.of(self._path.read_bytes())
+
+    @property
     def size(self) -> int:
         """Return the size of the file, if there is one."""
         return self._path.stat().st_size if self._path.exists() else 0

@@ -156,3 +156,37 @@ async def test_entries_are_progress(tmp_path: Path, threads: Threads) -> None:
     running.cancel()
     with pytest.raises(CancelledError):
         await running
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_for_a_download_is_not_idleness(tmp_path: Path, threads: Threads) -> None:
+    """A program without input may wait as long as its writer; one that leaves its input may not."""
+    clock = Clock()
+    looks: DeferredQueue[Any] = DeferredQueue()
+    binary = script(tmp_path / "mksquashfs", "while :; do sleep 0.1; done")
+    program = Mksquashfs(binary, ObservedThreads(threads, looks), real, clock)
+    arrival, write_end = Event(), Event()
+
+    def write(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+        arrival.wait()
+        os.write(descriptor, b"data")
+        report(0, 4)
+        write_end.set()
+        stop.wait()
+
+    running = Deferred.fromCoroutine(
+        program.run(["-"], TIME, tmp_path / "image", write, lambda _: None, writers=threads)
+    )
+    await until(lambda: running_in(tmp_path) != [])
+    for _ in range(3):
+        clock.advance(IDLE_LIMIT)
+        await looks.get()
+        assert not running.called
+    arrival.set()
+    await until(write_end.is_set)
+    clock.advance(1)
+    await looks.get()
+    clock.advance(IDLE_LIMIT)
+    with pytest.raises(ConversionFailed, match="no progress for 10 minutes"):
+        await running
+    assert running_in(tmp_path) == []

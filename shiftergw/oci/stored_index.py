@@ -1,0 +1,179 @@
+"""Encode the index of a layer as bytes, and decode it: columns of numbers, and runs of names.
+
+An encoded index is a frame of zstd with its length, the cost of the layer, and one column for each
+member of an entry. Integers are little-endian. Times are limited to those of squashfs, and only
+regular files have sizes: nothing else is read from an index.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from struct import Struct, error
+from typing import Final
+
+import zstandard
+
+from shiftergw.errors import ImageTooLarge
+from shiftergw.model.images import Digest
+from shiftergw.oci.budget import Cost
+from shiftergw.oci.sparse import SparseMap
+from shiftergw.oci.tar import Entry, LayerIndex
+from shiftergw.oci.tree import LATEST_MTIME, REGULAR
+
+SIZE_LIMIT = 1 << 30
+"""Bytes of the largest encoded index before compression: about ten million entries."""
+
+_HEADER = Struct("<IIQQQQ")  # entries, different parents, and the four numbers of the cost
+_XATTRS: Final = 0x80
+_SPARSE: Final = 0x40
+_KIND: Final = 0x3F
+"""Bits of the column of kinds."""
+
+_NUMBER_BIAS = 1
+"""What is added to the number of a content, so that `NO_CONTENT` is 0."""
+
+
+def encode_index(index: LayerIndex) -> bytes:
+    """Return the bytes of an index, without its `diff_id`.
+
+    Raises `ImageTooLarge` if they are more than `SIZE_LIMIT` before compression.
+    """
+    entries = index.entries
+    parents: dict[bytes, int] = {}
+    columns = [
+        array("B", map(_flags_of, entries)),
+        array("H", [entry.mode for entry in entries]),
+        array("I", [min(max(entry.mtime, 0), LATEST_MTIME) for entry in entries]),
+        array("Q", [entry.size if entry.kind == REGULAR else 0 for entry in entries]),
+        array("Q", [entry.offset for entry in entries]),
+        array("I", [entry.number + _NUMBER_BIAS for entry in entries]),
+        array("I", [parents.setdefault(entry.parent, len(parents)) for entry in entries]),
+        array("H", [len(entry.name) for entry in entries]),
+        array("H", [len(entry.target) for entry in entries]),
+        array("H", map(len, parents)),
+        *_map_columns([entry.sparse for entry in entries if entry.sparse is not None]),
+    ]
+    texts = [
+        b"".join(entry.name for entry in entries),
+        b"".join(entry.target for entry in entries),
+        b"".join(parents),
+    ]
+    header = _HEADER.pack(len(entries), len(parents), *index.cost)
+    raw = b"".join([header, *map(_little_endian, columns), *texts])
+    if len(raw) > SIZE_LIMIT:
+        raise ImageTooLarge("The names and numbers of a layer's entries take too much space.")
+    return zstandard.ZstdCompressor(level=1).compress(raw)
+
+
+def decode_index(data: bytes | memoryview, diff_id: Digest) -> LayerIndex:
+    """Return the index that `encode_index` encoded; raise `ValueError` for anything else."""
+    try:
+        reader = _Columns(_decompress(data))
+        return LayerIndex(list(_entries_of(reader)), diff_id, reader.cost)
+    except (error, zstandard.ZstdError, IndexError) as cause:
+        raise ValueError("not the index of a layer") from cause
+
+
+def _flags_of(entry: Entry) -> int:
+    return (
+        entry.kind | (_XATTRS if entry.xattrs else 0) | (_SPARSE if entry.sparse is not None else 0)
+    )
+
+
+def _map_columns(maps: Sequence[SparseMap]) -> Iterator[array[int]]:
+    """Return the columns of the sparse files: how many numbers each map has, and the numbers."""
+    yield array("I", [2 * len(pieces) for pieces in maps])
+    yield array("Q", [number for pieces in maps for piece in pieces for number in piece])
+
+
+def _little_endian(column: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tobytes()
+
+
+def _decompress(data: bytes | memoryview) -> bytes:
+    size = zstandard.frame_content_size(data)
+    if not 0 <= size <= SIZE_LIMIT:
+        raise ValueError(f"an index of {size} bytes")
+    return zstandard.ZstdDecompressor().decompress(data)
+
+
+class _Columns:
+    """The bytes of an index, read forward."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.entries, self.parents, *cost = _HEADER.unpack_from(data)
+        self.cost = Cost(*cost)
+        self._position = _HEADER.size
+
+    def column(self, typecode: str, count: int) -> array[int]:
+        """Return the next `count` integers."""
+        column = array(typecode)
+        column.frombytes(self._take(count * column.itemsize))
+        if sys.byteorder == "big":
+            column.byteswap()
+        return column
+
+    def texts(self, lengths: Iterable[int]) -> Iterator[bytes]:
+        """Yield the next texts, which have these lengths."""
+        bounds = list(accumulate(lengths, initial=0))
+        text = self._take(bounds[-1])
+        return (text[start:end] for start, end in pairwise(bounds))
+
+    def _take(self, size: int) -> bytes:
+        end = self._position + size
+        if end > len(self._data):
+            raise ValueError("an index ends within a column")
+        data = self._data[self._position : end]
+        self._position = end
+        return data
+
+    def check_end(self) -> None:
+        """Raise `ValueError` if bytes follow."""
+        if self._position != len(self._data):
+            raise ValueError("an index has bytes after its end")
+
+
+def _entries_of(reader: _Columns) -> Iterator[Entry]:
+    count = reader.entries
+    flags = reader.column("B", count)
+    modes, mtimes = reader.column("H", count), reader.column("I", count)
+    sizes, offsets = reader.column("Q", count), reader.column("Q", count)
+    numbers, parent_numbers = reader.column("I", count), reader.column("I", count)
+    name_lengths, target_lengths = reader.column("H", count), reader.column("H", count)
+    parent_lengths = reader.column("H", reader.parents)
+    map_lengths = reader.column("I", sum(flag & _SPARSE != 0 for flag in flags))
+    map_numbers = reader.column("Q", sum(map_lengths))
+    names, targets = reader.texts(name_lengths), reader.texts(target_lengths)
+    parents = list(reader.texts(parent_lengths))
+    reader.check_end()
+    maps = _maps_of(map_lengths, map_numbers)
+    for flag, mode, mtime, size, offset, number, parent, name, target in zip(
+        flags, modes, mtimes, sizes, offsets, numbers, parent_numbers, names, targets, strict=True
+    ):
+        yield Entry(
+            flag & _KIND,
+            parents[parent],
+            name,
+            mode,
+            mtime,
+            size,
+            target,
+            offset,
+            next(maps) if flag & _SPARSE else None,
+            flag & _XATTRS != 0,
+            number - _NUMBER_BIAS,
+        )
+
+
+def _maps_of(lengths: Iterable[int], numbers: array[int]) -> Iterator[SparseMap]:
+    position = 0
+    for length in lengths:
+        pieces = numbers[position : position + length]
+        position += length
+        yield tuple(zip(pieces[::2], pieces[1::2], strict=True))

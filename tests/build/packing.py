@@ -1,0 +1,144 @@
+"""A packer with layers on a disk or on their way, and the contents of its packs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+
+from shiftergw.build.image_build import BuildTools
+from shiftergw.build.pack_files import Pack
+from shiftergw.build.packer import Packer
+from shiftergw.cache.arriving import Arriving
+from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import Digest, LayerFile, Opening
+from shiftergw.oci.budget import Budget, LayerBudget
+from shiftergw.oci.sparse import data_extents
+from shiftergw.oci.tar import Entry
+from shiftergw.plumbing.shared_result import SharedResult
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import Layer
+from tests.build.parts import content_of
+from tests.build.site import StoredLayer
+from tests.images import compress
+from tests.parts import need
+
+real: Any = reactor
+
+
+class ComingLayer:
+    """A layer whose bytes arrive when the test says so."""
+
+    def __init__(self, path: Path, blob: bytes, diff_id: Digest | None) -> None:
+        """Begin without any of the bytes, at `path`."""
+        self.digest = Digest.of(blob)
+        self.size = len(blob)
+        self.diff_id = diff_id
+        self._blob = blob
+        self._path = path
+        self._path.write_bytes(b"")
+        self._arriving = Arriving(path)
+        self._file: SharedResult[Path] = SharedResult()
+
+    async def wait_for_opening(self) -> Opening | None:
+        """Return the means to read the bytes while they arrive."""
+        return self._arriving.open
+
+    async def wait_for_file(self) -> Path:
+        """Wait until the layer is complete."""
+        return await self._file.wait()
+
+    def arrive(self, size: int) -> None:
+        """Have the first `size` bytes."""
+        self._path.write_bytes(self._blob[:size])
+        self._arriving.grow(size)
+
+    def complete(self) -> None:
+        """Have all bytes, and their digest."""
+        self.arrive(self.size)
+        self._arriving.complete()
+        self._file.set_result(self._path)
+
+    def begin_anew(self) -> None:
+        """Drop the bytes that arrived; then all of them arrive at once."""
+        self._arriving.abort()
+        self._path.write_bytes(self._blob)
+        self._file.set_result(self._path)
+
+
+class PackSite:
+    """A packer in a directory of its own."""
+
+    def __init__(
+        self, tmp_path: Path, threads: Threads, binary: str | None = None, clock: Any = real
+    ) -> None:
+        """Use the real `mksquashfs` unless there is another `binary`."""
+        self.directory = tmp_path / "packs"
+        self._layers = tmp_path
+        self.tools = BuildTools(
+            self.directory, binary or need("mksquashfs"), threads, threads, real, clock
+        )
+        self.reports: list[int] = []
+
+    def packer(self, key: str = "tools", seconds: float = 3600, **options: Any) -> Packer:
+        """Return a packer; `options` are those of `SquashOptions`."""
+        members = {"compressor": "zstd", "level": 1, "memory": "64M", **options}
+        return Packer(self.tools, SquashOptions(**members), key, seconds)
+
+    def layer(self, tar: bytes, compression: str = "plain", diff_id: Digest | None = None) -> Layer:
+        """Put a layer on the disk."""
+        blob = compress(tar, compression)
+        path = self._layers / f"layer-{Digest.of(blob).hex[:16]}"
+        path.write_bytes(blob)
+        return StoredLayer(LayerFile(path, diff_id or Digest.of(tar)))
+
+    def coming_layer(self, tar: bytes, compression: str = "gzip") -> ComingLayer:
+        """Return a layer that has yet to arrive."""
+        return ComingLayer(self._layers / "arriving", compress(tar, compression), Digest.of(tar))
+
+    async def pack(self, layer: Layer, limits: BuildLimits | None = None, **options: Any) -> Pack:
+        """Pack a layer."""
+        cost = budget(limits)
+        return await self.packer(**options).pack(layer, cost, self.reports.append)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the endings of the names in the directory of packs."""
+        return sorted(path.suffix for path in self.directory.iterdir())
+
+
+def budget(limits: BuildLimits | None = None) -> LayerBudget:
+    """Return the counter of a layer that is alone in its image."""
+    return Budget(limits or BuildLimits()).layer()
+
+
+def stored_contents(pack: Pack) -> list[bytes]:
+    """Return the contents of a pack by number, as `sqfs2tar` reads them."""
+    files = [data for kind, _, data in content_of(pack.path).values() if kind == b"0"]
+    assert all(isinstance(data, bytes) for data in files)
+    return [data for data in files if isinstance(data, bytes)]
+
+
+def files_of(pack: Pack, block_size: int = 1 << 17) -> dict[bytes, bytes]:
+    """Return the content of every regular file of a layer by its path, from its pack."""
+    contents = stored_contents(pack)
+    return {
+        b"/".join(filter(None, (entry.parent, entry.name))): expand(entry, contents, block_size)
+        for entry in pack.index.entries
+        if entry.kind == 0
+    }
+
+
+def expand(entry: Entry, contents: list[bytes], block_size: int) -> bytes:
+    """Return the content of a file of a layer; zeros are between the blocks of a sparse file."""
+    content = b"" if entry.number < 0 else contents[entry.number]
+    if entry.sparse is None:
+        return content
+    data = bytearray(entry.size)
+    position = 0
+    for start, end in data_extents(entry.sparse, entry.size, block_size):
+        data[start:end] = content[position : position + end - start]
+        position += end - start
+    assert position == len(content)
+    return bytes(data)

@@ -1,0 +1,149 @@
+"""Packs on the disk: what is in place is used, and what is damaged is made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.build import pack_files
+from shiftergw.build.pack_files import PackFiles, find_pack, install_pack
+from shiftergw.errors import ConversionFailed
+from shiftergw.model.images import Digest
+from shiftergw.oci.compression import StopRequested
+from shiftergw.oci.tar import LayerIndex
+from shiftergw.plumbing.threads import Threads
+from tests.build.packing import PackSite, files_of
+from tests.images import tar_of
+
+TAR = tar_of({"a": b"1" * 5000, "d/b": b"2"})
+
+
+@pytest.fixture
+def files(tmp_path: Path, threads: Threads) -> PackFiles:
+    """Return the files of a pack that exists."""
+    packs = PackSite(tmp_path, threads)
+    layer = packs.layer(TAR)
+    pytest_twisted.blockon(Deferred.fromCoroutine(packs.pack(layer)))
+    return packs.packer().files(layer.digest)
+
+
+def flip(path: Path, position: int, keep_time: bool = False) -> None:
+    """Change a byte of a file, from the end if `position` is negative."""
+    state = path.stat()
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_pack_is_found(files: PackFiles) -> None:
+    """The pack has its contents, its digests, and the `diff_id` that was proven."""
+    pack = find_pack(files, Event())
+    assert pack is not None
+    assert files_of(pack) == {b"a": b"1" * 5000, b"d/b": b"2"}
+    assert (pack.size, pack.diff_id) == (files.pack.stat().st_size, Digest.of(TAR))
+
+
+def test_files_are_private(files: PackFiles) -> None:
+    """Other users of the machine read neither the pack, nor its sidecar, nor their directory."""
+    paths = (files.pack, files.sidecar, files.pack.parent)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o600, 0o600, 0o700]
+
+
+def replace_by_directory(path: Path) -> None:
+    """Put a directory in the place of a file."""
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: dict[str, Callable[[PackFiles], object]] = {
+    "no sidecar": lambda files: files.sidecar.unlink(),
+    "no pack": lambda files: files.pack.unlink(),
+    "empty sidecar": lambda files: files.sidecar.write_bytes(b""),
+    "short sidecar": lambda files: os.truncate(files.sidecar, files.sidecar.stat().st_size - 1),
+    "another version": lambda files: flip(files.sidecar, 7),
+    "digest of the sidecar": lambda files: flip(files.sidecar, 8),
+    "length in the sidecar": lambda files: flip(files.sidecar, 43),
+    "end of the sidecar": lambda files: flip(files.sidecar, -1),
+    "sidecar is a directory": lambda files: replace_by_directory(files.sidecar),
+    "superblock": lambda files: flip(files.pack, 3),
+    "data": lambda files: flip(files.pack, 110),
+    "padding": lambda files: flip(files.pack, -1),
+    "short pack": lambda files: os.truncate(files.pack, 4000),
+    "empty pack": lambda files: os.truncate(files.pack, 0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_pack_is_none(files: PackFiles, damage: str) -> None:
+    """Whatever is damaged or missing, the pack has to be made again."""
+    DAMAGES[damage](files)
+    assert find_pack(files, Event()) is None
+
+
+def test_a_pack_with_another_time_is_hashed(files: PackFiles) -> None:
+    """A file with its old bytes and a new time is used; the hash of a large one can be stopped."""
+    os.utime(files.pack, ns=(0, 0))
+    assert find_pack(files, Event()) is not None
+    stop = Event()
+    stop.set()
+    with pytest.raises(StopRequested):
+        find_pack(files, stop)
+
+
+def test_an_untouched_file_is_not_read(files: PackFiles) -> None:
+    """Size and time prove a file, so that a large pack is used at once."""
+    flip(files.pack, 110, keep_time=True)
+    assert find_pack(files, Event()) is not None
+
+
+def test_a_number_without_content_is_refused(files: PackFiles) -> None:
+    """An index that names more contents than there are digests is damaged."""
+    pack = find_pack(files, Event())
+    assert pack is not None
+    files.pack.rename(files.part)
+    with pytest.raises(ConversionFailed, match="damaged pack") as caught:
+        install_pack(files, pack.index, pack.digests[:1], Event())
+    assert caught.value.detail == "4 inodes, not 3"
+    pack.index.entries[-1].number = 2
+    install_pack(files, pack.index, pack.digests, Event())
+    assert find_pack(files, Event()) is None
+
+
+def test_a_failed_sidecar_leaves_no_pack(files: PackFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack whose sidecar cannot be written is removed."""
+    pack = find_pack(files, Event())
+    assert pack is not None
+    files.pack.rename(files.part)
+
+    def fail(_: Path, __: bytes) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(pack_files, "write_private", fail)
+    with pytest.raises(OSError, match="no"):
+        install_pack(files, pack.index, pack.digests, Event())
+    assert not files.pack.exists()
+
+
+@pytest.mark.parametrize(
+    ("digest", "key"),
+    [("../" * 21 + "a", "0" * 12), ("0" * 64, "../../../key"), ("0" * 63, "0" * 12)],
+)
+def test_names_are_checked(tmp_path: Path, digest: str, key: str) -> None:
+    """What is no digest or no key becomes no path."""
+    with pytest.raises(ValueError, match="names no pack"):
+        PackFiles(tmp_path, Digest("sha256", digest), key)
+
+
+def test_an_index_without_digest_is_no_pack(files: PackFiles) -> None:
+    """A pack is never written without the digest that was proven."""
+    files.pack.rename(files.part)
+    with pytest.raises(ConversionFailed):
+        install_pack(files, LayerIndex(), [], Event())
