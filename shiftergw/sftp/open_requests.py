@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from shiftergw.sftp.outgoing_file import InFlightWrites
+from shiftergw.sftp import packets
+from shiftergw.sftp.outgoing_file import CopiedRange, InFlightWrites
 from shiftergw.sftp.packets import PacketBody, protocol_error
 
 if TYPE_CHECKING:
@@ -16,8 +17,31 @@ if TYPE_CHECKING:
 Reply = tuple[int, PacketBody]
 """The type and the body of a reply."""
 
-WriteRequest = tuple[InFlightWrites, int, int]
-"""A WRITE: the writes that it belongs to, its offset, and its length in bytes."""
+_SMALLEST_COPY = 32 << 10
+_LARGEST_COPY = 1 << 20
+
+
+class WriteRequest(NamedTuple):
+    """A request that writes a piece at `offset`; `name` is that of the request.
+
+    It counts as `weight` bytes in flight. A copy is not on the line, so a long one counts less than
+    its length; but short ones count more, because the number of requests is limited, too.
+    """
+
+    flight: InFlightWrites
+    offset: int
+    weight: int
+    name: str
+
+    @classmethod
+    def of_piece(
+        cls, flight: InFlightWrites, offset: int, piece: memoryview | CopiedRange
+    ) -> WriteRequest:
+        """Return the request for a piece of a file."""
+        if isinstance(piece, CopiedRange):
+            weight = min(max(len(piece), _SMALLEST_COPY), _LARGEST_COPY)
+            return cls(flight, offset, weight, packets.COPY_DATA.decode())
+        return cls(flight, offset, len(piece), packets.NAMES[packets.WRITE])
 
 
 class OpenRequests:

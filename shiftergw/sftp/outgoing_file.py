@@ -1,34 +1,70 @@
 """Distribute the pieces of a file to one or several sessions that write it.
 
-Pieces are taken in order and acknowledged in any order. No session gets further than `REACH` bytes
-ahead of the first unacknowledged byte, however slow another session is. After an interruption, only
-the last `REACH` bytes of the remote file may have holes.
+Pieces are taken in order and acknowledged in any order. No session gets further than the reach of
+the file ahead of the first unacknowledged byte, however slow another session is. After an
+interruption, only that many of the last bytes of the remote file may have holes.
+
+A piece is data, or a range that the server copies from another file that it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, DeferredLock
 
 REACH = 16 << 20
 """The limit on the bytes from the first unacknowledged byte to the last sent byte."""
 
+COPY_REACH = 64 << 20
+"""The reach of a file of which the server copies ranges: a copy costs no time on the line.
+
+It is limited because the server answers no other request of the session meanwhile.
+"""
+
+COPY_BYTES = 8 << 20
+"""The limit on the bytes of one request to copy; the progress is reported after each of them."""
+
 _REPORT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedRange:
+    """A range of `length` bytes that the server copies from `source_offset` of another file."""
+
+    source_offset: int
+    length: int
+
+    def __len__(self) -> int:
+        """Return the length in bytes."""
+        return self.length
+
+    def split(self, length: int) -> tuple[CopiedRange, CopiedRange]:
+        """Return the first `length` bytes, or all of them, and the rest."""
+        length = min(length, self.length)
+        first = CopiedRange(self.source_offset, length)
+        return first, CopiedRange(self.source_offset + length, self.length - length)
 
 
 class OutgoingFile:
     """The content of a file; sessions take pieces of it."""
 
     def __init__(
-        self, blocks: AsyncIterator[bytes], offset: int, report: Callable[[int], None]
+        self,
+        blocks: AsyncIterator[bytes | CopiedRange],
+        offset: int,
+        report: Callable[[int], None],
+        reach: int = REACH,
     ) -> None:
         """Distribute `blocks`, which must not change; the first block belongs at `offset`.
 
-        `report` is called with the number of acknowledged bytes, about once per MiB.
+        `report` is called with the number of acknowledged bytes, about once per MiB. `reach` is
+        how far a session gets ahead of the first unacknowledged byte, in bytes.
         """
         self._blocks = blocks
-        self._rest = memoryview(b"")  # of the current block
+        self._reach = reach
+        self._rest: memoryview | CopiedRange = memoryview(b"")  # of the current block
         self._next = offset
         self._in_flight: dict[int, int] = {}  # lengths by offset, in file order
         self._acknowledged_bytes = 0
@@ -39,10 +75,11 @@ class OutgoingFile:
         self._is_ended = False
         self._error: BaseException | None = None
 
-    async def piece(self, longest: int) -> tuple[int, memoryview] | None:
+    async def piece(self, longest: int) -> tuple[int, memoryview | CopiedRange] | None:
         """Return the offset of the next piece and the piece; None at the end of the file.
 
-        `longest` limits the piece in bytes. Raises the errors of reading and of `stop`.
+        `longest` limits data, in bytes; `COPY_BYTES` limits a range to copy. Raises the errors of
+        reading and of `stop`.
         """
         piece = self._take(longest)
         if piece is None and not self._is_ended:
@@ -53,13 +90,14 @@ class OutgoingFile:
             raise self._error
         return piece
 
-    def _take(self, longest: int) -> tuple[int, memoryview] | None:
-        offset, piece = self._next, self._rest[:longest]
+    def _take(self, longest: int) -> tuple[int, memoryview | CopiedRange] | None:
+        offset = self._next
+        piece, rest = _split(self._rest, longest)
         first = next(iter(self._in_flight), offset)
         end = offset + len(piece)
-        if not piece or end - first > REACH:
+        if not piece or end - first > self._reach:
             return None
-        self._rest = self._rest[longest:]
+        self._rest = rest
         self._next = end
         self._in_flight[offset] = len(piece)
         return offset, piece
@@ -71,7 +109,7 @@ class OutgoingFile:
             await self._room
             return
         block = await anext(self._blocks, b"")
-        self._rest = memoryview(block)
+        self._rest = block if isinstance(block, CopiedRange) else memoryview(block)
         self._is_ended = self._is_ended or not block
 
     def acknowledge(self, offset: int) -> None:
@@ -95,8 +133,20 @@ class OutgoingFile:
             room.callback(None)
 
 
+def _split(
+    block: memoryview | CopiedRange, longest: int
+) -> tuple[memoryview | CopiedRange, memoryview | CopiedRange]:
+    """Return the next piece of a block, and the rest of the block."""
+    if isinstance(block, CopiedRange):
+        return block.split(COPY_BYTES)
+    return block[:longest], block[longest:]
+
+
 class InFlightWrites:
-    """The unacknowledged writes of one session to a file, and their first error."""
+    """The unacknowledged writes of one session to a file, and their first error.
+
+    `byte_count` is what they occupy in buffers and windows; see `SftpSession.write`.
+    """
 
     def __init__(self, outgoing: OutgoingFile) -> None:
         """Start without writes."""
@@ -106,9 +156,9 @@ class InFlightWrites:
         self._wait: Deferred[None] | None = None
         self._wait_limit = 0
 
-    def settle(self, offset: int, length: int, error: Exception | None) -> None:
-        """Handle the reply to a write; `error` is the refusal, if any."""
-        self.byte_count -= length
+    def settle(self, offset: int, weight: int, error: Exception | None) -> None:
+        """Handle the reply to a write that counted as `weight` bytes; `error` is the refusal."""
+        self.byte_count -= weight
         if error is None:
             self._outgoing.acknowledge(offset)
         else:

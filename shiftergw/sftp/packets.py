@@ -40,6 +40,7 @@ POSIX_RENAME = b"posix-rename@openssh.com"
 FSYNC = b"fsync@openssh.com"
 STATVFS = b"statvfs@openssh.com"
 LIMITS = b"limits@openssh.com"
+COPY_DATA = b"copy-data"  # draft-ietf-secsh-filexfer-extensions-00, section 7
 
 LONGEST_PACKET = 256 * 1024 + 1024
 """The limit on the bytes of a packet of the server; OpenSSH sends at most 256 KiB."""
@@ -49,6 +50,7 @@ NO_ATTRIBUTES = bytes(4)
 _number = struct.Struct(">L")
 _head = struct.Struct(">LBL")
 _write_place = struct.Struct(">QL")
+_copy_place = struct.Struct(">QQ")
 
 
 def protocol_error(why: str) -> DeliveryFailed:
@@ -146,6 +148,20 @@ def write_overhead(handle: bytes) -> int:
     return 25 + len(handle)
 
 
+def copy_request(
+    number: int, source: bytes, source_offset: int, length: int, handle: bytes, offset: int
+) -> bytes:
+    """Return a request to copy `length` bytes of the open file `source` to `offset` of `handle`.
+
+    A length of 0 would mean the whole rest of the source, so it raises `ValueError`.
+    """
+    if not length:
+        raise ValueError("a request to copy needs a length")
+    place = _copy_place.pack(source_offset, length)
+    body = (string(COPY_DATA), string(source), place, string(handle), offset.to_bytes(8, "big"))
+    return request(EXTENDED, number, b"".join(body))
+
+
 def mode_only(mode: int) -> bytes:
     """Return attributes that set a mode and nothing else."""
     return struct.pack(">LL", _HAS_MODE, mode)
@@ -204,6 +220,12 @@ class PacketBody:
         """Read a STATUS; old servers omit its text."""
         code = self.number()
         return SftpRefused(code, printable(self.string()) if self.has_more() else "")
+
+    def longest_write(self) -> int:
+        """Read the reply about the limits of the server: the bytes of a WRITE, 0 for no limit."""
+        self.long()  # of a packet
+        self.long()  # of a READ
+        return self.long()
 
     def extensions(self) -> Mapping[bytes, bytes]:
         """Read the extensions after the version: names and values."""

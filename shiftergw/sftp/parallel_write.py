@@ -49,26 +49,34 @@ class ParallelWrite:
     """Writes one file; further sessions join the first when they are open."""
 
     def __init__(
-        self, begin: Callable[[], Awaitable[Sftp]], path: bytes, outgoing: OutgoingFile
+        self,
+        begin: Callable[[], Awaitable[Sftp]],
+        path: bytes,
+        outgoing: OutgoingFile,
+        copy_path: bytes | None = None,
     ) -> None:
-        """Write `outgoing` to the file at `path`; `begin` opens further sessions."""
+        """Write `outgoing` to the file at `path`; `begin` opens further sessions.
+
+        The server copies each `CopiedRange` from the file at `copy_path`.
+        """
         self._begin = begin
         self._path = path
         self._outgoing = outgoing
-        self._opening: set[Deferred[tuple[Sftp, bytes]]] = set()
+        self._copy_path = copy_path
+        self._opening: set[Deferred[tuple[Sftp, bytes, bytes]]] = set()
         self._is_complete = False
 
-    async def run(self, first: Sftp, handle: bytes, extra: int) -> None:
+    async def run(self, first: Sftp, handle: bytes, extra: int, copy_source: bytes = b"") -> None:
         """Write with `first` and up to `extra` further sessions; return when all are done.
 
-        It is no error if the server opens fewer sessions. An error in an open session is raised.
+        `handle` and `copy_source` are the open files of `first`. It is no error if the server opens
+        fewer sessions. An error in an open session is raised.
         """
-        await gather_or_cancel(
-            [self._write_first(first, handle), *(self._write_extra() for _ in range(extra))]
-        )
+        first_write = self._write_first(first, handle, copy_source)
+        await gather_or_cancel([first_write, *(self._write_extra() for _ in range(extra))])
 
-    async def _write_first(self, first: Sftp, handle: bytes) -> None:
-        await first.write(handle, self._outgoing)
+    async def _write_first(self, first: Sftp, handle: bytes, copy_source: bytes) -> None:
+        await first.write(handle, self._outgoing, copy_source)
         self._is_complete = True
         for opening in list(self._opening):  # these sessions have nothing left to do
             opening.cancel()
@@ -77,7 +85,7 @@ class ParallelWrite:
         opening = Deferred.fromCoroutine(self._open())
         self._opening.add(opening)
         try:
-            session, handle = await opening
+            session, handle, copy_source = await opening
         except CancelledError:
             if self._is_complete:
                 return
@@ -88,16 +96,20 @@ class ParallelWrite:
         finally:
             self._opening.discard(opening)
         try:
-            await session.write(handle, self._outgoing)
+            await session.write(handle, self._outgoing, copy_source)
             await session.close_handle(handle)  # an error here is a failed write
             await session.end()
         finally:
             session.close()
 
-    async def _open(self) -> tuple[Sftp, bytes]:
+    async def _open(self) -> tuple[Sftp, bytes, bytes]:
+        """Return a further session, and its handles of the file and of the file to copy from."""
         session = await self._begin()
         try:
-            return session, await session.open(self._path, packets.FOR_WRITING)
+            handle = await session.open(self._path, packets.FOR_WRITING)
+            if self._copy_path is None:
+                return session, handle, b""
+            return session, handle, await session.open(self._copy_path, packets.FOR_READING)
         except BaseException:
             session.close()
             raise

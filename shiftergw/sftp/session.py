@@ -20,8 +20,8 @@ from zope.interface import implementer
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away, stopped_answering
 from shiftergw.sftp import packets
-from shiftergw.sftp.open_requests import OpenRequests, Reply
-from shiftergw.sftp.outgoing_file import InFlightWrites, OutgoingFile
+from shiftergw.sftp.open_requests import OpenRequests, Reply, WriteRequest
+from shiftergw.sftp.outgoing_file import CopiedRange, InFlightWrites, OutgoingFile
 from shiftergw.sftp.packets import (
     PacketBody,
     SftpRefused,
@@ -101,16 +101,10 @@ class SftpSession:
             self.longest_write = like.longest_write
         elif packets.LIMITS in self.extensions:
             with suppress(SftpRefused):
-                self.longest_write = await self._longest_write()
-
-    async def _longest_write(self) -> int:
-        kind, body = await self.request(packets.EXTENDED, string(packets.LIMITS))
-        packets.expect(packets.EXTENDED_REPLY, kind, body)
-        body.long()
-        body.long()
-        longest = body.long()
-        # Zero means no limit, but promises nothing: OpenSSH accepts packets of 256 KiB.
-        return min(longest, _LONG_WRITE) if longest else _PACKET
+                kind, body = await self.request(packets.EXTENDED, string(packets.LIMITS))
+                longest = packets.expect(packets.EXTENDED_REPLY, kind, body).longest_write()
+                # Zero means no limit, but promises nothing: OpenSSH accepts packets of 256 KiB.
+                self.longest_write = min(longest, _LONG_WRITE) if longest else _PACKET
 
     @property
     def usable(self) -> bool:
@@ -134,10 +128,12 @@ class SftpSession:
                 if timeout.active():
                     timeout.cancel()
 
-    async def write(self, handle: bytes, outgoing: OutgoingFile) -> None:
+    async def write(self, handle: bytes, outgoing: OutgoingFile, copy_source: bytes = b"") -> None:
         """Write pieces of a file to its end; return when all of these are acknowledged.
 
-        Several sessions may write the same file; an error in one of them fails all.
+        Several sessions may write the same file; an error in one of them fails all. The server
+        copies each `CopiedRange` from the open file `copy_source`. It replies that it did also if
+        that file is too short or the disk is full, so the caller must prove the written file.
         """
         longest = self.longest_write
         if longest == _LONG_WRITE:  # so that a WRITE fills its SSH packets exactly
@@ -152,7 +148,7 @@ class SftpSession:
                 piece = await outgoing.piece(longest)
                 if piece is None:
                     break
-                self._write(flight, handle, *piece)
+                self._write(flight, handle, copy_source, *piece)
             while flight.byte_count:
                 await self._until(flight, 0)
             self._check(flight)
@@ -162,11 +158,24 @@ class SftpSession:
         finally:
             self._flights.discard(flight)
 
-    def _write(self, flight: InFlightWrites, handle: bytes, offset: int, piece: memoryview) -> None:
-        number = self._requests.add((flight, offset, len(piece)))
-        flight.byte_count += len(piece)
-        head = packets.write_head(number, handle, offset, len(piece))
-        self._channel.writeSequence((head, piece))
+    def _write(
+        self,
+        flight: InFlightWrites,
+        handle: bytes,
+        copy_source: bytes,
+        offset: int,
+        piece: memoryview | CopiedRange,
+    ) -> None:
+        request = WriteRequest.of_piece(flight, offset, piece)
+        number = self._requests.add(request)
+        flight.byte_count += request.weight
+        length = len(piece)
+        if isinstance(piece, CopiedRange):
+            place = piece.source_offset, length
+            self._channel.write(packets.copy_request(number, copy_source, *place, handle, offset))
+        else:
+            head = packets.write_head(number, handle, offset, length)
+            self._channel.writeSequence((head, piece))
 
     def _check(self, flight: InFlightWrites) -> None:
         if self._error is not None:
@@ -241,14 +250,13 @@ class SftpSession:
         refusal = body.status() if kind == packets.STATUS else None
         if refusal is not None and refusal.status == packets.OK:
             refusal = None
-        if isinstance(waiting, tuple):
+        if isinstance(waiting, WriteRequest):
             if kind != packets.STATUS:
-                raise protocol_error(f"type {kind} as the answer to a WRITE")
-            flight, offset, length = waiting
+                raise protocol_error(f"type {kind} as the answer to a {waiting.name}")
             if refusal is not None:
-                refusal.request = packets.NAMES[packets.WRITE]
-            flight.settle(offset, length, refusal)
-            flight.wake(is_paused=self._is_paused)
+                refusal.request = waiting.name
+            waiting.flight.settle(waiting.offset, waiting.weight, refusal)
+            waiting.flight.wake(is_paused=self._is_paused)
         elif waiting is not None:
             if refusal is not None:
                 waiting.errback(refusal)
