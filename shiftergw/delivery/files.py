@@ -6,18 +6,30 @@ and attributes with the classes of SFTP.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+    from shiftergw.delivery.delta import DeltaPlan
     from shiftergw.delivery.source_file import SourceFile
     from shiftergw.plumbing.channel import Connection
     from shiftergw.sftp.packets import Attributes, FileSystem
 
 MODE = 0o600
 """The mode of every delivered file; the runtime reads them as root."""
+
+
+class Content(Protocol):
+    """The content of a file of `size` bytes that is uploaded."""
+
+    size: int
+
+    def blocks(self, offset: int) -> AbstractContextManager[AsyncIterator[bytes]]:
+        """Return a context with an iterator over the content from `offset`."""
+        ...
 
 
 class RemoteFiles(Protocol):
@@ -72,7 +84,7 @@ class RemoteFiles(Protocol):
         ...
 
     async def upload(
-        self, path: bytes, source: SourceFile, start: int | None, report: Callable[[int], None]
+        self, path: bytes, source: Content, start: int | None, report: Callable[[int], None]
     ) -> None:
         """Write the source from byte `start` into an existing file; with None, into a new file.
 
@@ -81,6 +93,11 @@ class RemoteFiles(Protocol):
         the disks of the system. `report` gets the number of bytes that the file has. Raises
         `OSError` for errors of the source.
         """
+        ...
+
+    @property
+    def copying(self) -> CopyingFiles | None:
+        """Return the uploads in which the server copies ranges; None if it cannot copy."""
         ...
 
     async def create(self, path: bytes, content: bytes) -> None:
@@ -93,6 +110,30 @@ class RemoteFiles(Protocol):
 
     async def read_through(self, path: bytes, size: int, take: Callable[[bytes], None]) -> None:
         """Pass the first `size` bytes of a file to `take`, in order."""
+        ...
+
+
+class CopyingFiles(Protocol):
+    """Uploads of files of which the server copies ranges from another file."""
+
+    @property
+    def copy_tail(self) -> int:
+        """Return how many of the last bytes of a broken upload of this kind may have holes."""
+        ...
+
+    async def assemble(
+        self,
+        path: bytes,
+        source: SourceFile,
+        start: int | None,
+        plan: DeltaPlan,
+        report: Callable[[int], None],
+    ) -> None:
+        """Write the source as `RemoteFiles.upload` does, but have the server copy what is shared.
+
+        That it says so proves nothing: the caller must prove the file. Raises `DeltaUnusable` if
+        the file to copy from has another size than the plan says.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ from shiftergw.delivery.disk_calls import HANG_SECONDS, DiskCalls
 from shiftergw.delivery.image_names import check_installed_name, probe_name
 from shiftergw.delivery.placement import Placement, directory_errors
 from shiftergw.plumbing.files import free_space
-from shiftergw.ports import InstalledFile, Report, Verification
+from shiftergw.ports import DeltaSource, InstalledFile, Report, Verification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,12 +60,21 @@ class LocalDirectory:
         with directory_errors():
             return await self._calls.run(local_files.installed_file, self._path(name))
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
+    async def install(
+        self,
+        source: Path,
+        name: str,
+        sha256: str,
+        report: Report,
+        delta: DeltaSource | None = None,
+    ) -> Verification:
         """See the port. On the same file system the installed file is a hard link.
 
         A file with a layout over several OSTs is a copy: its layout is fixed when it is created.
         """
-        placement = Placement(source, self._path(name), sha256)
+        if delta is not None:
+            check_installed_name(delta.name)
+        placement = Placement(source, self._path(name), sha256, delta)
         await placement.run(self._calls, report, stripes=self._stripes)
         return Verification("sha256")
 

@@ -22,6 +22,7 @@ from shiftergw.plumbing.channel import Away, UnexplainedExit, no_answer
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
     BreakerStore,
+    DeltaSource,
     ImageDirectory,
     InstalledFile,
     Report,
@@ -249,10 +250,17 @@ class GuardedDirectory:
         """See the port."""
         return await self._with_limit(self._directory.exists(name))
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
+    async def install(
+        self,
+        source: Path,
+        name: str,
+        sha256: str,
+        report: Report,
+        delta: DeltaSource | None = None,
+    ) -> Verification:
         """See the port."""
         verification = await self._with_breaker(
-            self._directory.install(source, name, sha256, report)
+            self._directory.install(source, name, sha256, report, delta)
         )
         self._has_delivered = True
         return verification

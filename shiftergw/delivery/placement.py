@@ -13,9 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twisted.logger import Logger
+
 from shiftergw.delivery.disk_calls import DiskCall, DiskCalls
 from shiftergw.delivery.files import MODE
 from shiftergw.delivery.image_names import temporary_name
+from shiftergw.delivery.local_delta import DeltaCopy
 from shiftergw.delivery.local_files import open_for_writing
 from shiftergw.delivery.proof import time_limit
 from shiftergw.errors import DeliveryFailed
@@ -27,7 +30,9 @@ from shiftergw.plumbing.files import removed_on_error, replace_durably
 if TYPE_CHECKING:
     from shiftergw.delivery.stripes import LocalStripes
     from shiftergw.plumbing.threads import Threads
-    from shiftergw.ports import Report
+    from shiftergw.ports import DeltaSource, Report
+
+_log = Logger()
 
 _PIECE = 4 << 20
 _UNAVAILABLE = frozenset(
@@ -45,11 +50,15 @@ _UNAVAILABLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A finished file `source` of this digest, and the path `target` where it is to be put."""
+    """A finished file `source` of this digest, and the path `target` where it is to be put.
+
+    If it is copied, the ranges of `delta` are copied from an image beside the target.
+    """
 
     source: Path
     target: Path
     sha256: str
+    delta: DeltaSource | None = None
 
     async def run(
         self,
@@ -71,7 +80,11 @@ class Placement:
                 size = (await calls.run(self.source.stat)).st_size
                 has_layout = await stripes.make(temporary, size)
             report_later = partial(calls.call_reactor, report)
-            copy = partial(self._copy, temporary, report_later, exists=has_layout)
+            delta_copy = None
+            if self.delta is not None:
+                log: Callable[[str], None] = partial(calls.call_reactor, self._log_whole_copy)
+                delta_copy = DeltaCopy(self.delta, self.target.parent, self.sha256, log)
+            copy = partial(self._copy, temporary, report_later, delta_copy, exists=has_layout)
             link_or_copy = partial(self._place, temporary, copy, may_link and not has_layout)
             await calls.run_long(link_or_copy)
 
@@ -106,6 +119,7 @@ class Placement:
         self,
         temporary: Path,
         report: Callable[[Progress], None],
+        delta_copy: DeltaCopy | None,
         call: DiskCall,
         *,
         exists: bool,
@@ -118,6 +132,8 @@ class Placement:
             self.source.open("rb", buffering=0) as source,
             open_for_writing(temporary, flags) as copy,
         ):
+            if delta_copy is not None and delta_copy.run(source, copy, temporary, report, call):
+                return
             total = os.fstat(source.fileno()).st_size
             while piece := source.read(_PIECE):
                 call.note_progress()
@@ -130,6 +146,9 @@ class Placement:
             os.fsync(copy.fileno())
         if digest.hexdigest() != self.sha256:
             raise DeliveryFailed("The converted file changed before it was delivered.")
+
+    def _log_whole_copy(self, reason: str) -> None:
+        _log.info("{name} is copied as a whole: {reason}", name=self.target.name, reason=reason)
 
 
 async def place(

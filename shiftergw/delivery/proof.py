@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from shiftergw.delivery.remote_program import NoCommands, invalid_reply
 from shiftergw.delivery.shell import run_once
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from shiftergw.delivery.files import RemoteFiles
     from shiftergw.delivery.source_file import SourceFile
     from shiftergw.plumbing.channel import Connection
+
+T = TypeVar("T")
 
 SLOWEST = 20_000_000
 """Bytes that a slow system reads, hashes or writes to its disks in a second."""
@@ -87,7 +89,11 @@ async def remote_sha256(
     seconds = time_limit(size)
     text, words = (PREFIX_DIGEST, [path, b"%d" % size]) if prefix else (DIGEST, [path])
     try:
-        output = await _run_when_not_busy(connection, clock, text, *words, seconds=seconds)
+        output = await when_not_busy(
+            lambda: _run_with_one_retry(connection, clock, text, *words, seconds=seconds),
+            clock,
+            seconds,
+        )
     except TimedOut as error:
         detail = f"no digest within {seconds:.0f} s; {error.what} {error.detail}"
         raise DeliveryFailed(
@@ -112,14 +118,12 @@ async def remote_sha256(
     return str(digests[0].decode())
 
 
-async def _run_when_not_busy(
-    connection: Connection, clock: IReactorTime, text: str, *words: bytes, seconds: float
-) -> bytes:
-    """Run a program; wait up to `seconds` while the gateway's other programs fill the host."""
+async def when_not_busy(run: Callable[[], Awaitable[T]], clock: IReactorTime, seconds: float) -> T:
+    """Return the result of `run`; wait up to `seconds` while other programs fill the host."""
     deadline = clock.seconds() + seconds
     while True:
         try:
-            return await _run_with_one_retry(connection, clock, text, *words, seconds=seconds)
+            return await run()
         except HostBusy:
             if clock.seconds() >= deadline:
                 raise

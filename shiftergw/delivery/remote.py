@@ -27,7 +27,7 @@ from shiftergw.delivery.retries import FIRST_PAUSE, retry_request
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.stripes import Stripes
 from shiftergw.delivery.upload import CONFIGURED_SAMPLES, Verify
-from shiftergw.ports import InstalledFile, Report, Verification
+from shiftergw.ports import DeltaSource, InstalledFile, Report, Verification
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 
@@ -176,10 +176,19 @@ class RemoteDirectory:
             return None
         return InstalledFile(name, attributes.size or 0, attributes.modified)
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
+    async def install(
+        self,
+        source: Path,
+        name: str,
+        sha256: str,
+        report: Report,
+        delta: DeltaSource | None = None,
+    ) -> Verification:
         """See the port. A partial file of an earlier delivery is resumed."""
         check_installed_name(name)
-        return await self._installation.install(source, name, sha256, report)
+        if delta is not None:
+            check_installed_name(delta.name)
+        return await self._installation.install(source, name, sha256, report, delta)
 
     @_retry_once
     async def write(self, content: bytes, name: str) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import DeferredLock
 
 from shiftergw.delivery import proof, refusals
+from shiftergw.delivery.delta import Delta
 from shiftergw.delivery.image_names import temporary_name
 from shiftergw.delivery.proof import NoDigest
 from shiftergw.delivery.retries import DeliveryRetries
 from shiftergw.delivery.source_file import SourceFile, source_errors
 from shiftergw.delivery.upload import Upload, Verify
-from shiftergw.ports import Report, Verification
+from shiftergw.ports import DeltaSource, Report, Verification
 from shiftergw.sftp.packets import SftpRefused
 
 if TYPE_CHECKING:
@@ -58,7 +59,14 @@ class RemoteInstallation:
         """Return whether a file is on its way to this name, or waits for that."""
         return name in self._upload_locks
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
+    async def install(
+        self,
+        source: Path,
+        name: str,
+        sha256: str,
+        report: Report,
+        delta_source: DeltaSource | None,
+    ) -> Verification:
         """Install a copy of `source` as the port promises."""
         async with self._upload_lock(name):
             with source_errors():
@@ -68,8 +76,16 @@ class RemoteInstallation:
                     self._sessions.shared_session, self._clock, report, self._first_pause
                 )
                 temporary = self._sessions.path_of(temporary_name(name, sha256[:16]))
+                delta = Delta(name, delta_source, self._sessions.path_of, file.size)
                 upload = Upload(
-                    file, temporary, sha256, self._verify, self._stripes, self._clock, retries
+                    file,
+                    temporary,
+                    sha256,
+                    self._verify,
+                    self._stripes,
+                    self._clock,
+                    retries,
+                    delta,
                 )
                 return await self._deliver(upload, name, retries)
 

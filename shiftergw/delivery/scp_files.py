@@ -25,7 +25,7 @@ from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.source_file import SourceFile
+    from shiftergw.delivery.files import Content
     from shiftergw.plumbing.channel import Connection
 
 STRETCH = 128 << 20
@@ -80,6 +80,10 @@ class ScpFiles:
         self._shell.close()
 
     @property
+    def copying(self) -> None:
+        """Return None: only programs of the system can copy."""
+
+    @property
     def shortcomings(self) -> Sequence[str]:
         """Return no missing features: `begin` fails if there are any."""
         return ()
@@ -131,7 +135,7 @@ class ScpFiles:
         await self._shell.run(programs.RENAME, old, new, seconds=proof.time_limit(0))
 
     async def upload(
-        self, path: bytes, source: SourceFile, start: int | None, report: Callable[[int], None]
+        self, path: bytes, source: Content, start: int | None, report: Callable[[int], None]
     ) -> None:
         """See `RemoteFiles`."""
         arrived_bytes = start or 0
@@ -160,7 +164,7 @@ class ScpFiles:
 
     async def _send(
         self,
-        source: SourceFile,
+        source: Content,
         part: tuple[int, int],
         report: Callable[[int], None],
         text: str,

@@ -11,12 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from shiftergw.delivery import proof, refusals
-from shiftergw.delivery.files import MODE
+from shiftergw.delivery.delta import DeltaPlan, DeltaUnusable, segments_from
+from shiftergw.delivery.files import MODE, Content, CopyingFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sftp import packets, parallel_write
 from shiftergw.sftp.client import Sftp
-from shiftergw.sftp.outgoing_file import REACH, OutgoingFile
+from shiftergw.sftp.outgoing_file import COPY_REACH, REACH, OutgoingFile
 from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused
 from shiftergw.sftp.session import IN_FLIGHT
 
@@ -35,6 +36,7 @@ class SftpFiles:
     """Implement the protocol `RemoteFiles`."""
 
     unreliable_tail = REACH
+    copy_tail = COPY_REACH
 
     def __init__(
         self, sftp: Sftp, connection: Connection, open_session: OpenSession, rate: float
@@ -113,19 +115,60 @@ class SftpFiles:
                 await self._sftp.sync(handle, proof.time_limit(0))
 
     async def upload(
-        self, path: bytes, source: SourceFile, start: int | None, report: Callable[[int], None]
+        self, path: bytes, source: Content, start: int | None, report: Callable[[int], None]
     ) -> None:
         """See `RemoteFiles`."""
-        flags = packets.FOR_WRITING
-        if start is None:
-            await self._sftp.remove(path)
-            flags |= packets.CREATE | packets.EXCLUSIVE
         offset = start or 0
-        async with self._open_file(path, flags) as handle:
+        async with self._open_for_upload(path, start) as handle:
             with source.blocks(offset) as blocks:
                 outgoing = OutgoingFile(blocks, offset, lambda n: report(offset + n))
                 await self._send(path, handle, outgoing, source.size - offset)
             await self._finish(path, handle, source.size)
+
+    @property
+    def copying(self) -> CopyingFiles | None:
+        """See `RemoteFiles`."""
+        return self if packets.COPY_DATA in self._sftp.extensions else None
+
+    async def assemble(
+        self,
+        path: bytes,
+        source: SourceFile,
+        start: int | None,
+        plan: DeltaPlan,
+        report: Callable[[int], None],
+    ) -> None:
+        """See `CopyingFiles`."""
+        offset = start or 0
+        segments = segments_from(plan.segments, offset)
+        size = sum(segment.length for segment in segments if segment.source_offset is None)
+        async with self._open_file(plan.path, packets.FOR_READING) as copy_source:
+            await self._check_size(plan, copy_source)
+            async with self._open_for_upload(path, start) as handle:
+                with source.assembly(segments) as blocks:
+                    outgoing = OutgoingFile(
+                        blocks, offset, lambda n: report(offset + n), reach=COPY_REACH
+                    )
+                    copies = plan.path, copy_source
+                    await self._send(path, handle, outgoing, size, copies)
+                await self._finish(path, handle, source.size)
+            # The server replies with success although the end of the range was not there.
+            await self._check_size(plan, copy_source)
+
+    async def _check_size(self, plan: DeltaPlan, handle: bytes) -> None:
+        size = (await self._attributes(plan.path, handle)).size
+        if size != plan.source_size:
+            raise DeltaUnusable(f"the other image has {size} bytes, not {plan.source_size}")
+
+    @asynccontextmanager
+    async def _open_for_upload(self, path: bytes, start: int | None) -> AsyncIterator[bytes]:
+        """Open an existing file, or with `start` None a new one, as `upload` does."""
+        flags = packets.FOR_WRITING
+        if start is None:
+            await self._sftp.remove(path)
+            flags |= packets.CREATE | packets.EXCLUSIVE
+        async with self._open_file(path, flags) as handle:
+            yield handle
 
     async def create(self, path: bytes, content: bytes) -> None:
         """See `RemoteFiles`."""
@@ -146,15 +189,26 @@ class SftpFiles:
         async with self._open_file(path, packets.FOR_READING) as handle:
             await self._sftp.read_through(handle, size, take)
 
-    async def _send(self, path: bytes, handle: bytes, outgoing: OutgoingFile, size: int) -> None:
-        """Write to an open file, with further sessions if the connection is slow for one."""
+    async def _send(
+        self,
+        path: bytes,
+        handle: bytes,
+        outgoing: OutgoingFile,
+        size: int,
+        copies: tuple[bytes | None, bytes] = (None, b""),
+    ) -> None:
+        """Write to an open file, with further sessions if the connection is slow for one.
+
+        `size` bytes of it are sent. `copies` are path and handle of a file to copy from.
+        """
         window = min(self._connection.window, IN_FLIGHT)
         sessions = parallel_write.session_count(self._sftp.round_trip, window, size, self._rate)
         extra_sessions = min(sessions, parallel_write.MOST_SESSIONS - self._extra_sessions) - 1
         self._extra_sessions += extra_sessions
         try:
-            write = parallel_write.ParallelWrite(self._open_session, path, outgoing)
-            await write.run(self._sftp, handle, extra_sessions)
+            copy_path, copy_source = copies
+            write = parallel_write.ParallelWrite(self._open_session, path, outgoing, copy_path)
+            await write.run(self._sftp, handle, extra_sessions, copy_source)
         except DeliveryFailed:
             # The failed session may have broken the others as well: resume over a new connection.
             self.close()

@@ -1,23 +1,32 @@
-"""Upload one converted file to a temporary on the system: resume it, send the rest, verify it."""
+"""Upload one converted file to a temporary on the system: resume it, send the rest, verify it.
+
+What the system has in another image is copied there, if the result can be proven by its digest.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from twisted.logger import Logger
 
 from shiftergw.delivery import proof
+from shiftergw.delivery.assembly import Assembly
+from shiftergw.delivery.delta import DeltaUnusable, copy_counter, segments_from
 from shiftergw.delivery.proof import NoDigest
 from shiftergw.delivery.source_file import source_errors
-from shiftergw.errors import DeliveryFailed
+from shiftergw.errors import DeliveryFailed, TimedOut
 from shiftergw.model.records import Progress
+from shiftergw.plumbing.channel import Away
 from shiftergw.ports import Verification
+from shiftergw.sftp.packets import SftpRefused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+    from shiftergw.delivery.delta import Delta, DeltaPlan
     from shiftergw.delivery.files import RemoteFiles
     from shiftergw.delivery.retries import DeliveryRetries
     from shiftergw.delivery.source_file import SourceFile
@@ -30,6 +39,8 @@ Verify = Literal["sha256", "sample"]
 CONFIGURED_SAMPLES = '"verify" is "sample"'
 """The reason for samples if the configuration asks for them."""
 
+_TESTED_BYTES = 4096  # of the image to copy from, to learn whether the account computes digests
+
 _log = Logger()
 
 
@@ -38,6 +49,7 @@ class Upload:
     """The upload of one file to the path `temporary`; `sha256` is the digest of the whole file.
 
     `stripes` lays out large files. `retries` gets the progress and the number of verified bytes.
+    `delta` has the ranges that need not be sent.
     """
 
     source: SourceFile
@@ -47,6 +59,7 @@ class Upload:
     stripes: Stripes
     clock: IReactorTime
     retries: DeliveryRetries
+    delta: Delta
 
     async def run(self, files: RemoteFiles, connection: Connection) -> Verification:
         """Upload the file and compare it; return how it was compared.
@@ -54,22 +67,110 @@ class Upload:
         A partial file on the system is resumed as far as it can be verified. Raises `SftpRefused`,
         and `DeliveryFailed`, also for a source that cannot be read.
         """
-        size = self.source.size
         with source_errors():
+            if self.delta.plan is not None:
+                doubt = await self._find_doubt(files, connection, self.delta.plan)
+                if doubt:
+                    self.delta.give_up(doubt)
             start = await self._verified_prefix(files, connection)
             self.retries.note_verified(start or 0)
+            self.delta.begin_attempt(start or 0)
             if start:
-                _log.info("a delivery resumes at byte {n} of {size}", n=start, size=size)
-                self._report(start)
-            elif self.stripes.applies_to(size) and await self.stripes.make_remote_file(
-                files, connection, self.temporary, self.clock
-            ):
-                start = 0
-            await files.upload(self.temporary, self.source, start, self._report)
+                _log.info(
+                    "a delivery resumes at byte {n} of {size}", n=start, size=self.source.size
+                )
+            plan = self.delta.plan
+            if plan is not None:
+                verification = await self._run_delta(files, connection, start, plan)
+                if verification is not None:
+                    return verification
+                start = None  # nothing is kept of what was put together
+            report = self._report_to(lambda _: 0)
+            start = await self._lay_out(files, connection, start, report)
+            await files.upload(self.temporary, self.source, start, report)
             return await self._check(files, connection)
 
-    def _report(self, done: int) -> None:
-        self.retries.report(Progress("deliver", done, self.source.size))
+    async def _find_doubt(self, files: RemoteFiles, connection: Connection, plan: DeltaPlan) -> str:
+        """Return why nothing can be copied from the other image, or "".
+
+        It must have the right size, and the account must be able to compute the digest of a file.
+        """
+        try:
+            attributes = await files.lstat(plan.path)
+            if attributes is None or not attributes.is_file:
+                return "the other image is not there"
+            if attributes.size != plan.source_size:
+                return "the other image has another size"
+            await self._remote_sha256(connection, plan.path, _TESTED_BYTES, prefix=True)
+        except (NoDigest, SftpRefused) as error:
+            return str(error)
+        return ""
+
+    async def _run_delta(
+        self, files: RemoteFiles, connection: Connection, start: int | None, plan: DeltaPlan
+    ) -> Verification | None:
+        """Put the file together and compare it; return None if the whole file must be sent."""
+        begin = start or 0
+        count = copy_counter(segments_from(plan.segments, begin))
+        report = self._report_to(count)
+        try:
+            start = await self._lay_out(files, connection, start, report)
+            await self._assemble(files, connection, start, plan, report)
+        except (DeltaUnusable, NoDigest, SftpRefused, TimedOut) as error:
+            self.delta.give_up(str(error), has_begun=True)
+            return None
+        except DeliveryFailed as error:
+            if files.usable or not isinstance(error, Away):
+                self.delta.give_up(f"{error} {error.detail}", has_begun=True)
+            if not files.usable:
+                raise
+            return None
+        copied_bytes = count(self.source.size)
+        self.delta.log_end(copied_bytes, self.source.size - begin - copied_bytes)
+        return Verification("sha256")
+
+    async def _assemble(
+        self,
+        files: RemoteFiles,
+        connection: Connection,
+        start: int | None,
+        plan: DeltaPlan,
+        report: Callable[[int], None],
+    ) -> None:
+        """Put the file together; raise `DeltaUnusable` unless it has the right digest."""
+        path, source = self.temporary, self.source
+        if files.copying is not None:
+            await files.copying.assemble(path, source, start, plan, report)
+        else:
+            assembly = Assembly(files, connection, self.clock, path, source, plan)
+            await assembly.run(start, report)
+        if await self._remote_sha256(connection, path, source.size) != self.sha256:
+            raise DeltaUnusable("the file that was put together has another digest")
+
+    async def _lay_out(
+        self,
+        files: RemoteFiles,
+        connection: Connection,
+        start: int | None,
+        report: Callable[[int], None],
+    ) -> int | None:
+        """Report where an upload starts; create a large new file with the layout of the system."""
+        if start:
+            report(start)
+        elif self.stripes.applies_to(self.source.size) and await self.stripes.make_remote_file(
+            files, connection, self.temporary, self.clock
+        ):
+            return 0
+        return start
+
+    def _report_to(self, count_copied: Callable[[int], int]) -> Callable[[int], None]:
+        """Return a function that reports how many bytes the system has."""
+
+        def report(done: int) -> None:
+            size = self.source.size
+            self.retries.report(Progress("deliver", done, size, count_copied(done)))
+
+        return report
 
     async def _verified_prefix(self, files: RemoteFiles, connection: Connection) -> int | None:
         """Return the length of the verified part on the system, or None to start from scratch."""
@@ -78,7 +179,10 @@ class Upload:
             return None
         # Writes may be done out of order, so a broken upload may have holes near its end, even if
         # its last byte has arrived.
-        size = attributes.size - files.unreliable_tail
+        tail = files.unreliable_tail
+        if self.delta.plan is not None and files.copying is not None:
+            tail = files.copying.copy_tail
+        size = attributes.size - tail
         if size <= 0 or attributes.size > self.source.size:
             return None
         digest = await self._prefix_digest(files, connection, size)
@@ -90,7 +194,7 @@ class Upload:
         Samples do not suffice: after a power cut there may be holes anywhere.
         """
         try:
-            return await self._remote_sha256(connection, size, prefix=True)
+            return await self._remote_sha256(connection, self.temporary, size, prefix=True)
         except NoDigest as reason:
             _log.info(
                 "a partial file of {size} bytes is read back: {reason}", size=size, reason=reason
@@ -103,7 +207,7 @@ class Upload:
         """Return how the uploaded file was verified; raise `DeliveryFailed` if it is wrong."""
         size = self.source.size
         try:
-            if await self._remote_sha256(connection, size) != self.sha256:
+            if await self._remote_sha256(connection, self.temporary, size) != self.sha256:
                 raise proof.content_differs()
             return Verification("sha256")
         except NoDigest as error:
@@ -124,10 +228,8 @@ class Upload:
         return Verification("samples", reason)
 
     async def _remote_sha256(
-        self, connection: Connection, size: int, *, prefix: bool = False
+        self, connection: Connection, path: bytes, size: int, *, prefix: bool = False
     ) -> str:
         if self.verify == "sample":
             raise NoDigest(CONFIGURED_SAMPLES)
-        return await proof.remote_sha256(
-            connection, self.temporary, size, self.clock, prefix=prefix
-        )
+        return await proof.remote_sha256(connection, path, size, self.clock, prefix=prefix)

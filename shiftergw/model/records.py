@@ -17,11 +17,16 @@ NOTICE_LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a stage in bytes; `total` 0 means unknown."""
+    """The progress of a stage in bytes; `total` 0 means unknown.
+
+    `copied_bytes` of the bytes done of a delivery were not sent: the system copied them from
+    another image.
+    """
 
     stage: str = ""
     done: int = 0
     total: int = 0
+    copied_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,13 @@ the type checker only. Times are arguments, in seconds since 1970.
 
 from shiftergw.ports.breakers import BreakerStore
 from shiftergw.ports.explanations import Explainer
-from shiftergw.ports.image_directories import ImageDirectory, InstalledFile, Verification
+from shiftergw.ports.image_directories import (
+    DeltaSource,
+    ImageDirectory,
+    InstalledFile,
+    SharedRange,
+    Verification,
+)
 from shiftergw.ports.images import (
     BlobCache,
     BlobSink,
@@ -40,6 +46,7 @@ __all__ = [
     "BlobCache",
     "BlobSink",
     "BreakerStore",
+    "DeltaSource",
     "Download",
     "Explainer",
     "GroupDirectory",
@@ -57,6 +64,7 @@ __all__ = [
     "QueueTrouble",
     "ReplayUnchecked",
     "Report",
+    "SharedRange",
     "SignatureSource",
     "SignatureVerifier",
     "Sweepable",

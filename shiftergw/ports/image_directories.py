@@ -40,6 +40,28 @@ class Verification:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SharedRange:
+    """`length` bytes at `offset` of a file that another file has at `source_offset`."""
+
+    offset: int
+    source_offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSource:
+    """An installed image of `size` bytes, and the ranges that another file shares with it.
+
+    The ranges do not overlap in that file and are sorted by `offset`. On a local file system that
+    clones ranges (reflinks), those whose offsets are equal modulo 4096 take no space.
+    """
+
+    name: str
+    size: int
+    ranges: tuple[SharedRange, ...]
+
+
 class ImageDirectory(Sweepable, Protocol):
     """The directory of a system from which the runtime loads images.
 
@@ -79,11 +101,23 @@ class ImageDirectory(Sweepable, Protocol):
         """Return the installed file of this name, or None."""
         ...
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
+    async def install(
+        self,
+        source: Path,
+        name: str,
+        sha256: str,
+        report: Report,
+        delta: DeltaSource | None = None,
+    ) -> Verification:
         """Install a copy of the file `source`, and return how the copy was verified.
 
         The copy is written under a temporary name with mode 0600, synced, verified (`sha256` is
         its digest in hexadecimal), renamed, and the directory is synced.
+
+        The ranges of `delta` are copied within the directory; only the rest is sent. `delta` is a
+        hint: if its image is missing or differs, if its ranges are wrong, or if the system cannot
+        copy them or compute the digest of the result, the whole file is sent. Progress counts the
+        copied bytes as done.
         """
         ...
 

@@ -28,6 +28,7 @@ from tests.delivery.contract import (
     ignore,
     names,
 )
+from tests.delivery.delta_contract import SharedRangesContract
 from tests.parts import lacking
 
 
@@ -37,7 +38,7 @@ def directory(root: Path, threads: Threads) -> LocalDirectory:
     return LocalDirectory(root, threads)
 
 
-class TestLocalDirectory(ImageDirectoryContract):
+class TestLocalDirectory(ImageDirectoryContract, SharedRangesContract):
     """The contract, on a local directory."""
 
 

@@ -27,6 +27,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.delivery.contract import META, ImageDirectoryContract
+from tests.delivery.delta_contract import SharedRangesContract
 from tests.installed_reactor import reactor
 
 OUTAGE = Away("The system cannot be reached.", remedy="Mend it.", detail="refused")
@@ -108,7 +109,7 @@ async def site(tmp_path: Path, threads: Threads) -> AsyncIterator[Site]:
         await store.stopService()
 
 
-class TestGuardedDirectory(ImageDirectoryContract):
+class TestGuardedDirectory(ImageDirectoryContract, SharedRangesContract):
     """A guarded directory keeps the whole contract."""
 
     @pytest.fixture

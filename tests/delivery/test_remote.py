@@ -15,6 +15,7 @@ from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from tests.delivery.contract import ImageDirectoryContract
+from tests.delivery.delta_contract import SharedRangesContract
 from tests.delivery.far import (
     UNUSED_ACCOUNT,
     account_on,
@@ -27,7 +28,7 @@ from tests.parts import need_root
 from tests.sshd import Sshd
 
 
-class TestServerAlone(ImageDirectoryContract):
+class TestServerAlone(ImageDirectoryContract, SharedRangesContract):
     """The contract, on OpenSSH's SFTP server as a child process."""
 
     @pytest.fixture
@@ -37,7 +38,7 @@ class TestServerAlone(ImageDirectoryContract):
         yield from closing(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
 
 
-class TestSamples(ImageDirectoryContract):
+class TestSamples(ImageDirectoryContract, SharedRangesContract):
     """The contract, for an account that cannot run commands."""
 
     @pytest.fixture
@@ -47,7 +48,7 @@ class TestSamples(ImageDirectoryContract):
         yield from closing(far_directory(UNUSED_ACCOUNT, PurePosixPath(root), threads, env))
 
 
-class TestPlainServer(ImageDirectoryContract):
+class TestPlainServer(ImageDirectoryContract, SharedRangesContract):
     """The contract, on a server without extensions of the protocol."""
 
     @pytest.fixture
@@ -70,7 +71,7 @@ def sshd() -> Iterator[Sshd]:
         yield running
 
 
-class TestSshd(ImageDirectoryContract):
+class TestSshd(ImageDirectoryContract, SharedRangesContract):
     """The contract, with OpenSSH as client and server."""
 
     @pytest.fixture
@@ -95,7 +96,7 @@ def sftp_only_server(jail: Path) -> Iterator[Sshd]:
         yield running
 
 
-class TestRestrictedAccount(ImageDirectoryContract):
+class TestRestrictedAccount(ImageDirectoryContract, SharedRangesContract):
     """The contract, for an account that has SFTP only."""
 
     @pytest.fixture

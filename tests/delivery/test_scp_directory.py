@@ -26,6 +26,7 @@ from tests.delivery.contract import (
     ignore,
     names,
 )
+from tests.delivery.delta_contract import SharedRangesContract
 from tests.delivery.far import (
     IDLE_SECONDS,
     UNUSED_ACCOUNT,
@@ -53,7 +54,7 @@ def scp_directory(root: Path, threads: Threads, env: Mapping[str, str]) -> Remot
     return far_directory(UNUSED_ACCOUNT, path, threads, env, open_files=ScpFiles.begin)
 
 
-class TestProgramsAlone(ImageDirectoryContract):
+class TestProgramsAlone(ImageDirectoryContract, SharedRangesContract):
     """The contract, with `scp` and the other programs of this machine."""
 
     @pytest.fixture
@@ -62,7 +63,7 @@ class TestProgramsAlone(ImageDirectoryContract):
         yield from closing(scp_directory(root, threads, without_ssh(tmp_path / "bin")))
 
 
-class TestBusybox(ImageDirectoryContract):
+class TestBusybox(ImageDirectoryContract, SharedRangesContract):
     """The contract, on a system whose shell and programs are those of busybox."""
 
     @pytest.fixture
@@ -85,7 +86,7 @@ def shared_account(sshd: Sshd) -> Iterator[OpensshAccount]:
     subprocess.run([need("ssh"), *words, "-O", "exit", "127.0.0.1"], check=False)
 
 
-class TestSshd(ImageDirectoryContract):
+class TestSshd(ImageDirectoryContract, SharedRangesContract):
     """The contract, with OpenSSH as client and server, and one login for all programs."""
 
     @pytest.fixture
@@ -97,7 +98,7 @@ class TestSshd(ImageDirectoryContract):
         yield from closing(far_directory(shared_account, path, threads, open_files=ScpFiles.begin))
 
 
-class TestConchClient(ImageDirectoryContract):
+class TestConchClient(ImageDirectoryContract, SharedRangesContract):
     """The contract, with Conch and OpenSSH's server."""
 
     @pytest.fixture

@@ -21,6 +21,7 @@ from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
 from tests.delivery.contract import names as names_in
+from tests.delivery.delta_contract import SharedRangesContract
 from tests.delivery.far import (
     UNUSED_ACCOUNT,
     Opens,
@@ -177,7 +178,7 @@ async def test_server_that_creates_no_file_with_a_mode(
     assert names_in(root) == []
 
 
-class TestConch(ImageDirectoryContract):
+class TestConch(ImageDirectoryContract, SharedRangesContract):
     """The contract, on Conch's SFTP server, which cannot set the mode of an open file."""
 
     @pytest.fixture

@@ -15,6 +15,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection, connect
 from tests.delivery.conch_client import account
 from tests.delivery.contract import ImageDirectoryContract
+from tests.delivery.delta_contract import SharedRangesContract
 from tests.installed_reactor import reactor
 from tests.sshd import Sshd
 
@@ -28,7 +29,7 @@ def sshd() -> Iterator[Sshd]:
         yield running
 
 
-class TestConchClient(ImageDirectoryContract):
+class TestConchClient(ImageDirectoryContract, SharedRangesContract):
     """The contract, with Conch and OpenSSH's server."""
 
     @pytest.fixture

@@ -22,9 +22,10 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import ImageDirectory
+from shiftergw.ports import DeltaSource, ImageDirectory, SharedRange
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import IMAGE, ignore, names
+from tests.delivery.delta_contract import NEXT_IMAGE
 from tests.delivery.far import UNUSED_ACCOUNT, account_on, far_directory, without_ssh
 from tests.installed_reactor import reactor
 from tests.sshd import Sshd
@@ -233,6 +234,20 @@ async def test_a_resumed_delivery(
     part.touch()
     await place.directory.install(large, IMAGE, sha256, ignore)
     assert (place.lfs_log[1:], place.is_laid_out) == (["600"], True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delivery_with_shared_ranges(opens: Opens, large: Path) -> None:
+    """A file that is put together from another image gets the layout, too."""
+    place = opens(4)
+    place.lfs()
+    (place.root / NEXT_IMAGE).write_bytes(LARGE)
+    delta = DeltaSource(NEXT_IMAGE, len(LARGE), (SharedRange(0, 0, len(LARGE) - 1),))
+    reports: list[Progress] = []
+    await place.directory.install(large, IMAGE, SHA256, reports.append, delta)
+    assert place.image.read_bytes() == LARGE
+    assert (place.lfs_log[1:], place.is_laid_out) == (["600"], True)
+    assert reports[-1].copied_bytes > len(LARGE) // 2
 
 
 @pytest_twisted.ensureDeferred

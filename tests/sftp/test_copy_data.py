@@ -138,8 +138,8 @@ async def test_server_of_openssh(tmp_path: Path) -> None:
     async with real_session(tmp_path / "bin") as session:
         assert packets.COPY_DATA in session.extensions
         await write_file(session, target, source, outgoing(*blocks))
-    shared = content[5 : 5 + COPY_BYTES + 100_001]
-    assert target.read_bytes() == b"head" + shared + b"x" * MIB + content[:1] + b"end"
+    copied_content = content[5 : 5 + COPY_BYTES + 100_001]
+    assert target.read_bytes() == b"head" + copied_content + b"x" * MIB + content[:1] + b"end"
 
 
 @pytest_twisted.ensureDeferred
