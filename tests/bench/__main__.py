@@ -5,7 +5,8 @@ in the page cache) and with the tools that Debian ships, in interleaved rounds o
 files of this machine. The results are a document (`results.json`), tables (`results.md`) and a
 picture (`results.svg`, `results.png`). Only the ratios are valid on another machine.
 
-The exit code is 1 if a bar is missed in every round, or a pull fails, and 2 for wrong arguments.
+The exit code is 1 if a bar is missed in every round, or a pull fails, and 2 for wrong arguments or
+a program that is lacking.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from shiftergw import __version__
+from tests.bench.bars import WHOLE
 from tests.bench.commands import Commands
 from tests.bench.contents import FULL, SIZES
 from tests.bench.drawing import draw, write_png
@@ -73,36 +78,43 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     for builder in options.builders:
-        if not is_supported(builder):
+        if builder != WHOLE and not is_supported(BUILDERS[builder]):
             parser.error(f"this version of shiftergw has no builder {builder}")
     return options
 
 
 def measure(options: argparse.Namespace, announce: Callable[[str], None]) -> Results:
-    """Measure all chosen scenarios."""
-    warnings = [quietness_warning(busy_share(), os.getloadavg()[0])]
-    if warnings[0]:
-        announce(warnings[0])
-    measurements = {}
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="shiftergw-bench-") as scratch:
-        where = Path(scratch)
-        with DockerRegistry(where / "registry") as registry:
-            commands = Commands(options.limit)
-            workshop = Workshop(where, SIZES[options.size], options.builders, commands, registry)
-            for name in options.scenarios:
-                measurements[name] = measure_scenario(
-                    SCENARIOS[name], workshop, options.rounds, announce
-                )
-    return Results(
+    """Measure all chosen scenarios; write what is measured so far after each of them."""
+    results = Results(
         date=datetime.now(UTC).date().isoformat(),
         version=__version__,
         machine=describe_machine(),
         size=options.size,
         rounds=options.rounds,
         builders=options.builders,
-        warnings=[warning for warning in warnings if warning],
-        measurements=measurements,
+        warnings=_warnings(announce),
+        measurements={},
     )
+    with tempfile.TemporaryDirectory(dir=options.directory, prefix="shiftergw-bench-") as scratch:
+        where = Path(scratch)
+        with DockerRegistry(where / "registry") as registry:
+            commands = Commands(options.limit)
+            workshop = Workshop(where, SIZES[options.size], options.builders, commands, registry)
+            for name in options.scenarios:
+                measurement = measure_scenario(SCENARIOS[name], workshop, options.rounds, announce)
+                measurements = {**results.measurements, name: measurement}
+                results = replace(results, measurements=measurements)
+                publish(results, options.output, lambda _: None)
+    # Programs that were started during the run count, too.
+    return replace(results, warnings=results.warnings or _warnings(announce))
+
+
+def _warnings(announce: Callable[[str], None]) -> list[str]:
+    warning = quietness_warning(busy_share(), os.getloadavg()[0])
+    if not warning:
+        return []
+    announce(warning)
+    return [warning]
 
 
 def publish(results: Results, output: Path, announce: Callable[[str], None]) -> None:
@@ -128,7 +140,11 @@ def main(arguments: Sequence[str]) -> int:
         print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress of the command
 
     if options.source is None:
-        results = measure(options, announce)
+        try:
+            results = measure(options, announce)
+        except pytest.skip.Exception as error:  # of `tests.parts.need`
+            announce(str(error))
+            return 2
         publish(results, options.output, announce)
     else:
         results = Results.read(options.source)

@@ -53,7 +53,7 @@ def draw(results: Results) -> str:
         if (bars := _bars(measurement))
     ]
     rows = sum(len(bars) for _, bars in groups)
-    height = 2 * _MARGIN + _ROW + len(groups) * _TITLE + rows * _ROW
+    height = 2 * _MARGIN + 2 * _ROW + len(groups) * _TITLE + rows * _ROW
     svg = ET.Element(
         f"{{{_SVG}}}svg",
         {
@@ -65,7 +65,9 @@ def draw(results: Results) -> str:
             "font-size": "12",
         },
     )
-    title = "From a registry to a squashfs file: wall time as a multiple of the floor"
+    title = (
+        "From a registry to a squashfs file: wall time by that of the floor, or of the slowest part"
+    )
     ET.SubElement(svg, f"{{{_SVG}}}title").text = title
     _rectangle(svg, 0, 0, WIDTH, height, _BACKGROUND)
     y = float(_MARGIN + _BAR)
@@ -77,8 +79,7 @@ def draw(results: Results) -> str:
         for bar in bars:
             y += _ROW
             _draw_bar(svg, y, bar, _BARS / max(longest, 1.0))
-    y += _ROW
-    _text(svg, _MARGIN, y, _legend(results), color=_FAINT)
+    _text(svg, _MARGIN, y + 2 * _ROW, _legend(results), color=_FAINT)
     ET.indent(svg)
     return ET.tostring(svg, encoding="unicode") + "\n"
 
@@ -90,7 +91,8 @@ def _bars(measurement: Measurement) -> list[_Bar]:
 
 def _legend(results: Results) -> str:
     processors = results.machine.get("processors", "")
-    return f"{results.date}, {processors}; lines show the lowest and the highest round"
+    state = " (busy)" if results.warnings else ""
+    return f"{results.date}, {processors}{state}; lines show the lowest and the highest round"
 
 
 def _draw_bar(svg: ET.Element, y: float, bar: _Bar, scale: float) -> None:

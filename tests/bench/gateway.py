@@ -20,7 +20,8 @@ from threading import Event, Thread
 from typing import Any, Self
 
 from shiftergw.config import Config
-from tests.bench.commands import NoMeasurement, peak_memory, tree_cpu
+from shiftergw.errors import ConfigurationError
+from tests.bench.commands import Commands, NoMeasurement, peak_memory, tree_cpu
 from tests.bench.figures import Sample
 from tests.bench.image_files import ImageOnDisk
 from tests.bench.tools import Compression
@@ -49,16 +50,9 @@ class PullFailed(Exception):
     """A pull that must work did not; the text says why."""
 
 
-def is_supported(builder: str) -> bool:
-    """Return whether this version of the program knows the keys of a builder.
-
-    The whole-image builder needs none.
-    """
-    system = {
-        "accesstype": "local",
-        "local": {"imageDir": "/nonexistent"},
-        **BUILDERS[builder],
-    }
+def is_supported(keys: Mapping[str, str]) -> bool:
+    """Return whether this version of the program knows these keys of a system, and their values."""
+    system = {"accesstype": "local", "local": {"imageDir": "/nonexistent"}, **keys}
     document = {
         "Platforms": {SYSTEM: system},
         "Locations": {"registry": {"remotetype": "dockerv2", "url": "http://127.0.0.1:1"}},
@@ -68,9 +62,11 @@ def is_supported(builder: str) -> bool:
         "ExpandDirectory": "/nonexistent",
         "Authentication": "mock",
     }
-    warnings = Config.from_document(document, base=Path("/"), environ={}).warnings
-    keys = [key for key in BUILDERS[builder] if any(f".{key}: " in line for line in warnings)]
-    return builder == "whole" or not keys
+    try:
+        warnings = Config.from_document(document, base=Path("/"), environ={}).warnings
+    except ConfigurationError:
+        return False
+    return not any(f".{key}: " in line for key in keys for line in warnings)
 
 
 @dataclass(frozen=True)
@@ -122,26 +118,24 @@ class Pulls:
             cpu = tree_cpu(service.pid)
             with _ScratchMeter([service.root / "cache", service.root / "expand"]) as scratch:
                 image_id, wall = self._pull(service, self.image.name)
+            file = service.images / f"{image_id}.squashfs"
             figures = {
                 "wall": wall,
                 "cpu": tree_cpu(service.pid) - cpu,
-                **self._amounts(service.images / f"{image_id}.squashfs", requests),
+                **self._amounts(file, requests),
                 **self._memory(service),
                 "scratch": scratch.bytes,
+                "scratch limit": self.image.size + file.stat().st_size,
                 "scratch files": scratch.files,
+                "scratch files limit": 2 * len(self.image.layers) + 10,
             }
             if self.remote is not None:
                 figures["sent bytes"] = self.remote.link.sent_bytes() - sent_before
+                verification = verification_seconds(file, self.limit)
+                figures["wall without verification"] = wall - verification
             if base_id:
-                figures["new bytes"] = new_bytes(
-                    *(service.images / f"{name}.squashfs" for name in (base_id, image_id))
-                )
-            report = _report(service, image_id)
-        figures["scratch limit"] = self.image.size + figures["size"]
-        figures["scratch files limit"] = 2 * len(self.image.layers) + 10
-        verification = report.get("verification", {}).get("seconds", 0.0)
-        figures["wall without verification"] = wall - verification
-        return Sample(figures, report.get("seconds", {}))
+                figures["new bytes"] = new_bytes(service.images / f"{base_id}.squashfs", file)
+            return Sample(figures, _stages(service, image_id))
 
     @contextmanager
     def _gateway(self, where: Path) -> Iterator[Service]:
@@ -204,13 +198,23 @@ def new_bytes(base: Path, image: Path) -> int:
     return int(end - base_data_end)
 
 
-def _report(service: Service, image_id: str) -> dict[str, Any]:
-    """Return what the record of an image tells of its conversion and delivery."""
+def verification_seconds(image: Path, limit: float) -> float:
+    """Return the seconds in which a system computes the digest of a file, as for a delivery."""
+    commands = Commands(limit)
+    try:
+        return commands.run(["openssl", "dgst", "-sha256", image]).wall
+    except NoMeasurement:
+        return commands.run(["sha256sum", image]).wall
+
+
+def _stages(service: Service, image_id: str) -> dict[str, float]:
+    """Return the seconds of the stages that the record of an image has."""
     with closing(connect(service.root / "state" / "shiftergw.sqlite")) as store:
         rows = store.execute("SELECT document FROM images").fetchall()
     documents: list[dict[str, Any]] = [json.loads(text) for (text,) in rows]
     reports = [document.get("report") for document in documents if document["id"] == image_id]
-    return next(report for report in reports if report)
+    stages: dict[str, float] = next(report for report in reports if report)["seconds"]
+    return stages
 
 
 @dataclass

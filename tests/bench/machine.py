@@ -14,7 +14,7 @@ from pathlib import Path
 QUIET_SHARE = 0.05
 """The share of all processors that other programs may use."""
 
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 _VERSIONS: Mapping[str, tuple[str, ...]] = {
     "mksquashfs": ("mksquashfs", "-version"),
     "skopeo": ("skopeo", "--version"),

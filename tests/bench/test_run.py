@@ -10,7 +10,8 @@ import pytest
 
 from tests.bench import __main__ as command
 from tests.bench.bars import DOWNLOAD, FLOOR, PULL, PULL_KNOWN_BASE, SKOPEO
-from tests.bench.gateway import BUILDERS, is_supported
+from tests.bench.commands import NoMeasurement
+from tests.bench.gateway import is_supported, new_bytes, verification_seconds
 from tests.bench.results import Results
 from tests.bench.scenarios import SCENARIOS
 from tests.parts import need
@@ -51,7 +52,44 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
 
-def test_the_whole_image_builder_is_always_there() -> None:
-    """A builder is measured only by a version that has it."""
-    assert is_supported("whole")
-    assert {is_supported(builder) for builder in BUILDERS} <= {True, False}
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, True),
+        ({"architecture": "amd64"}, True),
+        ({"AbsentKey": "value"}, False),
+        ({"accesstype": "absent"}, False),
+    ],
+)
+def test_a_builder_needs_keys_that_the_program_knows(
+    keys: dict[str, str], *, expected: bool
+) -> None:
+    """A builder whose keys, or their values, this version lacks is not measured."""
+    assert is_supported(keys) is expected
+
+
+def test_new_bytes_are_data_behind_the_base_and_metadata(tmp_path: Path) -> None:
+    """What an image adds is its end, less the data that its base has."""
+    files = [tmp_path / "base", tmp_path / "image"]
+    for file, (end, inode_table) in zip(files, [(5000, 4000), (9000, 7000)], strict=True):
+        head = bytes(40) + end.to_bytes(8, "little") + bytes(16) + inode_table.to_bytes(8, "little")
+        file.write_bytes(head + bytes(1000))
+    assert new_bytes(*files) == 9000 - 4000
+
+
+def test_a_digest_takes_time(tmp_path: Path) -> None:
+    """The time of a verification is that of a program that reads the file."""
+    (tmp_path / "file").write_bytes(bytes(1000))
+    assert verification_seconds(tmp_path / "file", 300) > 0
+    with pytest.raises(NoMeasurement, match="sha256sum exits with 1"):
+        verification_seconds(tmp_path / "absent", 300)
+
+
+def test_a_program_that_is_lacking_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a registry nothing is measured, and the exit code is 2."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SHIFTERGW_REQUIRE_ALL", raising=False)
+    assert command.main(["--size", "small", "--directory", str(tmp_path)]) == 2
+    assert "docker-registry is not installed" in capsys.readouterr().err
