@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from tests.tracing import (
     TRACED_EXAMPLES,
@@ -42,6 +43,36 @@ def test_tracing_is_off_meanwhile(fails: bool) -> None:
         assert sys.gettrace() is trace
     finally:
         sys.settrace(before)
+
+
+def test_a_coroutine_is_not_traced() -> None:
+    """Tracing is off until the coroutine has ended, also when others run while it waits."""
+
+    def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
+        """Trace nothing."""
+
+    functions: list[Any] = []
+    results: list[int] = []
+    event: Deferred[int] = Deferred()
+
+    @without_tracing
+    async def wait() -> int:
+        functions.append(sys.gettrace())
+        number = await event
+        functions.append(sys.gettrace())
+        return number
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        Deferred.fromCoroutine(wait()).addCallback(results.append)
+        assert sys.gettrace() is None
+        event.callback(7)
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
+    assert functions == [None, None]
+    assert results == [7]
 
 
 def test_few_examples_are_traced() -> None:

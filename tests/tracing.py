@@ -8,11 +8,12 @@ and their fixtures run, and not while pytest works in between.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import coverage
 import pytest
@@ -100,6 +101,7 @@ def without_tracing(function: Callable[Parameters, Result]) -> Callable[Paramete
     """Return a function that runs without the trace function of its thread, and restores it.
 
     It is for tests with many equal steps, and for tests of times. Other tests cover the same code.
+    While a coroutine function waits, nothing else in its thread is traced either.
     """
 
     @functools.wraps(function)
@@ -111,7 +113,16 @@ def without_tracing(function: Callable[Parameters, Result]) -> Callable[Paramete
         finally:
             sys.settrace(trace)
 
-    return run
+    @functools.wraps(function)
+    async def run_coroutine(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Any:
+        trace = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return await cast("Any", function)(*arguments, **keywords)
+        finally:
+            sys.settrace(trace)
+
+    return cast("Any", run_coroutine) if inspect.iscoroutinefunction(function) else run
 
 
 TRACED_EXAMPLES = 15

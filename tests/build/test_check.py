@@ -22,6 +22,7 @@ from shiftergw.plumbing.threads import Threads
 from tests.build.parts import TIME, directory, file, link, plan_of, script, squash_tar, tar_of_tree
 from tests.parts import need
 from tests.patience import patient
+from tests.tracing import without_tracing
 
 real: Any = reactor
 
@@ -277,6 +278,7 @@ def test_a_listing_cut_short_differs(cut: int) -> None:
     assert difference(listing, tree, Event()) is not None
 
 
+@without_tracing
 def test_many_entries_are_fast() -> None:
     """A listing as large as a big image's is compared in a moment (linear, and small per entry)."""
     tree = Directory(mtime=TIME)

@@ -17,6 +17,7 @@ from shiftergw.errors import PullError
 from shiftergw.model.images import Digest
 from shiftergw.plumbing.locks import try_lock, unlock
 from tests.parts import need, small_disk
+from tests.tracing import without_tracing
 
 NOW = 1_000_000.0
 OLD = NOW - 1000
@@ -134,12 +135,14 @@ def test_a_blob_of_another_size_is_not_held(tmp_path: Path) -> None:
     assert blobs.hold(paths.whole, len(CONTENT)) is None
 
 
+@without_tracing
 def test_a_sweep_does_not_take_what_somebody_holds_just_then(tmp_path: Path) -> None:
     """A held blob exists, however a hold and a sweep coincide."""
     paths = blob(tmp_path, "a")
     stop = threading.Event()
     faults: list[str] = []
 
+    @without_tracing
     def hold() -> None:
         while not stop.is_set():
             descriptor = blobs.hold(paths.whole, len(CONTENT))

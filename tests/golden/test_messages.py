@@ -14,6 +14,7 @@ import pytest_twisted
 from tests.golden import program, wire
 from tests.golden.records import check
 from tests.installed_reactor import reactor
+from tests.tracing import without_tracing
 
 SOURCE = Path(__file__).parents[2] / "shiftergw"
 
@@ -29,6 +30,7 @@ RARE_MESSAGES = (
     "No worker machine serves {} at the moment.",
     "The gateway's workers take long to start ({} s so far).",
 )
+
 """Messages of rare events, as the source has them, with `{}` for the parts that vary."""
 
 
@@ -80,6 +82,7 @@ def test_messages_of_waits() -> None:
     check("messages-of-waits", texts)
 
 
+@without_tracing
 def test_messages_in_the_source() -> None:
     """Each rare message is a text of the program."""
     absent = set(RARE_MESSAGES)

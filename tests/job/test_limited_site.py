@@ -21,6 +21,7 @@ from tests.job.limited_site import (
     LimitedRegistry,
     limited_site,
 )
+from tests.tracing import without_tracing
 
 LONG = os.environ.get("SHIFTERGW_LONG") == "1"
 USERS = range(40)
@@ -48,6 +49,7 @@ def choices(location: str, users: range, system: str = SYSTEMS[0]) -> list[Image
 
 @pytest.mark.parametrize("refuses_head", [False, True] if LONG else [False])
 @pytest_twisted.ensureDeferred
+@without_tracing
 async def test_forty_users_share_a_limit(root: Path, refuses_head: bool) -> None:
     """Each manifest is read about once; what exceeds the limit waits, and all else does not."""
     clock = Clock()

@@ -266,6 +266,7 @@ def test_resolving_paths_can_be_stopped() -> None:
     stops_soon(lambda stop: flatten([index], Budget(limits, stop), keep_setuid=False))
 
 
+@without_tracing
 def test_many_entries_can_be_stopped() -> None:
     """Many entries of one directory, including whiteouts."""
     lower = [entry_at(b"d/%d" % n) for n in range(300_000)]
@@ -310,6 +311,7 @@ def test_a_sort_in_buckets_sorts(monkeypatch: pytest.MonkeyPatch, count: int) ->
 
 
 @pytest.mark.slow
+@without_tracing
 def test_the_buckets_of_a_sort_are_small() -> None:
     """No single call sorts many items."""
 
@@ -348,7 +350,7 @@ def test_many_empty_directories_can_be_stopped() -> None:
 def test_the_stream_can_be_stopped() -> None:
     """The stream stops even before its first byte, while a large directory is sorted."""
     index = LayerIndex([entry_at(b"d/%d" % n) for n in range(100_000)])
-    plan = flatten([index], Budget(BuildLimits()), keep_setuid=False)
+    plan = without_tracing(flatten)([index], Budget(BuildLimits()), keep_setuid=False)
 
     def write(stop: Event) -> None:
         with Path("/dev/null").open("wb") as out:

@@ -35,6 +35,7 @@ from tests.signatures.signers import (
     new_key,
     pem,
 )
+from tests.tracing import without_tracing
 
 AUTHORITY = CertificateIssuer()
 LOG = RekorLog()
@@ -275,6 +276,7 @@ def in_pem(content: bytes) -> bytes:
     return head + b64(content).encode() + tail
 
 
+@without_tracing
 def test_every_byte_counts() -> None:
     """No changed byte of the signer's certificate or of its chain is accepted, or an error."""
     signer = keyless()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shiftergw.sources.local.singularity_metadata import ENVIRONMENT_LIMIT, environment, labels
+from tests.tracing import without_tracing
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,11 @@ def test_the_end_of_a_long_script_is_not_read() -> None:
     """The time to read a script is bounded; a line that is cut off sets no variable."""
     long_line = b"B=" + b"x" * ENVIRONMENT_LIMIT + b"\n"
     assert environment([b"A=1\n" + long_line + b"C=2\n", b"D=3\n"]) == ["A=1", "D=3"]
+
+
+@without_tracing
+def test_a_script_of_many_lines() -> None:
+    """The number of variables is bounded by the bytes of a script that are read."""
     assert len(environment([b"".join(b"A%d=1\n" % n for n in range(200_000))])) < 20_000
 
 

@@ -31,7 +31,7 @@ def empty_database(mongodb: str) -> Iterator[NamedDatabase]:
     "changes",
     [
         {"env": ("x" * (17 * MEGABYTE),)},
-        {"env": tuple("x" for _ in range(2 * MEGABYTE))},
+        {"env": ("x",) * (3 * MEGABYTE // 2)},
         {"size": 2**63},
         {"report": {"entries": -(2**70)}},
         {"report": {"seconds": object()}},
