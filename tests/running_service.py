@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from shiftergw.plumbing.backoff import Backoff
-from tests import children
+from tests import children, forks
 from tests.parts import free_port
 from tests.patience import patient
 
@@ -112,7 +112,7 @@ class Service:
             document["Platforms"][SYSTEM]["mungeSocketPath"] = str(munged)
         document.update(changes or {})
         self.config.write_text(json.dumps(document))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | forks.Fork | None = None
 
     def __enter__(self) -> Self:
         """Start the gateway and wait until it is ready."""
@@ -125,23 +125,7 @@ class Service:
 
     def start(self, ready_path: str = "/readyz") -> None:
         """Start the process and wait until a GET of `ready_path` is answered with 200."""
-        with self.log.open("ab") as log:
-            self._process = children.start(
-                [
-                    *self._through,
-                    BIN / "twistd",
-                    "--nodaemon",
-                    "--pidfile=",
-                    "shiftergw",
-                    "--config",
-                    self.config,
-                ],
-                cwd=self.root,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self._process = self._start_process()
         process = self._process
 
         def is_ready() -> bool:
@@ -153,6 +137,23 @@ class Service:
         except TimeoutError as error:
             self.stop()
             raise AssertionError(self.log.read_text()) from error
+
+    def _start_process(self) -> subprocess.Popen[bytes] | forks.Fork:
+        arguments = ["--nodaemon", "--pidfile=", "shiftergw", "--config", str(self.config)]
+        with self.log.open("ab") as log, Path(os.devnull).open("rb") as null:
+            if not self._through and forks.can_fork(self._env):
+                streams = [null.fileno(), log.fileno(), log.fileno()]
+                return forks.start(
+                    "twistd", arguments, env=self._env, cwd=self.root, streams=streams
+                )
+            return children.start(
+                [*self._through, BIN / "twistd", *arguments],
+                cwd=self.root,
+                env=self._env,
+                stdin=null,
+                stdout=log,
+                stderr=log,
+            )
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal to the process and wait until it has ended."""

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from tests import forks
 from tests.patience import patient
 from tests.web.fakes import FakeGateway, listening, site_of
 
@@ -25,18 +27,61 @@ ENVIRONMENT = {
 } | {"SHIFTERGW_UDIROOT": "/nonexistent", "TZ": "UTC"}
 
 
-def shiftergw(
-    *arguments: str, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+def run(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    start_new_session: bool = False,
+    seconds: float = 60,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end, in a process of its own; `env` is added to `ENVIRONMENT`."""
+    environment = {**ENVIRONMENT, **(env or {})}
+    if forks.can_fork(environment):
+        return forks.run(
+            "shiftergw",
+            arguments,
+            env=environment,
+            seconds=seconds,
+            stdin=stdin,
+            cwd=cwd,
+            start_new_session=start_new_session,
+        )
     return subprocess.run(
         [*PROGRAM, *arguments],
-        env={**ENVIRONMENT, **(env or {})},
+        env=environment,
+        input=stdin,
         capture_output=True,
-        text=True,
-        timeout=patient(60),
+        timeout=patient(seconds),
+        cwd=cwd,
+        start_new_session=start_new_session,
         check=False,
     )
+
+
+def shiftergw(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    cwd: Path | None = None,
+    start_new_session: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; return its output as text."""
+    done = run(
+        *arguments,
+        env=env,
+        stdin=stdin.encode(),
+        cwd=cwd,
+        start_new_session=start_new_session,
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, _text_of(done.stdout), _text_of(done.stderr)
+    )
+
+
+def _text_of(output: bytes) -> str:
+    """Return output with the line ends of a text file."""
+    return output.decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from shiftergw.config import Config
 from shiftergw.model.build_options import SquashOptions
 from shiftergw.model.images import Digest
 from shiftergw.model.references import ImageReference
-from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
+from tests.cli.command import ENVIRONMENT, PROGRAM, run, shiftergw
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, oci_layout, tar_of
 from tests.parts import need
@@ -137,13 +137,7 @@ def test_sources_that_are_no_registry(tmp_path: Path) -> None:
         (f"{tmp_path}/saved.tar", b""),
         ("-", gzip.compress(ARCHIVE)),
     ):
-        result = subprocess.run(
-            [*PROGRAM, "convert", source, str(out)],
-            input=data,
-            env=ENVIRONMENT,
-            capture_output=True,
-            check=False,
-        )
+        result = run("convert", source, str(out), stdin=data)
         assert result.returncode == 0, result.stderr
         document = json.loads(result.stdout)
         assert document["bytes"] == out.stat().st_size
@@ -171,14 +165,7 @@ def test_a_file_without_an_image(tmp_path: Path) -> None:
 def test_a_file_that_is_taken_for_a_name(tmp_path: Path) -> None:
     """If a name in a registry is that of a file here, the command says how to name the file."""
     (tmp_path / "image").write_bytes(ARCHIVE)
-    result = subprocess.run(
-        [*PROGRAM, "convert", "--plain-http", "image", "o"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = shiftergw("convert", "--plain-http", "image", "o", cwd=tmp_path)
     assert result.returncode == 2
     assert "for the file write ./image" in result.stderr
 

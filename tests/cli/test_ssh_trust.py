@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
 from tests.cli.homes import LIMIT
 from tests.cli.terminals import Terminal
 from tests.configurations import change_document
@@ -50,15 +50,10 @@ class Site:
 
     def run(self, *options: str, system: str = "far") -> tuple[int, str, str]:
         """Run the command without a terminal; return exit code, output and standard error."""
-        done = subprocess.run(
-            [*PROGRAM, "ssh-trust", system, "--config", str(self.file), *options],
-            env=ENVIRONMENT,
-            input="yes\n",  # which must not count
-            capture_output=True,
-            text=True,
-            timeout=patient(LIMIT),
+        done = shiftergw(
+            *("ssh-trust", system, "--config", str(self.file), *options),
+            stdin="yes\n",  # which must not count
             start_new_session=True,
-            check=False,
         )
         return done.returncode, done.stdout, done.stderr
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
-from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli import command
 from tests.cli.upload_gateway import UploadGateway
 from tests.images import entry, tar_of
-from tests.patience import patient
 
 MIB = 1 << 20
 CONTENT = tar_of([entry("image", os.urandom(256 * 1024) * 13)])[: 3 * MIB + 3]
@@ -19,12 +17,5 @@ def run(
     gateway: UploadGateway, *arguments: str, stdin: bytes = b"", **variables: str
 ) -> tuple[int, str, str]:
     """Run a command to its end; return exit code, output and standard error."""
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        env={**ENVIRONMENT, **gateway.env, **variables},
-        input=stdin,
-        capture_output=True,
-        timeout=patient(60),
-        check=False,
-    )
+    done = command.run(*arguments, env={**gateway.env, **variables}, stdin=stdin)
     return done.returncode, done.stdout.decode(), done.stderr.decode()

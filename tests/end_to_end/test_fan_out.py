@@ -15,10 +15,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli.command import shiftergw
 from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
-from tests.patience import patient
 from tests.registries import DockerRegistry
 from tests.running_service import ALICE, FINAL, POLL_PAUSE, Service, until
 from tests.sshd import Sshd
@@ -163,14 +162,7 @@ class Site:
     def pull(self, *systems: str) -> subprocess.CompletedProcess[str]:
         """Run `shiftergw pull` for several systems."""
         variables = {"SHIFTERGW_GATEWAY": self.service.url, "SHIFTERGW_CREDENTIAL": ALICE}
-        return subprocess.run(
-            [*PROGRAM, "pull", "--system", ",".join(systems), "lib/app:1"],
-            env={**ENVIRONMENT, **variables},
-            capture_output=True,
-            text=True,
-            timeout=patient(SECONDS),
-            check=False,
-        )
+        return shiftergw("pull", "--system", ",".join(systems), "lib/app:1", env=variables)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from typing import Self
 
 import pytest
 
+from tests.cli import command
 from tests.cli.command import ENVIRONMENT, PROGRAM
 from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
@@ -47,14 +48,7 @@ def run(
     service: Service, *arguments: str, user: str = ALICE, stdin: bytes = b""
 ) -> tuple[int, str, str]:
     """Run a command to its end; return exit code, output and standard error."""
-    result = subprocess.run(
-        [*PROGRAM, *arguments],
-        env=environment(service.url, user),
-        input=stdin,
-        capture_output=True,
-        timeout=patient(120),
-        check=False,
-    )
+    result = command.run(*arguments, env=environment(service.url, user), stdin=stdin, seconds=120)
     return result.returncode, result.stdout.decode().strip(), result.stderr.decode()
 
 
