@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from shiftergw.work.celery.broker_connections import MessageSender
-from tests import children
+from tests import children, forks
 from tests.work.contract import key_of
 from tests.work.waiting import until
 
@@ -38,17 +38,29 @@ class WorkerMachine:
         """Start the machine with `slots` slots for `systems`, which are separated by commas."""
         self.name = f"celery@{name}"
         self.log = log
-        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", name, "-Q", systems]
-        argv += ["-c", str(slots), "-l", "INFO", *options]
-        with log.open("ab") as output:
-            self._process = children.start(
-                argv,
-                env={**os.environ, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        arguments = ["-A", app, "worker", "-n", name, "-Q", systems, "-c", str(slots)]
+        arguments += ["-l", "INFO", *options]
+        environment = {**os.environ, **env}
+        self._process: subprocess.Popen[bytes] | forks.Fork
+        with log.open("ab") as output, Path(os.devnull).open("rb") as null:
+            if forks.can_fork(environment):
+                self._process = forks.start(
+                    "celery",
+                    arguments,
+                    env=environment,
+                    cwd=Path.cwd(),
+                    streams=[null.fileno(), output.fileno(), output.fileno()],
+                    start_new_session=True,
+                )
+            else:
+                self._process = children.start(
+                    [sys.executable, "-m", "celery", *arguments],
+                    env=environment,
+                    stdin=null,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
 
     @property
     def pid(self) -> int:
