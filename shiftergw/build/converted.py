@@ -19,33 +19,27 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
-from itertools import chain
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Event
 
 from twisted.logger import Logger
 
+from shiftergw.build.file_groups import FileGroups
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import BuiltImage, ContentReport
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import (
     closed_on_error,
-    free_space,
-    nearest_existing,
     removed_on_error,
     replace_durably,
-    sync_directory,
     write_private,
 )
 from shiftergw.plumbing.hashing import hash_file
-from shiftergw.plumbing.locks import remove_unshared, tried_lock
 
-_NAME = re.compile(r"\.?([0-9a-f]{64}-[0-9a-f]{12})\.")
+_BASE = re.compile(r"[0-9a-f]{64}-[0-9a-f]{12}")
 _log = Logger()
 _CHUNK = 1 << 24  # of a whole file: between two of them other threads may hold the interpreter
 
@@ -56,7 +50,7 @@ class ConvertedFiles:
     def __init__(self, directory: Path, image_id: str, key: str) -> None:
         """Name the files; raise `ValueError` if the id or the key is malformed."""
         base = f"{image_id}-{key}"
-        if _NAME.fullmatch(f"{base}.") is None:
+        if _BASE.fullmatch(base) is None:
             raise ValueError(f"{base!r} names no converted file")
         self.squashfs = directory / f"{base}.squashfs"
         self.sidecar = directory / f"{base}.json"
@@ -128,69 +122,6 @@ def install(files: ConvertedFiles, size: int, sha256: str, report: ContentReport
         write_private(files.sidecar, json.dumps(document).encode())
 
 
-def sweep(directory: Path, before: float) -> int:
-    """Remove each group of files whose last touch was before this time; return their number."""
-    return sum(
-        _remove(ConvertedFiles(directory, *base.split("-")), group, before)
-        for base, group in _groups(directory).items()
-        if _last_touch(group) < before
-    )
-
-
-def room_of(directory: Path) -> int:
-    """Return the free bytes of the disk plus the bytes of all converted files.
-
-    Files in use are counted, too.
-    """
-    present = chain.from_iterable(_groups(directory).values())
-    return free_space(nearest_existing(directory)) + sum(map(_size, present))
-
-
-def make_room(directory: Path, size: int) -> None:
-    """Remove unused files, the least recently used first, until `size` bytes are free."""
-    if free_space(directory) >= size:
-        return
-    groups = _groups(directory)
-    for base in sorted(groups, key=lambda base: _last_touch(groups[base])):
-        _remove(ConvertedFiles(directory, *base.split("-")), groups[base], math.inf)
-        if free_space(directory) >= size:
-            return
-
-
-def _groups(directory: Path) -> dict[str, list[Path]]:
-    """Return the existing files by the (id, options) that they belong to."""
-    groups: dict[str, list[Path]] = {}
-    with suppress(FileNotFoundError):
-        for path in directory.iterdir():
-            if match := _NAME.match(path.name):
-                groups.setdefault(match[1], []).append(path)
-    return groups
-
-
-def _size(path: Path) -> int:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
-
-
-def _last_touch(paths: Sequence[Path]) -> float:
-    """Return the time of the last touch of any of these files; missing files do not count."""
-    newest = 0.0
-    for path in paths:
-        with suppress(FileNotFoundError):
-            newest = max(newest, path.stat().st_mtime)
-    return newest
-
-
-def _remove(files: ConvertedFiles, group: Sequence[Path], before: float) -> bool:
-    """Remove the files of one (id, options) unless a process holds them; return whether it did."""
-    with tried_lock(files.lock) as alone:
-        # Measured again: it may have been made or used between the first look and the lock.
-        newest = _last_touch([files.squashfs, files.sidecar, files.part])
-        if not alone or newest >= before or not remove_unshared(files.squashfs):
-            return False
-        for path in group:
-            if path != files.lock:
-                path.unlink(missing_ok=True)
-        sync_directory(files.lock.parent)
-    return True
+def converted_groups(directory: Path) -> FileGroups:
+    """Return the groups of converted files in a directory."""
+    return FileGroups(directory, _BASE, ".squashfs", (".json", ".part"))

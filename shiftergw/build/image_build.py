@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred
 from shiftergw.build.check import check
 from shiftergw.build.converted import (
     ConvertedFiles,
+    converted_groups,
     hold,
     install,
     make_empty,
-    make_room,
     measure,
     sync,
     verify,
@@ -250,7 +250,7 @@ class ImageBuild:
 
 def _make_room_for(layers: Sequence[LayerFile], directory: Path) -> None:
     """Remove unused converted files until the size of these layers is free on the disk."""
-    make_room(directory, _size_of(layers))
+    converted_groups(directory).make_room(_size_of(layers))
 
 
 def _size_of(layers: Sequence[LayerFile]) -> int:

@@ -9,6 +9,8 @@ A directory holds, for each (layer blob, key):
 * `<digest>-<key>.lock`, the lock of the process that makes the pack;
 * `<digest>-<key>.part`, an incomplete pack of the process with the lock, so one name suffices.
 
+A process that uses a pack holds a shared `flock` on it (`hold_pack`).
+
 The sidecar is `_MAGIC`, the SHA-256 of all that follows, the length of a JSON document and the
 document, the digests of the contents, and the index. All functions block: they run in threads.
 """
@@ -20,6 +22,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -30,6 +33,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from shiftergw.build.file_groups import FileGroups
 from shiftergw.build.pack_feed import directory_count
 from shiftergw.errors import (
     BlobCorrupt,
@@ -42,8 +46,15 @@ from shiftergw.model.images import Digest
 from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.stored_index import SIZE_LIMIT, decode_index, encode_index
 from shiftergw.oci.tar import LayerIndex
-from shiftergw.plumbing.files import read_whole, removed_on_error, replace_durably, write_private
+from shiftergw.plumbing.files import (
+    closed_on_error,
+    read_whole,
+    removed_on_error,
+    replace_durably,
+    write_private,
+)
 from shiftergw.plumbing.hashing import PIECE_BYTES
+from shiftergw.plumbing.locks import try_share
 from shiftergw.squashfs.blocks import Source, read_options
 from shiftergw.squashfs.superblock import SIZE as SUPERBLOCK_SIZE
 from shiftergw.squashfs.superblock import Superblock
@@ -55,7 +66,7 @@ _MAGIC = b"sgwpack\1"
 
 _DIGEST_SIZE = 32
 _LENGTH = Struct("<I")
-_NAME = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})-[0-9a-f]{12}")
+_BASE = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})-[0-9a-f]{12}")
 _SIDECAR_LIMIT = 2 * SIZE_LIMIT
 """Bytes of the largest sidecar that is read."""
 
@@ -93,7 +104,7 @@ class PackFiles:
     def __init__(self, directory: Path, digest: Digest, key: str) -> None:
         """Name the files; raise `ValueError` if the digest or the key is malformed."""
         base = f"{digest.hex}-{key}"
-        if _NAME.fullmatch(base) is None:
+        if _BASE.fullmatch(base) is None:
             raise ValueError(f"{base!r} names no pack")
         self.pack = directory / f"{base}.pack"
         self.sidecar = directory / f"{base}.index"
@@ -170,6 +181,23 @@ def _is_whole(pack: Pack, measures: _Measures, stop: Event) -> bool:
             return True
         present = _measure(file.fileno(), len(pack.digests), stop)
     return replace(present, mtime_ns=measures.mtime_ns) == measures
+
+
+def hold_pack(files: PackFiles) -> int | None:
+    """Mark a pack as used now, and in use for as long as the returned descriptor is open.
+
+    Returns None if the pack is not there, or is about to be removed.
+    """
+    descriptor = try_share(files.pack)
+    if descriptor is not None:
+        with closed_on_error(descriptor), suppress(FileNotFoundError):
+            os.utime(files.sidecar)  # the time of the pack itself is compared with the sidecar
+    return descriptor
+
+
+def pack_groups(directory: Path) -> FileGroups:
+    """Return the groups of files of the packs in a directory."""
+    return FileGroups(directory, _BASE, ".pack", (".index", ".part"))
 
 
 def _encode(pack: Pack, measures: _Measures) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -13,13 +16,21 @@ from twisted.internet.defer import Deferred
 from shiftergw.build.converted import disk_errors, make_empty
 from shiftergw.build.mksquashfs import Mksquashfs
 from shiftergw.build.pack_feed import PackFeed
-from shiftergw.build.pack_files import Pack, PackFiles, find_pack, install_pack
+from shiftergw.build.pack_files import (
+    Pack,
+    PackFiles,
+    find_pack,
+    hold_pack,
+    install_pack,
+    pack_groups,
+)
 from shiftergw.build.pack_options import pack_arguments, pack_key
 from shiftergw.errors import (
     BlobCorrupt,
     ConversionFailed,
     ImageTooLarge,
     LayerInvalid,
+    NoSpace,
     duration,
 )
 from shiftergw.oci.compression import opening_of
@@ -54,16 +65,18 @@ class Packer:
         """Return the names of the files of a layer blob's pack."""
         return PackFiles(self.tools.directory, digest, pack_key(self.options, self.tools_key))
 
-    async def find(self, digest: Digest, diff_id: Digest | None, cost: LayerBudget) -> Pack | None:
+    async def find(
+        self, digest: Digest, diff_id: Digest | None, cost: LayerBudget, use: AsyncExitStack
+    ) -> Pack | None:
         """Return the pack of a layer blob, or None if there is none that can be used.
 
-        Raises `BlobCorrupt` if its `diff_id` is another one, and the errors of `cost`.
+        It stays in place at least until `use` is closed. Raises `BlobCorrupt` if its `diff_id` is
+        another one, and the errors of `cost`.
         """
-        stop = Event()
+        files, stop, tools = self.files(digest), Event(), self.tools
 
         def find() -> Pack | None:
-            with disk_errors():
-                pack = find_pack(self.files(digest), stop)
+            pack = find_pack(files, stop)
             if pack is None or (diff_id and diff_id.algorithm != pack.diff_id.algorithm):
                 return None  # a digest of another algorithm proves nothing
             pack.check_claim(diff_id)
@@ -71,15 +84,37 @@ class Packer:
             cost.update(pack.index.cost, stop)
             return pack
 
-        return await self.tools.readers.run_until(stop.set, find)
+        with disk_errors():
+            async with AsyncExitStack() as hold:
+                if not await self._hold(files, hold):
+                    return None
+                pack = await tools.readers.run_until(stop.set, find)
+                if pack is not None:
+                    await use.enter_async_context(hold.pop_all())
+        return pack
 
-    async def pack(self, layer: Layer, cost: LayerBudget, report: Callable[[int], None]) -> Pack:
+    async def _hold(self, files: PackFiles, use: AsyncExitStack) -> bool:
+        """Keep a pack in place until `use` is closed; return whether it is there."""
+        threads = self.tools.threads
+        descriptor = await threads.acquire(partial(hold_pack, files), _close)
+        if descriptor is not None:
+            use.push_async_callback(threads.release, _close, descriptor)
+        return descriptor is not None
+
+    async def pack(
+        self,
+        layer: Layer,
+        cost: LayerBudget,
+        report: Callable[[int], None],
+        use: AsyncExitStack,
+    ) -> Pack:
         """Return the pack of a layer; make it while the layer arrives unless it exists.
 
-        One process at a time packs a layer blob; the others wait for it. `report` gets the
-        compressed bytes that were read so far, on the reactor's thread. Raises `LayerInvalid`,
-        `BlobCorrupt` (the `diff_id` differs), `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
-        After an error nothing runs any longer, and no part of a pack is left.
+        It stays in place at least until `use` is closed. One process at a time packs a layer blob;
+        the others wait for it. `report` gets the compressed bytes that were read so far, on the
+        reactor's thread. Raises `LayerInvalid`, `BlobCorrupt` (the `diff_id` differs),
+        `ImageTooLarge`, `ConversionFailed`, `NoSpace`. After an error nothing runs any longer, and
+        no part of a pack is left.
         """
         with disk_errors():
             await self.tools.threads.run(private_directory, self.tools.directory)
@@ -93,10 +128,11 @@ class Packer:
             late=self.late_error,
         )
         async with lock:
-            pack = await self.find(layer.digest, layer.diff_id, cost)
+            pack = await self.find(layer.digest, layer.diff_id, cost, use)
             if pack is None:
-                packing = _Packing(self, files, layer, cost, report)
-                pack = await packing.run(opening)
+                pack = await _Packing(self, files, layer, cost, report).run(opening)
+                with disk_errors():
+                    await self._hold(files, use)  # no other process removes it under the lock
         report(layer.size)
         return pack
 
@@ -150,19 +186,21 @@ class _Packing:
     async def _make(self, opening: Opening | None) -> Pack:
         contents = None
         if opening is not None:
-            # The digest of these bytes is not verified yet: the download may be damaged.
-            with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge):
+            # The digest of these bytes is not verified yet: the download may be damaged. Its size
+            # is but a claim, for which no other pack is removed.
+            with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge, NoSpace):
                 contents = await self._compress(opening)
             if contents is None:
                 self.cost.reset()  # other layers must not pay for them
         path = await self.layer.wait_for_file()
+        threads = self.packer.tools.threads
         if contents is None:
+            with disk_errors():
+                await threads.run(_make_room_for, path, self.packer.tools.directory)
             contents = await self._compress(opening_of(path))
         stop = Event()
         with disk_errors():
-            return await self.packer.tools.threads.run_until(
-                stop.set, install_pack, self.files, *contents, stop
-            )
+            return await threads.run_until(stop.set, install_pack, self.files, *contents, stop)
 
     async def _compress(self, opening: Opening) -> tuple[LayerIndex, list[bytes]]:
         """Write the part file; return the index of the layer and the digests of its contents."""
@@ -191,3 +229,14 @@ class _Packing:
         if not contents:
             raise ConversionFailed("mksquashfs ended before it had read all of a layer.")
         return contents[0]
+
+
+def _make_room_for(layer: Path, directory: Path) -> None:
+    """Remove unused packs until the size of this layer is free on the disk."""
+    with suppress(FileNotFoundError):  # its opening says so
+        pack_groups(directory).make_room(layer.stat().st_size)
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftergw.build.converted import ConvertedFiles, disk_errors, room_of, sweep
+from shiftergw.build.converted import ConvertedFiles, converted_groups, disk_errors
 from shiftergw.build.image_build import BuildTools, ImageBuild
 from shiftergw.errors import NoSpace, amount
 from shiftergw.model.build_options import BuildLimits, SquashOptions
@@ -71,7 +71,7 @@ class SquashBuilder:
         delete much of an earlier one.
         """
         with disk_errors():
-            room = await self._threads.run(room_of, self._directory)
+            room = await self._threads.run(converted_groups(self._directory).room)
         if room < size // 2:
             raise NoSpace(
                 f"The converted image needs about {amount(size)} and the gateway has"
@@ -85,4 +85,4 @@ class SquashBuilder:
         since 1970).
         """
         with disk_errors():
-            return await self._threads.run(sweep, self._directory, before)
+            return await self._threads.run(converted_groups(self._directory).sweep, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,10 @@ class PackSite:
         return ComingLayer(self._layers / "arriving", compress(tar, compression), Digest.of(tar))
 
     async def pack(self, layer: Layer, limits: BuildLimits | None = None, **options: Any) -> Pack:
-        """Pack a layer."""
-        cost = budget(limits)
-        return await self.packer(**options).pack(layer, cost, self.reports.append)
+        """Pack a layer, and end the use of the pack at once."""
+        async with AsyncExitStack() as use:
+            cost = budget(limits)
+            return await self.packer(**options).pack(layer, cost, self.reports.append, use)
 
     @property
     def names(self) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from twisted.internet.task import Clock
 
 from shiftergw.build import pack_feed
 from shiftergw.build.pack_feed import BUFFER_LIMIT
-from shiftergw.build.pack_files import Pack
+from shiftergw.build.pack_files import Pack, pack_groups
 from shiftergw.errors import BlobCorrupt, ConversionFailed, ImageTooLarge, LayerInvalid, NoSpace
 from shiftergw.model.build_options import BuildLimits
 from shiftergw.model.images import Digest
@@ -212,7 +213,8 @@ async def test_a_claim_by_another_algorithm_is_proven_anew(packs: PackSite) -> N
     tar = tar_of({"a": b"1"})
     await packs.pack(packs.layer(tar))
     wrong = packs.layer(tar, diff_id=Digest("sha512", "0" * 128))
-    assert await packs.packer().find(wrong.digest, wrong.diff_id, budget()) is None
+    async with AsyncExitStack() as use:
+        assert await packs.packer().find(wrong.digest, wrong.diff_id, budget(), use) is None
     with pytest.raises(BlobCorrupt):
         await packs.pack(wrong)
     right = packs.layer(tar, diff_id=Digest("sha512", hashlib.sha512(tar).hexdigest()))
@@ -348,3 +350,41 @@ async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
         with pytest.raises(NoSpace):
             await packs.pack(layer)
         assert packs.names == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_unused_packs_make_room(tmp_path: Path, threads: Threads) -> None:
+    """A pack that no build uses is removed for a layer that has arrived, one in use is not."""
+    packs = PackSite(tmp_path, threads)
+    first, second = (packs.layer(tar_of({"a": bytes([n]) + NOISE})) for n in (1, 2))
+    with small_disk(packs.directory, "size=5m"):
+        async with AsyncExitStack() as use:
+            await packs.packer().pack(first, budget(), packs.reports.append, use)
+            with pytest.raises(NoSpace):
+                await packs.pack(second)
+            assert packs.names == [".index", ".pack"]
+        pack = await packs.pack(second)
+        assert files_of(pack) == {b"a": bytes([2]) + NOISE}
+        assert packs.names == [".index", ".pack"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_packs_are_swept(packs: PackSite) -> None:
+    """The sweep removes packs that were last used before a time, with all that belongs to them."""
+    layers = [packs.layer(tar_of({"a": b"%d" % number})) for number in range(3)]
+    for layer in layers:
+        await packs.pack(layer)
+    remainder = packs.directory / f"{'0' * 64}-{'1' * 12}.part"
+    remainder.write_bytes(b"of a process that was killed")
+    for path in packs.directory.iterdir():
+        os.utime(path, (0, 0))
+    groups = pack_groups(packs.directory)
+    assert groups.sweep(0) == 0
+    await packs.pack(layers[1])  # a use; its pack is hashed, because its time has changed
+    async with AsyncExitStack() as use:
+        assert await packs.packer().find(layers[2].digest, None, budget(), use)
+        os.utime(packs.packer().files(layers[2].digest).sidecar, (0, 0))
+        assert groups.sweep(1e9) == 2
+    assert packs.names == [".index", ".index", ".pack", ".pack"]
+    assert groups.sweep(1e9) == 1
+    assert packs.packer().files(layers[1].digest).pack.exists()
