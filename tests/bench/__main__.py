@@ -31,8 +31,9 @@ from tests.bench.gateway import BUILDERS, is_supported
 from tests.bench.machine import busy_share, describe_machine, quietness_warning
 from tests.bench.results import Results
 from tests.bench.rounds import measure_scenario
-from tests.bench.scenarios import SCENARIOS, Workshop
+from tests.bench.scenarios import SCENARIOS
 from tests.bench.tables import full_report, readme_section, write_readme
+from tests.bench.workshop import Workshop
 from tests.registries import DockerRegistry
 
 CHECKOUT = Path(__file__).parents[2]

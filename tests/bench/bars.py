@@ -97,6 +97,7 @@ def _pull(name: str = PULL, figure: str = "wall") -> Term:
 
 _FLOOR = Term((FLOOR,))
 _ALTERNATIVES = Term((SKOPEO, PODMAN), choose=min)
+_TENTH = _pull(PULL_TENTH)
 _NEW = (PACKS, DIRECT)
 
 BARS: Sequence[Bar] = (
@@ -152,10 +153,9 @@ BARS: Sequence[Bar] = (
         _pull(PULL_KNOWN_BASE, "wall without verification"), Term((UPLOAD,)), 0.35, _NEW,
     ),
     Bar("18", "directory", "one big directory by the floor", _pull(), _FLOOR, 2, _NEW),
-    Bar(
-        "18", "directory", "one big directory by a tenth of it",
-        _pull(), _pull(PULL_TENTH), 11, _NEW,
-    ),
+    Bar("18", "directory", "one big directory by a tenth of it", _pull(), _TENTH, 11, _NEW),
+    Bar("18", "links", "many hard links by a tenth of them", _pull(), _TENTH, 11, _NEW),
+    Bar("18", "same-size", "many files of one size by a tenth of them", _pull(), _TENTH, 11, _NEW),
     Bar(
         "19", "zstd", "size by that of the whole-image builder",
         _pull(figure="size"), Term((PULL.format(builder=WHOLE),), "size"), 1.01, _NEW,

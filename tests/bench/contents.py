@@ -35,13 +35,15 @@ class Size:
     update_bytes: int
     small_files: int
     directory_entries: int
+    hard_links: int
+    same_size_files: int
 
 
 FULL = "full"
 SIZES = {
-    "small": Size(400_000, 50_000, 300, 400),
-    "medium": Size(100_000_000, 5_000_000, 15_000, 10_000),
-    FULL: Size(1_000_000_000, 20_000_000, 150_000, 100_000),
+    "small": Size(400_000, 50_000, 300, 400, 400, 400),
+    "medium": Size(100_000_000, 5_000_000, 15_000, 10_000, 7000, 20_000),
+    FULL: Size(1_000_000_000, 20_000_000, 150_000, 100_000, 70_000, 1_000_000),
 }
 
 
@@ -115,6 +117,26 @@ def big_directory(count: int, tree: Path, root: Path = Path("/")) -> None:
     directory.mkdir(parents=True)
     for number, content in enumerate(pieces(itertools.repeat(300, count), root)):
         (directory / f"record{number}").write_bytes(content)
+
+
+def hard_links(count: int, tree: Path, root: Path = Path("/")) -> None:
+    """Write `count` names into a tree, of which each hundred are links to one file."""
+    for number, content in enumerate(pieces(itertools.repeat(300, -(-count // 100)), root)):
+        directory = tree / str(number // _IN_DIRECTORY) / str(number)
+        directory.mkdir(parents=True)
+        file = directory / "0"
+        file.write_bytes(content)
+        for link in range(1, min(100, count - 100 * number)):
+            (directory / str(link)).hardlink_to(file)
+
+
+def same_size_files(count: int, tree: Path, root: Path = Path("/")) -> None:
+    """Write `count` files of 300 bytes into a tree, in directories of a hundred."""
+    for number, content in enumerate(pieces(itertools.repeat(300, count), root)):
+        directory = tree / str(number // 10_000) / str(number // _IN_DIRECTORY)
+        if number % _IN_DIRECTORY == 0:
+            directory.mkdir(parents=True)
+        (directory / str(number)).write_bytes(content)
 
 
 def replace_small_files(source: Path, share: float, tree: Path) -> None:

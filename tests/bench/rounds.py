@@ -11,7 +11,8 @@ from tempfile import mkdtemp
 from tests.bench.commands import NoMeasurement
 from tests.bench.figures import Measurement, Sample
 from tests.bench.gateway import PullFailed
-from tests.bench.scenarios import Scenario, Variants, Workshop
+from tests.bench.scenarios import Scenario, Variants
+from tests.bench.workshop import Workshop
 
 Announce = Callable[[str], None]
 """Receives a line about what is measured now."""

@@ -14,8 +14,10 @@ from tests.bench.contents import (
     LIBRARIES,
     big_directory,
     copy_real_files,
+    hard_links,
     real_files,
     replace_small_files,
+    same_size_files,
     small_files,
 )
 from tests.bench.image_files import ImageOnDisk, make_layer
@@ -68,6 +70,24 @@ def test_one_directory_has_all_entries(machine: Path, tmp_path: Path) -> None:
     """All files of the big directory have 300 bytes."""
     big_directory(40, tmp_path / "tree", machine)
     assert [path.stat().st_size for path in (tmp_path / "tree/data").iterdir()] == [300] * 40
+
+
+def test_files_of_one_size(machine: Path, tmp_path: Path) -> None:
+    """Many files have one size, and a hundred of them are in each directory."""
+    same_size_files(250, tmp_path / "tree", machine)
+    paths = [path for path in (tmp_path / "tree").rglob("*") if path.is_file()]
+    assert len(paths) == 250
+    assert {path.stat().st_size for path in paths} == {300}
+    assert max(len([*path.parent.iterdir()]) for path in paths) == 100
+
+
+def test_hard_links(machine: Path, tmp_path: Path) -> None:
+    """A hundred names are links to one file, also in the layer."""
+    layer = make_layer(tmp_path, "layer", partial(hard_links, 250, root=machine))
+    paths = [path for path in layer.tree.rglob("*") if path.is_file()]
+    assert sorted(path.stat().st_nlink for path in paths) == [50] * 50 + [100] * 200
+    with tarfile.open(layer.blob) as archive:
+        assert sum(member.islnk() for member in archive) == 247
 
 
 def test_a_share_of_the_files_is_replaced(machine: Path, tmp_path: Path) -> None:
