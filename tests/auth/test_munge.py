@@ -121,7 +121,7 @@ async def test_a_user_of_this_host(munged: MungeDaemon, threads: Threads, munge:
 
 
 @pytest_twisted.ensureDeferred
-async def test_users_whom_the_host_does_not_know(
+async def test_users_that_are_unknown_to_the_host(
     munged: MungeDaemon, threads: Threads, munge: Munge
 ) -> None:
     """The names of unknown users are the digits of their ids, so no two are the same."""

@@ -34,7 +34,7 @@ def written_by_the_client(locations: dict[str, str]) -> bytes:
         max_size=4,
     )
 )
-def test_what_the_client_writes(locations: dict[str, tuple[str, str]]) -> None:
+def test_payloads_of_the_client(locations: dict[str, tuple[str, str]]) -> None:
     """All text arrives as the user typed it, control characters and colons included."""
     payload = written_by_the_client({name: ":".join(login) for name, login in locations.items()})
     assert logins(payload) == {name: RegistryLogin(*login) for name, login in locations.items()}

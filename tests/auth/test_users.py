@@ -55,7 +55,7 @@ async def test_groups_of_a_user_of_this_host(threads: CountingThreads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_user_whom_the_host_does_not_know(threads: CountingThreads) -> None:
+async def test_a_user_that_is_unknown_to_the_host(threads: CountingThreads) -> None:
     """Such a user has only the primary group."""
     groups = HostUsers(threads, Clock())
     assert await groups.groups("no-such-user", 54321, 54322) == frozenset({54322})

@@ -76,7 +76,7 @@ def test_a_reader_waits_for_bytes(path: Path, beside: Beside) -> None:
         assert first.result(5) == CONTENT[:3]
 
 
-def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
+def test_an_aborted_download_stays_aborted(path: Path, beside: Beside) -> None:
     """After `abort`, current and new readers fail, even if more bytes arrive."""
     arriving = Arriving(path)
     arriving.grow(5)
@@ -95,7 +95,7 @@ def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
         late_reader.read(1)
 
 
-def test_what_is_whole_is_not_lost(path: Path) -> None:
+def test_a_complete_download_cannot_be_aborted(path: Path) -> None:
     """The writer of a complete blob may close the file."""
     arriving = Arriving(path)
     arriving.grow(len(CONTENT))
@@ -118,7 +118,7 @@ def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
             reader.readinto(bytearray(4))
 
 
-def test_who_comes_too_late_is_told(path: Path) -> None:
+def test_a_complete_download_has_no_new_readers(path: Path) -> None:
     """A complete download cannot be opened: its file has another name by then."""
     arriving = Arriving(path)
     arriving.grow(len(CONTENT))

@@ -148,7 +148,7 @@ async def test_blob_that_ends_early(tmp_path: Path, cache: BlobFiles) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_more_than_promised_ends_a_download_at_once(tmp_path: Path, cache: BlobFiles) -> None:
+async def test_a_byte_too_many_ends_a_download_at_once(tmp_path: Path, cache: BlobFiles) -> None:
     """One byte too many ends an endless source, also one that does not listen; nothing stays."""
     writes = 0
 
@@ -253,7 +253,7 @@ async def test_file_of_another_size_is_replaced(tmp_path: Path, cache: BlobFiles
 
 
 @pytest_twisted.ensureDeferred
-async def test_wrong_size_in_a_manifest_harms_nobody(cache: BlobFiles) -> None:
+async def test_a_wrong_size_in_a_manifest_harms_no_other_pull(cache: BlobFiles) -> None:
     """A manifest that lies about a size fails by itself and leaves the good blob where it is."""
     path = await fetch_blob(cache, BLOB, Source(), ignore)
     for size in (len(CONTENT) - 1, len(CONTENT) + 1):

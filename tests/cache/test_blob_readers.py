@@ -65,9 +65,7 @@ async def test_a_blob_is_read_on_its_way(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_read_of_a_blob_that_is_another_has_no_end(
-    threads: Threads, cache: BlobFiles
-) -> None:
+async def test_readers_of_wrong_bytes_get_an_error(threads: Threads, cache: BlobFiles) -> None:
     """A reader of wrong bytes gets an error, however many bytes have arrived."""
     follower = Follower(threads)
 

@@ -21,7 +21,7 @@ from tests.parts import small_disk
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_surely_does_not_fit_is_refused(tmp_path: Path, cache: BlobFiles) -> None:
+async def test_layers_that_cannot_fit_are_refused(tmp_path: Path, cache: BlobFiles) -> None:
     """Only missing bytes count, each blob once."""
     huge = Descriptor(Digest.of(b"huge"), 1 << 60)
     with pytest.raises(NoSpace):
@@ -36,7 +36,9 @@ async def test_what_surely_does_not_fit_is_refused(tmp_path: Path, cache: BlobFi
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_used_stays(tmp_path: Path, threads: Threads, cache: BlobFiles) -> None:
+async def test_a_blob_in_use_is_not_swept(
+    tmp_path: Path, threads: Threads, cache: BlobFiles
+) -> None:
     """The sweep spares a blob as long as a context uses it."""
     caches = BlobCaches(tmp_path / "cache", threads, reactor)
     future = time.time() + 1
@@ -71,7 +73,7 @@ async def test_unused_blobs_make_way(tmp_path: Path, threads: Threads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_false_size_costs_nobody_anything(tmp_path: Path, threads: Threads) -> None:
+async def test_an_overstated_size_evicts_no_blob(tmp_path: Path, threads: Threads) -> None:
     """A blob whose size is overstated evicts no other blob."""
     root = tmp_path / "cache"
     content = bytes(400_000)
@@ -93,7 +95,7 @@ async def test_a_false_size_costs_nobody_anything(tmp_path: Path, threads: Threa
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_quota_makes_others_go(
+async def test_an_exhausted_quota_evicts_other_blobs(
     tmp_path: Path, threads: Threads, cache: BlobFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write that fails though the disk has room is tried again once another blob is gone."""

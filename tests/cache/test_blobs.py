@@ -45,7 +45,7 @@ def hold_blob(paths: BlobPaths) -> int:
     return descriptor
 
 
-def test_the_sweep_removes_what_is_old(tmp_path: Path) -> None:
+def test_the_sweep_removes_old_files(tmp_path: Path) -> None:
     """Public and private blobs and parts that have not been used since a time are removed."""
     unused_blobs = [blob(tmp_path, "a"), blob(tmp_path / blobs.PRIVATE / ("0" * 32), "b")]
     part = write_file(blob(tmp_path, "part").whole).rename(BlobPaths(unused_blobs[0].whole).partial)
@@ -59,7 +59,7 @@ def test_the_sweep_removes_what_is_old(tmp_path: Path) -> None:
     assert sorted(fresh.whole.parent.iterdir()) == sorted([fresh.whole, foreign])
 
 
-def test_a_discard_sees_what_another_pull_removes_just_then(
+def test_a_discard_during_the_removal_by_another_pull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blob in use is no longer in the cache: the pull that uses it fetches it once more."""
@@ -82,7 +82,7 @@ def test_there_may_be_no_cache_yet(tmp_path: Path) -> None:
     assert blobs.sweep(tmp_path / "cache", NOW) == 0
 
 
-def test_a_part_that_grows_keeps_what_was_there(tmp_path: Path) -> None:
+def test_a_growing_part_keeps_its_blob(tmp_path: Path) -> None:
     """A blob is as young as the youngest of its files: a download may be resumed from it."""
     paths = blob(tmp_path, "a")
     write_file(paths.partial, NOW)
@@ -90,7 +90,7 @@ def test_a_part_that_grows_keeps_what_was_there(tmp_path: Path) -> None:
     assert paths.partial.exists()
 
 
-def test_what_is_held_stays(tmp_path: Path) -> None:
+def test_a_held_blob_stays(tmp_path: Path) -> None:
     """A blob in use is not removed, however old; each use makes a blob young."""
     first, second = blob(tmp_path, "used"), blob(tmp_path, "again")
     descriptor = hold_blob(first)
@@ -102,7 +102,7 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     assert second.whole.exists()
 
 
-def test_what_is_downloaded_stays(tmp_path: Path) -> None:
+def test_the_part_of_a_waiting_download_stays(tmp_path: Path) -> None:
     """The part of a download that waits for its registry is not removed."""
     paths = blob(tmp_path, "a")
     part = paths.whole.rename(paths.partial)
@@ -136,7 +136,7 @@ def test_a_blob_of_another_size_is_not_held(tmp_path: Path) -> None:
 
 
 @without_tracing
-def test_a_sweep_does_not_take_what_somebody_holds_just_then(tmp_path: Path) -> None:
+def test_a_hold_and_a_sweep_at_the_same_moment(tmp_path: Path) -> None:
     """A held blob exists, however a hold and a sweep coincide."""
     paths = blob(tmp_path, "a")
     stop = threading.Event()
@@ -204,7 +204,7 @@ def test_a_blob_that_cannot_be_touched_is_not_left_open(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [500_000, 1 << 60])
-def test_nothing_goes_for_nothing(disk: Path, size: int) -> None:
+def test_no_blob_is_evicted_in_vain(disk: Path, size: int) -> None:
     """No blob is removed if there is room, or if the removal of all would not make enough."""
     paths = blob(disk, "a")
     blobs.make_room(disk, size, set())

@@ -210,7 +210,7 @@ async def test_bytes_that_wait_for_the_disk_when_a_source_fails(
     assert place(tmp_path, ".partial").read_bytes() == CONTENT[:200_000]
 
 
-def test_hashing_what_is_there_can_be_interrupted(tmp_path: Path) -> None:
+def test_the_hashing_of_a_partial_file_can_be_interrupted(tmp_path: Path) -> None:
     """A large rest of a download is not hashed to its end for a caller who has gone."""
     (tmp_path / "p").write_bytes(CONTENT)
     partial = PartialBlob(tmp_path / "p", BLOB)

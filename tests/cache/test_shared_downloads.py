@@ -47,7 +47,7 @@ async def test_callers_of_one_process_share_a_download(cache: BlobFiles) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_who_waits_takes_over(cache: BlobFiles) -> None:
+async def test_a_waiting_caller_takes_over(cache: BlobFiles) -> None:
     """When the downloading caller is cancelled, a waiting caller resumes the download."""
     download_start = Deferred[None]()
 

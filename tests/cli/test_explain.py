@@ -258,7 +258,7 @@ def test_cancelled_polls() -> None:
         assert ends[0].check(CancelledError)
 
 
-def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing that a gateway sends controls the terminal; the exit code is that of the action."""
     assert show(replace(EXPLANATION, work="\x1b[2J", source="\n"), as_json=False) == 0
     output = capsys.readouterr().out
@@ -289,7 +289,7 @@ def test_a_gateway_that_does_not_explain(state: dict[str, Any], code: int, words
 
 
 @pytest.mark.parametrize("key", ["", ".", "..", "a/b", "a" * 101, "a\n", 7, None])
-def test_an_id_that_is_none(key: Any) -> None:
+def test_an_invalid_id(key: Any) -> None:
     """Only an id becomes part of the path of a request."""
     with pytest.raises(InvalidAnswer):
         parse_explanation({"status": "RUNNING", "id": key})

@@ -65,7 +65,7 @@ def test_a_user_without_a_home(directory: str, monkeypatch: pytest.MonkeyPatch) 
         home()
 
 
-def test_a_user_whom_the_database_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_that_is_unknown_to_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error has the uid of the user."""
     monkeypatch.setattr(logins, "_DATABASE_WAITS", (0.0,))
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_001)

@@ -79,7 +79,7 @@ async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_prevents_a_migration(tmp_path: Path) -> None:
+async def test_obstacles_to_a_migration(tmp_path: Path) -> None:
     """Without database, file or server, or beside a gateway, the command fails with a message."""
     alone = shiftergw("migrate", "--config", write_config(tmp_path))
     assert (alone.returncode, "MongoDBURI" in alone.stderr) == (2, True)

@@ -32,7 +32,7 @@ def test_it_is_removed_with_its_content(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_command_has_left(tmp_path: Path) -> None:
+def test_files_of_a_killed_command(tmp_path: Path) -> None:
     """It goes with the next command for the same file; that of others, and new ones, stay."""
     leftover, young, stranger = (
         tmp_path / name for name in (".out.00000001", ".out.00000002", ".out.x.00000003")

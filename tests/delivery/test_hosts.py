@@ -132,7 +132,7 @@ async def test_a_clock_that_is_set_back() -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_none_works(errors: dict[str, DeliveryFailed], what: str, kind: type) -> None:
+async def test_no_host_works(errors: dict[str, DeliveryFailed], what: str, kind: type) -> None:
     """Users see what an admin must fix, if anything; the detail has the reason of each host."""
     site = Site()
     site.errors = errors
@@ -208,7 +208,7 @@ def test_cancelled() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_logged(log: list[str]) -> None:
+async def test_log_lines_about_hosts(log: list[str]) -> None:
     """The log has each change of the host, and once in a while why a host cannot be used."""
     site = Site("a", "b")
     site.errors["a"] = UNKNOWN

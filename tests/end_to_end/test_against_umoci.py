@@ -164,7 +164,9 @@ CASES: dict[str, tuple[Callable[[], list[bytes]], str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_equals_what_umoci_unpacks(registry: DockerRegistry, tmp_path: Path, name: str) -> None:
+def test_the_image_equals_the_tree_of_umoci(
+    registry: DockerRegistry, tmp_path: Path, name: str
+) -> None:
     """Paths, types, modes, times, contents, targets and hard links are the same."""
     make, compression = CASES[name]
     layers = make()

@@ -136,7 +136,7 @@ def test_an_archive_by_skopeo(service: Service, layout: str, tmp_path: Path) -> 
     assert run(service, "pull", "-", "app:2", stdin=content)[:2] == (0, image_id)
 
 
-def test_directories_and_what_they_are(service: Service, layout: str, tmp_path: Path) -> None:
+def test_layouts_and_directories_of_skopeo(service: Service, layout: str, tmp_path: Path) -> None:
     """A layout and a directory of skopeo's have one id, under any name of theirs."""
     code, image_id, errors = run(service, "pull", "--public", f"{layout}:latest", "tree:1")
     assert code == 0, errors

@@ -137,7 +137,7 @@ def test_an_archive_of_docker_save_becomes_an_image(service: UploadService) -> N
     assert service.spool == []
 
 
-def test_one_of_several_images_and_everybody(service: UploadService) -> None:
+def test_a_selector_and_a_public_upload(service: UploadService) -> None:
     """A selector names one of the images of an archive; `public` opens it."""
     upload_id = service.upload(saved_image("app:1", "app:2"))
     failure = service.wait_for_end("open:1", {"upload": upload_id, "selector": "app:3"})
@@ -158,7 +158,7 @@ def test_one_of_several_images_and_everybody(service: UploadService) -> None:
     assert (status, answer["status"]) == (200, "READY")
 
 
-def test_what_is_not_what_was_declared(service: UploadService) -> None:
+def test_a_file_that_changes_during_its_upload(service: UploadService) -> None:
     """A file that changed during its upload fails with a message, and the upload is removed."""
     content = bytearray(saved_image("app:1", size=50_000))
     upload = service.declare(bytes(content))

@@ -173,7 +173,7 @@ def test_records_without_durations(seconds: Any) -> None:
         assert image.seconds == {}
 
 
-def test_what_a_user_sees() -> None:
+def test_the_explanation_for_a_user() -> None:
     """No details, proxies and logins of the gateway, and nothing of other users' images."""
     limit = RequestLimit("", 1, "1 request")
     mirror = ImagePlace("mirror", "m", "https://m", "r", "proxy:3128", "robot", limits=(limit,))

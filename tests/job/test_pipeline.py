@@ -142,7 +142,7 @@ async def test_a_download_that_must_wait_keeps_its_partial_files(
 
 @pytest.mark.parametrize("error", [RegistryUnavailable, RegistryDenied, ImageNotFound])
 @pytest_twisted.ensureDeferred
-async def test_the_next_pull_resumes_what_a_failed_one_has_downloaded(
+async def test_a_pull_resumes_the_downloads_of_a_failed_one(
     pipeline_bench: PipelineBench, error: type[PullError]
 ) -> None:
     """Partial layers stay in the cache, those of interrupted downloads beside the failed one too.

@@ -121,7 +121,7 @@ async def test_the_acl_follows_a_moved_tag(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_on_an_acl_adds_nobody_without_proof(tmp_path: Path) -> None:
+async def test_work_on_an_acl_adds_no_user_without_proof(tmp_path: Path) -> None:
     """The tag may mean another user's image when the work begins."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)

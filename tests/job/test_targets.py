@@ -301,7 +301,7 @@ async def test_a_file_that_is_cut_short_is_no_image(place: Place, tmp_path: Path
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_original_did_not_store(place: Place) -> None:
+async def test_values_that_the_original_did_not_store(place: Place) -> None:
     """A value that is not stored comes from the metadata file, else from the registry."""
     config = ImageConfig(env=("B=2",), entrypoint=("/b",), cmd=("b",), workdir="/b")
     record = replace(OF_THE_ORIGINAL, env=("A=1",), user_acl=(2001,))

@@ -40,7 +40,7 @@ async def test_an_image_that_kills_workers_fails(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_died_during_delivery_blocks_nobody(bench: Bench) -> None:
+async def test_a_worker_that_died_during_delivery_blocks_no_pull(bench: Bench) -> None:
     """The next attempt gets its lease at once and releases it at the end."""
     record = await bench.claim()
     assert await bench.store.begin(record.key, "dead:1", 1000.0, 60) is not None

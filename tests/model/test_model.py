@@ -126,7 +126,7 @@ def _session(uid: int = 1, *groups: int) -> Session:
         (True, (), (8,), False),
     ],
 )
-def test_who_may_read(
+def test_readers_of_an_image(
     private: bool | None,
     users: tuple[int, ...] | None,
     groups: tuple[int, ...] | None,

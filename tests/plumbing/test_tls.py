@@ -97,7 +97,7 @@ async def test_a_host_that_no_certificate_names(host: str, tmp_path: Path) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_configuration_allows(tmp_path: Path) -> None:
+async def test_names_and_certificates_that_a_configuration_allows(tmp_path: Path) -> None:
     """`any_name` still requires a trusted authority, `any_certificate` nothing."""
     (tmp_path / "stranger").mkdir()
     authority, stranger = Authority(tmp_path), Authority(tmp_path / "stranger")

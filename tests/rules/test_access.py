@@ -232,7 +232,7 @@ def test_a_change_needs_permission_and_a_difference() -> None:
         (ALICE, (), (), False, False),
     ],
 )
-def test_who_may_expire_a_tag(
+def test_users_that_may_expire_a_tag(
     uid: int, users: tuple[int, ...], groups: tuple[int, ...], private: bool, may_expire: bool
 ) -> None:
     """A user may expire images that no other user may read; an admin may expire all images."""
@@ -242,7 +242,7 @@ def test_who_may_expire_a_tag(
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_who_may_expire_the_name_of_an_uploaded_image(*, private: bool) -> None:
+def test_users_that_may_expire_an_uploaded_image(*, private: bool) -> None:
     """Its owner may, whatever the readers; no reader removes the name of another user."""
     owners = {"a:1": ALICE, "b:1": BOB}
     ready = replace(
@@ -279,7 +279,7 @@ READ = ResolvedImage(BLOB.digest, BLOB.digest, BLOB, (), "registry", "lib/app")
         (True, None, ALICE, True, False),
     ],
 )
-def test_who_may_skip_the_download(
+def test_users_that_may_skip_the_download(
     private: bool, origin: Origin | None, uid: int, proven: bool, expected: bool
 ) -> None:
     """All users may for a public image; readers, and users with proof, for a private one."""

@@ -36,7 +36,7 @@ from tests.service.gateway_bench import (
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_user_s_refusal_blocks_nobody(bench: Bench) -> None:
+async def test_a_refusal_of_one_user_blocks_no_other_user(bench: Bench) -> None:
     """Only the user sees a failure that depends on the user's own credentials."""
     await bench.pull(ALICE)
     await bench.end(DENIED_PULL)
@@ -137,7 +137,7 @@ async def test_an_anonymous_user_reads_public_images(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_may_expire_a_tag(bench: Bench) -> None:
+async def test_only_admins_and_owners_expire_a_tag(bench: Bench) -> None:
     """Admins may expire any tag, users their own images; for strangers the image does not exist."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)

@@ -278,7 +278,7 @@ async def test_an_image_of_an_upload_stays_fresh(custom_bench: CustomBench) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_others_see_nothing_of_a_private_upload(custom_bench: CustomBench) -> None:
+async def test_a_private_upload_is_hidden_from_other_users(custom_bench: CustomBench) -> None:
     """Neither its work nor its failure is in their queue; public ones are."""
     await custom_bench.make(await custom_bench.upload())
     assert [page async for page in custom_bench.gateway.queue(BOB)] == [[]]

@@ -57,7 +57,9 @@ async def test_a_worker_that_does_not_stop_delays_only_its_own_record(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_system_without_workers_starves_nobody(store: SqliteStore, clock: Clock) -> None:
+async def test_a_system_without_workers_does_not_delay_other_systems(
+    store: SqliteStore, clock: Clock
+) -> None:
     """The work of a system without workers waits, while that of other systems is offered."""
     waiting = await claim_work(store, clock, 5, 1, "down")
     clock.advance(1)
@@ -73,7 +75,9 @@ async def test_a_system_without_workers_starves_nobody(store: SqliteStore, clock
 
 
 @pytest_twisted.ensureDeferred
-async def test_stale_work_without_workers_delays_nobody(store: SqliteStore, clock: Clock) -> None:
+async def test_stale_work_without_workers_does_not_delay_other_work(
+    store: SqliteStore, clock: Clock
+) -> None:
     """Stale work waits for workers of its system; work of other systems is offered."""
     (stale,) = await claim_work(store, clock, 1, 1, "down")
     await begin(store, stale, clock)

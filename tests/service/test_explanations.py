@@ -155,7 +155,7 @@ def test_the_oldest_results_are_dropped(bench: Bench, monkeypatch: pytest.Monkey
     assert [bench.status(state) for state in (*states[2:], running)] == ["READY"] * 2 + ["RUNNING"]
 
 
-def test_who_and_what_is_refused(bench: Bench) -> None:
+def test_requests_for_explanations_that_are_refused(bench: Bench) -> None:
     """Anonymous users, other types, and names without a registry are refused."""
     with pytest.raises(NotAuthenticated):
         bench.begin(session=replace(ALICE, uid=ANONYMOUS))

@@ -93,7 +93,7 @@ async def test_a_file_that_may_not_be_read(custom_bench: CustomBench) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_who_may_import(
+async def test_users_that_may_import(
     custom_bench: CustomBench, spool: UploadFiles, users: Any, may_import: bool
 ) -> None:
     """`ImportUsers` is the original's key; with an empty list no user may import."""
@@ -116,7 +116,7 @@ async def test_who_may_import(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_who_may_use_an_imported_image(
+async def test_users_that_may_use_an_imported_image(
     custom_bench: CustomBench, spool: UploadFiles, members: Any, command: list[str], public: bool
 ) -> None:
     """A public file makes a public image; a file that was read as the user makes a private one."""

@@ -234,7 +234,7 @@ async def test_the_list_has_the_own_uploads(upload_bench: UploadBench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_declarations_alone_shut_nobody_out(
+async def test_declarations_without_bytes_do_not_use_up_the_space(
     upload_bench: UploadBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user without bytes reserves the allowance; one with bytes, as much again as has arrived."""

@@ -73,7 +73,7 @@ def test_the_greeting_is_due_first() -> None:
     assert requests.silences == 1
 
 
-def test_a_reply_that_nobody_waits_for_is_ignored_once() -> None:
+def test_a_reply_to_a_canceled_request_is_ignored_once() -> None:
     """A canceled request keeps its number until its reply; then that number is unknown."""
     requests = Requests()
     number, _ = requests.add()
@@ -84,7 +84,7 @@ def test_a_reply_that_nobody_waits_for_is_ignored_once() -> None:
     assert f"request {number}" in caught.value.detail
 
 
-def test_the_end_returns_what_callers_wait_for() -> None:
+def test_the_end_returns_the_open_requests() -> None:
     """The greeting comes first; the timer stops, and no later request starts it again."""
     requests = Requests()
     greeting: Deferred[None] = Deferred()

@@ -200,7 +200,7 @@ def test_path_lengths(path_length: int | None, is_right: bool) -> None:
     assert isinstance(result, VerifiedClaim) is is_right
 
 
-def test_a_signer_who_certifies() -> None:
+def test_a_signer_that_certifies() -> None:
     """A signer's certificate cannot certify another signer."""
     first, key = keyless(), new_key()
     second = AUTHORITY.certificate(

@@ -112,7 +112,7 @@ def test_several_keys(key: str, second_key: str) -> None:
     known_hosts.check("h", 22, blob(second_key))
 
 
-def test_unknown_and_changed_keys_are_told_apart(key: str, second_key: str) -> None:
+def test_unknown_and_changed_keys_have_different_errors(key: str, second_key: str) -> None:
     """An unknown host and a changed key have errors of their own, with fingerprints."""
     known_hosts = hosts(f"h {key}")
     unknown_error = refusal(lambda: known_hosts.check("i", 22, blob(second_key)))

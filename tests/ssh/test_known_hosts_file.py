@@ -136,7 +136,7 @@ def test_a_missing_directory(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_belongs_to_another_user(tmp_path: Path) -> None:
+def test_files_of_another_user(tmp_path: Path) -> None:
     """Root changes no file of another user, and creates none in its directory."""
     need_root()
     home = tmp_path / "home"

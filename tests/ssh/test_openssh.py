@@ -204,7 +204,7 @@ async def test_close_ends_everything(sshd: Sshd) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_close_leaves_what_ssh_left_behind(tmp_path: Path) -> None:
+async def test_close_does_not_wait_for_a_process_of_ssh(tmp_path: Path) -> None:
     """A process that ssh leaves behind with full pipes does not block the gateway."""
     env = without_ssh(
         tmp_path / "bin",

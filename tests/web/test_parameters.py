@@ -143,7 +143,7 @@ def test_ids_as_text_or_numbers(value: object, ids: tuple[int, ...]) -> None:
         [None],
     ],
 )
-def test_ids_that_are_none(value: object) -> None:
+def test_ids_that_are_invalid(value: object) -> None:
     """Only ids from 0 to 2**32 - 2 are accepted, so that no image is open by mistake."""
     with pytest.raises(BadRequest, match="allowed_gids"):
         parameters.acl({"allowed_gids": value}, "allowed_gids")

@@ -120,7 +120,7 @@ def test_a_turn_of_the_reactor_parses_few_bytes(wire: Wire, clock: Clock) -> Non
     assert wire.transport.producerState == "producing"
 
 
-def test_what_follows_the_last_request_is_dropped(wire: Wire, clock: Clock) -> None:
+def test_bytes_after_the_last_request_are_dropped(wire: Wire, clock: Clock) -> None:
     """After `Connection: close` the connection ends, and later requests are dropped."""
     channel = _channel(wire)
     channel.dataReceived(ASK.replace(b"1.1", b"1.0") + ASK * 1000)

@@ -96,7 +96,7 @@ def test_a_failure_tells_cause_and_remedy() -> None:
     assert answer["request_id"] == "ab12"
 
 
-def test_what_jobs_do_without_is_told() -> None:
+def test_settings_that_jobs_do_without_are_listed() -> None:
     """A READY image lists settings that the runtime does not get; malformed reports are ignored."""
     lacking = replace(READY, report={"metadata": ["CMD", "ENV A"]})
     notice = "Jobs do without settings that the gateway cannot store: CMD, ENV A"
@@ -159,7 +159,7 @@ def test_a_refusal_is_one_line_of_json() -> None:
         (NotFound("No."), None),
     ],
 )
-def test_what_passes_says_when_to_ask_again(error: NotFound, seconds: str | None) -> None:
+def test_refusals_that_pass_say_when_to_ask_again(error: NotFound, seconds: str | None) -> None:
     """429 and 503 always carry whole seconds in `Retry-After`; other refusals do not."""
     assert render.refusal(error).headers.get("Retry-After") == seconds
 

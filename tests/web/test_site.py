@@ -79,7 +79,7 @@ def _only_reply(answer: bytes) -> Reply:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
+async def test_malformed_requests_get_a_400(data: bytes) -> None:
     """Malformed lines, headers, lengths and chunks get a 400 in JSON, and the connection ends."""
     reply = _only_reply(await _exchange(lambda port: _talk(port, data)))
     assert (reply.status, reply.json["code"]) == (400, "bad-request")
@@ -100,7 +100,7 @@ async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_is_too_large_is_told_so(data: bytes) -> None:
+async def test_large_requests_get_a_413(data: bytes) -> None:
     """A head or body over 64 KiB gets a 413, which arrives although its sender still sends."""
     reply = _only_reply(await _exchange(lambda port: _talk(port, data)))
     assert (reply.status, reply.json["code"]) == (413, "too-large")
@@ -219,7 +219,7 @@ async def test_a_list_of_any_length() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_who_does_not_read_is_cut_off() -> None:
+async def test_a_client_that_does_not_read_is_cut_off() -> None:
     """A client has a minute to read each piece of a long list; then the connection is closed."""
     clock = Clock()
     async with long_list(clock) as port:
@@ -233,7 +233,7 @@ async def test_one_who_does_not_read_is_cut_off() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_who_hangs_up_in_a_list() -> None:
+async def test_a_client_that_hangs_up_in_a_list() -> None:
     """The client leaves nothing behind, and other clients are served."""
     async with long_list() as port:
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
@@ -243,7 +243,7 @@ async def test_one_who_hangs_up_in_a_list() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_who_reads_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long list has a total time limit, so a slow reader occupies memory only for a while."""
     monkeypatch.setattr(site_module, "LEAST_RATE", 1 << 30)  # so a minute for all of it
     clock = Clock()
@@ -263,7 +263,7 @@ async def test_one_who_reads_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPat
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_request_that_breaks_off_is_nobody() -> None:
+async def test_a_request_that_breaks_off_leaves_nothing_behind() -> None:
     """A connection that closes within a request gets no answer, and leaves nothing behind."""
     data = HEAD + b"Content-Length: 10\r\n\r\n{"
     assert await _exchange(lambda port: _talk(port, data, stubborn=True)) == b""
@@ -297,7 +297,7 @@ def test_a_silent_connection_ends() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_who_goes_on_sending_is_cut_off() -> None:
+async def test_a_refused_client_that_goes_on_sending_is_cut_off() -> None:
     """The connection of a refused client that continues to send is closed after a few seconds."""
 
     def talk(port: int) -> float:

@@ -18,7 +18,7 @@ from tests.web.fakes import in_no_thread
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_written_is_read(threads: Threads) -> None:
+async def test_bytes_are_read_as_they_were_written(threads: Threads) -> None:
     """Bytes are read in the order of their writes, from memory and from a file."""
     spool = Spool(threads.run, 10)
     try:

@@ -16,7 +16,7 @@ from tests.web.upload_site import DECLARATION, SHA256, SIZE, Place, only_answer,
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_not_authenticated_sends_no_body(place: Place) -> None:
+async def test_unauthenticated_clients_send_no_body(place: Place) -> None:
     """A bad credential, another user and an unknown id are refused before the body is read."""
     upload = await place.declare(size=CHUNK_LIMIT)
     path = f"/api/upload/mycluster/{upload['upload']}?offset=0"

@@ -69,7 +69,9 @@ def layout(tmp_path: Path) -> Path:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_path_is_what_it_holds(layout: Path, tmp_path: Path, threads: Threads) -> None:
+async def test_the_content_of_a_path_decides_its_form(
+    layout: Path, tmp_path: Path, threads: Threads
+) -> None:
     """Without a prefix, the form of a file or directory is recognized by its content."""
     skopeo_copy(f"oci:{layout}:latest", f"dir:{tmp_path}/dir")
     skopeo_copy(f"oci:{layout}:latest", f"oci-archive:{tmp_path}/oci.tar:1")
@@ -182,7 +184,7 @@ async def test_files_that_are_no_image(
 
 @pytest.mark.parametrize("prefix", ["", "oci:", "oci-archive:", "docker-archive:", "dir:", "sif:"])
 @pytest_twisted.ensureDeferred
-async def test_what_is_not_there(prefix: str, tmp_path: Path, threads: Threads) -> None:
+async def test_an_absent_file(prefix: str, tmp_path: Path, threads: Threads) -> None:
     """The error for a path without a file says so, whatever the prefix."""
     with pytest.raises(ImageNotFound, match="does not exist"):
         await resolve(await open_text(f"{prefix}{tmp_path}/absent", tmp_path, threads))

@@ -2,82 +2,41 @@
 
 from __future__ import annotations
 
-import gzip
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import pytest_twisted
-from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import (
     BlobCorrupt,
-    GatewayError,
     ImageNotFound,
     ManifestInvalid,
     NoMatchingPlatform,
-    NoSpace,
     RegistryDenied,
     RegistryUnavailable,
-    RetryLater,
 )
-from shiftergw.model.images import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model.images import Digest, Platform, ResolvedImage
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
-from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.timing import pause
-from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
-from shiftergw.sources.registry.retry import Interruption, Patience
 from tests.images import (
     INDEX,
     MANIFEST,
-    MadeImage,
     descriptor,
     json_bytes,
     make_image,
     make_index,
     tar_of,
 )
-from tests.patience import stretch
 from tests.registries import Ask, FakeRegistry
 from tests.sources.registry.network import (
-    HASTY,
     PUBLIC,
-    REACTOR,
-    SHORT,
     Network,
     Sink,
     a_client,
     quiet,
     serving,
 )
+from tests.sources.registry.simple_images import AMD64, IMAGE, LAYER, fetch, layer_of, resolve
 
-AMD64 = Platform()
-IMAGE = make_image([tar_of({"a": b"a" * 5000}), tar_of({"b": b"b"})], config={"Cmd": ["/bin/sh"]})
 ARM64 = make_image([tar_of({"a": b"arm"})], architecture="arm64")
-LAYER = make_image([tar_of({"big": bytes(range(256)) * 4000})], compression="plain")
-
-
-async def resolve(
-    client: RegistryClient, reference: str = "team/app", platform: Platform = AMD64
-) -> ResolvedImage:
-    """Resolve a reference for an anonymous user."""
-    image, _ = await client.resolve(ImageReference.parse(reference), platform, None, quiet)
-    return image
-
-
-def layer_of(image: MadeImage) -> tuple[Descriptor, bytes]:
-    """Return the descriptor and the bytes of the first layer."""
-    layer = image.document["layers"][0]
-    digest = Digest.parse(layer["digest"])
-    return Descriptor(digest, layer["size"], layer["mediaType"]), image.blobs[digest]
-
-
-async def fetch(client: RegistryClient, image: MadeImage, sink: Sink, offset: int = 0) -> None:
-    """Download the first layer of an image."""
-    blob, _ = layer_of(image)
-    resolved_image = ResolvedImage(image.digest, image.digest, blob, (blob,), "test", "team/app")
-    await client.blob(resolved_image, blob, None, quiet, offset, sink)
 
 
 # resolve
@@ -171,7 +130,7 @@ async def test_the_next_candidate() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_candidate_nobody_vouched_for() -> None:
+async def test_a_candidate_without_a_platform() -> None:
     """If the index names no platform, the configuration decides."""
     registry = FakeRegistry(IMAGE, ARM64)
     entries = [descriptor(image.manifest, image.media_type) for image in (IMAGE, ARM64)]
@@ -286,7 +245,7 @@ async def test_layers_without_diff_ids() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_not_there() -> None:
+async def test_an_absent_tag() -> None:
     """The error for a missing tag has the registry's words in printable form; it is final."""
 
     def misbehave(ask: Ask) -> object:
@@ -381,409 +340,3 @@ async def test_a_missing_layer() -> None:
         with pytest.raises(ImageNotFound, match="part of team/app") as caught:
             await fetch(client, LAYER, Sink())
     assert "Push" in caught.value.remedy
-
-
-# Being asked to wait, and broken connections.
-
-
-@pytest_twisted.ensureDeferred
-async def test_slow_down() -> None:
-    """The client waits after a 429 with `Retry-After`, and reports the reason to the user."""
-    messages: list[str] = []
-
-    def misbehave(ask: Ask) -> object:
-        body = b'{"errors":[{"message":"too many"}]}'
-        return not ask.registry.requests and ask.answer(429, body, Retry_After="1")
-
-    registry = FakeRegistry(IMAGE, misbehave=misbehave)
-    async with serving(registry) as client:
-        start = REACTOR.seconds()
-        reference = ImageReference.parse("team/app")
-        image, _ = await client.resolve(reference, AMD64, None, messages.append)
-    assert image.digest == IMAGE.digest
-    assert REACTOR.seconds() - start >= 1
-    assert messages == ["waiting 1 s: The registry 'test' asked to slow down: too many"]
-
-
-@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
-@pytest_twisted.ensureDeferred
-async def test_a_registry_that_stays_away(status: int) -> None:
-    """After three such answers the pull must wait, and other pulls are not blocked."""
-    registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"<html>"))
-    async with serving(registry) as client:
-        with pytest.raises(RetryLater, match=f"status {status}") as caught:
-            await resolve(client)
-    assert len(registry.requests) == 3
-    assert (caught.value.why, caught.value.registry) == (f"test (status {status})", "")
-    assert not caught.value.is_fixed
-
-
-@pytest_twisted.ensureDeferred
-async def test_hang_ups_and_silence() -> None:
-    """If a connection is closed, reset or silent before the answer, the request is repeated."""
-
-    def misbehave(ask: Ask) -> object:
-        return {1: ask.hang_up, 2: lambda: ask.hang_up(reset=True), 3: lambda: True}.get(
-            ask.nth, lambda: None
-        )()
-
-    registry = FakeRegistry(IMAGE, misbehave=misbehave)
-    async with serving(registry, patience=Patience(tries=4, first=0.01)) as client:
-        reference = ImageReference.parse("team/app")
-        assert (await client.resolve(reference, AMD64, None, quiet))[0].digest == IMAGE.digest
-    assert sum(ask.path.endswith("/latest") for ask in registry.requests) == 4
-
-
-@pytest_twisted.ensureDeferred
-async def test_nobody_listens() -> None:
-    """The error for a refused connection has neither host nor port."""
-    registry = await FakeRegistry().start()
-    await registry.stop()
-    async with a_client(f"http://{registry.host}") as client:
-        with pytest.raises(RetryLater, match=r"'test'.*refused") as caught:
-            await resolve(client)
-    assert caught.value.why == "test (unreachable)"
-    assert registry.host not in str(caught.value)
-    assert registry.host in caught.value.detail
-
-
-# blob
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_blob() -> None:
-    """A layer streams into the sink, as it is stored."""
-    registry = FakeRegistry(IMAGE)
-    sink = Sink()
-    async with serving(registry) as client:
-        await fetch(client, IMAGE, sink)
-    assert sink.content == layer_of(IMAGE)[1]
-    assert sink.offsets == [0]
-    assert sink.producer is None
-    assert registry.requests[0].header("Accept-Encoding") == "identity"
-    assert registry.requests[0].header("Range") is None
-
-
-@pytest_twisted.ensureDeferred
-async def test_blobs_of_a_public_image_come_without_a_login() -> None:
-    """If the manifest is public and the layers are private, the image does not count as public."""
-    registry = FakeRegistry(IMAGE)
-    blob, _ = layer_of(IMAGE)
-
-    def close(ask: Ask) -> object:
-        basic = 'Basic realm="x"'
-        return "/blobs/" in ask.path and ask.answer(401, WWW_Authenticate=basic)
-
-    registry.misbehave = close
-    resolved_image = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
-    async with serving(registry) as client:
-        with pytest.raises(RegistryDenied):
-            await client.blob(resolved_image, blob, RegistryLogin("a", "b"), quiet, 0, Sink())
-        with pytest.raises(RegistryDenied):
-            await client.prove(resolved_image, RegistryLogin("a", "b"), quiet)
-    assert all(ask.header("Authorization") is None for ask in registry.requests)
-
-
-@pytest_twisted.ensureDeferred
-async def test_resuming() -> None:
-    """Bytes that the sink has are not requested again."""
-    registry = FakeRegistry(LAYER)
-    content = layer_of(LAYER)[1]
-    sink = Sink(content[:1000])
-    async with serving(registry) as client:
-        await fetch(client, LAYER, sink, 1000)
-    assert sink.content == content
-    assert sink.offsets == [1000]
-    assert registry.requests[0].header("Range") == "bytes=1000-"
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_sink_that_drops_bytes_before_the_first_answer() -> None:
-    """A sink may find late that bytes of another source are wrong: the download resumes there."""
-    content = layer_of(LAYER)[1]
-    sink = Sink(content[:1000])
-
-    def drop(ask: Ask) -> None:
-        if ask.nth == 1:
-            del sink.content[600:]
-
-    async with serving(FakeRegistry(LAYER, misbehave=drop), patience=HASTY) as client:
-        await fetch(client, LAYER, sink, 1000)
-    assert sink.content == content
-    assert sink.offsets == [600]
-
-
-def cut(ask: Ask, *, reset: bool = False) -> object:
-    """End the first two answers after a third of the bytes of the request."""
-    if ask.nth > 2:
-        return None
-    content = ask.registry.blobs[ask.path.rpartition("/")[2]]
-    start = int((ask.header("Range") or "bytes=0-")[6:-1])
-    rest = content[start:]
-    fields = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-    ask.begin(rest[: len(rest) // 3], len(rest), 206 if start else 200, **fields if start else {})
-    if reset:
-        REACTOR.callLater(0.05, ask.hang_up, reset=True)
-        return True
-    return ask.hang_up()
-
-
-@pytest.mark.parametrize("reset", [False, True])
-@pytest_twisted.ensureDeferred
-async def test_broken_off(reset: bool) -> None:
-    """A body that ends early is resumed at its end, and never counts as complete."""
-    registry = FakeRegistry(LAYER, misbehave=lambda ask: cut(ask, reset=reset))
-    sink = Sink()
-    async with serving(registry) as client:
-        await fetch(client, LAYER, sink)
-    assert sink.content == layer_of(LAYER)[1]
-    assert len(sink.offsets) == 3
-    assert sink.offsets == sorted(sink.offsets)
-    assert [ask.header("Range") is None for ask in registry.requests] == [True, False, False]
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_body_of_unknown_length() -> None:
-    """A body that ends with its connection is complete if its size is right, and else broken."""
-    content = layer_of(LAYER)[1]
-
-    def misbehave(ask: Ask) -> object:
-        channel: Any = ask.request.channel
-        length = 1000 if ask.nth == 1 else len(content)
-        channel.transport.write(b"HTTP/1.0 200 OK\r\n\r\n" + content[:length])
-        return ask.hang_up()
-
-    sink = Sink()
-    async with serving(FakeRegistry(misbehave=misbehave)) as client:
-        await fetch(client, LAYER, sink)
-    assert sink.content == content
-    assert sink.offsets == [0, 0]
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_stall() -> None:
-    """A body that stalls for too long is requested again."""
-    content = layer_of(LAYER)[1]
-
-    def misbehave(ask: Ask) -> object:
-        return ask.nth == 1 and ask.begin(content[:5000], len(content))
-
-    registry = FakeRegistry(LAYER, misbehave=misbehave)
-    sink = Sink()
-    messages: list[str] = []
-    async with serving(registry) as client:
-        blob, _ = layer_of(LAYER)
-        resolved_image = ResolvedImage(
-            LAYER.digest, LAYER.digest, blob, (blob,), "test", "team/app"
-        )
-        await client.blob(resolved_image, blob, None, messages.append, 0, sink)
-    assert sink.offsets == [0, 5000]
-    assert sink.content == content
-    assert messages == ["waiting 1 s: The registry 'test' sent nothing for 0.3 s."]
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_short_blob() -> None:
-    """A blob with fewer bytes than the manifest says is an error."""
-    content = layer_of(LAYER)[1]
-    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content[:-1]))
-    async with serving(registry) as client:
-        with pytest.raises(RegistryUnavailable, match=f"{len(content) - 1} bytes"):
-            await fetch(client, LAYER, Sink())
-    assert len(registry.requests) == 3
-
-
-@pytest_twisted.ensureDeferred
-async def test_ranges_ignored() -> None:
-    """If a registry answers a `Range` with the whole blob, the blob starts at its beginning."""
-    content = layer_of(LAYER)[1]
-    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content))
-    sink = Sink(content[:1000])
-    async with serving(registry) as client:
-        await fetch(client, LAYER, sink, 1000)
-    assert sink.offsets == [0]
-    assert sink.content == content
-
-
-@pytest.mark.parametrize(
-    "content_range",
-    ["bytes 999-1023/1024", "bytes 0-1023999/1024000", "bytes 1000-1023/1024", "nonsense", ""],
-)
-@pytest_twisted.ensureDeferred
-async def test_another_part(content_range: str) -> None:
-    """Another range than the requested one is refused; the blob is requested from its start."""
-    content = layer_of(LAYER)[1]
-
-    def misbehave(ask: Ask) -> object:
-        return ask.header("Range") is not None and ask.answer(
-            206, b"x" * 24, Content_Range=content_range
-        )
-
-    registry = FakeRegistry(LAYER, misbehave=misbehave)
-    sink = Sink(content[:1000])
-    async with serving(registry) as client:
-        await fetch(client, LAYER, sink, 1000)
-    assert sink.content == content
-    assert sink.offsets == [0]
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_part_unasked() -> None:
-    """A partial answer to a request for the whole blob is an error."""
-    registry = FakeRegistry(
-        misbehave=lambda ask: ask.answer(206, b"xx", Content_Range="bytes 5-6/9")
-    )
-    async with serving(registry) as client:
-        with pytest.raises(RegistryUnavailable, match="another part"):
-            await fetch(client, LAYER, Sink())
-    # Twisted repeats a request whose kept connection is just closing, as on a busy machine.
-    assert HASTY.tries <= len(registry.requests) <= 2 * HASTY.tries
-
-
-@pytest_twisted.ensureDeferred
-async def test_beyond_the_end() -> None:
-    """After a 416 the download starts from the beginning."""
-    content = layer_of(LAYER)[1]
-    registry = FakeRegistry(LAYER)
-    sink = Sink(content)
-    async with serving(registry) as client:
-        await fetch(client, LAYER, sink, len(content))
-    assert sink.offsets == [0]
-    assert sink.content == content
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_sink_that_refuses() -> None:
-    """An error of the sink, at any point, ends the download."""
-    registry = FakeRegistry(LAYER)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise NoSpace("Full.")
-
-    async with serving(registry) as client:
-        writing, beginning = Sink(), Sink()
-        writing.on_write = full
-        beginning.begin = full  # type: ignore[method-assign]
-        for sink in (writing, beginning):
-            with pytest.raises(NoSpace):
-                await fetch(client, LAYER, sink)
-            assert sink.producer is None
-    assert len(registry.requests) == 2
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_sink_that_stops() -> None:
-    """A sink that stops its producer ends the download as cancelled."""
-    sink = Sink()
-    sink.on_write = lambda _: sink.producer.stopProducing()
-    async with serving(FakeRegistry(LAYER)) as client:
-        with pytest.raises(CancelledError):
-            await fetch(client, LAYER, sink)
-
-
-@pytest_twisted.ensureDeferred
-async def test_back_pressure() -> None:
-    """While the sink pauses, no data arrives, and the wait does not count as a stall."""
-    limits = replace(SHORT, idle=stretch(SHORT.idle))
-    image = make_image([tar_of({"big": bytes(30_000_000)})], compression="plain")
-    sink = Sink()
-    paused_at: list[int] = []
-
-    def pause_once(_: bytes) -> None:
-        if not paused_at:
-            sink.producer.pauseProducing()
-            paused_at.append(len(sink.content))
-            REACTOR.callLater(2 * limits.idle, go_on)
-
-    def go_on() -> None:
-        paused_at.append(len(sink.content))
-        sink.producer.resumeProducing()
-
-    sink.on_write = pause_once
-    async with serving(FakeRegistry(image), limits=limits) as client:
-        await fetch(client, image, sink)
-    assert len(sink.content) == layer_of(image)[0].size
-    assert paused_at[1] - paused_at[0] < 1 << 20
-    # On a busy machine the download may stall later; a stall counts from the end of the pause.
-    assert all(offset > paused_at[1] for offset in sink.offsets[1:])
-
-
-@pytest_twisted.ensureDeferred
-async def test_cancelling() -> None:
-    """A cancelled download ends at once with `CancelledError`, at any point."""
-    content = layer_of(LAYER)[1]
-
-    def misbehave(ask: Ask) -> object:
-        if ask.nth == 1:
-            return True  # no header
-        return ask.begin(content[:5000], len(content)) if ask.nth == 2 else ask.answer(503)
-
-    registry = FakeRegistry(misbehave=misbehave)
-    async with serving(registry, patience=Patience(first=60, quick=600)) as client:
-        for number, expected in enumerate((0, 5000, 0), 1):
-            sink = Sink()
-            running = Deferred.fromCoroutine(fetch(client, LAYER, sink))
-            while len(registry.requests) < number or len(sink.content) < expected:
-                await pause(0.01, REACTOR)
-            await pause(0.1, REACTOR)  # the last one's answer arrives, and a wait begins
-            running.cancel()
-            with pytest.raises(CancelledError):
-                await running
-            assert len(sink.content) == expected
-            assert sink.producer is None
-    assert len(registry.requests) == 3
-
-
-@pytest_twisted.ensureDeferred
-async def test_blobs_at_once() -> None:
-    """At most six blobs are downloaded at a time."""
-    content = layer_of(LAYER)[1]
-    at_once: list[int] = []
-
-    def misbehave(ask: Ask) -> object:
-        at_once.append(1 + sum(not item.request.finished for item in ask.registry.requests))
-        REACTOR.callLater(0.05, ask.answer, 200, content)
-        return True
-
-    async with serving(FakeRegistry(misbehave=misbehave)) as client:
-        await gather_or_cancel(fetch(client, LAYER, Sink()) for _ in range(20))
-    assert len(at_once) == 20
-    assert max(at_once) == PARALLEL_BLOBS
-
-
-@pytest_twisted.ensureDeferred
-async def test_content_coding_is_left_alone() -> None:
-    """A blob that a server calls gzip-coded arrives as it was sent."""
-    content = gzip.compress(b"layer")
-    blob = Descriptor(Digest.of(content), len(content))
-    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content, Content_Encoding="gzip"))
-    sink = Sink()
-    async with serving(registry) as client:
-        resolved_image = ResolvedImage(
-            IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app"
-        )
-        await client.blob(resolved_image, blob, None, quiet, 0, sink)
-    assert sink.content == content
-
-
-@pytest_twisted.ensureDeferred
-async def test_corrupt_is_the_sinks_to_say() -> None:
-    """If a body has more bytes than the descriptor says, the sink raises `BlobCorrupt`."""
-    sink = Sink()
-
-    def too_many(_: bytes) -> None:
-        if len(sink.content) > layer_of(LAYER)[0].size:
-            raise BlobCorrupt("More.")
-
-    sink.on_write = too_many
-    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, layer_of(LAYER)[1] + b"x"))
-    async with serving(registry) as client:
-        with pytest.raises(BlobCorrupt):
-            await fetch(client, LAYER, sink)
-
-
-def test_interruptions_are_errors_of_the_program() -> None:
-    """The error after the last try is a retryable `RegistryUnavailable`."""
-    assert issubclass(Interruption, RegistryUnavailable)
-    assert Interruption.retryable
-    assert issubclass(Interruption, GatewayError)

@@ -89,7 +89,7 @@ async def test_ranges(public: DockerRegistry, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_not_there(public: DockerRegistry, tmp_path: Path) -> None:
+async def test_absent_images(public: DockerRegistry, tmp_path: Path) -> None:
     """Absent repositories, tags and digests are not found."""
     oci_layout(tmp_path, LAYERS["arm64"])
     public.push(tmp_path, "lib/there:1")

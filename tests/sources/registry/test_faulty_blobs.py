@@ -375,7 +375,9 @@ async def test_a_fault(row: Row, authority: Authority, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_next_pull_fetches_what_is_missing(authority: Authority, tmp_path: Path) -> None:
+async def test_the_next_pull_fetches_only_missing_bytes(
+    authority: Authority, tmp_path: Path
+) -> None:
     """All bytes of a failed download are used: of 205 kB, 150 kB arrived in three tries."""
     servers = BlobServers((), (broken_after(50_000),) * 3)
     async with servers.running(authority, tmp_path):

@@ -79,7 +79,7 @@ def test_files_that_do_not_fit(
 
 
 @pytest.mark.parametrize("name", ["key", "both"])
-def test_a_key_that_everybody_can_read(files: dict[str, Path], name: str) -> None:
+def test_a_key_that_other_users_can_read(files: dict[str, Path], name: str) -> None:
     """A private key that other users can read is refused, and the remedy is a command."""
     files[name].chmod(0o644)
     location = Location("x", "https://x", client_certificate=files["both"], client_key=files["key"])

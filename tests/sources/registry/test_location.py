@@ -46,7 +46,7 @@ def test_an_origin(url: str, expected: WebOrigin, host_field: str | None) -> Non
         "",
     ],
 )
-def test_what_is_no_origin(url: str) -> None:
+def test_urls_that_are_not_an_origin(url: str) -> None:
     """Other schemes, user names and odd characters are refused."""
     with pytest.raises(ValueError, match=r"."):
         WebOrigin.of(url)

@@ -185,7 +185,7 @@ async def test_an_image_of_the_location_comes_whole_from_there() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_location_refuses_is_refused() -> None:
+async def test_an_image_that_the_location_refuses() -> None:
     """An image that the location refuses is not read from a mirror that has it."""
     for status, error in ((404, ImageNotFound), (403, RegistryDenied), (429, RetryLater)):
         mirror = FakeRegistry(NEW)
@@ -249,7 +249,7 @@ async def test_the_login_of_the_gateway_at_a_mirror(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_login_that_everybody_can_read(tmp_path: Path) -> None:
+async def test_a_login_that_other_users_can_read(tmp_path: Path) -> None:
     """The start is refused while other users can read the gateway's login."""
     file = tmp_path / "login"
     file.write_text("gateway:secret")

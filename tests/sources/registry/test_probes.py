@@ -17,16 +17,8 @@ from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.registries import Ask, FakeRegistry
+from tests.sources.registry.breaker_sites import ShiftedClock, breakers_of, registry, resolve
 from tests.sources.registry.network import REACTOR, a_client
-from tests.sources.registry.test_admission import (
-    ShiftedClock,
-    breakers_of,
-    registry,
-    resolve,
-    store,
-)
-
-__all__ = ["store"]
 
 PATIENCE = Patience(first=1, quick=0.5)
 LIMITED_FOR = 60

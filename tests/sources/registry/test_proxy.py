@@ -84,7 +84,7 @@ def test_credentials() -> None:
 @pytest.mark.parametrize(
     "url", ["socks5://u:s3cret@p:1", "http://u:s3cret@p:x", "https://p", "http://"]
 )
-def test_what_is_no_proxy(url: str) -> None:
+def test_values_that_are_not_a_proxy(url: str) -> None:
     """Anything but an HTTP proxy is a fault of the configuration; its password is not repeated."""
     with pytest.raises(ConfigurationError) as caught:
         Proxies({"https_proxy": url})

@@ -90,7 +90,7 @@ async def test_a_registry_that_counts_nothing() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_remembered_manifest_is_for_those_who_may_read_it() -> None:
+async def test_a_remembered_manifest_is_for_its_readers() -> None:
     """A user who may not read a manifest gets an error, although the process remembers it."""
     site = CountingSite(10)
     site.access = "basic"
@@ -146,7 +146,7 @@ async def test_private_manifests_are_not_shared(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_limit_is_told() -> None:
+async def test_the_limit_is_reported() -> None:
     """A pull that must wait reports the limit; the log reports once that few requests remain."""
     events: list[LogEvent] = []
     site = CountingSite(1)

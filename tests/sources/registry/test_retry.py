@@ -132,7 +132,7 @@ def test_a_slow_try_is_not_repeated_at_once() -> None:
     assert (tries.count, delay.at) == (1, 60 + 8)
 
 
-def test_what_time_does_not_mend() -> None:
+def test_a_lasting_interruption() -> None:
     """An error in the answer itself is raised after the last try."""
     tries = Tries(*[interruption(kind=InterruptionKind.LASTING) for _ in range(5)])
     last = tries.failures[2]

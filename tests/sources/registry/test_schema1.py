@@ -109,7 +109,7 @@ async def test_a_registry_that_tells_no_sizes(registry: FakeRegistry) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_skopeo_pushes(tmp_path: Path) -> None:
+async def test_a_manifest_that_skopeo_pushes(tmp_path: Path) -> None:
     """A signed manifest that skopeo has pushed to a real registry is read, layers in order."""
     need("docker-registry")
     layers = [tar_of([entry("etc"), entry("etc/motd", b"hello")]), tar_of({"b": b"b" * 10_000})]

@@ -81,7 +81,7 @@ async def test_attachments(tmp_path: Path, section: str, *, is_read: bool) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_no_policy_needs_is_not_fetched(tmp_path: Path) -> None:
+async def test_signatures_that_no_policy_needs_are_not_fetched(tmp_path: Path) -> None:
     """Attachments are not read for `signedBy`, nor lookasides for `sigstoreSigned`."""
     folder = tmp_path / f"team/app@sha256={IMAGE.digest.hex}"
     folder.mkdir(parents=True)

@@ -2,130 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, globalLogPublisher
-from twisted.web.http_headers import Headers
-from zope.interface import implementer
 
 from shiftergw.errors import (
-    GatewayError,
-    ImageNotFound,
     RegistryDenied,
     RegistryUnavailable,
     RegistryUntrusted,
 )
-from shiftergw.model.images import Digest, Platform, ResolvedImage
-from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
-from shiftergw.oci.challenge import Challenge
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.sources.registry.client import RegistryClient
-from shiftergw.sources.registry.location import Location
-from shiftergw.sources.registry.proxy import Proxies
-from shiftergw.sources.registry.reader import Limits
-from shiftergw.sources.registry.tokens import RepositoryAccess, Tokens
-from shiftergw.sources.registry.transport import Transport
 from tests.certificates import Authority
-from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client, quiet, serving
+from tests.sources.registry.network import PUBLIC, Network, a_client, serving
+from tests.sources.registry.token_sites import ALICE, IMAGE, SECRETS, TokenRegistry, fetch, resolve
 
-IMAGE = make_image([tar_of({"a": b"a"}), tar_of({"b": b"b"})])
-ALICE = RegistryLogin("alice", "pä:ss wörd")
-REFERENCE = ImageReference.parse("team/app")
-SECRETS = ("wörd", base64.b64encode("alice:pä:ss wörd".encode()).decode(), "token-")
-
-
-class TokenRegistry(FakeRegistry):
-    """A registry with a token service at `/token`.
-
-    `public` says whether anonymous tokens are accepted. `queries` has those of all tokens; a
-    token is valid until `revoke`. `service` answers in place of the token service.
-    """
-
-    def __init__(self, *, public: bool) -> None:
-        """Start without tokens."""
-        super().__init__(IMAGE, misbehave=self._misbehave)
-        self.public = public
-        self.queries: list[dict[str, list[str]]] = []
-        self.good: set[str] = set()
-        self.realm = ""
-        self.scope = ',scope="repository:team/app:pull"'
-        self.answer: dict[str, Any] = {}
-        self.member = "token"
-        self.service: Any = lambda _: None
-
-    def revoke(self) -> None:
-        """Invalidate all tokens."""
-        self.good.clear()
-
-    def _misbehave(self, ask: Ask) -> object:
-        if ask.path.startswith("/token"):
-            return self.service(ask) or self._token(ask)
-        authorization = ask.header("Authorization") or ""
-        if authorization.removeprefix("Bearer ") in self.good:
-            return None
-        realm = self.realm or f"http://{self.host}/token?x=1"
-        challenge = f'Bearer realm="{realm}",service="the registry"{self.scope}'
-        return ask.answer(401, b'{"errors":[]}', WWW_Authenticate=challenge)
-
-    def _token(self, ask: Ask) -> object:
-        query = parse_qs(urlsplit(ask.path).query)
-        self.queries.append(query)
-        login = ask.header("Authorization")
-        if login is not None and login != f"Basic {SECRETS[1]}":
-            return ask.answer(401)
-        token = f"token-{len(self.queries)}"
-        if login is not None or self.public:
-            self.good.add(token)
-        body = json.dumps({self.member: token, **self.answer}).encode()
-        return ask.answer(200, body, Content_Type="application/json; charset=utf-8")
-
-    def paths(self) -> list[str]:
-        """Return the last path segments of all requests, without queries."""
-        return [ask.path.partition("?")[0].rpartition("/")[2] for ask in self.requests]
-
-
-async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> ResolvedImage:
-    """Resolve the image."""
-    return (await client.resolve(REFERENCE, Platform(), login, quiet))[0]
-
-
-async def fetch(
-    client: RegistryClient, image: ResolvedImage, login: RegistryLogin | None = None, layer: int = 0
-) -> None:
-    """Download one layer."""
-    sink = Sink()
-    await client.blob(image, image.layers[layer], login, quiet, 0, sink)
-    assert Digest.of(bytes(sink.content)) == image.layers[layer].digest
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_shown(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail a test in which a secret gets into the log."""
-    caplog.set_level(logging.DEBUG)
-    events: list[str] = []
-
-    @implementer(ILogObserver)
-    def observe(event: Any) -> None:
-        events.append(str({key: str(value) for key, value in event.items()}))
-
-    globalLogPublisher.addObserver(observe)
-    yield
-    globalLogPublisher.removeObserver(observe)
-    output = "".join(events) + caplog.text
-    assert not [secret for secret in SECRETS if secret in output]
+pytestmark = pytest.mark.usefixtures("nothing_is_shown")
 
 
 def all_of(error: BaseException | None) -> str:
@@ -141,7 +38,7 @@ def all_of(error: BaseException | None) -> str:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobodys_token() -> None:
+async def test_an_anonymous_token() -> None:
     """A public image is read with one anonymous token for all its parts."""
     registry = TokenRegistry(public=True)
     async with serving(registry) as client:
@@ -256,7 +153,7 @@ async def test_tokens_belong_to_a_login() -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_token_services_answer(answer: dict[str, Any], member: str, scope: str) -> None:
+async def test_forms_of_tokens(answer: dict[str, Any], member: str, scope: str) -> None:
     """`token`, `access_token`, any lifetime, and a challenge without a scope are accepted."""
     registry = TokenRegistry(public=True)
     registry.answer, registry.member, registry.scope = answer, member, scope
@@ -278,7 +175,7 @@ async def test_what_token_services_answer(answer: dict[str, Any], member: str, s
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_token(body: bytes, expected: str) -> None:
+async def test_answers_without_a_token(body: bytes, expected: str) -> None:
     """An answer without a token that fits into a header is an error."""
     registry = TokenRegistry(public=True)
     registry.service = lambda ask: ask.answer(200, body)
@@ -467,155 +364,3 @@ async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
             await server.stop()
     assert spy.requests
     assert {ask.header("Authorization") for ask in spy.requests} == {None}
-
-
-# Basic, and hidden repositories
-
-
-def basic(ask: Ask) -> object:
-    """Refuse requests without Alice's login."""
-    if ask.header("Authorization") == f"Basic {SECRETS[1]}":
-        return None
-    return ask.answer(401, WWW_Authenticate='Negotiate, Basic realm="x", charset="UTF-8"')
-
-
-@pytest_twisted.ensureDeferred
-async def test_basic() -> None:
-    """A login with colons and letters of any language is sent as UTF-8."""
-    registry = FakeRegistry(IMAGE, misbehave=basic)
-    async with serving(registry) as client:
-        image = await resolve(client, ALICE)
-        assert image.private
-        await fetch(client, image, ALICE)
-        with pytest.raises(RegistryDenied):
-            await resolve(client)
-        with pytest.raises(RegistryDenied):
-            await resolve(client, RegistryLogin("alice", "wrong"))
-
-
-@pytest.mark.parametrize("challenge", ["", "Negotiate", 'Digest realm="x"', '"'])
-@pytest_twisted.ensureDeferred
-async def test_unknown_schemes(challenge: str) -> None:
-    """A challenge with an unknown scheme counts as a refusal."""
-    registry = FakeRegistry(misbehave=lambda ask: ask.answer(401, WWW_Authenticate=challenge))
-    async with serving(registry) as client:
-        with pytest.raises(RegistryDenied):
-            await resolve(client, ALICE)
-    assert len(registry.requests) == 2
-
-
-@pytest.mark.parametrize("status", [403, 404])
-@pytest_twisted.ensureDeferred
-async def test_hidden_from_nobody(status: int) -> None:
-    """If anonymous requests get 403 or 404 and then a challenge, the login is tried, too."""
-    registry = TokenRegistry(public=False)
-    challenge = registry.misbehave
-
-    def hide(ask: Ask) -> object:
-        if ask.header("Authorization") == "Bearer token-1":
-            return ask.answer(status, b'{"errors":[{"message":"hidden"}]}')
-        return challenge(ask)
-
-    registry.misbehave = hide
-    async with serving(registry) as client:
-        assert (await resolve(client, ALICE)).private
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        (404, 404, ImageNotFound),
-        (404, 401, ImageNotFound),
-        (404, 403, ImageNotFound),
-        (401, 404, ImageNotFound),
-        (401, 403, RegistryDenied),
-        (403, 403, RegistryDenied),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_refused_twice(first: int, second: int, expected: type[GatewayError]) -> None:
-    """If the request with the login is refused, too, both answers decide on the error."""
-    fields = {"WWW_Authenticate": 'Basic realm="x"'}
-
-    def misbehave(ask: Ask) -> object:
-        status = first if len(ask.registry.requests) == 0 else second
-        return ask.answer(status, b'{"errors":[{"message":"no entry"}]}', **fields)
-
-    async with serving(FakeRegistry(misbehave=misbehave)) as client:
-        with pytest.raises(expected) as caught:
-            await resolve(client, ALICE)
-    assert caught.type is expected
-
-
-# The cache itself
-
-
-def tokens_with(clock: Clock, life: float | None) -> tuple[Tokens, list[str]]:
-    """Return a cache whose token service gives `token-N` for `life` seconds."""
-    names: list[str] = []
-
-    class Service(Transport):
-        async def request(self, *args: Any, **kwargs: Any) -> Any:
-            names.append(f"token-{len(names)}")
-            return _Ok()
-
-        async def read(self, *_: Any) -> bytes:
-            return json.dumps({"token": names[-1], "expires_in": life}).encode()
-
-    location = Location("test", "https://registry.example")
-    transport = Service(REACTOR, location, Proxies({}), Limits())
-    return Tokens(transport, clock), names
-
-
-class _Ok:
-    """A response."""
-
-    code = 200
-    headers = Headers()
-
-
-CHALLENGE = Challenge("bearer", {"realm": "https://auth.example/"})
-
-
-def obtain(tokens: Tokens, access: RepositoryAccess, bad: str | None = None) -> str | None:
-    """Return an authorization, which is available at once."""
-    results: list[str | None] = []
-    Deferred.fromCoroutine(tokens.obtain([CHALLENGE], access, bad)).addCallback(results.append)
-    return results[0]
-
-
-@pytest.mark.parametrize(("life", "used"), [(300, 290), (None, 50), (8, 4), (10**6, 3590)])
-def test_tokens_are_used_until_shortly_before_their_end(life: float | None, used: float) -> None:
-    """Tokens without a lifetime are valid for a minute; no token is used longer than an hour."""
-    clock = Clock()
-    tokens, _ = tokens_with(clock, life)
-    access = RepositoryAccess("team/app")
-    assert tokens.authorization_for(access) is None
-    assert obtain(tokens, access) == "Bearer token-0"
-    clock.advance(used - 0.1)
-    assert tokens.authorization_for(access) == "Bearer token-0"
-    assert obtain(tokens, access) == "Bearer token-0"
-    clock.advance(0.2)
-    assert tokens.authorization_for(access) is None
-    assert obtain(tokens, access) == "Bearer token-1"
-
-
-def test_old_tokens_are_forgotten() -> None:
-    """Old tokens are dropped from the memory of a worker."""
-    clock = Clock()
-    tokens, _ = tokens_with(clock, 60)
-    for number in range(100):
-        obtain(tokens, RepositoryAccess(f"team/{number}", ALICE))
-        clock.advance(60)
-    assert len(tokens._grants) == 1
-
-
-def test_nothing_shows_a_secret() -> None:
-    """The texts of logins and grants do not contain their secrets."""
-    tokens, names = tokens_with(Clock(), 60)
-    access = RepositoryAccess("team/app", ALICE)
-    obtain(tokens, access)
-    output = f"{access!r} {tokens._grants!r} {tokens!r}"
-    assert "team/app" in output
-    assert names[0] not in output
-    assert "wörd" not in output

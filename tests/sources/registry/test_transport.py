@@ -168,7 +168,7 @@ async def test_no_tls_at_all() -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
 @pytest_twisted.ensureDeferred
-async def test_a_cacert_that_is_none(content: bytes | None, tmp_path: Path) -> None:
+async def test_an_unusable_cacert(content: bytes | None, tmp_path: Path) -> None:
     """A missing file, or a file without a certificate, is a fault of the configuration."""
     file = tmp_path / "ca.pem"
     if content is not None:

@@ -30,7 +30,7 @@ def test_a_public_file_is_opened(directory: Path, public: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o604, 0o044, 0o000])
-def test_a_file_that_somebody_may_not_read(directory: Path, mode: int) -> None:
+def test_a_file_that_some_user_may_not_read(directory: Path, mode: int) -> None:
     """Each of user, group and others needs the permission."""
     file = directory / "image.squashfs"
     file.touch()
@@ -40,7 +40,7 @@ def test_a_file_that_somebody_may_not_read(directory: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o705])
-def test_a_directory_that_somebody_may_not_enter(directory: Path, mode: int) -> None:
+def test_a_directory_that_some_user_may_not_enter(directory: Path, mode: int) -> None:
     """A public file in a private directory is private."""
     below = directory / "private" / "below"
     below.mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_links_are_not_followed(directory: Path) -> None:
             open_public_file(str(path))
 
 
-def test_what_is_no_file(directory: Path) -> None:
+def test_paths_that_are_not_files(directory: Path) -> None:
     """A pipe does not block; a directory, a device and an absent file have the same words."""
     os.mkfifo(directory / "pipe")
     (directory / "pipe").chmod(0o644)
@@ -84,7 +84,9 @@ def test_what_is_no_file(directory: Path) -> None:
     assert words == {NotAllowed, BadRequest}
 
 
-def test_what_is_no_file_is_not_opened(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_are_not_files_are_not_opened(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An open that reads would release the writer of a pipe, and may rewind a tape."""
     os.mkfifo(directory / "pipe")
     (directory / "pipe").chmod(0o644)

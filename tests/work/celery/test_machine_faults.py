@@ -140,7 +140,7 @@ async def test_time_limits_outlive_the_connection(
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.slow
-async def test_what_rabbitmq_4_refuses(broker: RabbitMQ, tmp_path: Path) -> None:
+async def test_no_option_that_rabbitmq_4_refuses(broker: RabbitMQ, tmp_path: Path) -> None:
     """No channel has a global prefetch limit, and each queue is durable or exclusive.
 
     The queues of systems are quorum queues here, which always refuse a global limit.
