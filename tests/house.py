@@ -71,7 +71,6 @@ NOUNS_LIKE_PARTICIPLES = _words(
 ALLOWED_NAMES: Mapping[str, str] = {
     "ABANDONED": "a `Category` of records: work that no process continues",
     "AWAY": "a state of the pool of MongoDB connections: the server does not answer",
-    "Away": "the error of a system that cannot be reached, or stops answering",
     "CHANGED": "a result for a host key (`ssh-trust`): another one is known",
     "CLOSED": "the last state of a pool",
     "CONNECTED": "a state of the pool of MongoDB connections",

@@ -1,10 +1,10 @@
 """Run blocking calls on a file system that may hang, such as NFS without its server.
 
 A thread in a system call of the kernel cannot be interrupted. A call that makes no progress for a
-while is therefore abandoned: its caller gets `Away`, and the thread stays until the kernel returns.
-The function then notices that its call was stopped, and changes nothing beyond the step in which it
-hung. While the allowed number of threads hangs, further calls fail at once, so that one file system
-occupies no more threads than that.
+while is therefore abandoned: its caller gets `SystemUnavailable`, and the thread stays until the
+kernel returns. The function then notices that its call was stopped, and changes nothing beyond the
+step in which it hung. While the allowed number of threads hangs, further calls fail at once, so
+that one file system occupies no more threads than that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import duration
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.plumbing.timing import shield, wait_to_end, within
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class DiskCalls:
         self._hanging_calls = 0
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of a short `function` in a thread; raise `Away` if it hangs.
+        """Run a short `function` in a thread; raise `SystemUnavailable` if it hangs.
 
         A cancelled caller still waits for the end of the function, up to the same limit.
         """
@@ -109,7 +109,7 @@ class DiskCalls:
         return await wait_to_end(Deferred.fromCoroutine(self._watch(call, running)), call.stop)
 
     async def _watch(self, call: DiskCall, running: Deferred[T]) -> T:
-        """Return the result of a call; raise `Away` if it makes no progress in time."""
+        """Return the result of a call; raise `SystemUnavailable` if it stops making progress."""
         clock = self._threads.clock
         while True:
             remaining = max(0.0, call.deadline - clock.seconds())
@@ -139,8 +139,8 @@ class DiskCalls:
 
         running.addBoth(on_end)
 
-    def _no_answer(self, detail: str) -> Away:
-        return Away(
+    def _no_answer(self, detail: str) -> SystemUnavailable:
+        return SystemUnavailable(
             "The system's image directory does not answer.",
             remedy="Try again later; if it lasts, tell the site's support: the file system of the"
             " system's images may have lost its server.",

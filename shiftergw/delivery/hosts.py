@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away, no_answer
+from shiftergw.plumbing.channel import SystemUnavailable, no_answer
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class Hosts:
     ) -> tuple[str, T]:
         """Return the first host with which `begin` works, and the result of `begin`.
 
-        Raises `DeliveryFailed` with the reason of every host in its `detail`; `Away` if a later
-        attempt may succeed.
+        Raises `DeliveryFailed` with the reason of every host in its `detail`; `SystemUnavailable`
+        if a later attempt may succeed.
         """
         errors: dict[str, DeliveryFailed] = {}
         deadline = self._clock.seconds() + self._all_seconds
@@ -135,9 +135,13 @@ class Hosts:
         if untried_hosts:
             reasons.append(f"no time was left for {', '.join(untried_hosts)}")
         first_error = host_errors[0][1]
-        main_error = next((e for _, e in host_errors if not isinstance(e, Away)), first_error)
-        may_recover = untried_hosts or any(isinstance(error, Away) for _, error in host_errors)
-        error_class = Away if may_recover else DeliveryFailed
+        main_error = next(
+            (e for _, e in host_errors if not isinstance(e, SystemUnavailable)), first_error
+        )
+        may_recover = untried_hosts or any(
+            isinstance(error, SystemUnavailable) for _, error in host_errors
+        )
+        error_class = SystemUnavailable if may_recover else DeliveryFailed
         return error_class(main_error.what, remedy=main_error.remedy, detail="; ".join(reasons))
 
 

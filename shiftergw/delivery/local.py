@@ -32,7 +32,7 @@ class LocalDirectory:
         """Deliver into `directory`, which must exist: it belongs to the site.
 
         `stripes` creates the files that large images are copied into. A call that hangs for
-        `hang_seconds` raises `Away`; its thread, one of `threads`, is abandoned.
+        `hang_seconds` raises `SystemUnavailable`; its thread, one of `threads`, is abandoned.
         """
         self._directory = directory
         self._calls = DiskCalls(str(directory), threads, hang_seconds)

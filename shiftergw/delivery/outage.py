@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Unavailable
 from shiftergw.plumbing.backoff import Backoff
-from shiftergw.plumbing.channel import Away, UnexplainedExit, no_answer
+from shiftergw.plumbing.channel import SystemUnavailable, UnexplainedExit, no_answer
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
     BreakerStore,
@@ -127,7 +127,7 @@ class SystemBreaker:
             time = min(time, now + self._spread(self._waits.probe))
         raise self._postponement(time, self._failure())
 
-    async def trip(self, error: Away) -> RetryLater:
+    async def trip(self, error: SystemUnavailable) -> RetryLater:
         """Postpone pulls after a failure; return the postponement of the pull that failed."""
         now = self.clock.seconds()
         seconds = Backoff(self._waits.first, self._waits.longest).seconds(self._trips + 1)
@@ -187,7 +187,7 @@ class GuardedDirectory:
         breaker: SystemBreaker,
         first_seconds: float | None = None,
     ) -> None:
-        """Trip `breaker` and raise `RetryLater` when `directory` raises `Away`.
+        """Trip `breaker` and raise `RetryLater` when `directory` raises `SystemUnavailable`.
 
         A system that does not answer the first requests of a pull within `first_seconds` counts as
         unavailable, too; None: no such limit. A probe may take longer; if it does, the system is
@@ -239,7 +239,7 @@ class GuardedDirectory:
             return await work
         except UnexplainedExit:
             raise  # the configuration may be wrong, and waiting does not fix that
-        except Away as error:
+        except SystemUnavailable as error:
             raise await self._breaker.trip(error) from error
 
     async def free_space(self) -> int:

@@ -23,7 +23,7 @@ from shiftergw.delivery.local_files import open_for_writing
 from shiftergw.delivery.proof import time_limit
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model.records import Progress
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import removed_on_error, replace_durably
 
@@ -169,7 +169,7 @@ def directory_errors() -> AbstractContextManager[None]:
 
 
 def _unusable(error: OSError) -> DeliveryFailed:
-    error_class = Away if error.errno in _UNAVAILABLE else DeliveryFailed
+    error_class = SystemUnavailable if error.errno in _UNAVAILABLE else DeliveryFailed
     return error_class(
         f"The system's image directory cannot be used: {error.strerror}.",
         remedy="Tell the site's support: `shiftergw check` says more.",

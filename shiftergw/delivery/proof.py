@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 from shiftergw.delivery.remote_program import NoCommands, invalid_reply
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
-from shiftergw.plumbing.channel import Away, HostBusy, HostFull, ProgramNotStarted, UnexplainedExit
+from shiftergw.plumbing.channel import (
+    HostBusy,
+    HostFull,
+    ProgramNotStarted,
+    SystemUnavailable,
+    UnexplainedExit,
+)
 from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
@@ -136,7 +142,7 @@ async def _run_with_one_retry(
     """Run a program; repeat it once if its channel broke but the connection is still usable."""
     try:
         return await run_once(connection, clock, text, *words, seconds=seconds)
-    except Away:
+    except SystemUnavailable:
         if not connection.usable:
             raise
     return await run_once(connection, clock, text, *words, seconds=seconds)

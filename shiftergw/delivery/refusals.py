@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import Attributes, SftpRefused
 
@@ -157,9 +157,9 @@ def _unusable(
     )
 
 
-def temporary_swept(refusal: SftpRefused) -> Away:
+def temporary_swept(refusal: SftpRefused) -> SystemUnavailable:
     """Return the error for a temporary that another process removed during its upload."""
-    return Away(
+    return SystemUnavailable(
         "The file was removed on the system while it was delivered.",
         remedy="Try again; tell the site's support if it happens again.",
         detail=str(refusal),

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.framed_output import FramedOutput, TooMuchNoise
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import FULL_BACKOFF, Away, HostFull, UnexplainedExit
+from shiftergw.plumbing.channel import FULL_BACKOFF, HostFull, SystemUnavailable, UnexplainedExit
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 
@@ -161,11 +161,11 @@ class RemoteProgram(ABC):
             return
         error = failure.value
         if not isinstance(error, DeliveryFailed):
-            error = Away("The connection to the system broke.", detail=repr(error))
+            error = SystemUnavailable("The connection to the system broke.", detail=repr(error))
         elif isinstance(error, UnexplainedExit) and self.frame.has_begun:
             # The account can run commands, so this is no `NoCommands`, whatever ended the program.
             detail = ": ".join(filter(None, ("a program was killed", error.detail)))
-            error = Away(error.what, remedy=error.remedy, detail=detail)
+            error = SystemUnavailable(error.what, remedy=error.remedy, detail=detail)
         self.end(error)
 
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from shiftergw.delivery.shared_session import SessionBroken
 from shiftergw.plumbing.backoff import Backoff
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -98,16 +98,16 @@ class DeliveryRetries:
         self._last_sign = self._clock.seconds()
 
     async def run(self, deliver: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `deliver`; retry it while it raises `Away` and retries are left."""
+        """Return the result of `deliver`; retry it after `SystemUnavailable`, a few times."""
         while True:
             self._has_begun = False
             self._note_sign()
             try:
                 return await deliver()
-            except Away as error:
+            except SystemUnavailable as error:
                 await self._pause_after(error)
 
-    async def _pause_after(self, error: Away) -> None:
+    async def _pause_after(self, error: SystemUnavailable) -> None:
         """Wait before the next attempt; raise `error` if there is to be none."""
         self._failures += 1
         was_silent = self._clock.seconds() - self._last_sign >= QUICK_SECONDS
@@ -128,7 +128,7 @@ class DeliveryRetries:
         )
         await self._session.pause(seconds)
 
-    def _note_silence(self, error: Away) -> bool:
+    def _note_silence(self, error: SystemUnavailable) -> bool:
         """Note which host was silent; return whether the system has a host that was not.
 
         An error that names no host concerns all of them: none opened a session.

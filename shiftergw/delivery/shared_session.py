@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.plumbing.timing import pause, shield
 from shiftergw.sftp.packets import SftpRefused
 from shiftergw.ssh.extra_logins import ExtraLogins
@@ -58,7 +58,7 @@ STEPS: dict[SessionState, frozenset[SessionState]] = {
 """From each state, the states a single step may lead to."""
 
 
-class SessionBroken(Away):
+class SessionBroken(SystemUnavailable):
     """The session with `host` broke while it was used."""
 
     def __init__(self, host: str, error: DeliveryFailed) -> None:
@@ -101,7 +101,7 @@ class SharedSession:
         self._state = SessionState.ABSENT
         self._session: _OpenSession | None = None
         self._opening_lock = DeferredLock()
-        self._failure: Away | None = None
+        self._failure: SystemUnavailable | None = None
         """The last failure to open a session."""
         self._idle_timer: Any = None
         self._pending: set[Deferred[Any]] = set()
@@ -192,7 +192,7 @@ class SharedSession:
         try:
             host, (files, connection) = await self._until_closed(self._hosts.first(self._begin))
         except BaseException as error:
-            if isinstance(error, Away):
+            if isinstance(error, SystemUnavailable):
                 self._failure = error
             if self._state is SessionState.OPENING:
                 self._step(SessionState.ABSENT)

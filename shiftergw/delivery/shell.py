@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shiftergw.delivery.remote_program import RemoteProgram, invalid_reply, running_program
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
-from shiftergw.plumbing.channel import Away, HostFull, stopped_answering
+from shiftergw.plumbing.channel import HostFull, SystemUnavailable, stopped_answering
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -145,6 +145,6 @@ async def run_once(
     return bytes(program.output)
 
 
-def program_timed_out() -> Away:
+def program_timed_out() -> SystemUnavailable:
     """Return the error for a program on the system that exceeded its time limit."""
     return stopped_answering("a program on the system did not end in time")

@@ -81,8 +81,8 @@ class Stripes:
     ) -> bool:
         """Create an empty file with the layout on this machine; return whether that worked.
 
-        If not, a file without the layout may be left. Raises `OSError`, and `Away` if the disk
-        hangs.
+        If not, a file without the layout may be left. Raises `OSError`, and `SystemUnavailable` if
+        the disk hangs.
         """
 
         async def run() -> None:
@@ -135,7 +135,8 @@ class LocalStripes:
     async def make(self, path: Path, size: int) -> bool:
         """Create an empty file with the layout if `size` is large enough; return whether it exists.
 
-        Without the layout no file is left. Raises `OSError`, and `Away` if the disk hangs.
+        Without the layout no file is left. Raises `OSError`, and `SystemUnavailable` if the disk
+        hangs.
         """
         if not self._stripes.applies_to(size):
             return False

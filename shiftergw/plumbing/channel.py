@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 
-class Away(DeliveryFailed):
-    """The host is down, unreachable or silent; another host, or a later attempt, may succeed."""
+class SystemUnavailable(DeliveryFailed):
+    """A host or a disk does not answer; another host, or a later attempt, may succeed."""
 
 
-class UnexplainedExit(Away):
+class UnexplainedExit(SystemUnavailable):
     """`ssh` exited with 255 and no known message: its connection or the remote program failed."""
 
 
@@ -46,17 +46,17 @@ A program that has just ended counts for a moment.
 """
 
 
-def no_answer() -> Away:
+def no_answer() -> SystemUnavailable:
     """Return the error for a host that does not answer within a time limit."""
-    return Away(
+    return SystemUnavailable(
         "The system does not answer.",
         remedy="Try again later; if it lasts, tell the site's support.",
     )
 
 
-def stopped_answering(detail: str = "") -> Away:
+def stopped_answering(detail: str = "") -> SystemUnavailable:
     """Return the error for a host that answered before and now exceeds a time limit."""
-    return Away("The system stopped answering.", detail=detail)
+    return SystemUnavailable("The system stopped answering.", detail=detail)
 
 
 class Channel(Protocol):

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, stopped_answering
+from shiftergw.plumbing.channel import SystemUnavailable, stopped_answering
 from shiftergw.sftp import packets
 from shiftergw.sftp.open_requests import OpenRequests, Reply, WriteRequest
 from shiftergw.sftp.outgoing_file import CopiedRange, InFlightWrites, OutgoingFile
@@ -275,7 +275,7 @@ class SftpSession:
         self._fail(
             not_sftp(detail)
             if self._requests.greeting is not None
-            else Away("The system broke the connection.", detail=detail)
+            else SystemUnavailable("The system broke the connection.", detail=detail)
         )
 
     def _on_failure(self, failure: Failure) -> None:

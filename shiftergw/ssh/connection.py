@@ -13,7 +13,7 @@ from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, DNSLookupError
 
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away, no_answer
+from shiftergw.plumbing.channel import SystemUnavailable, no_answer
 from shiftergw.plumbing.timing import abandonable, shield, within
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.keys import Signer, agent_keys, read_key
@@ -199,22 +199,22 @@ async def close(transport: SshTransport, clock: Any) -> None:
 
 
 async def reach(host: str, port: int, transport: SshTransport, reactor: Reactor) -> None:
-    """Connect a transport. Raises `Away` if the host cannot be reached. Cancellable."""
+    """Connect a transport; raise `SystemUnavailable` if there is no way to it. Cancellable."""
     try:
         await abandonable(connectProtocol(HostnameEndpoint(reactor, host, port), transport))
     except DNSLookupError as error:
         raise unknown_host(host) from error
     except ConnectError as error:
-        raise Away(
+        raise SystemUnavailable(
             "The system cannot be reached.",
             remedy="Try again later; if it lasts, tell the site's support.",
             detail=printable(str(error)),
         ) from error
 
 
-def unknown_host(host: str) -> Away:
+def unknown_host(host: str) -> SystemUnavailable:
     """Return the error for a host name without an address."""
-    return Away(
+    return SystemUnavailable(
         "The name of the system's host has no address.",
         remedy=f"Tell the site's support: `host` names {printable(host, 100)}, which the gateway's"
         " machine cannot look up (`getent hosts` shows it); correct the name, or the name servers.",

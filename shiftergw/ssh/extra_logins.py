@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import FULL_BACKOFF, Away, HostBusy, HostFull
+from shiftergw.plumbing.channel import FULL_BACKOFF, HostBusy, HostFull, SystemUnavailable
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -103,7 +103,7 @@ class ExtraLogins:
         """Start a program over an existing login. Raises `HostFull` if all are full."""
         self._extra = [connection for connection in self._extra if connection.usable]
         for connection in self._extra:
-            with suppress(HostFull, Away):
+            with suppress(HostFull, SystemUnavailable):
                 return await connection.open_command(argv)
         return await self._first.open_command(argv)
 

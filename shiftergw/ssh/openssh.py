@@ -21,7 +21,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.plumbing.child_end import ChildTermination
 from shiftergw.plumbing.timing import shield
 from shiftergw.ssh.openssh_failures import ssh_failure
@@ -269,7 +269,9 @@ class _Child(ProcessProtocol):
             self.closed.callback(None)
         elif end.signal is not None:
             text = f"ssh was killed by signal {end.signal}"
-            self.closed.errback(Away("The connection to the system broke.", detail=text))
+            self.closed.errback(
+                SystemUnavailable("The connection to the system broke.", detail=text)
+            )
         elif end.exitCode == _SSH_FAILURE:
             self.closed.errback(
                 ssh_failure(self._raw_stderr.decode("utf-8", "replace"), self.stderr)

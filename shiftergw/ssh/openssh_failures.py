@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, ProgramNotStarted, UnexplainedExit
+from shiftergw.plumbing.channel import ProgramNotStarted, SystemUnavailable, UnexplainedExit
 
 _UNREACHABLE = (
     "Connection refused", "No route to host", "Network is unreachable",
@@ -43,16 +43,20 @@ def ssh_failure(output: str, detail: str) -> DeliveryFailed:
         problem = "The system refused the gateway's login."
         remedy = "add the gateway's key to the account's authorized_keys"
     elif "Could not resolve hostname" in output:
-        kind, problem = Away, "The name of the system's host has no address."
+        kind, problem = SystemUnavailable, "The name of the system's host has no address."
         remedy = "correct `host`, or the name servers of the gateway's machine"
     elif any(words in output for words in _UNREACHABLE):
-        kind, problem = Away, "The system cannot be reached."
+        kind, problem = SystemUnavailable, "The system cannot be reached."
         remedy = "see whether it is up, and its name and port"
     elif "Timeout, server" in output:
-        kind, problem, remedy = Away, "The system stopped answering.", ""
+        kind, problem, remedy = SystemUnavailable, "The system stopped answering.", ""
     else:
         # Programs exit with 255, too; Perl's `die` does.
-        kind = Away if any(words in output for words in _BROKEN_CONNECTION) else UnexplainedExit
+        kind = (
+            SystemUnavailable
+            if any(words in output for words in _BROKEN_CONNECTION)
+            else UnexplainedExit
+        )
         problem, remedy = "The connection to the system broke.", ""
     advice = f"Tell the site's support: {remedy}." if remedy else None
     return kind(problem, remedy=advice, detail=detail)

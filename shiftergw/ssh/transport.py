@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.ssh.ciphers import LONGEST, Ciphers, Clear, InvalidPacket, Opener, Sealer
 from shiftergw.ssh.greeting import Greeting
 from shiftergw.ssh.kex import PARSE_ERRORS, KeyExchange, broken_protocol
@@ -46,9 +46,9 @@ _data_head = struct.Struct(">BLL")
 _TOO_MANY_TRIES = 2, 14  # reasons of a disconnect after failed logins (RFC 4253 section 11.1)
 
 
-def no_greeting() -> Away:
+def no_greeting() -> SystemUnavailable:
     """Return the error for a connection that ended before the first line of SSH."""
-    return Away(
+    return SystemUnavailable(
         "The system closed the connection before it said a word of SSH.",
         remedy="Try again later; if it lasts, tell the site's support: the port may be wrong, or "
         "the SSH server may refuse the gateway.",
@@ -100,7 +100,7 @@ class SshTransport(KeyExchange):
         if error is None and not self.gotVersion:
             error = no_greeting()
         if error is None:
-            error = Away(
+            error = SystemUnavailable(
                 "The connection to the system broke.",
                 detail="" if reason is None else printable(reason.getErrorMessage()),
             )

@@ -63,7 +63,7 @@ class ArrivingBody:
         self._is_complete = False
         self._is_aborted = False
         self._answer: Deferred[Answer] = Deferred()
-        self._bell: Deferred[None] | None = None
+        self._wakeup: Deferred[None] | None = None
         """Fires when there are bytes to pass on, and at the end."""
         channel.hold()
         self._work = Deferred.fromCoroutine(self._receive(opening))
@@ -92,9 +92,9 @@ class ArrivingBody:
             self._wake()
 
     def _wake(self) -> None:
-        if self._bell is not None:
-            bell, self._bell = self._bell, None
-            bell.callback(None)
+        if self._wakeup is not None:
+            wakeup, self._wakeup = self._wakeup, None
+            wakeup.callback(None)
 
     async def _receive(self, opening: Coroutine[Deferred[Any], Any, BodyReceiver | Answer]) -> None:
         receiver = await opening
@@ -126,8 +126,8 @@ class ArrivingBody:
                 await receiver.abort()
                 return
             else:
-                self._bell = Deferred()
-                await self._bell
+                self._wakeup = Deferred()
+                await self._wakeup
 
     def _next_part(self) -> bytes:
         """Return the next bytes to pass on: `PART` bytes, or fewer only at the end."""

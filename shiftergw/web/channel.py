@@ -23,10 +23,10 @@ HEAD_LIMIT = 64 * 1024
 IDLE_LIMIT = 60
 """Seconds that a connection may stay silent."""
 
-SLICE = 2048
+TURN_BYTES = 2048
 """Bytes of a connection that one turn of the reactor parses: some may be expensive."""
 
-READ = 64 * 1024
+READ_BYTES = 64 * 1024
 """Bytes that a connection reads at once; such a part of a long body is cheap to pass on."""
 
 LEAST_RATE = 16 << 10
@@ -44,13 +44,13 @@ class RequestChannel(HTTPChannel):
     site: Site
     has_credential = False
     _is_refused = False
-    _incoming: Any = None
+    _request_timer: Any = None
     _unparsed_bytes = b""
-    _resumption: Any = None
+    _resume_call: Any = None
     _request_seconds = 0.0
-    _slice = SLICE
+    _turn_bytes = TURN_BYTES
     _is_held = False
-    _has_to_invite = False
+    _awaits_invitation = False
 
     def connectionMade(self) -> None:
         """Register the connection and wait for a request."""
@@ -69,7 +69,7 @@ class RequestChannel(HTTPChannel):
             self._networkProducer.pauseProducing()
             return
         self._expect_request()
-        size = self._slice
+        size = self._turn_bytes
         self._unparsed_bytes = data[size:]
         super().dataReceived(data[:size])
         if self._unparsed_bytes:
@@ -77,15 +77,15 @@ class RequestChannel(HTTPChannel):
 
     def _expect_request(self) -> None:
         """Limit the time until a request is complete; further bytes do not extend it."""
-        if self._incoming is None and not self._handlingRequest:
+        if self._request_timer is None and not self._handlingRequest:
             self._limit_request(self.site.limits.request_seconds)
 
     def _limit_request(self, seconds: float) -> None:
         self._request_seconds = seconds
-        self._incoming = self.callLater(seconds, self._too_slow)
+        self._request_timer = self.callLater(seconds, self._too_slow)
 
     def _too_slow(self) -> None:
-        self._incoming = None
+        self._request_timer = None
         seconds = self._request_seconds
         self.refuse(TooSlow(f"The request was not complete after {seconds:g} s."))
 
@@ -97,7 +97,7 @@ class RequestChannel(HTTPChannel):
     def _send100Continue(self) -> None:
         """Invite the body of a client that waits for that; a long one once its sender is known."""
         if self._is_held:
-            self._has_to_invite = True
+            self._awaits_invitation = True
         else:
             super()._send100Continue()
 
@@ -124,24 +124,24 @@ class RequestChannel(HTTPChannel):
         self._forget_limit()
         if not self._handlingRequest:
             self._limit_request(IDLE_LIMIT + size / LEAST_RATE)
-        if self._has_to_invite:
+        if self._awaits_invitation:
             super()._send100Continue()
-        self._has_to_invite = False
-        self._slice = READ
+        self._awaits_invitation = False
+        self._turn_bytes = READ_BYTES
         self.has_credential = True
-        self.site.connections.work(self)
+        self.site.connections.note_busy(self)
 
     def _forget_limit(self) -> None:
-        if self._incoming is not None:
-            self._incoming.cancel()
-            self._incoming = None
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
 
     def allContentReceived(self) -> None:
         """Answer a request that has arrived completely."""
         self._forget_limit()
-        self._slice = SLICE
-        self._has_to_invite = False
-        self.site.connections.work(self)
+        self._turn_bytes = TURN_BYTES
+        self._awaits_invitation = False
+        self.site.connections.note_busy(self)
         super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
@@ -151,7 +151,7 @@ class RequestChannel(HTTPChannel):
         receives its answers. Otherwise a client that pipelines thousands of requests would delay
         all other clients, and unsent answers would fill the memory.
         """
-        self.site.connections.wait(self)
+        self.site.connections.note_waiting(self)
         pipelined_bytes = b"".join([*self._dataBuffer, self.clearLineBuffer()])
         self._dataBuffer: list[bytes] = []
         if not self.persistent:
@@ -172,12 +172,12 @@ class RequestChannel(HTTPChannel):
 
     def _continue_later(self) -> None:
         self._networkProducer.pauseProducing()
-        if self._resumption is None:
-            self._resumption = self.callLater(0, self._continue)
+        if self._resume_call is None:
+            self._resume_call = self.callLater(0, self._continue)
 
     def _continue(self) -> None:
         """Parse the next bytes, unless the client does not receive its answers."""
-        self._resumption = None
+        self._resume_call = None
         if self._unparsed_bytes and not self._waitingForTransport and not self._is_held:
             data, self._unparsed_bytes = self._unparsed_bytes, b""
             self._networkProducer.resumeProducing()
@@ -186,9 +186,9 @@ class RequestChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection after it was closed."""
         self._forget_limit()
-        if self._resumption is not None:
-            self._resumption.cancel()
-            self._resumption = None
+        if self._resume_call is not None:
+            self._resume_call.cancel()
+            self._resume_call = None
         self._unparsed_bytes = b""
         self.site.connections.remove(self)
         super().connectionLost(reason)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 GRACE = 2.0
 """Seconds that a connection may wait before it can be closed to make room."""
 
-LOOK_AGAIN = 1.0
+RETRY_SECONDS = 1.0
 """Seconds between two attempts to make room for connections in the backlog."""
 
 RESERVE = 256
@@ -111,10 +111,10 @@ class ConnectionTable:
         self._by_share: dict[str, dict[ClientConnection, None]] = {}
         # In the order in which they began to wait, with the time.
         self._waiting: dict[ClientConnection, float] = {}
-        self._unknown: dict[ClientConnection, None] = {}
+        self._without_credential: dict[ClientConnection, None] = {}
         self._closing: set[ClientConnection] = set()
         self._paused_ports: set[Any] = set()
-        self._next_look: Any = None
+        self._retry_call: Any = None
         self._evictions = 0
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class ConnectionTable:
         share = "" if self._limits.is_proxy(peer) else _share(peer)
         self._shares[connection] = share
         self._by_share.setdefault(share, {})[connection] = None
-        self.wait(connection)
+        self.note_waiting(connection)
         if port is not None:
             port.numberAccepts = ACCEPTED_AT_ONCE
         if share:
@@ -134,22 +134,22 @@ class ConnectionTable:
         if len(self._shares) - len(self._closing) >= self._limits.total and not self._make_room():
             self._pause(port)
 
-    def wait(self, connection: ClientConnection) -> None:
+    def note_waiting(self, connection: ClientConnection) -> None:
         """Note that a connection waits for its next request."""
         self._waiting[connection] = self._clock.seconds()
         if not connection.has_credential:
-            self._unknown[connection] = None
-            if len(self._unknown) > self._limits.without_credential:
-                self._evict_old(self._unknown)
+            self._without_credential[connection] = None
+            if len(self._without_credential) > self._limits.without_credential:
+                self._evict_old(self._without_credential)
 
-    def work(self, connection: ClientConnection) -> None:
+    def note_busy(self, connection: ClientConnection) -> None:
         """Note that a complete request has arrived and is being answered."""
         self._waiting.pop(connection, None)
-        self._unknown.pop(connection, None)
+        self._without_credential.pop(connection, None)
 
     def remove(self, connection: ClientConnection) -> None:
         """Forget a closed connection, and accept others in its place."""
-        self.work(connection)
+        self.note_busy(connection)
         self._closing.discard(connection)
         share = self._shares.pop(connection, None)
         if share is not None:
@@ -162,9 +162,9 @@ class ConnectionTable:
     def close(self) -> None:
         """Stop looking for room, since no connection is accepted any more."""
         self._paused_ports.clear()
-        if self._next_look is not None:
-            self._next_look.cancel()
-            self._next_look = None
+        if self._retry_call is not None:
+            self._retry_call.cancel()
+            self._retry_call = None
 
     def _check_share(self, share: str) -> None:
         """Close a waiting connection of a peer that has too many.
@@ -174,9 +174,11 @@ class ConnectionTable:
         excess = len(self._by_share[share].keys() - self._closing) - self._limits.per_peer
         if excess <= 0:
             return
-        waiting = [peer for peer in self._by_share[share] if peer in self._waiting]
+        waiting = [
+            connection for connection in self._by_share[share] if connection in self._waiting
+        ]
         before = self._clock.seconds() - GRACE
-        old = [peer for peer in waiting if self._waiting[peer] <= before]
+        old = [connection for connection in waiting if self._waiting[connection] <= before]
         candidates = old or (waiting if excess > self._limits.per_peer else [])
         if candidates:
             self._evict(min(candidates, key=self._eviction_order))
@@ -187,17 +189,17 @@ class ConnectionTable:
 
     def _make_room(self) -> bool:
         """Close connections that have waited too long; return whether there were any."""
-        return self._evict_old(self._unknown) or self._evict_old(self._waiting)
+        return self._evict_old(self._without_credential) or self._evict_old(self._waiting)
 
     def _evict_old(self, connections: Iterable[ClientConnection]) -> bool:
         before = self._clock.seconds() - GRACE
-        old = [*takewhile(lambda waiting: self._waiting[waiting] <= before, connections)]
+        old = [*takewhile(lambda c: self._waiting[c] <= before, connections)]
         for connection in old:
             self._evict(connection)
         return bool(old)
 
     def _evict(self, connection: ClientConnection) -> None:
-        self.work(connection)
+        self.note_busy(connection)
         self._closing.add(connection)
         if self._evictions % 1000 == 0:
             self._log.warn(
@@ -214,15 +216,15 @@ class ConnectionTable:
             return
         port.stopReading()
         self._paused_ports.add(port)
-        if self._next_look is None:
-            self._next_look = self._clock.callLater(LOOK_AGAIN, self._look_again)
+        if self._retry_call is None:
+            self._retry_call = self._clock.callLater(RETRY_SECONDS, self._retry)
 
-    def _look_again(self) -> None:
-        self._next_look = None
+    def _retry(self) -> None:
+        self._retry_call = None
         if len(self._shares) < self._limits.total or self._make_room():
             self._resume()
         elif self._paused_ports:
-            self._next_look = self._clock.callLater(LOOK_AGAIN, self._look_again)
+            self._retry_call = self._clock.callLater(RETRY_SECONDS, self._retry)
 
     def _resume(self) -> None:
         for port in self._paused_ports:

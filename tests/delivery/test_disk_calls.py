@@ -19,7 +19,7 @@ from shiftergw.delivery.disk_calls import HANG_SECONDS, MOST_HANGING, DiskCall, 
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import BreakerWaits, GuardedDirectory, MonitoredSystem, SystemBreaker
 from shiftergw.delivery.placement import Placement
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
@@ -72,7 +72,7 @@ class Outcome:
     async def _note(self, work: Awaitable[Any]) -> None:
         try:
             self.values.append(await work)
-        except (Away, CancelledError) as error:
+        except (SystemUnavailable, CancelledError) as error:
             self.values.append(error)
 
     @property
@@ -125,7 +125,7 @@ async def test_a_hanging_directory_is_unavailable(
     timed_threads.time.advance(HANG_SECONDS - 1)
     assert not outcome.values
     timed_threads.time.advance(1)
-    assert isinstance(outcome.error, Away)
+    assert isinstance(outcome.error, SystemUnavailable)
     assert "does not answer" in outcome.error.what
     assert str(root) not in str(outcome.error)
     assert f"{root}: no sign of life for 30 seconds" in outcome.error.detail
@@ -208,7 +208,7 @@ async def test_an_abandoned_call_replaces_no_file(
     outcome = Outcome(directory.write(b"old", META))
     await until(lambda: names(root))
     timed_threads.time.advance(HANG_SECONDS)
-    assert isinstance(outcome.error, Away)
+    assert isinstance(outcome.error, SystemUnavailable)
     await directory.write(b"new", META)
     hangs.set()
     await until(call_end.is_set)
@@ -238,7 +238,7 @@ async def test_an_abandoned_delivery_installs_no_image(
     outcome = Outcome(directory.install(converted_file, IMAGE, SHA256, ignore))
     await until(lambda: names(root))
     timed_threads.time.advance(HANG_SECONDS)
-    assert isinstance(outcome.error, Away)
+    assert isinstance(outcome.error, SystemUnavailable)
     hangs.set()
     await until(lambda: directory._calls._hanging_calls == 0)
     assert names(root) == []

@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 
 from shiftergw.delivery.hosts import ALL_SECONDS, HOST_SECONDS, SHUNNED_SECONDS, Connect, Hosts
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 
-DOWN = Away("The system cannot be reached.", detail="refused")
+DOWN = SystemUnavailable("The system cannot be reached.", detail="refused")
 UNKNOWN = DeliveryFailed("The system's host key is not known.", remedy="Add it.", detail="ed25519")
 
 
@@ -126,8 +126,8 @@ async def test_a_clock_that_is_set_back() -> None:
 @pytest.mark.parametrize(
     ("errors", "what", "kind"),
     [
-        ({"a": DOWN, "b": UNKNOWN, "c": DOWN}, UNKNOWN.what, Away),
-        ({"a": DOWN, "b": DOWN, "c": DOWN}, DOWN.what, Away),
+        ({"a": DOWN, "b": UNKNOWN, "c": DOWN}, UNKNOWN.what, SystemUnavailable),
+        ({"a": DOWN, "b": DOWN, "c": DOWN}, DOWN.what, SystemUnavailable),
         ({"a": UNKNOWN, "b": UNKNOWN, "c": UNKNOWN}, UNKNOWN.what, DeliveryFailed),
     ],
 )
@@ -184,7 +184,7 @@ def test_all_hang() -> None:
     names_tried = "".join(site.tried_hosts)
     names_untried = names.removeprefix(names_tried)
     assert names_untried
-    assert (error.what, type(error)) == ("The system does not answer.", Away)
+    assert (error.what, type(error)) == ("The system does not answer.", SystemUnavailable)
     assert error.detail.endswith(f"no time was left for {', '.join(names_untried)}")
     search = site.open()
     assert site.tried_hosts == [names_untried[0]]

@@ -17,7 +17,7 @@ from shiftergw.delivery.hosts import Connect
 from shiftergw.delivery.outage import BreakerWaits, GuardedDirectory, MonitoredSystem, SystemBreaker
 from shiftergw.errors import RetryLater
 from shiftergw.model.records import ImageRecord, Progress
-from shiftergw.plumbing.channel import Away, Connection
+from shiftergw.plumbing.channel import Connection, SystemUnavailable
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BreakerStore, Verification
 from shiftergw.sftp.outgoing_file import REACH
@@ -173,7 +173,7 @@ async def test_an_outage_that_begins_during_the_conversion(
         bench.targets[SISTER] = replace(target, name="far", directory=directory, systems=(SISTER,))
 
         async def trip() -> None:
-            await directory._breaker.trip(Away("The system does not answer."))
+            await directory._breaker.trip(SystemUnavailable("The system does not answer."))
 
         async def install(*_: object) -> Verification:
             raise AssertionError("a system that is known to be away was tried")

@@ -22,7 +22,7 @@ from shiftergw.delivery.outage import (
 )
 from shiftergw.errors import DeliveryFailed, NoSpace, RetryLater, Unavailable
 from shiftergw.model.postponement import Breaker
-from shiftergw.plumbing.channel import Away, UnexplainedExit
+from shiftergw.plumbing.channel import SystemUnavailable, UnexplainedExit
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from shiftergw.store.sqlite.store import SqliteStore
@@ -30,7 +30,7 @@ from tests.delivery.contract import META, ImageDirectoryContract
 from tests.delivery.delta_contract import SharedRangesContract
 from tests.installed_reactor import reactor
 
-OUTAGE = Away("The system cannot be reached.", remedy="Mend it.", detail="refused")
+OUTAGE = SystemUnavailable("The system cannot be reached.", remedy="Mend it.", detail="refused")
 WAITS = BreakerWaits(first=16, longest=64, probe=10)
 WHY = "the system alpha (its host does not answer)"
 

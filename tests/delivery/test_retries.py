@@ -14,12 +14,12 @@ from shiftergw.delivery.retries import QUICK_SECONDS, TRIES, DeliveryRetries, re
 from shiftergw.delivery.shared_session import SessionBroken, SharedSession
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model.records import Progress
-from shiftergw.plumbing.channel import Away, Connection
+from shiftergw.plumbing.channel import Connection, SystemUnavailable
 from shiftergw.plumbing.timing import pause
 
 CUT = SessionBroken("a", DeliveryFailed("The connection to the system broke."))
 CUT_AT_B = SessionBroken("b", DeliveryFailed("The connection to the system broke."))
-DOWN = Away("The system cannot be reached.")
+DOWN = SystemUnavailable("The system cannot be reached.")
 LONG = QUICK_SECONDS
 START = 1000.0
 
@@ -114,7 +114,7 @@ def test_retried_as_long_as_it_makes_progress() -> None:
 
 
 @pytest.mark.parametrize(("verified_size", "error"), [(None, DOWN), (0, CUT), (50, CUT)])
-def test_a_long_silence_ends_it(verified_size: int | None, error: Away) -> None:
+def test_a_long_silence_ends_it(verified_size: int | None, error: SystemUnavailable) -> None:
     """A system without another host occupies no worker after a long silence."""
     delivery = Delivery((verified_size, error), seconds=LONG)
     delivery.wait()
@@ -201,7 +201,7 @@ def test_ended_during_a_pause(end: Callable[[Delivery], Any]) -> None:
     assert delivery.result == []
     Deferred.fromCoroutine(end(delivery))
     assert len(delivery.result) == 1
-    assert not isinstance(delivery.result[0], Away)
+    assert not isinstance(delivery.result[0], SystemUnavailable)
     assert delivery.clock.getDelayedCalls() == []
 
 

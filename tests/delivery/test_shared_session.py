@@ -18,7 +18,7 @@ from shiftergw.delivery.shared_session import (
     SharedSession,
 )
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, Connection
+from shiftergw.plumbing.channel import Connection, SystemUnavailable
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
@@ -225,11 +225,11 @@ async def test_waiting_callers_share_a_failure(tmp_path: Path) -> None:
         try:
             async with session.use() as (sftp, _):
                 await sftp.lstat(b"/")
-        except Away as error:
+        except SystemUnavailable as error:
             errors.append(error)
 
     concurrent_uses = [Deferred.fromCoroutine(use()) for _ in range(3)]
-    silent[0].errback(Away("The system does not answer."))
+    silent[0].errback(SystemUnavailable("The system does not answer."))
     for using in concurrent_uses:
         await using
     assert [error.what for error in errors] == ["The system does not answer."] * 3

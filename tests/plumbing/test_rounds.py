@@ -119,7 +119,8 @@ def test_stop_waits_for_the_round(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "level"), [(Unavailable("Away."), "warn"), (ValueError("a bug"), "critical")]
+    ("error", "level"),
+    [(Unavailable("Away."), "warn"), (ValueError("a bug"), "critical")],
 )
 def test_errors_do_not_end_the_rounds(
     clock: Clock, levels: list[str], error: Exception, level: str

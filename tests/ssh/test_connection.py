@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.protocol import Protocol, ServerFactory
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, Channel, Connection
+from shiftergw.plumbing.channel import Channel, Connection, SystemUnavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ssh.channel import WINDOW
@@ -272,7 +272,7 @@ async def test_unreachable(sshd: Sshd, threads: Threads) -> None:
     """A closed port and a host name without an address have errors of their own."""
     assert "cannot be reached" in (await refusal(sshd, threads, port=free_port())).what
     unknown = await refusal(sshd, threads, host="no-such-host.invalid")
-    assert (type(unknown), "has no address" in unknown.what) == (Away, True)
+    assert (type(unknown), "has no address" in unknown.what) == (SystemUnavailable, True)
     assert "`host` names no-such-host.invalid" in unknown.remedy
     assert "later" not in unknown.remedy
 
@@ -392,7 +392,7 @@ async def test_cancelled(threads: Threads) -> None:
 @pytest.mark.parametrize("turns", range(6))
 @pytest_twisted.ensureDeferred
 async def test_cancelled_at_once(sshd: Sshd, turns: int) -> None:
-    """Cancelling during look-up or connect raises `CancelledError`, not `Away`."""
+    """Cancelling during look-up or connect raises `CancelledError`, not `SystemUnavailable`."""
     question: Any = Protocol()
     reaching = Deferred.fromCoroutine(reach("127.0.0.1", sshd.port, question, reactor))
     for _ in range(turns):

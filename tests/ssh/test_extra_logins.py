@@ -18,7 +18,7 @@ from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.shell import OutputProgram
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, Channel, Connection, HostFull, no_answer
+from shiftergw.plumbing.channel import Channel, Connection, HostFull, SystemUnavailable, no_answer
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -78,7 +78,7 @@ async def test_no_further_login(native: System, root: Path, large: Path) -> None
             nonlocal logins
             logins += 1
             if logins > 1:
-                raise Away("Too many logins.")
+                raise SystemUnavailable("Too many logins.")
             return await connector()
 
         directory = native.directory([connect_once], root)
@@ -133,7 +133,7 @@ class FakeLogin:
         """Close the connection; fail the start that waits for an answer."""
         self.usable = False
         if self.answer is not None and not self.answer.called:
-            self.answer.errback(Away("It was closed."))
+            self.answer.errback(SystemUnavailable("It was closed."))
 
 
 def start_program(connection: ExtraLogins, clock: Clock) -> Deferred[Channel]:
@@ -203,7 +203,7 @@ def test_login_that_hangs() -> None:
 def test_login_that_fails_at_once() -> None:
     """A further login that a busy server refuses is repeated soon."""
     clock, logins = Clock(), FakeLogins(1)
-    refusals = [Away("Too many logins."), Away("Too many logins.")]
+    refusals = [SystemUnavailable("Too many logins."), SystemUnavailable("Too many logins.")]
 
     async def connect() -> Connection:
         clock.advance(0.01)

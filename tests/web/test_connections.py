@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.web import connections as rules
 from shiftergw.web.channel import IDLE_LIMIT, LINGER
-from shiftergw.web.connections import GRACE, LOOK_AGAIN, ConnectionLimits, ConnectionTable
+from shiftergw.web.connections import GRACE, RETRY_SECONDS, ConnectionLimits, ConnectionTable
 from tests.patience import patient
 from tests.web.fakes import FakeGateway, Reply, Wire, listening, site_of
 
@@ -81,7 +81,7 @@ def test_a_peer_has_a_share() -> None:
     crowd = Crowd()
     stranger = crowd.connect("10.0.0.9", has_credential=True)
     connections = [crowd.connect("10.0.0.1", has_credential=True) for _ in range(3)]
-    crowd.table.work(connections[0])
+    crowd.table.note_busy(connections[0])
     crowd.clock.advance(GRACE)
     newest = crowd.connect("10.0.0.1", has_credential=True)
     assert [connection.is_closed for connection in [stranger, *connections, newest]] == [
@@ -125,7 +125,7 @@ def test_a_peer_whose_connections_are_all_busy() -> None:
     """The new connection itself is closed."""
     crowd = Crowd(replace(LIMITS, total=100))
     for _ in range(6):
-        crowd.table.work(crowd.connect("10.0.0.1"))
+        crowd.table.note_busy(crowd.connect("10.0.0.1"))
     assert crowd.connect("10.0.0.1").is_closed
 
 
@@ -182,10 +182,10 @@ def test_a_burst_waits_in_the_backlog() -> None:
     crowd = Crowd()
     connections = [crowd.connect(f"10.0.1.{number}", has_credential=True) for number in range(7)]
     for connection in connections:
-        crowd.table.work(connection)
+        crowd.table.note_busy(connection)
     last = crowd.connect("10.0.2.1", has_credential=True)
-    crowd.table.work(last)
-    crowd.clock.pump([LOOK_AGAIN] * 5)
+    crowd.table.note_busy(last)
+    crowd.clock.pump([RETRY_SECONDS] * 5)
     assert not crowd.port.is_reading()
     assert not any(connection.is_closed for connection in [*connections, last])
     crowd.table.remove(last)
@@ -197,7 +197,7 @@ def test_a_pause_ends_when_connections_have_waited_too_long() -> None:
     crowd = Crowd()
     connections = [crowd.connect(f"10.0.1.{number}", has_credential=True) for number in range(8)]
     assert not crowd.port.is_reading()
-    crowd.clock.pump([LOOK_AGAIN] * 3)
+    crowd.clock.pump([RETRY_SECONDS] * 3)
     assert crowd.port.is_reading()
     assert all(connection.is_closed for connection in connections)
     for connection in connections:

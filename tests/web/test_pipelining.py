@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.web.channel import IDLE_LIMIT, SLICE
+from shiftergw.web.channel import IDLE_LIMIT, TURN_BYTES
 from tests.web.fakes import FakeGateway, Wire, site_of
 
 ASK = b"GET /livez HTTP/1.1\r\n\r\n"
@@ -98,8 +98,8 @@ def test_requests_behind_an_answer_in_work_are_not_read(wire: Wire, gateway: Fak
     channel = _channel(wire)
     channel.dataReceived(LIST)
     channel.pauseProducing()
-    for _ in range(0x4000 // SLICE):
-        channel.dataReceived(b"x" * SLICE)
+    for _ in range(0x4000 // TURN_BYTES):
+        channel.dataReceived(b"x" * TURN_BYTES)
         assert wire.transport.producerState == "producing"
     channel.dataReceived(b"x")
     assert wire.transport.producerState == "paused"
@@ -107,13 +107,13 @@ def test_requests_behind_an_answer_in_work_are_not_read(wire: Wire, gateway: Fak
 
 def test_a_turn_of_the_reactor_parses_few_bytes(wire: Wire, clock: Clock) -> None:
     """A body in chunks of one byte costs as much as thousands of requests."""
-    body = b"1\r\n \r\n" * SLICE + b"0\r\n\r\n"
+    body = b"1\r\n \r\n" * TURN_BYTES + b"0\r\n\r\n"
     channel = _channel(wire)
     channel.dataReceived(
         b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n" + body
     )
-    assert channel.requests[-1].content.tell() < SLICE / 6
+    assert channel.requests[-1].content.tell() < TURN_BYTES / 6
     assert wire.transport.producerState == "paused"
     clock.advance(0)  # it counts calls that are made meanwhile to the same turn
     assert _answers(wire) == 1

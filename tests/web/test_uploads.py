@@ -17,7 +17,7 @@ from shiftergw.model.uploads import CHUNK_LIMIT, UploadChoice
 from shiftergw.plumbing.timing import pause
 from shiftergw.service.upload_chunks import Chunk
 from shiftergw.web.bodies import MOST_WAITING
-from shiftergw.web.channel import READ
+from shiftergw.web.channel import READ_BYTES
 from tests.web.fakes import Reply
 from tests.web.upload_site import CONTENT, SIZE, Place, beginning, request
 
@@ -99,7 +99,7 @@ async def test_a_body_never_gathers_in_memory(
     path = f"/api/upload/mycluster/{upload['upload']}?offset=0"
     assert (await place.ask("PUT", path, content)).json["offset"] == len(content)
     assert sum(sizes) == len(content)
-    assert max(sizes) <= MOST_WAITING + READ
+    assert max(sizes) <= MOST_WAITING + READ_BYTES
 
 
 @pytest_twisted.ensureDeferred
