@@ -19,7 +19,7 @@ from shiftergw.delivery.proof import NoDigest
 from shiftergw.delivery.source_file import source_errors
 from shiftergw.errors import DeliveryFailed, TimedOut
 from shiftergw.model.records import Progress
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import SystemUnavailable
 from shiftergw.ports import Verification
 from shiftergw.sftp.packets import SftpRefused
 
@@ -120,7 +120,7 @@ class Upload:
             self.delta.give_up(str(error), has_begun=True)
             return None
         except DeliveryFailed as error:
-            if files.usable or not isinstance(error, Away):
+            if files.usable or not isinstance(error, SystemUnavailable):
                 self.delta.give_up(f"{error} {error.detail}", has_begun=True)
             if not files.usable:
                 raise
