@@ -8,7 +8,9 @@ import pytest
 
 from tests import mongod
 
-for part in ("work", "ends", "reads", "queue", "requeue", "removals", "rights", "waits"):
+PARTS = "work ends reads queue requeue removals rights waits breakers"
+
+for part in PARTS.split():
     pytest.register_assert_rewrite(f"tests.store.contract_{part}")
 
 

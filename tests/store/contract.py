@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from tests.store.contract_breakers import BreakerContract
 from tests.store.contract_ends import EndContract, KeepContract
 from tests.store.contract_queue import QueueContract
 from tests.store.contract_reads import ReadContract
 from tests.store.contract_removals import CancelledRemovalContract, RemovalContract
 from tests.store.contract_requeue import RequeueContract
 from tests.store.contract_rights import RightsContract
-from tests.store.contract_waits import BreakerContract, PostponeContract, ShareContract
+from tests.store.contract_waits import PostponeContract, ShareContract
 from tests.store.contract_work import ClaimContract, WorkContract
 
 

@@ -14,6 +14,7 @@ from shiftergw.ports import ImageStore
 
 NOW = 1_000_000.0
 LIMIT = 60.0
+WHY = "ghcr.io (rate limit)"
 ID = "a" * 64
 OTHER_ID = "b" * 64
 

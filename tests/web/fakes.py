@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from shiftergw.errors import NotAuthenticated, NotFound
 from shiftergw.model.records import ImageRecord, WorkerMachine
@@ -302,3 +304,9 @@ async def listening(site: Site) -> AsyncIterator[int]:
         while set(reactor.getReaders()) - before:  # connections that the client has closed
             await deferLater(reactor, 0.002, int)
         site.stopFactory()  # again, to log the requests whose clients have just hung up
+
+
+def hang_up(wire: Wire) -> None:
+    """Close the connection, as a client does that no longer waits."""
+    assert wire.channel is not None
+    wire.channel.connectionLost(Failure(ConnectionDone()))

@@ -13,6 +13,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from shiftergw.store.sqlite.store import SqliteStore
+from tests.certificates import Authority
 from tests.sources.registry.token_sites import SECRETS
 from tests.store.places import running
 
@@ -39,3 +40,9 @@ def nothing_is_shown(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     globalLogPublisher.removeObserver(observe)
     output = "".join(events) + caplog.text
     assert not [secret for secret in SECRETS if secret in output]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return an authority that the clients of these tests trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
