@@ -83,7 +83,7 @@ def reconfigure(bench: Bench, root: Path, **changes: object) -> Bench:
 
 @pytest_twisted.ensureDeferred
 async def test_a_record_of_the_original_is_not_converted_for_labels(tmp_path: Path) -> None:
-    """Its id may be that of the index, and a conversion would give the image another id."""
+    """The id may be that of the index, and a conversion would give the image another id."""
     async with running_bench(tmp_path, ENABLE_LABELS=True) as bench:
         bench.source.config = CONFIG_WITH_LABELS
         claim = await bench.claim()

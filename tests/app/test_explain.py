@@ -26,7 +26,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_private_image_with_a_login(site: Site) -> None:
-    """Its layers are counted and not downloaded, and nothing is written on this machine."""
+    """The layers are counted and not downloaded, and nothing is written on this machine."""
     before = sorted(site.root.iterdir())
     blobs = len(site.registry.blobs_asked_for())
     explanation = await site.explain()
@@ -78,7 +78,7 @@ async def test_a_registry_that_is_unreachable(site: Site, no_pauses: None) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_a_breaker_that_is_open(site: Site) -> None:
-    """It is reported at once, with its time, and no request is sent."""
+    """An open breaker is reported at once, with its time, and no request is sent."""
     port = site.config.locations["away"].url.rpartition(":")[2]
     key = f"unreachable 127.0.0.1:{port} {socket.gethostname()}"
     now = reactor.seconds()
@@ -158,7 +158,7 @@ async def test_layers_in_the_cache(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_directory_with_layouts(site: Site) -> None:
-    """Its place is the directory, and its images are explained like others."""
+    """The place is the directory, and images of a layout are explained like others."""
     digest = oci_layout(site.root / "layouts" / "tools", [LAYER], tag="1")
     explanation = await site.explain("files/tools:1", login=None)
     assert (explanation.action, explanation.digest) == ("build", str(digest))
@@ -177,7 +177,7 @@ async def test_a_system_whose_directory_is_gone(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_is_no_location(site: Site) -> None:
-    """It is refused as the gateway refuses it."""
+    """A host without a location is refused as by the gateway."""
     with pytest.raises(BadRequest, match=f"no registry {SCOPE}"):
         await site.explain(f"{SCOPE}/app:1")
 

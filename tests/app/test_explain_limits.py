@@ -104,7 +104,7 @@ async def test_a_disk_that_hangs(
 
 @pytest_twisted.ensureDeferred
 async def test_a_database_that_hangs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked only once."""
+    """The explanation asks a database that hangs only once."""
     await site.deliver()
     calls: list[str] = []
 
@@ -141,7 +141,7 @@ async def test_a_state_directory_that_hangs(
 
 
 def test_a_process_with_a_thread_that_hangs(site: Site) -> None:
-    """It prints the explanation of the rest, and ends."""
+    """The process prints the explanation of the rest, and ends."""
     code = """
 import threading
 from shiftergw.app import explain_limits
@@ -179,7 +179,7 @@ main()
 
 
 def test_a_process_whose_gateway_is_gone(site: Site) -> None:
-    """It ends by itself, whatever it does."""
+    """The process ends by itself, whatever it does."""
     file = site.root / "config.json"
     file.write_text(json.dumps(site.document))
     code = """

@@ -43,7 +43,7 @@ def error_of_worker(path: Path, kind: SourceKind) -> str:
 
 @pytest.mark.parametrize("name", FILES)
 def test_client_and_worker_agree(tmp_path: Path, name: str) -> None:
-    """They refuse the same files, with the same words, for each kind of upload."""
+    """Client and worker refuse the same files, with the same words, for each kind of upload."""
     path = tmp_path / "file"
     path.write_bytes(FILES[name])
     for kind, source_kind in KINDS.items():

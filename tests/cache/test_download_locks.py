@@ -115,7 +115,7 @@ def site(tmp_path: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch) -> S
 
 @pytest_twisted.ensureDeferred
 async def test_a_pull_from_another_place(site: Site) -> None:
-    """It downloads the blob itself; the slow download goes on, and both leave one file."""
+    """The pull downloads the blob itself; the slow download goes on, and both leave one file."""
     await site.begin_slow_download()
     source = FastSource()
     assert await site.fetch(source) == CONTENT
@@ -126,7 +126,7 @@ async def test_a_pull_from_another_place(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_pull_from_the_same_place(site: Site) -> None:
-    """It comes again later: a second download would make the registry slower still."""
+    """The pull tries again later: a second download would make the registry slower still."""
     await site.begin_slow_download()
     source = FastSource()
     with pytest.raises(RetryLater, match="Another pull that downloads the same layer"):
@@ -148,7 +148,7 @@ async def test_a_blob_that_arrives_from_another_place(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_download_is_resumed(site: Site) -> None:
-    """Its bytes stay for the next pull from its place, and mix with those of no other."""
+    """Its bytes stay for the next pull from the same place, and mix with no other bytes."""
     await site.begin_slow_download()
     with pytest.raises(Exception, match="ended early"):
         await site.fetch(FastSource(1000))

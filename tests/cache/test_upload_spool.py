@@ -182,7 +182,7 @@ async def test_a_removal_on_a_full_disk(
 
 @pytest_twisted.ensureDeferred
 async def test_a_state_of_an_earlier_version(spool: UploadFiles, tmp_path: Path) -> None:
-    """It has the last pull only."""
+    """A state that an earlier version wrote has the last pull only."""
     upload = await spool.add(DECLARATION, 1.0)
     path = tmp_path / "uploads" / f"{upload.id}.json"
     document = json.loads(path.read_text()) | {"pull": "key"}

@@ -41,7 +41,7 @@ def stdin_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def test_the_copy_of_standard_input_is_private(stdin_file: Path) -> None:
-    """It lies in `TMPDIR`, without a name, so that no signal leaves anything of it behind."""
+    """The copy is in `TMPDIR`, without a name, so that no signal leaves anything of it behind."""
     spool = InputSpool()
     while spool.copy_piece(len(CONTENT)):
         assert list(stdin_file.iterdir()) == []

@@ -33,7 +33,7 @@ def test_it_is_removed_with_its_content(tmp_path: Path) -> None:
 
 
 def test_files_of_a_killed_command(tmp_path: Path) -> None:
-    """It goes with the next command for the same file; that of others, and new ones, stay."""
+    """The next command for the same file removes them; those of other users, and new ones, stay."""
     leftover, young, stranger = (
         tmp_path / name for name in (".out.00000001", ".out.00000002", ".out.x.00000003")
     )
@@ -49,7 +49,7 @@ def test_files_of_a_killed_command(tmp_path: Path) -> None:
 
 
 def test_a_command_that_works(tmp_path: Path) -> None:
-    """Its directory stays, however old it is: it holds the lock."""
+    """The directory of a running command stays, however old it is: the command holds its lock."""
     path = tmp_path / ".out.00000001"
     with scratch_directory(path):
         grow_old(path)

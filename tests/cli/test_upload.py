@@ -117,7 +117,7 @@ def test_standard_input_beyond_the_limit(gateway: UploadGateway) -> None:
 
 
 def test_a_file_that_has_no_image(gateway: UploadGateway, file: Path) -> None:
-    """It is refused by its first bytes, as a worker would; of a pipe no more is read."""
+    """The first bytes decide, as for a worker; no more is read of a pipe."""
     code, _, errors = run(gateway, "pull", f"sif:{file}", "mine")
     assert code == 1
     assert "The file is a tar archive, and not what its prefix sif: says." in errors

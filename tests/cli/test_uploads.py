@@ -70,7 +70,7 @@ def test_a_gateway_that_is_away(gateways: list[UploadGateway]) -> None:
 
 
 def test_an_older_gateway() -> None:
-    """Its refusal is explained: it lists no uploads."""
+    """The refusal of a gateway that lists no uploads is explained."""
     with UploadGateway(is_old=True).running() as gateway:
         result = shiftergw("uploads", env=gateway.env)
     assert (result.returncode, result.stdout) == (4, "")

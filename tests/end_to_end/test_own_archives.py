@@ -55,7 +55,7 @@ def file_system(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def test_a_sif_file(service: Service, file_system: bytes, tmp_path: Path) -> None:
-    """Its file system becomes an image, with its environment, for the users that are named."""
+    """The file system becomes an image, with its environment, for the named users."""
     file = tmp_path / "app.sif"
     file.write_bytes(sif(sif_object(0x4003, b'{"a": "b"}'), sif_partition(file_system)))
     code, image_id, errors = run(service, "pull", "--user", "2002", f"sif:{file}", "box:1")

@@ -139,7 +139,7 @@ def test_obstacles(failures: list[GatewayError], action: str) -> None:
 
 
 def test_a_cache_that_could_not_be_looked_up() -> None:
-    """It is said, the layers are listed, and only the fate of a conversion is unknown."""
+    """The explanation says so and lists the layers; only the fate of a conversion is unknown."""
     facts = replace(FACTS, layer_sizes=None, is_converted=None, cache_failure=LATE)
     explanation = explain(facts)
     assert (explanation.action, explanation.missing_size) == ("unknown", None)

@@ -134,7 +134,7 @@ def test_a_layer_that_is_read_again_counts_once(tmp_path: Path) -> None:
 
 
 def test_a_failed_layer_does_not_use_up_the_budget(tmp_path: Path) -> None:
-    """Its bytes may be those of a damaged download; they are subtracted before it is read again."""
+    """The bytes of a damaged download are subtracted before the layer is read again."""
     paths = [tmp_path / "large", tmp_path / "small"]
     paths[0].write_bytes(tar_of([entry(f"{n}", b"") for n in range(10)]))
     paths[1].write_bytes(tar_of([entry("a", b"")]))

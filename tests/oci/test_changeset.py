@@ -70,7 +70,7 @@ def test_a_whiteout_can_have_any_type() -> None:
 
 
 def test_whiteouts_of_missing_names_do_nothing() -> None:
-    """They do nothing in any layer, and their names never appear in the result."""
+    """Such whiteouts do nothing in any layer, and their names never appear in the result."""
     lowest = [entry(".wh.a", b""), entry("d/.wh.b", b""), entry(".wh..wh..opq", b"")]
     assert image([*lowest, entry("a", b"1")]) == {"a": b"1"}
     missing = [entry("no/where/.wh.b", b""), entry("a/.wh.b", b""), entry(".wh.x", b"")]

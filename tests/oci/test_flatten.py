@@ -131,7 +131,7 @@ def test_times_are_limited_to_the_range_of_squashfs() -> None:
 
 
 def test_parents_without_an_entry_have_fixed_attributes() -> None:
-    """They get 0755 and 1970, so that the bytes are always the same; the root is always 0755."""
+    """Parents get 0755 and 1970, so that the bytes are always the same; the root is always 0755."""
     plan = plan_of([entry("./", mode=0o700), entry("a/b", b"")])
     assert (plan.root.children[b"a"].mode, plan.root.children[b"a"].mtime) == (0o755, 0)
     assert (plan.root.mode, plan.root.mtime) == (0o755, 0)

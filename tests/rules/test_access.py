@@ -243,7 +243,7 @@ def test_users_that_may_expire_a_tag(
 
 @pytest.mark.parametrize("private", [True, False])
 def test_users_that_may_expire_an_uploaded_image(*, private: bool) -> None:
-    """Its owner may, whatever the readers; no reader removes the name of another user."""
+    """The owner may, whatever the readers; no reader removes the name of another user."""
     owners = {"a:1": ALICE, "b:1": BOB}
     ready = replace(
         image((ALICE, BOB, CAROL), private=private),

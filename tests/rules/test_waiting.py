@@ -179,7 +179,7 @@ async def current_record(bench: Bench, key: str) -> ImageRecord:
 
 @pytest_twisted.ensureDeferred
 async def test_a_postponed_pull_occupies_no_worker(bench: Bench) -> None:
-    """Its record has the time and the reason; the worker does other work meanwhile."""
+    """The record has the time and the reason; the worker does other work meanwhile."""
     record = await bench.claim(login="alice:secret")
     bench.source.refuses = registry_delay(300)
     await bench.worker.run(record.key)

@@ -59,7 +59,7 @@ async def test_a_lost_offer_is_made_again(store: SqliteStore, clock: Clock) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_begun_work_is_not_offered(store: SqliteStore, clock: Clock) -> None:
-    """Its offer is forgotten, and it is not offered while its heartbeat lives."""
+    """The offer of begun work is forgotten, and not repeated while the heartbeat lives."""
     keys = await claim_work(store, clock, 1)
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)

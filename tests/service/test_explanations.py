@@ -118,7 +118,7 @@ def test_one_at_a_time(bench: Bench) -> None:
 
 
 def test_the_same_request_again(bench: Bench) -> None:
-    """It finds the one in progress; with another login, and after the end, it is a new one."""
+    """The request finds the explanation in progress; with another login it begins a new one."""
     state = bench.begin("app:1")
     assert bench.begin("docker://app:1")["id"] == state["id"]
     assert bench.begin("app:1", BOB)["id"] != state["id"]

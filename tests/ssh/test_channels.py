@@ -122,7 +122,7 @@ def test_a_channel_that_is_abandoned_before_its_confirmation() -> None:
 @pytest.mark.parametrize("first_side", ["client", "server"])
 @pytest_twisted.ensureDeferred
 async def test_each_side_closes_a_channel_once(first_side: str) -> None:
-    """Its end is reported once, and data that the server sends meanwhile is dropped."""
+    """The end of a channel is reported once, and data that arrives meanwhile is dropped."""
     channels, channel = open_channel()
     output: list[bytes] = []
     channel.receive(output.append)

@@ -43,7 +43,7 @@ def test_pieces_are_sent_in_order_and_in_any_length() -> None:
 
 
 def test_a_streaming_producer_is_paused_and_resumed_once() -> None:
-    """It is paused at the limit, and resumed when less than half of that waits."""
+    """The producer is paused at the limit, and resumed when less than half of that waits."""
     outgoing, producer = OutgoingData(), RecordingProducer()
     outgoing.register(producer, streaming=True)
     outgoing.refill()
@@ -62,7 +62,7 @@ def test_a_streaming_producer_is_paused_and_resumed_once() -> None:
 
 
 def test_a_pull_producer_is_asked_each_time() -> None:
-    """It is asked for data whenever there is room, and never paused."""
+    """The producer is asked for data whenever there is room, and never paused."""
     outgoing, producer = OutgoingData(), RecordingProducer()
     outgoing.register(producer, streaming=False)
     outgoing.refill()

@@ -72,7 +72,7 @@ class ClaimContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_new_document_is_like_the_originals(self, place: Place) -> None:
-        """It has all members that the original reads, and a key like an ObjectId."""
+        """A new document has all members that the original reads, and a key like an ObjectId."""
         pull = request(user_acl=(1, 2), group_acl=(3,), request_id="r1", sealed="secret")
         record, _ = await place.store.claim(pull, NOW)
         document = place.document(record.key)

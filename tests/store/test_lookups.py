@@ -148,7 +148,7 @@ async def test_rows_on_a_broken_disk_are_counted(
 
 @pytest_twisted.ensureDeferred
 async def test_an_invalid_row_does_not_stop_the_buffer(path: Path) -> None:
-    """Its batch is lost and logged, and later rows are written."""
+    """The batch of the invalid row is lost and logged, and later rows are written."""
     async with running(path) as store:
         await store.record_lookup({"system": "alpha", "n": object(), "time": NOW})
         with capturedLogs() as log:

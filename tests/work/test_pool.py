@@ -74,7 +74,7 @@ async def test_workers_are_reused(start_pool: StartPool, traces: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_warm_worker_takes_the_first_job(start_pool: StartPool, traces: Path) -> None:
-    """It is started before any job, and a new warm worker replaces it when it leaves."""
+    """A warm worker is started before any job, and replaced by a new one when it leaves."""
     queue = start_pool(jobs_per_worker=1, warm=1)
     (warm_worker,) = queue._workers
     await queue.offer("a")

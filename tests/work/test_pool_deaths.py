@@ -74,7 +74,7 @@ async def test_an_image_that_kills_workers_delays_no_other(
 
 @pytest_twisted.ensureDeferred
 async def test_an_idle_worker_that_is_killed(start_pool: StartPool, traces: Path) -> None:
-    """Its death ends no job, and the next offer is accepted."""
+    """The death of an idle worker ends no job, and the next offer is accepted."""
     queue = start_pool(size=1)
     ends: list[JobEnd] = []
     queue.on_end = ends.append

@@ -285,7 +285,7 @@ async def signatures(place: Site, image: ResolvedImage) -> list[bytes]:
 
 @pytest_twisted.ensureDeferred
 async def test_signatures_of_an_image_from_a_mirror() -> None:
-    """They are read at the location: a mirror cannot hide one, nor show an old one."""
+    """Signatures are read at the location: a mirror cannot hide one, nor show an old one."""
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
     attach_signature(origin, b"by the location")
     attach_signature(mirror, b"by the mirror")
@@ -299,7 +299,7 @@ async def test_signatures_of_an_image_from_a_mirror() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_signatures_at_a_standalone_mirror() -> None:
-    """They are read at the mirror, which decides alone; at the location only if it fails."""
+    """Signatures are read at the mirror, which decides alone; at the location only if it fails."""
     origin, mirror = FakeRegistry(NEW), FakeRegistry(NEW)
     attach_signature(origin, b"by the location")
     attach_signature(mirror, b"by the mirror")

@@ -221,7 +221,7 @@ async def test_a_redirect_to_nowhere() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_scheme_in_upper_case(authority: Authority) -> None:
-    """It means https in the configuration, for a token service, and in a redirect."""
+    """HTTPS means https in the configuration, for a token service, and in a redirect."""
     registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
     names = ["registry.example", "cdn.example"]
     network = Network({name: [PUBLIC] for name in names})

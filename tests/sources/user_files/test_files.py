@@ -180,7 +180,7 @@ async def test_an_upload_that_was_removed_while_its_pull_waited(bench: FileBench
 async def test_an_upload_that_would_fill_the_disk(
     bench: FileBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not fetched: other jobs of the machine need room as well."""
+    """The upload is not fetched: other jobs of the machine need room as well."""
     file = await bench.add()
     monkeypatch.setattr(disk_errors, "free_space", lambda _: 1 << 30)
     async with listening(site_of(bench.gateway())) as port:

@@ -92,7 +92,7 @@ async def test_a_command_that_does_not_run(
 async def test_a_command_that_fills_the_disk(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    """It is ended before the disk is full: other jobs need room there as well."""
+    """The command is ended before the disk is full: other jobs need room there as well."""
     monkeypatch.setattr(imports_module, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(disk_errors, "free_space", lambda _: 1 << 30)
     with pytest.raises(NoSpace, match="disk for uploads"):

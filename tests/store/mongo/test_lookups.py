@@ -105,7 +105,7 @@ async def test_a_stop_loses_no_rows(mongodb: str, empty_database: tuple[str, Any
 async def test_rows_of_the_original_come_first(
     mongodb: str, empty_database: tuple[str, Any]
 ) -> None:
-    """They are returned as the original wrote them."""
+    """Rows are returned as the original wrote them."""
     name, db = empty_database
     row = {"user": "me", "uid": 7, "system": "alpha", "type": "docker", "id": "a", "time": NOW}
     db["metrics"].insert_one({**row, "_id": ObjectId("1" * 24)})

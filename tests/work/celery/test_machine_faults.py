@@ -31,7 +31,7 @@ START_SECONDS = 40
 async def test_two_machines_of_the_same_name(
     system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
-    """Their slots add up, and a job is cancelled on the machine that runs it."""
+    """The slots add up, and a job is cancelled on the machine that runs it."""
     start_machine("one", hostname="twin")
     start_machine("two", hostname="twin")
     await until(lambda: queue.slots(system) == 2, START_SECONDS)
@@ -59,7 +59,7 @@ async def test_a_message_that_is_delivered_again(
     sender: MessageSender,
     tmp_path: Path,
 ) -> None:
-    """Its acknowledgement was lost with a connection; its job keeps the slot and runs once."""
+    """The acknowledgement was lost with a connection; the job keeps the slot and runs once."""
     start_machine("one", slots=2)
     await until(lambda: queue.slots(system) == 2, START_SECONDS)
     message = str(uuid4())
@@ -214,7 +214,7 @@ class FakeConsumer:
 
 
 def test_a_message_that_was_not_acknowledged() -> None:
-    """Its slot is free after a new connection, since the broker delivers it again."""
+    """The slot is free after a new connection, since the broker delivers the message again."""
     consumer = FakeConsumer("alpha")
     gate = consumer.shiftergw_slot_gate
     gate.open(consumer)

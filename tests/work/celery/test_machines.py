@@ -128,7 +128,7 @@ async def test_sigterm_drains_a_machine(
     sender: MessageSender,
     tmp_path: Path,
 ) -> None:
-    """It finishes its job, takes no message, and exits; a second SIGTERM changes nothing."""
+    """The machine finishes its job, takes no message and exits; a second SIGTERM does nothing."""
     machine = start_machine("one")
     await wait_until_ready(machine)
     send(sender, system, "short-1")

@@ -136,7 +136,7 @@ async def test_invalid_files_in_the_url(tls_url: str, tmp_path: Path, option: st
 async def test_a_worker_machine_logs_the_refusal(
     broker: RabbitMQ, tls_url: str, system: str, tmp_path: Path
 ) -> None:
-    """It logs the reason without the password, and tries again until it is stopped."""
+    """The machine logs the reason without the password, and tries again until its stop."""
     env = {"BROKER": tls_url, "TRACES": str(tmp_path)}
     machine = WorkerMachine("stranger", system, 1, tmp_path / "log", env)
     try:

@@ -82,7 +82,7 @@ def test_an_offer_expires() -> None:
 
 
 def test_an_offer_takes_one_slot_of_machines_that_two_systems_share() -> None:
-    """It takes the slot of the machine that serves the fewest systems."""
+    """The offer takes the slot of the machine that serves the fewest systems."""
     registry = WorkerRegistry()
     record(registry, systems=["alpha", "beta"], slots=1)
     registry.add_offer("m1", "k1", "alpha", 0)
