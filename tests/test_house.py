@@ -53,6 +53,13 @@ def test_functions_are_short(program: dict[str, str]) -> None:
     assert house.long_functions({"a.py": text}, 60) == [(61, "a.py:1 f")]
 
 
+@without_tracing
+def test_files_of_tests_are_short() -> None:
+    """No file of the tests is longer than the limit; a longer one has several promises."""
+    assert house.long_files(house.files("tests"), house.LONGEST_TEST_FILE) == []
+    assert house.long_files({"a.py": "x = 1\n" * 501, "b.py": ""}, 500) == [(501, "a.py")]
+
+
 @pytest.mark.slow
 @without_tracing
 def test_no_identifier_is_vague() -> None:

@@ -64,7 +64,7 @@ async def test_a_host_that_is_away_is_left_alone(store: SqliteStore) -> None:
 async def test_a_store_that_is_away_holds_nothing_back() -> None:
     """Without the store requests are sent as if no breaker were open."""
 
-    class Away(NoBreakers):
+    class UnavailableBreakers(NoBreakers):
         async def check_breaker(self, key: str, now: float, seconds: float) -> None:
             raise Unavailable("The store is away.")
 
@@ -75,7 +75,9 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
     async with (
         registry(lambda ask: state["is_limited"] and ask.answer(429, Retry_After="60")) as server,
         a_client(
-            f"http://{server.host}", shared_breakers=breakers_of(Away()), patience=PATIENCE
+            f"http://{server.host}",
+            shared_breakers=breakers_of(UnavailableBreakers()),
+            patience=PATIENCE,
         ) as client,
     ):
         with pytest.raises(RetryLater):
