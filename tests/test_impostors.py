@@ -48,7 +48,7 @@ from tests.impostors import (
     listening,
 )
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import REACTOR, ConnectProxy, Network, a_client, quiet
+from tests.sources.registry.network import REACTOR, ConnectProxy, Network, open_client, quiet
 
 PASSWORD = "s3cret"
 LOGIN = RegistryLogin("alice", PASSWORD)
@@ -81,7 +81,7 @@ async def registry_error(
     url: str, authority: Authority, login: RegistryLogin | None = None, **environment: str
 ) -> str:
     """Return the name of the error class, the text and the detail of a refused registry."""
-    async with a_client(
+    async with open_client(
         url,
         Network({"localhost": ["127.0.0.1"], "registry.example.com": ["127.0.0.1"]}),
         cacert=authority.pem,

@@ -26,7 +26,7 @@ from tests.parts import need
 from tests.registries import FakeRegistry
 from tests.sources.contract import ENV, LAYERS, NOISE, ImageSourceContract, Sample
 from tests.sources.local.opening import REFERENCE, make_squashfs, open_now, skopeo_copy
-from tests.sources.registry.network import a_client
+from tests.sources.registry.network import open_client
 from tests.sources.saved_images import (
     Members,
     config_bytes,
@@ -64,7 +64,7 @@ class TestRegistryClient(ImageSourceContract):
     async def sample(self, made_image: MadeImage) -> AsyncIterator[Sample]:
         """Yield a client of a registry."""
         registry = await FakeRegistry(made_image).start()
-        async with a_client(f"http://{registry.host}") as client:
+        async with open_client(f"http://{registry.host}") as client:
             yield Sample(client, ImageReference.parse("team/app"))
         await registry.stop()
 

@@ -23,7 +23,7 @@ from tests.sources.registry.faulty import (
     Request,
     Script,
 )
-from tests.sources.registry.network import Sink, a_client, quiet
+from tests.sources.registry.network import Sink, open_client, quiet
 
 IMAGE = make_image([tar_of({"a": b"a" * 500})], config={"Cmd": ["/bin/sh"]})
 PATIENCE = Patience(first=0.005, quick=0.5)
@@ -127,7 +127,7 @@ async def check(row: Row) -> None:
     row.prepare(site)
     async with (
         site.running() as url,
-        a_client(url, trusted_hosts=row.trusted_hosts, patience=PATIENCE) as client,
+        open_client(url, trusted_hosts=row.trusted_hosts, patience=PATIENCE) as client,
     ):
         if row.error is None:
             assert await pull(row, client) == row.is_private

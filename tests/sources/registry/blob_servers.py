@@ -21,7 +21,7 @@ from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience
 from tests.certificates import Authority
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, Network, a_client
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, open_client
 
 CONTENT = bytes(range(256)) * 800
 BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))
@@ -209,7 +209,7 @@ class BlobServers:
         await self.store.start(authority.options(*names))
         port = self.registry.host.rpartition(":")[2]
         try:
-            async with a_client(
+            async with open_client(
                 f"https://registry.example:{port}",
                 Network({name: [PUBLIC] for name in names}),
                 limits=Limits(header=20.0, idle=idle, rate=0),

@@ -122,7 +122,7 @@ HASTY = Patience(first=0.01, quick=1.0)
 
 
 @asynccontextmanager
-async def a_client(
+async def open_client(
     url: str,
     reactor: Any = REACTOR,
     *,
@@ -155,10 +155,10 @@ def quiet(_: str) -> None:
 
 @asynccontextmanager
 async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[RegistryClient]:
-    """Run a registry, and a client of it; `options` are those of `a_client`."""
+    """Run a registry, and a client of it; `options` are those of `open_client`."""
     await registry.start()
     try:
-        async with a_client(f"http://{registry.host}", **options) as client:
+        async with open_client(f"http://{registry.host}", **options) as client:
             yield client
     finally:
         await registry.stop()

@@ -21,7 +21,7 @@ from tests.sources.registry.breaker_sites import (
     registry,
     resolve,
 )
-from tests.sources.registry.network import REACTOR, a_client
+from tests.sources.registry.network import REACTOR, open_client
 
 ALICE, BOB = RegistryLogin("alice", "one"), RegistryLogin("bob", "two")
 TOO_MANY = b'{"errors":[{"message":"too many"}]}'
@@ -41,7 +41,7 @@ async def test_after_a_429_no_process_of_the_machine_asks(store: SqliteStore) ->
     async with registry(of_anonymous) as server:
         url = f"http://{server.host}"
         for number in range(3):
-            async with a_client(
+            async with open_client(
                 url, clock, shared_breakers=breakers_of(store), patience=PATIENCE
             ) as client:
                 with pytest.raises(RetryLater) as caught:
@@ -50,7 +50,7 @@ async def test_after_a_429_no_process_of_the_machine_asks(store: SqliteStore) ->
             assert caught.value.at - clock.seconds() == pytest.approx(21600, abs=5)
             assert (caught.value.why, caught.value.registry) == ("test (rate limit)", "test")
             assert caught.value.is_fixed
-        async with a_client(
+        async with open_client(
             url, clock, shared_breakers=breakers_of(store, "node2"), patience=PATIENCE
         ) as client:
             with pytest.raises(RetryLater):  # its own address counts by itself
@@ -75,7 +75,7 @@ async def test_a_login_is_not_shut_out(store: SqliteStore) -> None:
     """If anonymous requests are limited, a login is used; then the image counts as private."""
     async with (
         registry(with_tokens) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
@@ -96,7 +96,7 @@ async def test_a_bad_login_does_not_hide_the_limit(store: SqliteStore) -> None:
 
     async with (
         registry(limits) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
@@ -117,7 +117,7 @@ async def test_an_exhausted_login_is_its_owners(store: SqliteStore) -> None:
 
     async with (
         registry(limits) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
@@ -149,7 +149,7 @@ async def test_a_limit_of_the_request_for_a_challenge(store: SqliteStore) -> Non
 
     async with (
         registry(hides) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
@@ -180,8 +180,10 @@ async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
     async with registry(limits) as server:
         url = f"http://{server.host}"
         async with (
-            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as second,
+            open_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as first,
+            open_client(
+                url, clock, shared_breakers=breakers_of(store), patience=PATIENCE
+            ) as second,
         ):
             with pytest.raises(RetryLater):
                 await resolve(first)
@@ -206,7 +208,7 @@ async def test_a_probe_that_fails_waits_longer(store: SqliteStore) -> None:
     waits = []
     async with (
         registry(lambda ask: ask.answer(429, TOO_MANY, Retry_After="1")) as server,
-        a_client(
+        open_client(
             f"http://{server.host}",
             clock,
             shared_breakers=breakers_of(store),
@@ -232,7 +234,7 @@ async def test_parallel_requests_wait_for_their_own_probe(store: SqliteStore) ->
 
     async with (
         registry(limits) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", clock, shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
@@ -254,7 +256,7 @@ async def test_the_shorter_of_two_limits_counts(store: SqliteStore) -> None:
 
     async with (
         registry(limits) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
@@ -270,7 +272,7 @@ async def test_our_own_wait_is_the_least(store: SqliteStore, retry_after: str) -
     """A time in the past, or not a time, does not shorten the wait."""
     async with (
         registry(lambda ask: ask.answer(429, Retry_After=retry_after)) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):
@@ -285,7 +287,7 @@ async def test_absurd_waits_are_bounded(store: SqliteStore) -> None:
     """The longest wait is a day."""
     async with (
         registry(lambda ask: ask.answer(429, Retry_After="9" * 15)) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):

@@ -26,7 +26,7 @@ from shiftergw.sources.registry.retry import Interruption, Patience, RegistryRet
 from shiftergw.sources.registry.shared_breakers import NoBreakers, SharedBreakers
 from shiftergw.sources.registry.transport import Transport
 from tests.raw_servers import Answer, answering, endless
-from tests.sources.registry.network import Network, Sink, a_client, quiet
+from tests.sources.registry.network import Network, Sink, open_client, quiet
 
 REFERENCE = ImageReference.parse("team/app")
 SINGLE_TRY = Patience(tries=1)
@@ -49,7 +49,7 @@ async def resolve(client: RegistryClient, login: RegistryLogin | None = None) ->
 
 async def refusal(url: str, limits: Limits, **environment: str) -> PullError:
     """Return the error of a failed look-up."""
-    async with a_client(
+    async with open_client(
         url,
         Network({"registry.example": ["127.0.0.1"]}),
         limits=limits,
@@ -108,7 +108,7 @@ async def test_a_body_without_end(answer: Answer) -> None:
     """Neither a manifest nor the text between its chunks fills the memory."""
     async with (
         answering(answer) as server,
-        a_client(f"http://127.0.0.1:{server.port}", limits=LONG, patience=SINGLE_TRY) as client,
+        open_client(f"http://127.0.0.1:{server.port}", limits=LONG, patience=SINGLE_TRY) as client,
     ):
         with pytest.raises(Exception, match=r"broke off|larger than 4 MiB|pieces"):
             await resolve(client)
@@ -121,7 +121,7 @@ async def test_a_manifest_that_drips(tail: bytes) -> None:
     """A slow manifest ends after the time for a document, and is not retried."""
     async with answering(endless(MANIFEST + tail, b"{", TICK)) as server:
         limits = Limits(header=20, idle=20, document=0.4, rate=0)
-        async with a_client(f"http://127.0.0.1:{server.port}", limits=limits) as client:
+        async with open_client(f"http://127.0.0.1:{server.port}", limits=limits) as client:
             with pytest.raises(RegistryUnavailable, match=r"sent \d+ bytes in \d+ s") as caught:
                 await resolve(client)
     assert not isinstance(caught.value, Interruption)
@@ -134,7 +134,7 @@ async def test_a_manifest_below_the_least_rate() -> None:
     """A manifest below the least rate is retried later, without quick tries before."""
     async with answering(endless(MANIFEST + b"\r\n", b"{", TICK)) as server:
         limits = Limits(header=20, idle=20, document=600, rate=10_000, document_window=0.3)
-        async with a_client(f"http://127.0.0.1:{server.port}", limits=limits) as client:
+        async with open_client(f"http://127.0.0.1:{server.port}", limits=limits) as client:
             with pytest.raises(RetryLater, match=r"sent \d+ bytes in") as caught:
                 await resolve(client)
     assert caught.value.why == "test (too slow)"
@@ -176,7 +176,7 @@ async def test_an_error_that_drips(status: bytes) -> None:
     begin = b"HTTP/1.1 " + status + b"\r\nContent-Length: 9999\r\n\r\n"
     async with (
         answering(endless(begin, b"{", TICK)) as server,
-        a_client(f"http://127.0.0.1:{server.port}", limits=SHORT, patience=SINGLE_TRY) as client,
+        open_client(f"http://127.0.0.1:{server.port}", limits=SHORT, patience=SINGLE_TRY) as client,
     ):
         with pytest.raises(Exception, match=r"The registry 'test' (?!is too slow)"):
             await resolve(client)
@@ -211,7 +211,7 @@ async def test_a_layer_that_drips() -> None:
     image = ResolvedImage(blob.digest, blob.digest, blob, (blob,), "test", "team/app", False)
     async with answering(answer) as server:
         patience = Patience(tries=3, first=0.01)
-        async with a_client(
+        async with open_client(
             f"http://127.0.0.1:{server.port}", limits=SHORT, patience=patience
         ) as client:
             with pytest.raises(RetryLater, match=r"too slow: it sent \d+ bytes in"):

@@ -31,7 +31,7 @@ from tests.sources.registry.breaker_sites import (
     registry,
     resolve,
 )
-from tests.sources.registry.network import PUBLIC, REACTOR, Network, a_client, quiet
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, open_client, quiet
 
 
 @pytest_twisted.ensureDeferred
@@ -42,7 +42,7 @@ async def test_a_host_that_is_away_is_left_alone(store: SqliteStore) -> None:
     await server.start()
     url = f"http://{server.host}"
     await server.stop()
-    async with a_client(
+    async with open_client(
         url, clock, shared_breakers=breakers_of(store), patience=PATIENCE
     ) as client:
         with pytest.raises(RetryLater, match="refused") as caught:
@@ -74,7 +74,7 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
     state = {"is_limited": True}
     async with (
         registry(lambda ask: state["is_limited"] and ask.answer(429, Retry_After="60")) as server,
-        a_client(
+        open_client(
             f"http://{server.host}",
             shared_breakers=breakers_of(UnavailableBreakers()),
             patience=PATIENCE,
@@ -158,7 +158,7 @@ async def test_a_host_with_little_time_is_not_unreachable(limits: Limits, trips:
     single_try = Patience(tries=1, first=0.01)
     async with (
         registry(redirect) as server,
-        a_client(
+        open_client(
             f"http://{server.host}",
             limits=limits,
             shared_breakers=breakers_of(breakers),
@@ -188,7 +188,7 @@ async def test_the_limit_of_an_object_store(path: str, trips: list[str], tmp_pat
         target = f"https://store.example:{storage.host.rpartition(':')[2]}{path}"
         source.misbehave = lambda ask: "/blobs/" in ask.path and ask.answer(307, Location=target)
         url = f"https://registry.example:{source.host.rpartition(':')[2]}"
-        async with a_client(
+        async with open_client(
             url,
             network,
             cacert=authority.pem,

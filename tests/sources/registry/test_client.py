@@ -30,7 +30,7 @@ from tests.sources.registry.network import (
     PUBLIC,
     Network,
     Sink,
-    a_client,
+    open_client,
     quiet,
     serving,
 )
@@ -204,7 +204,7 @@ async def test_docker_hub(name: str, repository: str) -> None:
     network = Network({"registry-1.docker.io": [PUBLIC]})
     try:
         port = registry.host.rpartition(":")[2]
-        async with a_client(f"http://docker.io:{port}", network) as client:
+        async with open_client(f"http://docker.io:{port}", network) as client:
             image = await resolve(client, name)
     finally:
         await registry.stop()

@@ -20,7 +20,7 @@ from shiftergw.sources.registry.proxy import Proxies
 from tests.configurations import load_config
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
-from tests.sources.registry.network import REACTOR, Sink, a_client, quiet
+from tests.sources.registry.network import REACTOR, Sink, open_client, quiet
 
 LAYERS = {
     "amd64": [tar_of([entry("etc"), entry("etc/motd", b"amd64")]), tar_of({"b": b"b" * 100_000})],
@@ -48,7 +48,7 @@ async def test_an_index(public: DockerRegistry, tmp_path: Path) -> None:
     digests = oci_index_layout(tmp_path, LAYERS)
     public.push(tmp_path, "team/app:1")
     reference = ImageReference.parse("team/app:1")
-    async with a_client(f"http://{public.host}") as client:
+    async with open_client(f"http://{public.host}") as client:
         assert await client.head(reference, None, quiet) == digests["index"]
         for architecture, layers in LAYERS.items():
             image, config = await client.resolve(reference, Platform(architecture), None, quiet)
@@ -68,7 +68,7 @@ async def test_a_long_manifest(public: DockerRegistry, tmp_path: Path) -> None:
     # Twisted allows 16,384 bytes in a line of the head.
     assert (tmp_path / "blobs" / "sha256" / digest.hex).stat().st_size > 16384
     public.push(tmp_path, "lib/many:1", tag="x")
-    async with a_client(f"http://{public.host}") as client:
+    async with open_client(f"http://{public.host}") as client:
         reference = ImageReference.parse("lib/many:1")
         image, _ = await client.resolve(reference, Platform(), None, quiet)
     assert len(image.layers) == 120
@@ -79,7 +79,7 @@ async def test_ranges(public: DockerRegistry, tmp_path: Path) -> None:
     """A blob is resumed from the end of its first part."""
     oci_layout(tmp_path, LAYERS["amd64"], compression="plain", tag="x")
     public.push(tmp_path, "lib/one:1", tag="x")
-    async with a_client(f"http://{public.host}") as client:
+    async with open_client(f"http://{public.host}") as client:
         reference = ImageReference.parse("lib/one:1")
         image, _ = await client.resolve(reference, Platform(), None, quiet)
         sink = Sink(LAYERS["amd64"][1][:50_000])
@@ -93,7 +93,7 @@ async def test_absent_images(public: DockerRegistry, tmp_path: Path) -> None:
     """Absent repositories, tags and digests are not found."""
     oci_layout(tmp_path, LAYERS["arm64"])
     public.push(tmp_path, "lib/there:1")
-    async with a_client(f"http://{public.host}") as client:
+    async with open_client(f"http://{public.host}") as client:
         for name in ("lib/absent:1", "lib/there:2", f"lib/there@sha256:{'0' * 64}"):
             with pytest.raises(ImageNotFound, match="test"):
                 await client.resolve(ImageReference.parse(name), Platform(), None, quiet)
@@ -105,7 +105,7 @@ async def test_a_login(private: DockerRegistry, tmp_path: Path) -> None:
     digest = oci_layout(tmp_path, LAYERS["amd64"])
     private.push(tmp_path, "secret/app:1")
     reference = ImageReference.parse("secret/app:1")
-    async with a_client(f"http://{private.host}") as client:
+    async with open_client(f"http://{private.host}") as client:
         image, _ = await client.resolve(reference, Platform(), USER, quiet)
         assert (image.digest, image.private) == (digest, True)
         sink = Sink()

@@ -14,7 +14,7 @@ from shiftergw.sources.registry.location import Location, Mirror
 from shiftergw.sources.registry.names import RegistryNames
 from shiftergw.sources.registry.proxy import Proxies
 from tests.sources.registry.faulty import ALICE
-from tests.sources.registry.network import REACTOR, a_client
+from tests.sources.registry.network import REACTOR, open_client
 from tests.sources.registry.test_quotas import CountingSite, resolve
 
 TAG = ImageReference.parse("docker.io/app:1")
@@ -62,7 +62,7 @@ def test_mirrors_and_proxies(tmp_path: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_limits() -> None:
     """The limit in the last answer belongs to the login of its request."""
-    async with CountingSite(100).running() as url, a_client(url) as client:
+    async with CountingSite(100).running() as url, open_client(url) as client:
         reference = ImageReference.parse("team/app")
         assert client.places(reference, None)[0].limits == ()
         await resolve(client)

@@ -18,7 +18,7 @@ from shiftergw.sources.registry.retry import Patience
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.registries import Ask, FakeRegistry
 from tests.sources.registry.breaker_sites import ShiftedClock, breakers_of, registry, resolve
-from tests.sources.registry.network import REACTOR, a_client
+from tests.sources.registry.network import REACTOR, open_client
 
 PATIENCE = Patience(first=1, quick=0.5)
 LIMITED_FOR = 60
@@ -65,8 +65,10 @@ async def limited_registry(
     async with registry(answers) as server:
         url = f"http://{server.host}"
         async with (
-            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as second,
+            open_client(url, clock, shared_breakers=breakers_of(store), patience=PATIENCE) as first,
+            open_client(
+                url, clock, shared_breakers=breakers_of(store), patience=PATIENCE
+            ) as second,
         ):
             with pytest.raises(RetryLater):
                 await resolve(first)
@@ -104,7 +106,7 @@ async def test_probes_without_answers_wait_longer(store: SqliteStore) -> None:
     waits = []
     async with (
         registry(Answers(unavailable, 9)) as server,
-        a_client(
+        open_client(
             f"http://{server.host}", clock, shared_breakers=breakers_of(store), patience=PATIENCE
         ) as client,
     ):

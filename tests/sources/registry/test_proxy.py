@@ -34,7 +34,7 @@ from tests.sources.registry.network import (
     ConnectProxy,
     Network,
     Sink,
-    a_client,
+    open_client,
     quiet,
 )
 
@@ -134,14 +134,14 @@ async def test_connect(tmp_path: Path) -> None:
     url = f"https://registry.example:{port}"
     environment = {"https_proxy": f"http://user:s3cret@{proxy.host}"}
     try:
-        async with a_client(
+        async with open_client(
             url, Network({}), environment=environment, cacert=authority.pem
         ) as client:
             assert await resolve(client) == IMAGE.digest
             image, _ = await client.resolve(REFERENCE, Platform(), None, quiet)
             sink = Sink()
             await client.blob(image, image.layers[0], None, quiet, 0, sink)
-        async with a_client(url, environment=environment) as client:
+        async with open_client(url, environment=environment) as client:
             with pytest.raises(RegistryUntrusted, match="not trusted"):
                 await resolve(client)
     finally:
@@ -173,7 +173,7 @@ async def test_a_proxy_that_refuses(answer: bytes, expected: str) -> None:
     proxy = await ConnectProxy(answer=answer).start()
     environment = {"https_proxy": f"http://user:s3cret@{proxy.host}"}
     try:
-        async with a_client(
+        async with open_client(
             "https://registry.example", environment=environment, patience=ONE_TRY
         ) as client:
             with pytest.raises((RegistryUnavailable, RetryLater), match=expected) as caught:
@@ -189,7 +189,7 @@ async def test_a_proxy_that_hangs_up_or_is_silent() -> None:
     proxy = await ConnectProxy(answer=b"HTTP/1.1 200").start()
     environment = {"https_proxy": f"http://{proxy.host}"}
     try:
-        async with a_client(
+        async with open_client(
             "https://registry.example", environment=environment, patience=ONE_TRY
         ) as client:
             with pytest.raises(RetryLater, match="does not answer"):
@@ -220,7 +220,7 @@ async def test_targets_behind_a_proxy(tmp_path: Path) -> None:
     blob = Descriptor(IMAGE.digest, 5)
     image = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
     try:
-        async with a_client(
+        async with open_client(
             f"https://registry.example:{port}",
             environment={"https_proxy": f"http://{proxy.host}"},
             cacert=authority.pem,
@@ -282,7 +282,7 @@ async def test_names_behind_a_proxy(
         and ask.answer(307, Location=f"https://{host}:{port}{ask.path}")
     )
     try:
-        async with a_client(
+        async with open_client(
             f"https://registry.example:{port}",
             Network(names),
             environment={"https_proxy": f"http://{proxy.host}"},
@@ -313,7 +313,7 @@ async def test_plain_http_without_credentials() -> None:
     proxy = await FakeRegistry(IMAGE).start()
     environment = {"http_proxy": f"http://{proxy.host}"}
     try:
-        async with a_client("http://registry.example", environment=environment) as client:
+        async with open_client("http://registry.example", environment=environment) as client:
             assert await resolve(client) == IMAGE.digest
     finally:
         await proxy.stop()
@@ -327,7 +327,7 @@ async def test_plain_http() -> None:
     proxy = await FakeRegistry(IMAGE).start()
     environment = {"http_proxy": f"http://user:s3cret@{proxy.host}"}
     try:
-        async with a_client("http://registry.example:5000", environment=environment) as client:
+        async with open_client("http://registry.example:5000", environment=environment) as client:
             assert await resolve(client) == IMAGE.digest
             assert await resolve(client) == IMAGE.digest
     finally:

@@ -15,7 +15,7 @@ from shiftergw.sources.registry.retry import Interruption, Patience
 from tests.registries import Ask, FakeRegistry
 from tests.sources.registry.network import (
     REACTOR,
-    a_client,
+    open_client,
     quiet,
     serving,
 )
@@ -77,7 +77,7 @@ async def test_a_refused_connection() -> None:
     """The error for a refused connection has neither host nor port."""
     registry = await FakeRegistry().start()
     await registry.stop()
-    async with a_client(f"http://{registry.host}") as client:
+    async with open_client(f"http://{registry.host}") as client:
         with pytest.raises(RetryLater, match=r"'test'.*refused") as caught:
             await resolve(client)
     assert caught.value.why == "test (unreachable)"

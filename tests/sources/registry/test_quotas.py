@@ -24,7 +24,7 @@ from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.shared_manifests import RecentManifest, SharedManifests
 from tests.images import INDEX, make_image, make_index, tar_of
 from tests.sources.registry.faulty import ALICE, FaultySite, Reply, Request
-from tests.sources.registry.network import a_client
+from tests.sources.registry.network import open_client
 
 IMAGE, NEXT_IMAGE = (make_image([tar_of({name: b"x"})]) for name in "ab")
 PATIENCE = Patience(first=0.005, quick=0.5)
@@ -65,7 +65,7 @@ async def resolve(client: RegistryClient, login: RegistryLogin | None = None) ->
 async def test_forty_pulls_of_a_moving_tag() -> None:
     """Forty pulls request only new manifests, and each gets the current image of the tag."""
     site = CountingSite(10)
-    async with site.running() as url, a_client(url, patience=PATIENCE) as client:
+    async with site.running() as url, open_client(url, patience=PATIENCE) as client:
         for _ in range(20):
             assert await resolve(client) == IMAGE.digest
         assert site.count == 2
@@ -83,7 +83,7 @@ async def test_forty_pulls_of_a_moving_tag() -> None:
 async def test_a_registry_that_counts_nothing() -> None:
     """Each manifest of a registry without limits is requested, without a HEAD before it."""
     site = CountingSite(None)
-    async with site.running() as url, a_client(url, patience=PATIENCE) as client:
+    async with site.running() as url, open_client(url, patience=PATIENCE) as client:
         for _ in range(2):
             await resolve(client)
     assert site.lines == ["GET manifest", "GET child", "GET blob"] * 2
@@ -100,7 +100,7 @@ async def test_a_remembered_manifest_is_for_its_readers() -> None:
         return public_reply(request) if request.caller == "alice" else None
 
     site.script = script
-    async with site.running() as url, a_client(url, patience=PATIENCE) as client:
+    async with site.running() as url, open_client(url, patience=PATIENCE) as client:
         for _ in range(2):
             assert await resolve(client, ALICE) == IMAGE.digest
         assert site.count == 2
@@ -121,7 +121,7 @@ async def test_processes_share_manifests(share: Callable[[str], SharedManifests]
     site = CountingSite(2)
     async with site.running() as url:
         for _ in range(2):
-            async with a_client(url, patience=PATIENCE, share_manifests=share) as client:
+            async with open_client(url, patience=PATIENCE, share_manifests=share) as client:
                 assert await resolve(client) == IMAGE.digest
     assert site.lines.count("GET manifest") == 1
     assert site.count == 2
@@ -138,7 +138,7 @@ async def test_private_manifests_are_not_shared(
     site.script = lambda request: public_reply(request) if request.caller == "alice" else None
     async with (
         site.running() as url,
-        a_client(url, patience=PATIENCE, share_manifests=share) as client,
+        open_client(url, patience=PATIENCE, share_manifests=share) as client,
     ):
         assert await resolve(client, ALICE) == IMAGE.digest
     assert site.count == 2
@@ -157,7 +157,7 @@ async def test_the_limit_is_reported() -> None:
 
     globalLogPublisher.addObserver(observe)
     try:
-        async with site.running() as url, a_client(url, patience=PATIENCE) as client:
+        async with site.running() as url, open_client(url, patience=PATIENCE) as client:
             with pytest.raises(RetryLater) as caught:
                 await resolve(client)
     finally:
@@ -172,7 +172,7 @@ async def test_the_reset_is_waited_for() -> None:
     """Without `Retry-After` the wait ends when the limit is reset."""
     fields = {"RateLimit-Remaining": "0", "RateLimit-Reset": "3000"}
     site = FaultySite(IMAGE, script=lambda _: Reply(429, fields=fields))
-    async with site.running() as url, a_client(url, patience=PATIENCE) as client:
+    async with site.running() as url, open_client(url, patience=PATIENCE) as client:
         with pytest.raises(RetryLater) as caught:
             await resolve(client)
     assert caught.value.registry == "test"

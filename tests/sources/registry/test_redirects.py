@@ -10,7 +10,7 @@ import pytest_twisted
 from shiftergw.errors import RegistryUntrusted
 from tests.certificates import Authority
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, Network, a_client
+from tests.sources.registry.network import PUBLIC, Network, open_client
 from tests.sources.registry.tls_sites import IMAGE, LAYER, LOGIN, fetch, listening
 
 
@@ -42,7 +42,7 @@ async def test_redirects_drop_credentials(status: int, authority: Authority) -> 
         signed_url = f"https://cdn.example:{storage_port}/blobs/{LAYER}?sig=a%2Fb"
         registry.misbehave = lambda ask: basic(ask) or to(signed_url, status)(ask)
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
     assert registry.requests[-1].header("Authorization") is not None
     assert [ask.header("Authorization") for ask in storage.requests] == [None]
@@ -55,7 +55,7 @@ async def test_another_port_is_another_origin() -> None:
     registry, second_registry = FakeRegistry(IMAGE), FakeRegistry()
     async with listening(registry, second_registry) as [port, second_port]:
         registry.misbehave = lambda ask: basic(ask) or to(f"http://localhost:{second_port}/x")(ask)
-        async with a_client(f"http://localhost:{port}") as client:
+        async with open_client(f"http://localhost:{port}") as client:
             with pytest.raises(RegistryUntrusted, match="without TLS"):
                 await fetch(client, LOGIN)
     assert second_registry.requests == []
@@ -67,7 +67,7 @@ async def test_the_same_origin_keeps_credentials() -> None:
     registry = FakeRegistry(IMAGE)
     moved_path = f"/moved/blobs/{LAYER}"
     registry.misbehave = lambda ask: basic(ask) or (ask.path != moved_path and to(moved_path)(ask))
-    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+    async with listening(registry) as [port], open_client(f"http://localhost:{port}") as client:
         assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
     assert registry.requests[-1].header("Authorization") is not None
 
@@ -107,7 +107,7 @@ async def test_redirects_that_are_refused(target: str, expected: str, authority:
     async with listening(registry, certificates=[authority.options("registry.example")]) as [port]:
         registry.misbehave = to(target.format(port=port))
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             with pytest.raises(RegistryUntrusted, match=expected) as caught:
                 await fetch(client)
     assert network.destinations == [(PUBLIC, port)]
@@ -124,7 +124,7 @@ async def test_the_public_address_of_several(authority: Authority) -> None:
     async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
         registry.misbehave = to(f"https://cdn.example:{storage_port}/blobs/{LAYER}")
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client) == IMAGE.blobs[LAYER]
     assert network.destinations == [(PUBLIC, port), ("8.8.8.8", storage_port)]
 
@@ -150,10 +150,10 @@ async def test_a_name_that_is_rebound(authority: Authority) -> None:
     async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
         registry.misbehave = to(f"https://cdn.example:{storage_port}/blobs/{LAYER}")
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client) == IMAGE.blobs[LAYER]
         assert network.destinations == [(PUBLIC, port), (PUBLIC, storage_port)]
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             with pytest.raises(RegistryUntrusted, match="not public"):
                 await fetch(client)
     assert network.destinations == [(PUBLIC, port), (PUBLIC, storage_port), (PUBLIC, port)]
@@ -185,7 +185,7 @@ async def test_private_networks_on_purpose(
     certificates = [authority.options(*names), authority.options(*names)]
     async with listening(registry, storage, certificates=certificates) as [port, storage_port]:
         registry.misbehave = to(f"https://cdn.example:{storage_port}/blobs/{LAYER}")
-        async with a_client(
+        async with open_client(
             f"https://registry.example:{port}",
             network,
             cacert=authority.pem,
@@ -203,7 +203,7 @@ async def test_private_networks_on_purpose(
 async def test_endless_redirects() -> None:
     """Ten redirects are followed, not more."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(302, Location=f"{ask.path}x"))
-    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+    async with listening(registry) as [port], open_client(f"http://localhost:{port}") as client:
         with pytest.raises(RegistryUntrusted, match="more than 10"):
             await fetch(client)
     assert len(registry.requests) == 11
@@ -213,7 +213,7 @@ async def test_endless_redirects() -> None:
 async def test_a_redirect_to_nowhere() -> None:
     """A redirect without a target is refused after a bounded number of requests."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(302))
-    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+    async with listening(registry) as [port], open_client(f"http://localhost:{port}") as client:
         with pytest.raises(RegistryUntrusted):
             await fetch(client)
     assert len(registry.requests) <= 11
@@ -238,6 +238,6 @@ async def test_a_scheme_in_upper_case(authority: Authority) -> None:
 
         registry.misbehave = misbehave
         url = f"HTTPS://Registry.Example:{port}"
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
     assert [ask.header("Authorization") for ask in storage.requests] == [None]

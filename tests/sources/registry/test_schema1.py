@@ -17,7 +17,7 @@ from tests.oci.schema1_manifests import layer_history, schema_1_manifest, sign
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import Ask, DockerRegistry, FakeRegistry
-from tests.sources.registry.network import Sink, a_client, quiet
+from tests.sources.registry.network import Sink, open_client, quiet
 
 TYPE = "application/vnd.docker.distribution.manifest.v1+json"
 SIGNED_TYPE = "application/vnd.docker.distribution.manifest.v1+prettyjws"
@@ -55,7 +55,7 @@ def serve(registry: FakeRegistry, content: bytes, media_type: str) -> None:
 async def test_an_image(content: bytes, media_type: str, registry: FakeRegistry) -> None:
     """The image is read with its configuration; the sizes of its layers come from the registry."""
     serve(registry, content, media_type)
-    async with a_client(f"http://{registry.host}") as client:
+    async with open_client(f"http://{registry.host}") as client:
         image, config = await client.resolve(REFERENCE, Platform(), None, quiet)
         assert image.digest == image.source_digest == Digest.of(CONTENT)
         assert [layer.size for layer in image.layers] == list(map(len, LAYERS))
@@ -76,7 +76,7 @@ async def test_a_manifest_with_another_payload(registry: FakeRegistry) -> None:
     other_content = schema_1_manifest([Digest.of(LAYERS[0])], HISTORIES[:1])
     serve(registry, sign(other_content), SIGNED_TYPE)
     reference = ImageReference.parse(f"team/app@{Digest.of(CONTENT)}")
-    async with a_client(f"http://{registry.host}") as client:
+    async with open_client(f"http://{registry.host}") as client:
         with pytest.raises(BlobCorrupt):
             await client.resolve(reference, Platform(), None, quiet)
 
@@ -85,7 +85,7 @@ async def test_a_manifest_with_another_payload(registry: FakeRegistry) -> None:
 async def test_signatures_that_are_damaged(registry: FakeRegistry) -> None:
     """A manifest without a recognizable payload is refused."""
     serve(registry, CONTENT[:-2] + b',"signatures": [{}]\n}', SIGNED_TYPE)
-    async with a_client(f"http://{registry.host}") as client:
+    async with open_client(f"http://{registry.host}") as client:
         with pytest.raises(ManifestInvalid, match="signatures"):
             await client.resolve(REFERENCE, Platform(), None, quiet)
 
@@ -103,7 +103,7 @@ async def test_a_registry_that_tells_no_sizes(registry: FakeRegistry) -> None:
 
     registry.misbehave = misbehave
     serve(registry, CONTENT, TYPE)
-    async with a_client(f"http://{registry.host}") as client:
+    async with open_client(f"http://{registry.host}") as client:
         with pytest.raises(RegistryUnavailable, match="does not tell the size of a layer"):
             await client.resolve(REFERENCE, Platform(), None, quiet)
 
@@ -116,7 +116,7 @@ async def test_a_manifest_that_skopeo_pushes(tmp_path: Path) -> None:
     oci_layout(tmp_path / "layout", layers, config={"Env": ["A=b"]})
     with DockerRegistry(tmp_path / "registry", accepts_schema_1=True) as docker_registry:
         _push(f"oci:{tmp_path}/layout:latest", f"docker://{docker_registry.host}/team/app:1")
-        async with a_client(f"http://{docker_registry.host}") as client:
+        async with open_client(f"http://{docker_registry.host}") as client:
             image, config = await client.resolve(REFERENCE, Platform(), None, quiet)
             assert await client.head(REFERENCE, None, quiet) == image.digest
             for layer, tar in zip(image.layers, layers, strict=True):

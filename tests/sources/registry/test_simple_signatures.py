@@ -26,7 +26,7 @@ from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.signatures import Lookasides, RegistrySignatures
 from tests.images import make_image, make_index, tar_of
 from tests.registries import USER, Ask, FakeRegistry
-from tests.sources.registry.network import HASTY, REACTOR, SHORT, a_client, quiet
+from tests.sources.registry.network import HASTY, REACTOR, SHORT, open_client, quiet
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 REFERENCE = DockerReference.parse("reg.example.org/team/app:1")
@@ -78,7 +78,7 @@ async def fetching(
     threads.startService()
     lookasides = Lookasides(REACTOR, Proxies({}), RegistryOptions(SHORT, HASTY))
     try:
-        async with a_client(f"http://{storage.registry.host}") as client:
+        async with open_client(f"http://{storage.registry.host}") as client:
             read_storage = partial(read_signature_storage, root)
             source = RegistrySignatures(client, lookasides, read_storage, threads)
 

@@ -22,7 +22,7 @@ from tests.images import make_image, tar_of
 from tests.parts import free_port, lacking, need, wait_for_port
 from tests.patience import patient
 from tests.registries import FakeRegistry
-from tests.sources.registry.network import Sink, a_client, quiet
+from tests.sources.registry.network import Sink, open_client, quiet
 
 IMAGE = make_image([tar_of({"a": b"a" * 100_000})])
 HELPER = Path("/usr/lib/squid/basic_ncsa_auth")
@@ -115,13 +115,13 @@ async def test_a_pull_through_squid(tmp_path: Path, squid: Squid, scheme: str) -
     environment = {f"{scheme}_proxy": squid.url()}
     url = f"{scheme}://{registry.host}"
     try:
-        async with a_client(url, environment=environment, cacert=authority.pem) as client:
+        async with open_client(url, environment=environment, cacert=authority.pem) as client:
             image, _ = await client.resolve(reference, Platform(), None, quiet)
             await client.blob(image, image.layers[0], None, quiet, 0, sink)
         assert Digest.of(bytes(sink.content)) == image.layers[0].digest
         assert {ask.header("Proxy-Authorization") for ask in registry.requests} == {None}
         environment = {f"{scheme}_proxy": squid.url("wrong")}
-        async with a_client(url, environment=environment, cacert=authority.pem) as client:
+        async with open_client(url, environment=environment, cacert=authority.pem) as client:
             with pytest.raises(RegistryUnavailable, match="407") as caught:
                 await client.resolve(reference, Platform(), None, quiet)
         assert "wrong" not in f"{caught.value}{caught.value.detail}"

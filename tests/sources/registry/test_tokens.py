@@ -19,7 +19,7 @@ from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from tests.certificates import Authority
 from tests.registries import Ask, FakeRegistry
-from tests.sources.registry.network import PUBLIC, Network, a_client, serving
+from tests.sources.registry.network import PUBLIC, Network, open_client, serving
 from tests.sources.registry.token_sites import ALICE, IMAGE, SECRETS, TokenRegistry, fetch, resolve
 
 pytestmark = pytest.mark.usefixtures("nothing_is_shown")
@@ -351,7 +351,7 @@ async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
         registry.realm = f"https://auth.example:{ports[1]}/token"
         registry.good = service.good
         url = f"https://registry.example:{ports[0]}"
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             assert (await resolve(client, ALICE)).private
             service.service = lambda ask: ask.answer(
                 307, Location=f"https://spy.example:{ports[2]}/token"

@@ -21,7 +21,7 @@ from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.retry import Patience
 from tests.certificates import Authority
 from tests.registries import FakeRegistry
-from tests.sources.registry.network import PUBLIC, REACTOR, Network, a_client, quiet
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, open_client, quiet
 from tests.sources.registry.tls_sites import IMAGE, LAYER, LOGIN, fetch, listening
 
 REFERENCE = ImageReference.parse("team/app")
@@ -46,7 +46,7 @@ async def test_tls(authority: Authority) -> None:
     network = Network({"registry.example": [PUBLIC]})
     async with listening(registry, certificates=[authority.options("registry.example")]) as [port]:
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, cacert=authority.pem) as client:
+        async with open_client(url, network, cacert=authority.pem) as client:
             assert await resolve(client) == IMAGE.digest
             assert await fetch(client) == IMAGE.blobs[LAYER]
     assert network.destinations == [(PUBLIC, port)]
@@ -70,7 +70,7 @@ async def test_bad_certificates(
     network = Network({"registry.example": [PUBLIC]})
     async with (
         listening(registry, certificates=[authority.options(name)]) as [port],
-        a_client(f"https://registry.example:{port}", network, cacert=cacert) as client,
+        open_client(f"https://registry.example:{port}", network, cacert=cacert) as client,
     ):
         with pytest.raises(RegistryUntrusted, match=f"'test' .*{expected}"):
             await resolve(client)
@@ -85,14 +85,14 @@ async def test_the_systems_authorities(authority: Authority) -> None:
     registry = FakeRegistry(IMAGE)
     async with (
         listening(registry, certificates=[authority.options("registry.example")]) as [port],
-        a_client(f"https://registry.example:{port}", network) as client,
+        open_client(f"https://registry.example:{port}", network) as client,
     ):
         with pytest.raises(RegistryUntrusted):
             await resolve(client)
 
 
 @asynccontextmanager
-async def a_server(protocol: type[Protocol]) -> AsyncIterator[int]:
+async def open_server(protocol: type[Protocol]) -> AsyncIterator[int]:
     """Run a server of this protocol; yield its port."""
     factory = Factory.forProtocol(protocol)
     factory.noisy = False
@@ -115,9 +115,9 @@ class Plain(Protocol):
 async def test_no_tls_at_all() -> None:
     """The error names a server without TLS, which gets no request in clear text."""
     network = Network({"registry.example": [PUBLIC]})
-    async with a_server(Plain) as port:
+    async with open_server(Plain) as port:
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, patience=SINGLE_TRY) as client:
+        async with open_client(url, network, patience=SINGLE_TRY) as client:
             with pytest.raises(RegistryUnavailable, match=r"TLS.*http://.*--plain-http"):
                 await resolve(client, LOGIN)
 
@@ -130,7 +130,7 @@ async def test_an_unusable_cacert(content: bytes | None, tmp_path: Path) -> None
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ConfigurationError, match="'test'"):
-        async with a_client("https://registry.example", cacert=file):
+        async with open_client("https://registry.example", cacert=file):
             pass
 
 
@@ -140,7 +140,7 @@ async def test_an_unusable_cacert(content: bytes | None, tmp_path: Path) -> None
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_name() -> None:
     """The error for a name that does not exist has the location's name."""
-    async with a_client("https://absent.example", Network({}), patience=SINGLE_TRY) as client:
+    async with open_client("https://absent.example", Network({}), patience=SINGLE_TRY) as client:
         with pytest.raises(RetryLater, match="'test' cannot be found"):
             await resolve(client)
 
@@ -153,9 +153,9 @@ class Mute(Protocol):
 async def test_silence_before_tls() -> None:
     """The request to a server that sends nothing ends after the limit, or if it is cancelled."""
     network = Network({"registry.example": [PUBLIC]})
-    async with a_server(Mute) as port:
+    async with open_server(Mute) as port:
         url = f"https://registry.example:{port}"
-        async with a_client(url, network, patience=SINGLE_TRY) as client:
+        async with open_client(url, network, patience=SINGLE_TRY) as client:
             with pytest.raises(RetryLater, match="does not answer"):
                 await resolve(client)
             running = Deferred.fromCoroutine(resolve(client))
@@ -174,7 +174,7 @@ async def test_cancelling_a_look_up() -> None:
             receiver.resolutionBegan(self)
             return self
 
-    async with a_client("https://registry.example", Slow({})) as client:
+    async with open_client("https://registry.example", Slow({})) as client:
         running = Deferred.fromCoroutine(resolve(client))
         running.cancel()
         with pytest.raises(CancelledError):
