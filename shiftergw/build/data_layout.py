@@ -77,7 +77,8 @@ def lay_out(contents: PackContents, position: int) -> DataLayout:
     """Lay out the data that is needed, from `position` of the image on.
 
     In the columns of `contents` the positions of all needed contents become those in the image, and
-    so do the numbers of their fragments, except those in `tails`.
+    so do the numbers of their fragments, except those in `tails`. Raises `StopRequested` soon after
+    the stop flag of `contents` is set.
     """
     layout = DataLayout()
     uses = [_FragmentUse.measure(contents, pack) for pack in contents.packs]
@@ -116,7 +117,7 @@ class _FragmentUse:
         block_size = columns.block_size
         zeros = bytes(8 * len(pack.fragments))
         sizes, needed_sizes = array("Q", zeros), array("Q", zeros)
-        for place in pack.places:
+        for place in contents.all_places(pack):
             fragment = columns.fragments[place]
             if fragment != NO_FRAGMENT:
                 tail = columns.sizes[place] % block_size

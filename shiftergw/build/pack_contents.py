@@ -52,9 +52,12 @@ class OpenPack:
 
 
 class PackContents:
-    """The contents of the packs of an image."""
+    """The contents of the packs of an image.
 
-    def __init__(self, block_size: int) -> None:
+    Loops over millions of them raise `StopRequested` soon after the stop flag is set.
+    """
+
+    def __init__(self, block_size: int, stop: Event) -> None:
         """Start without packs."""
         self.columns = FileColumns(block_size)
         """The data of all contents, by place. Positions and fragments are those of their pack."""
@@ -66,6 +69,7 @@ class PackContents:
         """For the place of each content the first place of the same content that is needed."""
         self.is_needed = bytearray()
         """Whether the content at each place gets into the image, as 0 or 1."""
+        self._stop = stop
 
     def place_of(self, leaf: Leaf) -> int:
         """Return the place of a file's content; raise `BlobCorrupt` if there is none."""
@@ -90,13 +94,14 @@ class PackContents:
         first_places: dict[bytes, int | None] = {
             pack.digests[place - pack.places.start]: None
             for pack in self.packs
-            for place in pack.places
+            for place in self.all_places(pack)
             if is_live[place]
         }
         self.originals = array("Q", bytes(8 * len(sizes)))
         self.is_needed = bytearray(len(sizes))
         for pack in self.packs:
-            for place, digest in zip(pack.places, pack.digests, strict=True):
+            digests = zip(pack.places, pack.digests, strict=True)
+            for place, digest in stoppable(digests, self._stop):
                 if digest not in first_places:
                     continue
                 original = first_places[digest]
@@ -110,7 +115,11 @@ class PackContents:
     def needed_places(self, pack: OpenPack) -> Iterator[int]:
         """Yield the places of the contents of a pack that are needed."""
         is_needed = self.is_needed
-        return (place for place in pack.places if is_needed[place])
+        return (place for place in self.all_places(pack) if is_needed[place])
+
+    def all_places(self, pack: OpenPack) -> Iterator[int]:
+        """Yield the places of all contents of a pack."""
+        return stoppable(pack.places, self._stop)
 
 
 @contextmanager
@@ -122,7 +131,7 @@ def open_packs(
     Blocks. Raises `BlobCorrupt` for a pack that is missing or damaged, or was made with another
     compression or block size, and `StopRequested` soon after `stop` is set.
     """
-    contents = PackContents(block_size)
+    contents = PackContents(block_size, stop)
     by_path: dict[Path, OpenPack] = {}
     with ExitStack() as files:
         for pack in stoppable(packs, stop):
@@ -132,27 +141,33 @@ def open_packs(
                 except FileNotFoundError as error:
                     raise pack_error(str(error)) from error
                 files.callback(os.close, descriptor)
-                by_path[pack.path] = _read_pack(contents, pack, descriptor, compression)
+                by_path[pack.path] = _read_pack(contents, pack, descriptor, compression, stop)
                 contents.packs.append(by_path[pack.path])
             contents.by_layer.append(by_path[pack.path])
         yield contents
 
 
 def _read_pack(
-    contents: PackContents, pack: LayerPack, descriptor: int, compression: Compression
+    contents: PackContents,
+    pack: LayerPack,
+    descriptor: int,
+    compression: Compression,
+    stop: Event,
 ) -> OpenPack:
     """Append the contents of a pack."""
-    first = len(contents.columns)
+    columns = contents.columns
+    first = len(columns)
     try:
         reader = SquashfsReader(partial(os.pread, descriptor), os.fstat(descriptor).st_size)
         tables = reader.tables
         block_size = tables.superblock.block_size
-        if tables.compression != compression or block_size != contents.columns.block_size:
+        if tables.compression != compression or block_size != columns.block_size:
             raise pack_error(f"it has {tables.compression} and blocks of {block_size} bytes")
-        reader.files(contents.columns)
+        for data, link in stoppable(reader.file_data(), stop):
+            columns.append(data, None if link is None else (first, link))
     except (SquashfsCorrupt, SquashfsUnsupported) as error:
         raise pack_error(f"{error.what} {error.detail}") from error
-    places = range(first, len(contents.columns))
+    places = range(first, len(columns))
     if len(places) != len(pack.digests):
         raise pack_error(f"it has {len(places)} contents and {len(pack.digests)} digests")
     return OpenPack(pack.path, descriptor, places, pack.digests, tables.fragments)

@@ -87,19 +87,22 @@ class SquashfsReader:
         """
         self.tables: SquashfsTables = read_tables(read_at, file_size)
 
-    def files(self, columns: FileColumns | None = None) -> FileColumns:
-        """Return the data of all regular files, in the order in which `entries` lists them.
+    def files(self) -> FileColumns:
+        """Return the data of all regular files, in the order in which `entries` lists them."""
+        columns = FileColumns(self.tables.superblock.block_size)
+        for data, link in self.file_data():
+            columns.append(data, link)
+        return columns
 
-        They are appended to `columns`, if given, which may have the files of other squashfs files.
+    def file_data(self) -> Iterator[tuple[FileData, int | None]]:
+        """Yield the data of each regular file, and a number if it shares its inode, else None.
+
+        The order is that of `entries`. Some faults are noticed at the end alone.
         """
-        if columns is None:
-            columns = FileColumns(self.tables.superblock.block_size)
-        first = len(columns)
         for visit in _Traversal(self.tables, with_paths=False).visits():
             if visit[_KIND] == _FILE:
                 inode = visit[_INODE]
-                columns.append(inode.data, (first, visit[_NUMBER]) if inode.links > 1 else None)
-        return columns
+                yield inode.data, visit[_NUMBER] if inode.links > 1 else None
 
     def entries(self) -> Iterator[ListedEntry]:
         """Yield every entry: parents first, the names of a directory in bytewise order.

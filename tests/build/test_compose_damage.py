@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -218,6 +219,6 @@ def test_the_error_names_no_path_to_users(tmp_path: Path) -> None:
 
 def test_a_leaf_of_a_layer_without_contents() -> None:
     """A plan that refers to a layer without packs is refused, not read at random."""
-    contents = PackContents(4096)
+    contents = PackContents(4096, Event())
     with pytest.raises(BlobCorrupt):
         contents.place_of(Leaf(0, size=1, layer=0, number=0))

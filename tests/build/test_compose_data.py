@@ -239,6 +239,34 @@ def test_a_stop_ends_the_work(tmp_path: Path, reports: int) -> None:
     assert count in {reports, reports + 1}
 
 
+def test_a_stop_ends_each_stage_before_the_first_copy(tmp_path: Path) -> None:
+    """Reading packs, choosing contents and laying them out hear it, wherever they are."""
+
+    class StopOnSight(threading.Event):
+        """Is set when it is looked at for the n-th time."""
+
+        def __init__(self, looks: int) -> None:
+            super().__init__()
+            self.looks = looks
+
+        def is_set(self) -> bool:
+            self.looks -= 1
+            return self.looks < 0
+
+    layers = stack(tmp_path, [entry("a", noise(10)), entry("b", noise(200_000))], [entry("c", b"")])
+    looks = 0
+    while True:
+        stop = StopOnSight(looks)
+        try:
+            layers.compose(tmp_path / "composed", stop=stop)
+        except StopRequested:
+            looks += 1
+            continue
+        break
+    assert looks > 15
+    assert stop.looks == 0
+
+
 def test_a_stop_waits_for_no_block_that_is_not_begun() -> None:
     """Only the blocks that are being compressed at the moment are awaited."""
     beginnings = threading.Semaphore(0)
