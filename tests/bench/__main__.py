@@ -78,6 +78,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if options.readme and options.source is None and options.size != FULL:
+        parser.error(f"--readme needs images of the size {FULL}")
     for builder in options.builders:
         if builder != WHOLE and not is_supported(BUILDERS[builder]):
             parser.error(f"this version of shiftergw has no builder {builder}")
@@ -149,6 +151,11 @@ def main(arguments: Sequence[str]) -> int:
         publish(results, options.output, announce)
     else:
         results = Results.read(options.source)
+    if options.readme and results.size != FULL:
+        announce(
+            f"The README gets figures of the size {FULL}; these are of the size {results.size}."
+        )
+        return 2
     if options.readme:
         draw_files(results, CHECKOUT / PICTURE, announce)
         write_readme(README, readme_section(results, PICTURE))

@@ -152,7 +152,7 @@ def write_readme(path: Path, section: str) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path} lacks the lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
+    path.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}")
 
 
 def spread_text(spread: Spread | None) -> str:

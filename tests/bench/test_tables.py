@@ -137,13 +137,25 @@ def test_the_readme_keeps_the_text_around_the_marks(tmp_path: Path) -> None:
     for seconds in (18, 15):
         section = readme_section(results_of([seconds]), "docs/speed.svg")
         write_readme(readme, section)
-    assert readme.read_text() == f"before\n{BEGIN}\n{section}\n{END}\nafter\n"
+    assert readme.read_text() == f"before\n{BEGIN}\n\n{section}\n\n{END}\nafter\n"
     assert "| title of zstd | 10.0 s | 1.50 | 6.00 | - |" in section
     assert "(docs/speed.svg)" in section
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="lacks the lines"):
         write_readme(readme, section)
     assert readme.read_text() == "no marks"
+
+
+def test_the_readme_gets_figures_of_full_size_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figures of small images do not get into the README."""
+    before = command.README.read_text()
+    results_of([15], size="medium").write(tmp_path / "results.json")
+    arguments = ["--from", str(tmp_path / "results.json"), "--readme"]
+    assert command.main(arguments) == 2
+    assert "size medium" in capsys.readouterr().err
+    assert command.README.read_text() == before
 
 
 def test_the_readme_has_the_marks() -> None:
@@ -167,6 +179,7 @@ def test_a_busy_machine_is_noticed() -> None:
         ["--rounds", "0"],
         ["--scenarios", "absent"],
         ["--builders", "absent"],
+        ["--readme", "--size", "small"],
     ],
     ids=" ".join,
 )
