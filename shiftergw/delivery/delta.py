@@ -173,6 +173,8 @@ class Delta:
         self._name = name
         self._last_start = -1
         self._idle_attempts = 0
+        self.has_begun = False
+        """Whether an attempt has used the plan, so that it may have left a file on the system."""
         self.plan: DeltaPlan | None = None
         if source is not None and source.ranges:
             try:
@@ -197,6 +199,7 @@ class Delta:
         self._last_start = start
         if self.plan is not None and self._idle_attempts >= IDLE_ATTEMPTS:
             self.give_up("the last attempts made no progress")
+        self.has_begun = self.has_begun or self.plan is not None
 
     def log_end(self, copied_bytes: int, sent_bytes: int) -> None:
         """Log what was saved."""

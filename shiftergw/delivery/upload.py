@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from twisted.logger import Logger
 
 from shiftergw.delivery import proof
-from shiftergw.delivery.assembly import Assembly
+from shiftergw.delivery.assembly import Assembly, path_beside
 from shiftergw.delivery.delta import DeltaUnusable, copy_counter, segments_from
 from shiftergw.delivery.proof import NoDigest
 from shiftergw.delivery.source_file import source_errors
@@ -85,6 +85,8 @@ class Upload:
                 if verification is not None:
                     return verification
                 start = None  # nothing is kept of what was put together
+            if self.delta.has_begun:
+                await files.remove(path_beside(self.temporary))
             report = self._report_to(lambda _: 0)
             start = await self._lay_out(files, connection, start, report)
             await files.upload(self.temporary, self.source, start, report)

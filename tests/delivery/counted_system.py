@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -158,6 +160,13 @@ class FarSystem:
         assert (self.root / NEXT_IMAGE).stat().st_mode & 0o7777 == 0o600
         assert names(self.root) == sorted([IMAGE, NEXT_IMAGE])
         return verification
+
+    def kill(self) -> None:
+        """Kill the servers and programs that run on the system."""
+        for pid in self.pids.read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        self.pids.write_text("")
 
     @property
     def sent_bytes(self) -> int:

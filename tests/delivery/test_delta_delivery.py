@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import random
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.errors import DeliveryFailed
 from shiftergw.model.records import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -34,9 +34,11 @@ from tests.delivery.counted_system import (
 from tests.delivery.delta_contract import NEXT_IMAGE
 from tests.delivery.far import without_ssh
 from tests.installed_reactor import reactor
+from tests.matrices import LONG
 from tests.parts import need
 
 WAYS = ["copy-data", "commands", "scp"]
+BREAKS = 20 if LONG else 2
 
 
 @pytest.fixture
@@ -154,16 +156,44 @@ async def test_broken_connection(
     def report(progress: Progress) -> None:
         if not breaks and progress.done > len(NEW_BYTES) // 2:
             breaks.append(len(system.reports))
-            # With commands, the server is not the last program that was started.
-            for pid in system.pids.read_text().split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            system.kill()
 
     await system.deliver(system.open(way, system.environment(way)), report=report)
     assert breaks
     assert len(system.connections) == 2
     assert system.sent_bytes < 2.1 * SENT_BYTES
     assert system.log("warn") == []
+
+
+@pytest.mark.parametrize("way", ["copy-data", "commands"])
+@pytest_twisted.ensureDeferred
+async def test_server_that_is_killed_at_random(
+    system: FarSystem, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Whenever the server is killed, no wrong image is installed, and later attempts succeed."""
+    monkeypatch.setattr(SftpFiles, "copy_tail", 1 << 20)
+    points = sorted(random.Random(BREAKS).sample(range(1, len(NEXT_CONTENT)), BREAKS))
+    killed_connections: list[int] = []
+
+    def report(progress: Progress) -> None:
+        assert names(system.root)[0] == IMAGE
+        assert NEXT_IMAGE not in names(system.root)
+        if (
+            points
+            and progress.done >= points[0]
+            and len(system.connections) not in (killed_connections)
+        ):
+            points.pop(0)
+            killed_connections.append(len(system.connections))
+            system.kill()
+
+    directory = system.open(way, system.environment(way))
+    for _ in range(BREAKS + 1):
+        with suppress(DeliveryFailed):
+            await system.deliver(directory, report=report)
+            break
+    assert (system.root / NEXT_IMAGE).read_bytes() == NEXT_CONTENT
+    assert killed_connections
 
 
 @pytest_twisted.ensureDeferred

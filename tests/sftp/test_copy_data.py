@@ -12,10 +12,14 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
 from shiftergw.sftp.client import Sftp
 from shiftergw.sftp.outgoing_file import COPY_BYTES, COPY_REACH, CopiedRange, OutgoingFile
 from shiftergw.sftp.packets import SftpRefused, Splitter, string
+from shiftergw.sftp.parallel_write import ParallelWrite
+from tests.delivery.far import IDLE_SECONDS, UNUSED_ACCOUNT, connection, without_ssh
+from tests.installed_reactor import reactor
 from tests.sftp.recorded_wire import Wire, answer, error_of, start_session
 from tests.sftp.test_client import real_session
 
@@ -140,6 +144,36 @@ async def test_server_of_openssh(tmp_path: Path) -> None:
         await write_file(session, target, source, outgoing(*blocks))
     copied_content = content[5 : 5 + COPY_BYTES + 100_001]
     assert target.read_bytes() == b"head" + copied_content + b"x" * MIB + content[:1] + b"end"
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_sessions(tmp_path: Path) -> None:
+    """Further sessions open the file to copy from, too, and copy while the first is held up."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    content = os.urandom(3 * COPY_BYTES)
+    source.write_bytes(content)
+    target.touch()
+    over = connection(UNUSED_ACCOUNT, without_ssh(tmp_path / "bin"))
+    done: list[int] = []
+
+    async def begin() -> Sftp:
+        return await Sftp.begin(await over.open_subsystem("sftp"), reactor, IDLE_SECONDS)
+
+    try:
+        first = await begin()
+        copy_source = await first.open(bytes(source), packets.FOR_READING)
+        handle = await first.open(bytes(target), packets.FOR_WRITING)
+        first.pauseProducing()
+        file = outgoing(b"head", CopiedRange(1, 3 * COPY_BYTES - 1), b"end", report=done.append)
+        write = ParallelWrite(begin, bytes(target), file, bytes(source))
+        writing = Deferred.fromCoroutine(write.run(first, handle, 2, copy_source))
+        while not done or done[-1] < len(content) + 6:
+            await pause(0.01, reactor)
+        first.resumeProducing()
+        await writing
+    finally:
+        await over.close()
+    assert target.read_bytes() == b"head" + content[1:] + b"end"
 
 
 @pytest_twisted.ensureDeferred
