@@ -36,6 +36,7 @@ def run_main(main: Main) -> int:
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     gc.freeze()  # modules live until the exit, which would otherwise search them for garbage
+    gc.enable()  # `shiftergw.runner` disables it during the imports
     run = _Run(reactor, main)
     reactor.callWhenRunning(run.begin)
     reactor.addSystemEventTrigger("before", "shutdown", run.shut_down)
