@@ -47,7 +47,7 @@ class Image:
 @pytest.fixture
 def image(registry: DockerRegistry, tmp_path: Path) -> Image:
     """Push a new image as `lib/app:1`."""
-    layers = [tar_of([entry(f"data/{n}", os.urandom(2_000_000))]) for n in range(3)]
+    layers = [tar_of([entry(f"data/{n}", os.urandom(100_000))]) for n in range(3)]
     image_id = oci_layout(tmp_path / "layout", layers, config={"Env": ["A=1"]}).hex
     registry.push(tmp_path / "layout", "lib/app:1")
     manifest = json.loads((tmp_path / "layout" / "blobs" / "sha256" / image_id).read_bytes())
