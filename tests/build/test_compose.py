@@ -30,7 +30,7 @@ from tests.trees import links, tree
 
 BLOCK = 1 << 17
 NOISE = random.Random(1).randbytes(5 * BLOCK)
-TEXT = b"".join(b"line %d\n" % number for number in range(60_000))
+TEXT = b"".join(b"line %d\n" % number for number in range(20_000))
 
 LOWER = [
     entry("usr"),
@@ -67,7 +67,7 @@ STACKS: dict[str, list[Layer]] = {
     "a layer of which nothing remains": [[entry("a/b", NOISE[:300_000])], [entry("a", b"file")]],
     "a hard link to a file of the lower layer": [LOWER, [hard_link("link", "large")]],
     "a hard link whose other names are replaced": [LOWER, [entry("usr/bin/tool", b"new")]],
-    "many files of one size": [[entry(f"d/{n:04}", b"%0300d" % n) for n in range(1500)]],
+    "many files of one size": [[entry(f"d/{n:04}", b"%0300d" % n) for n in range(600)]],
     "many small layers": [[entry(f"{n}", TEXT[: 100 * n + 1])] for n in range(12)],
 }
 
@@ -112,7 +112,7 @@ def test_the_kernel_mounts_it(tmp_path: Path, options: SquashOptions) -> None:
     assert trees[0] == trees[1]
 
 
-@settings(max_examples=3000 if LONG else 12, deadline=None)
+@settings(max_examples=3000 if LONG else 5, deadline=None)
 @given(LAYERS)
 def test_random_stacks_give_the_trees_of_both_builders(random_layers: list[Layer]) -> None:
     """Whiteouts, links, symlinks and type changes of few names, in up to four layers."""
@@ -144,8 +144,8 @@ def test_holes_of_sparse_files_are_in_no_pack(tmp_path: Path, pieces: int, tail:
 @pytest.mark.parametrize("options", [GZIP, ZSTD], ids=["gzip", "zstd"])
 def test_the_same_packs_give_the_same_bytes(tmp_path: Path, options: SquashOptions) -> None:
     """The bytes do not depend on the number of processors, nor on what was in the output."""
-    files = [entry(f"{n}", TEXT[: 70 * n]) for n in range(300)]
-    layers = stack(tmp_path, files, [*files[::2][:100], entry(".wh.7", b"")], options=options)
+    files = [entry(f"{n}", TEXT[: 70 * n]) for n in range(120)]
+    layers = stack(tmp_path, files, [*files[::2][:50], entry(".wh.7", b"")], options=options)
     (tmp_path / "1").write_bytes(NOISE)
     for processors in (1, 3):
         options = dataclasses.replace(options, processors=processors)
@@ -156,7 +156,7 @@ def test_the_same_packs_give_the_same_bytes(tmp_path: Path, options: SquashOptio
 
 @pytest.mark.parametrize(
     ("compressor", "level", "block_size"),
-    [("gzip", None, "4K"), ("gzip", 1, "1M"), ("zstd", None, "4K"), ("zstd", 9, "1M")],
+    [("gzip", None, "4K"), ("zstd", None, "4K"), ("zstd", 9, "1M")],
 )
 def test_other_levels_and_block_sizes(
     tmp_path: Path, compressor: str, level: int | None, block_size: str
@@ -215,8 +215,8 @@ def large_stack(directory: Path, names: int) -> Stack:
 
 
 def test_many_files(tmp_path: Path) -> None:
-    """A million with `SHIFTERGW_LONG=1`, else 3,000, have their contents."""
-    names = 1_000_000 if LONG else 3000
+    """A million with `SHIFTERGW_LONG=1`, else 1,200, have their contents."""
+    names = 1_000_000 if LONG else 1200
     layers = large_stack(tmp_path, names)
     layers.compose(tmp_path / "composed")
     contents = content_of(tmp_path / "composed")

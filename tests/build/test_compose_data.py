@@ -151,8 +151,8 @@ def test_replaced_small_files_cost_no_space(tmp_path: Path) -> None:
     def text() -> bytes:
         return b" ".join(b"%d" % words.randrange(500) for _ in range(words.randrange(900)))
 
-    lower = [entry(f"{n}", text()) for n in range(500)]
-    upper = [entry(f"{n}", text()) for n in words.sample(range(500), 150)]
+    lower = [entry(f"{n}", text()) for n in range(300)]
+    upper = [entry(f"{n}", text()) for n in words.sample(range(300), 90)]
     layers = stack(tmp_path, lower, upper)
     composition = layers.compose(tmp_path / "composed")
     whole = layers.build_whole(tmp_path / "whole")
@@ -218,7 +218,7 @@ def test_a_source_that_ends_too_early(tmp_path: Path) -> None:
 def test_a_stop_ends_the_work(tmp_path: Path, reports: int) -> None:
     """Before it begins, between copies, or between new blocks; no file gets a superblock."""
     files = [entry(f"{n}", noise(60_000)) for n in range(30)]
-    layers = stack(tmp_path, [entry("a", noise(20 << 20)), *files], [entry("0", b"new")])
+    layers = stack(tmp_path, [entry("a", noise(17 << 20)), *files], [entry("0", b"new")])
     stop = threading.Event()
     count = 0
 
