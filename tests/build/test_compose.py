@@ -127,14 +127,20 @@ def test_random_stacks_give_the_trees_of_both_builders(random_layers: list[Layer
         assert_same(directory / "composed", layers.build_whole(directory / "whole"))
 
 
+def sparse_tar(directory: Path, pieces: int, tail: int) -> bytes:
+    """Return a tar of a sparse file `holes` (see `sparse_file`), which it writes there."""
+    sparse_file(directory / "holes", pieces, tail)
+    argv = [need("tar"), "--sparse", *FORMATS["PAX 1.0"], "-C", str(directory), "-cf", "-", "holes"]
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
+
+
 @pytest.mark.parametrize(
     ("pieces", "tail"), [(0, 1), (0, 3 * BLOCK), (1, 12_345), (3, BLOCK), (60, 0), (2, -58_536)]
 )
 def test_holes_of_sparse_files_are_in_no_pack(tmp_path: Path, pieces: int, tail: int) -> None:
     """The file has its size and its bytes, and the blocks between its data are holes."""
-    data = sparse_file(tmp_path / "holes", pieces, tail)
-    argv = [need("tar"), "--sparse", *FORMATS["PAX 1.0"], "-C", str(tmp_path), "-cf", "-", "holes"]
-    tar = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
+    tar = sparse_tar(tmp_path, pieces, tail)
+    data = (tmp_path / "holes").read_bytes()
     layers = stack_tars(tmp_path, tar, tar_of([entry("after", TEXT)]))
     layers.compose(tmp_path / "composed")
     assert content_of(tmp_path / "composed")["holes"][2] == data
