@@ -142,7 +142,7 @@ def install_pack(
             "mksquashfs has written a damaged pack of a layer.", detail=error.detail
         ) from error
     pack = Pack(files.pack, index, digests, measures.size, measures.data_sha256)
-    content = _encode(pack, measures)
+    content = _encode(pack, measures, stop)
     replace_durably(files.part, files.pack)
     with removed_on_error(files.pack):
         write_private(files.sidecar, content)
@@ -157,7 +157,7 @@ def find_pack(files: PackFiles, stop: Event) -> Pack | None:
     """
     try:
         content, _ = read_whole(files.sidecar, _SIDECAR_LIMIT)
-        pack, measures = _decode(content, files.pack)
+        pack, measures = _decode(content, files.pack, stop)
         if _is_whole(pack, measures, stop):
             return pack
         problem = "its bytes have changed"
@@ -200,7 +200,7 @@ def pack_groups(directory: Path) -> FileGroups:
     return FileGroups(directory, _BASE, ".pack", (".index", ".part"))
 
 
-def _encode(pack: Pack, measures: _Measures) -> bytes:
+def _encode(pack: Pack, measures: _Measures, stop: Event) -> bytes:
     document = json.dumps(
         {
             "diff_id": str(pack.diff_id),
@@ -211,12 +211,12 @@ def _encode(pack: Pack, measures: _Measures) -> bytes:
             "other_sha256": measures.other_sha256,
         }
     ).encode()
-    index = encode_index(pack.index)
+    index = encode_index(pack.index, stop)
     body = b"".join([_LENGTH.pack(len(document)), document, *pack.digests, index])
     return b"".join([_MAGIC, sha256(body).digest(), body])
 
 
-def _decode(content: bytes, path: Path) -> tuple[Pack, _Measures]:
+def _decode(content: bytes, path: Path, stop: Event) -> tuple[Pack, _Measures]:
     """Return what a sidecar says; raise `ValueError`, `KeyError` or `TypeError` for damage."""
     start = len(_MAGIC) + _DIGEST_SIZE
     body = memoryview(content)[start:]
@@ -227,7 +227,7 @@ def _decode(content: bytes, path: Path) -> tuple[Pack, _Measures]:
     document: dict[str, Any] = json.loads(bytes(body[_LENGTH.size : position]))
     end = position + _DIGEST_SIZE * document["contents"]
     digests = [bytes(body[at : at + _DIGEST_SIZE]) for at in range(position, end, _DIGEST_SIZE)]
-    index = decode_index(body[end:], Digest.parse(document["diff_id"]))
+    index = decode_index(body[end:], Digest.parse(document["diff_id"]), stop)
     if any(entry.number >= len(digests) for entry in index.entries):
         raise ValueError("its sidecar has the number of no content")
     names = ("size", "mtime_ns", "data_sha256", "other_sha256")

@@ -12,13 +12,15 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from struct import Struct, error
+from threading import Event
 from typing import Final
 
 import zstandard
 
 from shiftergw.errors import ImageTooLarge
 from shiftergw.model.images import Digest
-from shiftergw.oci.budget import Cost
+from shiftergw.oci.budget import Cost, stoppable
+from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.sparse import SparseMap
 from shiftergw.oci.tar import Entry, LayerIndex
 from shiftergw.oci.tree import LATEST_MTIME, REGULAR
@@ -36,45 +38,53 @@ _NUMBER_BIAS = 1
 """What is added to the number of a content, so that `NO_CONTENT` is 0."""
 
 
-def encode_index(index: LayerIndex) -> bytes:
+def encode_index(index: LayerIndex, stop: Event) -> bytes:
     """Return the bytes of an index, without its `diff_id`.
 
-    Raises `ImageTooLarge` if they are more than `SIZE_LIMIT` before compression.
+    Raises `ImageTooLarge` if they are more than `SIZE_LIMIT` before compression, and
+    `StopRequested` soon after `stop` is set.
     """
-    entries = index.entries
     parents: dict[bytes, int] = {}
-    columns = [
-        array("B", map(_flags_of, entries)),
-        array("H", [entry.mode for entry in entries]),
-        array("I", [min(max(entry.mtime, 0), LATEST_MTIME) for entry in entries]),
-        array("Q", [entry.size if entry.kind == REGULAR else 0 for entry in entries]),
-        array("Q", [entry.offset for entry in entries]),
-        array("I", [entry.number + _NUMBER_BIAS for entry in entries]),
-        array("I", [parents.setdefault(entry.parent, len(parents)) for entry in entries]),
-        array("H", [len(entry.name) for entry in entries]),
-        array("H", [len(entry.target) for entry in entries]),
-        array("H", map(len, parents)),
-        *_map_columns([entry.sparse for entry in entries if entry.sparse is not None]),
-    ]
-    texts = [
-        b"".join(entry.name for entry in entries),
-        b"".join(entry.target for entry in entries),
-        b"".join(parents),
-    ]
-    header = _HEADER.pack(len(entries), len(parents), *index.cost)
-    raw = b"".join([header, *map(_little_endian, columns), *texts])
-    if len(raw) > SIZE_LIMIT:
+    parts = [b""]
+    for part in _parts_of(index.entries, parents):
+        if stop.is_set():
+            raise StopRequested
+        parts.append(_little_endian(part) if isinstance(part, array) else part)
+    parts[0] = _HEADER.pack(len(index.entries), len(parents), *index.cost)
+    if sum(map(len, parts)) > SIZE_LIMIT:
         raise ImageTooLarge("The names and numbers of a layer's entries take too much space.")
-    return zstandard.ZstdCompressor(level=1).compress(raw)
+    return zstandard.ZstdCompressor(level=1).compress(b"".join(parts))
 
 
-def decode_index(data: bytes | memoryview, diff_id: Digest) -> LayerIndex:
-    """Return the index that `encode_index` encoded; raise `ValueError` for anything else."""
+def decode_index(data: bytes | memoryview, diff_id: Digest, stop: Event) -> LayerIndex:
+    """Return the index that `encode_index` encoded; raise `ValueError` for anything else.
+
+    Raises `StopRequested` soon after `stop` is set.
+    """
     try:
         reader = _Columns(_decompress(data))
-        return LayerIndex(list(_entries_of(reader)), diff_id, reader.cost)
+        entries = list(stoppable(_entries_of(reader), stop))
+        return LayerIndex(entries, diff_id, reader.cost)
     except (error, zstandard.ZstdError, IndexError) as cause:
         raise ValueError("not the index of a layer") from cause
+
+
+def _parts_of(entries: Sequence[Entry], parents: dict[bytes, int]) -> Iterator[array[int] | bytes]:
+    """Yield the columns of all entries, and their texts; number their parents."""
+    yield array("B", map(_flags_of, entries))
+    yield array("H", [entry.mode for entry in entries])
+    yield array("I", [min(max(entry.mtime, 0), LATEST_MTIME) for entry in entries])
+    yield array("Q", [entry.size if entry.kind == REGULAR else 0 for entry in entries])
+    yield array("Q", [entry.offset for entry in entries])
+    yield array("I", [entry.number + _NUMBER_BIAS for entry in entries])
+    yield array("I", [parents.setdefault(entry.parent, len(parents)) for entry in entries])
+    yield array("H", [len(entry.name) for entry in entries])
+    yield array("H", [len(entry.target) for entry in entries])
+    yield array("H", map(len, parents))
+    yield from _map_columns([entry.sparse for entry in entries if entry.sparse is not None])
+    yield b"".join([entry.name for entry in entries])
+    yield b"".join([entry.target for entry in entries])
+    yield b"".join(parents)
 
 
 def _flags_of(entry: Entry) -> int:

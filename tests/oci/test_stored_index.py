@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
 import zstandard
 from hypothesis import given
@@ -11,7 +13,7 @@ from shiftergw.errors import ImageTooLarge
 from shiftergw.model.images import Digest
 from shiftergw.oci import stored_index
 from shiftergw.oci.budget import Cost
-from shiftergw.oci.stored_index import decode_index, encode_index
+from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, LayerIndex
 from shiftergw.oci.tree import LATEST_MTIME, NO_CONTENT, REGULAR, SPECIAL, SYMLINK
 
@@ -45,10 +47,20 @@ def index_of(*entries: Entry) -> LayerIndex:
     return LayerIndex(list(entries), DIFF_ID, Cost(4, 3, 2, 1))
 
 
+def encode(index: LayerIndex) -> bytes:
+    """Encode an index without a stop."""
+    return stored_index.encode_index(index, Event())
+
+
+def decode(data: bytes) -> LayerIndex:
+    """Decode an index without a stop."""
+    return stored_index.decode_index(data, DIFF_ID, Event())
+
+
 @given(st.lists(entries(), max_size=6))
 def test_an_index_comes_back(layer: list[Entry]) -> None:
     """Every member of every entry, the cost and the digest are as before."""
-    index = decode_index(encode_index(index_of(*layer)), DIFF_ID)
+    index = decode(encode(index_of(*layer)))
     assert [*map(repr, index.entries)] == [*map(repr, layer)]
     assert (index.cost, index.diff_id) == (Cost(4, 3, 2, 1), DIFF_ID)
 
@@ -57,26 +69,26 @@ def test_what_no_image_needs_is_dropped() -> None:
     """Times beyond those of squashfs are limited, and sizes of other entries than files are 0."""
     directory = Entry(DIRECTORY, b"", b"d", 0o755, -5, 2**90, b"", 0, None, False)
     file = Entry(REGULAR, b"", b"f", 0o644, 2**40, 1, b"", 0, None, False)
-    first, second = decode_index(encode_index(index_of(directory, file)), DIFF_ID).entries
+    first, second = decode(encode(index_of(directory, file))).entries
     assert (first.size, first.mtime, second.mtime) == (0, 0, LATEST_MTIME)
 
 
 def test_neighbors_share_their_parent() -> None:
     """A parent's path is in memory once."""
     layer = [Entry(REGULAR, bytes([97]) * 9, b"f", 0, 0, 0, b"", 0, None, False) for _ in "ab"]
-    first, second = decode_index(encode_index(index_of(*layer)), DIFF_ID).entries
+    first, second = decode(encode(index_of(*layer))).entries
     assert first.parent is second.parent
 
 
 FILE = Entry(REGULAR, b"p", b"name", 0o644, 1, 5, b"", 512, ((0, 5),), False, 0)
-RAW = zstandard.ZstdDecompressor().decompress(encode_index(index_of(FILE, FILE)))
+RAW = zstandard.ZstdDecompressor().decompress(encode(index_of(FILE, FILE)))
 
 
 @pytest.mark.parametrize("size", range(len(RAW)))
 def test_a_short_index_is_refused(size: int) -> None:
     """No prefix of an index is an index."""
     with pytest.raises(ValueError, match="index"):
-        decode_index(zstandard.compress(RAW[:size]), DIFF_ID)
+        decode(zstandard.compress(RAW[:size]))
 
 
 @pytest.mark.parametrize(
@@ -86,21 +98,31 @@ def test_a_short_index_is_refused(size: int) -> None:
         b"not a frame",
         zstandard.compress(RAW + b"\0"),
         zstandard.compress(b"\xff" * len(RAW)),
-        encode_index(index_of(FILE))[:-1],
+        encode(index_of(FILE))[:-1],
         b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 8,
     ],
 )
 def test_other_bytes_are_refused(data: bytes) -> None:
     """Bytes after the end, counts that are too large and damaged frames are errors."""
     with pytest.raises(ValueError, match="index"):
-        decode_index(data, DIFF_ID)
+        decode(data)
 
 
 def test_an_index_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """More bytes than the limit are neither written nor read."""
-    data = encode_index(index_of(FILE))
+    data = encode(index_of(FILE))
     monkeypatch.setattr(stored_index, "SIZE_LIMIT", 20)
     with pytest.raises(ImageTooLarge):
-        encode_index(index_of(FILE))
+        encode(index_of(FILE))
     with pytest.raises(ValueError, match="an index of"):
-        decode_index(data, DIFF_ID)
+        decode(data)
+
+
+def test_both_ways_can_be_stopped() -> None:
+    """A large index takes seconds, so both ways end soon after the flag is set."""
+    stop = Event()
+    stop.set()
+    with pytest.raises(StopRequested):
+        stored_index.encode_index(index_of(FILE), stop)
+    with pytest.raises(StopRequested):
+        stored_index.decode_index(encode(index_of(FILE)), DIFF_ID, stop)
