@@ -388,3 +388,16 @@ async def test_packs_are_swept(packs: PackSite) -> None:
     assert packs.names == [".index", ".index", ".pack", ".pack"]
     assert groups.sweep(1e9) == 1
     assert packs.packer().files(layers[1].digest).pack.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_part_of_a_killed_process_is_replaced(packs: PackSite) -> None:
+    """What a killed process has left of a pack is no pack, and does not get into the next one."""
+    layer = packs.layer(tar_of({"a": b"1"}))
+    files = packs.packer().files(layer.digest)
+    packs.directory.mkdir()
+    files.part.write_bytes(b"remainder" * 10_000)
+    files.sidecar.write_bytes(b"remainder")
+    pack = await packs.pack(layer)
+    assert files_of(pack) == {b"a": b"1"}
+    assert packs.names == [".index", ".pack"]
