@@ -11,7 +11,6 @@ from threading import Event
 import pytest
 import pytest_twisted
 from hypothesis import HealthCheck, given, settings
-from twisted.internet.defer import Deferred
 
 from shiftergw.build.compose import compose
 from shiftergw.build.pack_files import Pack
@@ -76,13 +75,20 @@ async def test_the_image_is_that_of_the_whole_builder(
     assert expected["data copy"][2] == TREE[-2][1]
 
 
+def tar_of_image(image: Path) -> bytes:
+    """Return the archive that `sqfs2tar` makes of an image."""
+    argv = [need("sqfs2tar"), str(image)]
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
+
+
 @settings(
     max_examples=examples(20),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # threads keep nothing
 )
 @given(random_layers=LAYERS)
-def test_random_layers_become_what_the_model_says(
+@pytest_twisted.ensureDeferred
+async def test_random_layers_become_what_the_model_says(
     tmp_path_factory: pytest.TempPathFactory, threads: Threads, random_layers: list[Entries]
 ) -> None:
     """No entry is dropped, doubled or given another content, whatever the layers contain."""
@@ -93,8 +99,5 @@ def test_random_layers_become_what_the_model_says(
     directory = tmp_path_factory.mktemp("random")
     packs = PackSite(directory, threads)
     layers = [packs.layer(tar_of(entries)) for entries in random_layers]
-    composing = compose_image(packs.packer(), layers, directory / "image")
-    pytest_twisted.blockon(Deferred.fromCoroutine(composing))
-    argv = [need("sqfs2tar"), str(directory / "image")]
-    archive = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
-    assert contents(archive) == expected
+    await compose_image(packs.packer(), layers, directory / "image")
+    assert contents(tar_of_image(directory / "image")) == expected
