@@ -164,7 +164,7 @@ async def test_a_whole_blob_of_wrong_bytes(tmp_path: Path, cache: BlobFiles) -> 
 
     async def has_a_wrong_mirror(_: int, sink: BlobSink) -> None:
         sink.begin(100_000)
-        sink.write(CONTENT[100_000:-1] + b"?")
+        sink.write(CONTENT[100_000:-1] + bytes([CONTENT[-1] ^ 1]))
         assert sink.position == len(CONTENT)
         sink.begin(0)
         assert sink.position == 0

@@ -37,8 +37,10 @@ class Podman:
         return [need("podman"), *self._options, *command]
 
     def run(self, *command: str) -> bytes:
-        """Return the output of a command."""
-        return subprocess.run(self.arguments(*command), check=True, capture_output=True).stdout
+        """Return the output of a command; show what it said if it fails."""
+        done = subprocess.run(self.arguments(*command), check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
