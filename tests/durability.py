@@ -34,6 +34,11 @@ class Disk:
         """Record that a file has appeared under a name."""
         self._calls.append(("appear", os.path.abspath(path)))  # noqa: PTH100 - resolves nothing
 
+    def assert_synced(self, path: Path) -> None:
+        """Fail unless all content of the file at `path` has been synced."""
+        status = path.stat()
+        assert ("sync", (status.st_ino, status.st_size)) in self._calls, f"{path} was not synced"
+
     def vanish(self, path: Path) -> None:
         """Record that a name of a file was removed."""
         self._calls.append(("vanish", os.path.abspath(path)))  # noqa: PTH100 - resolves nothing

@@ -101,8 +101,19 @@ HOMES = {
     "amqp": ("work.celery",),
     "treq": ("sources", "cli"),
     "twisted.internet.reactor": ("app.reactor", "app.tap"),
+    "twisted.internet.ssl": ("plumbing.tls",),
+    "service_identity": ("plumbing.tls",),
 }
 """Packages that only these rooms, packages or modules of the program may import."""
+
+TLS_HOMES = {"shiftergw/plumbing/tls.py", "shiftergw/plumbing/tls_context.py"}
+"""The files that make contexts of TLS: for Twisted, and for sockets."""
+
+TLS_MAKERS = {
+    "CertificateOptions", "ClientContextFactory", "Context", "SSLContext", "create_default_context",
+    "_create_unverified_context", "optionsForClientTLS", "platformTrust",
+}  # fmt: skip
+"""Functions of Twisted, pyOpenSSL and `ssl` that make a context."""
 
 TOP_LEVEL = {
     ".ci", ".git", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
@@ -254,6 +265,8 @@ def test_imports(path: Path) -> None:
         ("app/compose.py", "from twisted.internet import reactor", "it has another home"),
         ("store/sqlite/store.py", "import pymongo", "it has another home"),
         ("work/pool.py", "import celery", "it has another home"),
+        ("mongo/tls.py", "from twisted.internet.ssl import ClientContextFactory", "another home"),
+        ("plumbing/listening.py", "from twisted.internet import ssl", "it has another home"),
         ("rules/access.py", "from shiftergw.plumbing.timing import pause", "upward"),
         ("rules/access.py", "import twisted", "a package that rules does not use"),
         ("ssh/login.py", "from shiftergw.sftp.packets import x", "upward"),
@@ -304,6 +317,32 @@ def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
 def test_imports_along_the_table(place: str, source: str) -> None:
     """An import that the table allows is not an offence."""
     assert import_offences(f"shiftergw/{place}", source) == []
+
+
+def tls_offences(place: str, source: str) -> list[str]:
+    """Return the calls of a file outside `TLS_HOMES` that make a context of TLS."""
+    if place in TLS_HOMES:
+        return []
+    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    names = (getattr(call, "attr", getattr(call, "id", "")) for call in calls)
+    return [f"{place} calls {name}" for name in names if name in TLS_MAKERS]
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=place_of)
+def test_tls_contexts_are_made_in_one_place(path: Path) -> None:
+    """Whether a certificate is verified is decided in one module for Twisted and one for sockets.
+
+    Every other connection gets its context from there, so that none is made without verification.
+    """
+    assert tls_offences(place_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize("call", ["ssl.SSLContext(2)", "SSL.Context(m)", "optionsForClientTLS(h)"])
+def test_tls_contexts_can_offend(call: str) -> None:
+    """A file that makes a context is an offence outside the two modules only."""
+    (offence,) = tls_offences("shiftergw/mongo/tls.py", f"context = {call}")
+    assert "mongo/tls.py calls" in offence
+    assert tls_offences("shiftergw/plumbing/tls.py", f"context = {call}") == []
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=place_of)

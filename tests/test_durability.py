@@ -13,21 +13,27 @@ from twisted.internet import reactor
 
 from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.cache.blobs import BlobPaths, sweep
+from shiftergw.cache.upload_spool import UploadFiles
+from shiftergw.cache.upload_states import data_path
 from shiftergw.cli.logins import LoginFile
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.model.images import Descriptor, Digest
+from shiftergw.model.uploads import UploadDeclaration
 from shiftergw.plumbing.files import write_private
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import BlobSink
+from shiftergw.ports import BlobSink, DeltaSource, SharedRange
 from shiftergw.store.sqlite.database import open_database
+from tests.build.packing import PackSite
 from tests.build.site import Site
 from tests.durability import watched_disk
+from tests.images import tar_of
 
 real: Any = reactor
 
 CONTENT = os.urandom(100_000)
 IMAGE = f"{'ab' * 32}.squashfs"
+NEXT_IMAGE = f"{'cd' * 32}.squashfs"
 META = f"{'ab' * 32}.meta"
 
 
@@ -81,6 +87,33 @@ async def test_a_converted_file(tmp_path: Path, threads: Threads) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_pack(tmp_path: Path, threads: Threads) -> None:
+    """A pack and its index survive, since later only size and time of the pack are compared."""
+    packs = PackSite(tmp_path, threads)
+    layer = packs.layer(tar_of({"a": CONTENT}))
+    with watched_disk() as disk:
+        pack = await packs.pack(layer)
+    disk.assert_durable(pack.path)
+    disk.assert_durable(packs.packer().files(layer.digest).sidecar)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_bytes_of_an_upload(tmp_path: Path, threads: Threads) -> None:
+    """Bytes that count as uploaded survive: the client does not send them again."""
+    spool = UploadFiles(tmp_path / "uploads", threads, real)
+    await spool.startService()
+    declaration = UploadDeclaration("mycluster", 2001, len(CONTENT), "ab" * 32, "sif", "x.sif")
+    upload = await spool.add(declaration, 1.0)
+    writer = await spool.open(upload.id)
+    assert writer is not None
+    with watched_disk() as disk:
+        await writer.write(CONTENT)
+        await writer.commit(2.0)
+    disk.assert_synced(data_path(tmp_path / "uploads", upload.id))
+    await writer.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_delivered_copy(tmp_path: Path, threads: Threads) -> None:
     """A delivered copy survives before its image is READY."""
     source, target = tmp_path / "converted", tmp_path / "images"
@@ -91,6 +124,21 @@ async def test_a_delivered_copy(tmp_path: Path, threads: Threads) -> None:
         sha256 = hashlib.sha256(CONTENT).hexdigest()
         await LocalDirectory(target, threads).install(source, IMAGE, sha256, ignore)
     disk.assert_durable(target / IMAGE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_copy_that_shares_ranges(tmp_path: Path, threads: Threads) -> None:
+    """A copy that was put together from another image survives before its image is READY."""
+    source, target = tmp_path / "converted", tmp_path / "images"
+    source.write_bytes(CONTENT)
+    source.chmod(0o640)  # so that it is no link
+    target.mkdir()
+    (target / IMAGE).write_bytes(CONTENT)
+    delta = DeltaSource(IMAGE, len(CONTENT), (SharedRange(0, 0, len(CONTENT)),))
+    with watched_disk() as disk:
+        sha256 = hashlib.sha256(CONTENT).hexdigest()
+        await LocalDirectory(target, threads).install(source, NEXT_IMAGE, sha256, ignore, delta)
+    disk.assert_durable(target / NEXT_IMAGE)
 
 
 @pytest_twisted.ensureDeferred

@@ -13,7 +13,7 @@ import pytest
 
 from shiftergw.config import Config, LoadedConfig
 from shiftergw.errors import ConfigurationError
-from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.build_options import BuildLimits, SquashOptions, StageLimits
 from shiftergw.model.images import Platform
 from shiftergw.model.postponement import PostponeLimits
 from tests.configurations import BASE, EVERY_KEY, SMALLEST, change_document, load_config
@@ -23,6 +23,33 @@ def test_every_key_is_known() -> None:
     """No key of the original or of this gateway causes a warning about an unknown key."""
     result = Config.from_document(EVERY_KEY, base=BASE, environ={})
     assert [warning for warning in result.warnings if "unknown" in warning] == []
+
+
+def test_each_limit_of_a_build_arrives() -> None:
+    """Every key that limits the work on an image is a member of the limits of builds."""
+    limits = {
+        "MaxImageSize": 1001,
+        "MaxEntries": 1002,
+        "MaxLayers": 1003,
+        "MaxLayersSize": 1004,
+        "MaxLayersEntries": 1005,
+        "MaxRatio": 1006,
+        "MaxNamesSize": 1007,
+        "MaxPathSteps": 1008,
+        "StageLimits": {"fetch": 11, "examination": 12, "conversion": 13, "transfer": 14},
+    }
+    config = Config.from_document(SMALLEST | limits, base=BASE, environ={}).config
+    assert config.build_limits() == BuildLimits(
+        size=1001,
+        entries=1002,
+        layers=1003,
+        layers_size=1004,
+        layers_entries=1005,
+        ratio=1006,
+        names_size=1007,
+        path_steps=1008,
+        stages=StageLimits(fetch=11, examination=12, conversion=13, transfer=14),
+    )
 
 
 def test_values_arrive() -> None:

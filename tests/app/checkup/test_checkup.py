@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pymongo
@@ -53,6 +54,7 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
         "examiner": "/usr/bin/examiner",
         "CacheDirectory": "file",
         "ExpandDirectory": "file/expand",
+        "SecretKeyFile": "file/key",
         "StateDirectory": "x" * 300,  # stat fails too, as behind a closed directory
         "Mksquashfs": str(tmp_path / "file"),
         "ImportUsers": "all",
@@ -64,6 +66,7 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
     for name in (
         "CacheDirectory",
         "ExpandDirectory",
+        "SecretKeyFile",
         "mksquashfs",
         "ImportCommand",
         "imageDir of s",
@@ -75,6 +78,21 @@ async def test_problems_of_a_machine(tmp_path: Path) -> None:
     assert "cannot be made" in results["ExpandDirectory"].text
     assert str(tmp_path / "file") in results["ExpandDirectory"].text
     assert results["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
+
+
+def test_a_password_that_every_user_can_read() -> None:
+    """The command warns, although all else may be fine."""
+    with TemporaryDirectory(dir="/tmp") as name:  # pytest's own directories are closed
+        root = Path(name)
+        root.chmod(0o755)
+        uri = f"mongodb://shifter:secret@127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=10"
+        configuration = document(root, free_port(), free_port())
+        file = root / "imagemanager.json"
+        file.write_text(json.dumps(configuration | {"MongoDBURI": uri, "MongoDB": "Shifter"}))
+        file.chmod(0o644)
+        result = shiftergw("check", "--config", str(file))
+    assert "the password in MongoDBURI" in result.stdout
+    assert "secret@" not in result.stdout + result.stderr
 
 
 @pytest_twisted.ensureDeferred

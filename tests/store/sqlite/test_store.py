@@ -298,19 +298,23 @@ async def test_a_refused_step_does_not_affect_its_turn(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_readiness_waits_for_no_list(place: Place) -> None:
+async def test_readiness_and_look_ups_wait_for_no_list(place: Place) -> None:
     """Lists have their own connection, however many calls wait for it."""
     store, release = place.store, Event()
     assert isinstance(store, SqliteStore)
     lister = store._lister
     assert lister is not None
-    listing = Deferred.fromCoroutine(lister.run(lambda _: release.wait(patient(60))))
+    stall = Deferred.fromCoroutine(lister.run(lambda _: release.wait(patient(60))))
+    calls = (store.list("alpha"), store.list("alpha", "", 9), store.queue("alpha", "", 9))
+    listings = [Deferred.fromCoroutine(call) for call in calls]
     try:
         await store.ready()
-        assert not listing.called
+        assert await store.find("alpha", "docker", ["x:1"]) is None
+        assert not any(listing.called for listing in listings)
     finally:
         release.set()
-    assert await listing
+    assert await stall
+    assert [await listing for listing in listings] == [[], [], []]
 
 
 @pytest_twisted.ensureDeferred
