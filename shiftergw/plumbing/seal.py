@@ -66,7 +66,7 @@ class Seal:
                 f"The secret key {path} can be read by others.", remedy=f"chmod 600 {path}"
             )
         try:
-            key = base64.b64decode(content)
+            key = base64.b64decode(content.strip(), validate=True)
         except ValueError:
             key = b""
         if len(key) != _KEY_BYTES:

@@ -6,6 +6,7 @@ import base64
 import os
 import subprocess
 import threading
+from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         Seal.from_file(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"AAAA\n", b"A", os.urandom(200)])
+@pytest.mark.parametrize(
+    "content", [b"", b"AAAA\n", b"A", bytes(range(200)), b"\xff" + b64encode(bytes(32))]
+)
 def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
     """A key file must hold 32 bytes in base64."""
     path = tmp_path / "key"
