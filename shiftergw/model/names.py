@@ -60,6 +60,9 @@ _TARGETS = (
 )
 """Patterns of names that are not in a registry, each with what such a name stands for."""
 
+_DEFAULT_TAG = re.compile("[a-z-]+:latest")
+"""How the store writes a repository that the user wrote without a tag, such as `oci`."""
+
 _LOGIN = re.compile("[^/]*@[^/]*/")
 _HUB_PAGE = re.compile("hub.docker.com/", re.IGNORECASE)
 
@@ -119,6 +122,8 @@ def check_registry_name(name: str) -> None:
             remedy="Write the name that stands on the page behind `docker pull`, such as"
             " `ubuntu:24.04`.",
         )
+    if _DEFAULT_TAG.fullmatch(name):
+        return
     for pattern, target in _TARGETS:
         if pattern.match(name):
             raise BadRequest(

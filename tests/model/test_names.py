@@ -42,6 +42,19 @@ def test_prefixes_of_registries_are_removed(text: str, normal: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("oci", "dir", "sif", "squashfs", "oci-archive", "docker-archive", "tarball", "file"),
+        *("docker-daemon", "containers-storage", "ostree", "docker", "library", "http"),
+    ],
+)
+def test_a_repository_that_is_called_like_a_prefix(name: str) -> None:
+    """Its normalized name, which lists show, names it again; other tags look like a prefix."""
+    assert str(ImageReference.parse(name)) == f"{name}:latest"
+    assert str(ImageReference.parse(f"{name}:latest")) == f"{name}:latest"
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
         ("oci:dir", "directory of your own"),
