@@ -241,4 +241,4 @@ class DisplayWatcher:
 
     def notify(self, message: str) -> None:
         """Show what the conversion waits for."""
-        self._display.say(message)
+        self._display.notify(message)

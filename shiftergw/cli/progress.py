@@ -76,7 +76,7 @@ class Display(_Bars):
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=done, total=total or None)
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Show one line, unless it is the last one again."""
         line = printable(text)
         if line != self._last_line:
@@ -142,7 +142,7 @@ class Line:
         if self._bars is not None:
             self._bars.update(self._task, completed=done, total=total or None)
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Show one line, unless it is the last one again."""
         line = printable(text)
         if line != self._last_line:

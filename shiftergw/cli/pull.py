@@ -153,12 +153,12 @@ async def _last_answer(
         options = replace(options, members=members)
         # The gateway that has the upload may be restarting.
         call = partial(remote.pull, *options.image, members, to_last=True)
-        record = await polling.retry_while_silent(call, clock, display.say)
+        record = await polling.retry_while_silent(call, clock, display.notify)
     while options.wait and record.get("status") in _WAITING:
         _show(display, record)
         await polling.pause(clock)
-        call = partial(remote.poll, *options.image, options.members, display.say)
-        record = await polling.retry_while_silent(call, clock, display.say)
+        call = partial(remote.poll, *options.image, options.members, display.notify)
+        record = await polling.retry_while_silent(call, clock, display.notify)
     if record.get("status") in _WAITING:
         _show(display, record)
     return record

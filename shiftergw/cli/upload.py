@@ -59,7 +59,7 @@ class UploadDisplay(Protocol):
         """Show how far the stage is; `total` 0 means not known."""
         ...
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Show one line."""
         ...
 
@@ -141,7 +141,7 @@ async def upload(
     try:
         return await _Sender(remote, clock, in_thread, source, image, display).send()
     except _ImageReady as ready:
-        display.say(f"{source.name} is not sent: the image made of it is there already.")
+        display.notify(f"{source.name} is not sent: the image made of it is there already.")
         return ready.record
 
 
@@ -269,7 +269,7 @@ class _Sender:
         if self._failures >= LEAST_FAILURES and now >= self._failing_since + SILENCE_LIMIT:
             raise error
         if not isinstance(error, WrongOffset):
-            self._display.say(f"{error.message} Still trying.")
+            self._display.notify(f"{error.message} Still trying.")
         spread = 0.5 + system_random() / 2  # noqa: S311 - no secret
         await BACKOFF.pause(self._failures, self._clock, spread)
 

@@ -21,7 +21,7 @@ def test_a_terminal_shows_bars() -> None:
         display.stage("Pulling \x1b[31mlayers [bold]")
         display.bytes(500_000, 1_000_000)
         display.stage("Converting")
-        display.say("waits for [red]the registry")
+        display.notify("waits for [red]the registry")
     screen = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
     assert "Pulling \\x1b[31mlayers [bold]" in screen
     assert "0.5/1.0 MB" in screen
@@ -37,7 +37,7 @@ def test_a_file_gets_a_line_per_change() -> None:
         for _ in range(3):
             display.stage("A stage with a name that is longer than a line of the console is")
             display.bytes(1, 2)
-            display.say("waiting")
+            display.notify("waiting")
     assert out.getvalue().count("\n") == 2
 
 
@@ -78,7 +78,7 @@ def test_a_file_gets_a_line_per_change_with_its_name() -> None:
                     "A stage with a name that is longer than a line of the console"
                 )
                 lines.line(name).bytes(1, 2)
-                lines.line(name).say("waiting")
+                lines.line(name).notify("waiting")
         lines.line("a").end("READY", good=True)
     stage = "A stage with a name that is longer than a line of the console"
     assert out.getvalue().splitlines() == [

@@ -36,7 +36,7 @@ class SilentDisplay:
     def bytes(self, done: int, total: int) -> None:
         """Ignore progress."""
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Keep a line."""
         self.lines.append(text)
 
