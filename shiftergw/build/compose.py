@@ -36,6 +36,7 @@ from shiftergw.squashfs.superblock import SuperblockFlags
 from shiftergw.squashfs.writer import SquashfsOptions, write_metadata
 
 _COMPRESSORS = {"gzip": Compressor.GZIP, "xz": Compressor.XZ, "zstd": Compressor.ZSTD}
+"""Those of `PACK_COMPRESSORS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,12 @@ class Composition:
     tails_size: int
 
 
-def can_compose(options: SquashOptions) -> bool:
-    """Return whether packs can keep these options: the compressor, and no raw arguments."""
-    return options.compressor in _COMPRESSORS and not options.extra
-
-
 def compression_of(options: SquashOptions) -> Compression:
     """Return the compression of these options; its level is None for xz, which has none.
 
     Raises `SquashfsUnsupported` for options that packs cannot keep.
     """
-    if not can_compose(options):
+    if options.needs_whole_builder:
         raise SquashfsUnsupported(
             "Images that are composed of converted layers cannot have these squashfs options."
         )

@@ -11,6 +11,12 @@ Compressor = Literal["gzip", "lzo", "lz4", "xz", "zstd"]
 COMPRESSORS: tuple[Compressor, ...] = get_args(Compressor)
 """The compressors of `mksquashfs`."""
 
+PACK_COMPRESSORS = frozenset({"gzip", "xz", "zstd"})
+"""The compressors whose metadata the gateway can write, so that images are composed of packs."""
+
+Builder = Literal["whole", "packs"]
+"""How images are built: each as a whole by `mksquashfs`, or composed of the packs of its layers."""
+
 HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
 """The highest compression level of each compressor that has levels; the lowest is 1."""
 
@@ -20,10 +26,13 @@ _REVISION = 2
 1 looked for duplicates, which may damage files: see `build.mksquashfs.arguments`.
 """
 
+_COMPOSED_REVISION = 1
+"""The number of the layout of composed files: files of another one are not used again."""
+
 _LZ4_HIGH = 9
 """The level from which lz4 compresses "high"."""
 
-_UNITS = {"K": 1 << 10, "M": 1 << 20}
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 GZIP_LEVEL = 5
 """Our level for gzip: 1 % more bytes than the default, 9, for a fifth of its CPU time."""
@@ -44,7 +53,8 @@ class SquashOptions:
     """How `mksquashfs` compresses an image.
 
     `processors` 0 leaves the number of threads to `mksquashfs`, `level` None leaves the level to
-    the compressor. `extra` are raw arguments, appended last.
+    the compressor. `extra` are raw arguments, appended last. `builder` is the configured one; some
+    options need the whole builder (`needs_whole_builder`).
     """
 
     compressor: str = "gzip"
@@ -54,6 +64,17 @@ class SquashOptions:
     processors: int = 0
     keep_setuid: bool = False
     extra: tuple[str, ...] = ()
+    builder: Builder = "whole"
+
+    @property
+    def needs_whole_builder(self) -> bool:
+        """Return whether packs cannot keep these options, so that `mksquashfs` makes the image."""
+        return self.compressor not in PACK_COMPRESSORS or bool(self.extra)
+
+    @property
+    def uses_packs(self) -> bool:
+        """Return whether images with these options are composed of packs."""
+        return self.builder == "packs" and not self.needs_whole_builder
 
     @property
     def compression(self) -> tuple[str, ...]:
@@ -77,14 +98,27 @@ class SquashOptions:
     @property
     def block_bytes(self) -> int:
         """Return the bytes of a block; `block_size` is a number and K or M."""
-        return int(self.block_size[:-1]) * _UNITS[self.block_size[-1]]
+        return _bytes_of(self.block_size)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the bytes of memory; `memory` is a number and K, M or G."""
+        return _bytes_of(self.memory)
 
     @property
     def key(self) -> str:
         """Return 12 hexadecimal digits that differ if the options may give different bytes."""
-        shaping = {k: v for k, v in asdict(self).items() if k not in {"memory", "processors"}}
+        shapeless = {"memory", "processors", "builder"}
+        shaping = {k: v for k, v in asdict(self).items() if k not in shapeless}
         shaping["revision"] = _REVISION
+        if self.uses_packs:
+            shaping["composed"] = _COMPOSED_REVISION
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _bytes_of(size: str) -> int:
+    """Return the bytes of a size such as 128K."""
+    return int(size[:-1]) * _UNITS[size[-1]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from shiftergw.build.compose import can_compose
 from shiftergw.errors import SquashfsUnsupported
 from shiftergw.model.build_options import SquashOptions
 from shiftergw.squashfs.superblock import Superblock
@@ -204,11 +203,11 @@ def test_options_that_packs_cannot_keep_are_refused(tmp_path: Path) -> None:
     """Compressors without a reader here, and raw arguments, need the other builder."""
     layers = stack(tmp_path, UPPER)
     for options in (SquashOptions("lz4"), SquashOptions("lzo"), SquashOptions(extra=("-no-x",))):
-        assert not can_compose(options)
+        assert options.needs_whole_builder
         with pytest.raises(SquashfsUnsupported):
             layers.compose(tmp_path / "composed", options=options)
     assert not (tmp_path / "composed").exists()
-    assert can_compose(ZSTD)
+    assert not ZSTD.needs_whole_builder
 
 
 def test_progress_is_in_bytes_of_data_up_to_all_of_them(tmp_path: Path) -> None:

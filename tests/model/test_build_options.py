@@ -39,6 +39,38 @@ def test_options_key_fits_into_a_file_name() -> None:
     assert set(SquashOptions().key) <= set("0123456789abcdef")
 
 
+def test_options_of_earlier_versions_keep_their_key() -> None:
+    """Converted files of versions without packs are used by this one."""
+    assert SquashOptions().key == "8810fa321dbe"
+
+
+@pytest.mark.parametrize("compressor", ["gzip", "xz", "zstd"])
+def test_composed_files_have_a_key_of_their_own(compressor: str) -> None:
+    """An image that is composed of packs has other bytes than one that `mksquashfs` has made."""
+    packs = SquashOptions(compressor, builder="packs")
+    assert packs.uses_packs
+    assert packs.key != SquashOptions(compressor).key
+
+
+@pytest.mark.parametrize(
+    "change", [{"compressor": "lz4"}, {"compressor": "lzo"}, {"extra": ("-no-fragments",)}]
+)
+def test_options_that_packs_cannot_keep(change: dict[str, Any]) -> None:
+    """They have the whole builder, and its converted files, whichever builder is configured."""
+    options = SquashOptions(**change, builder="packs")
+    assert options.needs_whole_builder
+    assert not options.uses_packs
+    assert options.key == SquashOptions(**change).key
+
+
+@pytest.mark.parametrize(
+    ("memory", "size"), [("900K", 900 << 10), ("512M", 512 << 20), ("2G", 2 << 30)]
+)
+def test_memory_in_bytes(memory: str, size: int) -> None:
+    """The memory of `mksquashfs` is a number and K, M or G."""
+    assert SquashOptions(memory=memory).memory_bytes == size
+
+
 def test_default_limits() -> None:
     """By default an image may have 200 GB and five million entries."""
     assert BuildLimits() == BuildLimits(200_000_000_000, 5_000_000)
