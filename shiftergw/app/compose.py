@@ -25,7 +25,7 @@ from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
-from shiftergw.build.whole import SquashBuilder
+from shiftergw.build.builder import SquashBuilder
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.config import Config, LocalDelivery, SshDelivery, System
 from shiftergw.config.registries_directory import read_signature_storage

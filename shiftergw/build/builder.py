@@ -7,8 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftergw.build.converted import ConvertedFiles, converted_groups, disk_errors
-from shiftergw.build.image_build import BuildTools, ImageBuild
+from shiftergw.build.by_packs import PackConverter
+from shiftergw.build.converted import ConvertedFiles, disk_errors
+from shiftergw.build.converter import BuildRequest, LayerConverter
+from shiftergw.build.image_build import ImageBuild
+from shiftergw.build.tools import BuildTools
+from shiftergw.build.whole import WholeConverter
 from shiftergw.errors import NoSpace, amount
 from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import BuiltImage
@@ -23,7 +27,11 @@ if TYPE_CHECKING:
 
 
 class SquashBuilder:
-    """Keeps the port `ImageBuilder`: layers in, a converted and checked squashfs file out."""
+    """Keeps the port `ImageBuilder`: layers in, a converted and checked squashfs file out.
+
+    The options choose whether `mksquashfs` converts an image as a whole, or the packs of its layers
+    are composed.
+    """
 
     def __init__(
         self,
@@ -38,6 +46,8 @@ class SquashBuilder:
         self._tools = BuildTools(directory, binary, threads, readers, reactor, clock)
         self._directory = directory
         self._threads = threads
+        self.packs = PackSweep(self._tools)
+        """The packs of layers, which stay for longer than converted files."""
 
     @asynccontextmanager
     async def build(
@@ -52,7 +62,13 @@ class SquashBuilder:
     ) -> AsyncIterator[BuiltImage]:
         """See the port. One build at a time runs for each (id, options); the others wait for it."""
         files = ConvertedFiles(self._directory, image_id, options.key)
-        build = ImageBuild(self._tools, files, created, layers, options, limits, report, on_stage)
+        request = BuildRequest(created, layers, options, limits, report, on_stage)
+        converter: LayerConverter = (
+            PackConverter(self._tools, request)
+            if options.uses_packs
+            else WholeConverter(self._tools, request)
+        )
+        build = ImageBuild(self._tools, files, request, converter)
         async with AsyncExitStack() as use:
             with disk_errors():
                 await self._threads.run(private_directory, self._directory)
@@ -71,7 +87,8 @@ class SquashBuilder:
         delete much of an earlier one.
         """
         with disk_errors():
-            room = await self._threads.run(converted_groups(self._directory).room)
+            groups = self._tools.groups_on_disk_of(self._directory)
+            room = await self._threads.run(groups.room)
         if room < size // 2:
             raise NoSpace(
                 f"The converted image needs about {amount(size)} and the gateway has"
@@ -81,8 +98,21 @@ class SquashBuilder:
     async def sweep(self, before: float) -> int:
         """Remove the files that were last used before this time; return how many were removed.
 
-        Files that are locked or in use stay. The time is compared with the files' own (seconds
-        since 1970).
+        Files that are locked or in use stay, and so do packs. The time is compared with the files'
+        own (seconds since 1970).
         """
         with disk_errors():
-            return await self._threads.run(converted_groups(self._directory).sweep, before)
+            return await self._threads.run(self._tools.converted_files.sweep, before)
+
+
+class PackSweep:
+    """Keeps the port `Sweepable` for the packs of layers."""
+
+    def __init__(self, tools: BuildTools) -> None:
+        """Sweep the packs of all builds with these tools."""
+        self._tools = tools
+
+    async def sweep(self, before: float) -> int:
+        """Remove the packs that were last used before this time; return how many were removed."""
+        with disk_errors():
+            return await self._tools.threads.run(self._tools.packs.sweep, before)

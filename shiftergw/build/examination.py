@@ -1,13 +1,13 @@
-"""Index all layers of an image, each while it arrives."""
+"""Read all layers of an image side by side, each while it arrives, and index them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
 from shiftergw.model.build_options import BuildLimits
@@ -19,14 +19,63 @@ from shiftergw.oci.tar import LayerIndex, index_layer
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import ticking
 
+T = TypeVar("T")
+
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import Layer, Report
 
+    ReadLayer = Callable[
+        [Layer, LayerBudget, Callable[[int], None]], Coroutine[Deferred[Any], Any, T]
+    ]
+    """Reads a layer, counts its cost, and reports the compressed bytes that it has read so far."""
+
 IndexedLayer = tuple[LayerFile, LayerIndex]
 """A layer that has arrived, and the index of its entries."""
+
+
+async def read_all_layers(
+    layers: Sequence[Layer],
+    limits: BuildLimits,
+    clock: IReactorTime,
+    stage: str,
+    report: Report,
+    read: ReadLayer[T],
+) -> list[T]:
+    """Return what `read` returns for each layer, once all layers have arrived.
+
+    A layer that occurs several times in the image is read once, and its cost counts each time.
+    `read` runs for all layers side by side, and begins with the largest. The progress is that of
+    `stage`. Raises the errors of `read`, and `ImageTooLarge`.
+    """
+    budget = Budget(limits, stored_size=None)
+    done = dict.fromkeys(layers, 0)
+    times = Counter(layers)
+    order = sorted(done, key=lambda layer: -layer.size)
+
+    async def set_stored() -> None:
+        for layer in order:
+            await layer.wait_for_file()
+        budget.set_stored_size(sum(layer.size for layer in order))
+
+    async def read_all() -> list[T]:
+        return await gather_or_cancel(
+            read(layer, budget.layer(times[layer]), partial(done.__setitem__, layer))
+            for layer in order
+        )
+
+    def report_progress() -> None:
+        report(Progress(stage, sum(done.values()), sum(layer.size for layer in order)))
+
+    with ticking(1.0, clock, report_progress):
+        results, _ = await gather_or_cancel([read_all(), set_stored()])
+    report_progress()
+    assert results is not None
+    by_layer = dict(zip(order, results, strict=True))
+    return [by_layer[layer] for layer in layers]
 
 
 async def examine_layers(
@@ -36,61 +85,40 @@ async def examine_layers(
     clock: IReactorTime,
     report: Report,
 ) -> list[IndexedLayer]:
-    """Index all layers in threads of `readers`, and return when all have arrived.
+    """Index all layers in threads of `readers`; see `read_all_layers`.
 
-    A layer that occurs several times in the image is read once, and its cost counts each time. The
-    largest of the layers that have arrived is read first, the others beside it. Raises
-    `LayerInvalid`, `BlobCorrupt`, `ImageTooLarge`.
+    Raises `LayerInvalid`, `BlobCorrupt`, `ImageTooLarge`.
     """
-    budget = Budget(limits, stored_size=None)
-    done = dict.fromkeys(layers, 0)
-    times = Counter(layers)
-    order = sorted(done, key=lambda layer: -layer.size)
 
-    async def read(layer: Layer, cost: LayerBudget, opening: Opening) -> LayerIndex:
-        stop = Event()
-        set_done = partial(done.__setitem__, layer)
-        return await readers.run_until(
-            stop.set, index_layer, opening, layer.diff_id, cost, stop, set_done
-        )
+    async def index(
+        layer: Layer, cost: LayerBudget, report_position: Callable[[int], None]
+    ) -> IndexedLayer:
+        async def read(opening: Opening) -> LayerIndex:
+            stop = Event()
+            return await readers.run_until(
+                stop.set, index_layer, opening, layer.diff_id, cost, stop, report_position
+            )
 
-    async def index(layer: Layer) -> IndexedLayer:
-        cost, early = budget.layer(times[layer]), None
+        early = None
         opening = await layer.wait_for_opening()
         if opening is not None:
             # The digest of these bytes is not verified yet: the download may be damaged.
             with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge):
-                early = await read(layer, cost, opening)
+                early = await read(opening)
             if early is None:
                 cost.reset()  # other layers must not pay for them
         path = await layer.wait_for_file()
-        entries = await read(layer, cost, opening_of(path)) if early is None else early
+        entries = await read(opening_of(path)) if early is None else early
         return LayerFile(path, layer.diff_id), entries
 
-    async def set_stored() -> None:
-        for layer in order:
-            await layer.wait_for_file()
-        budget.set_stored_size(sum(layer.size for layer in order))
-
-    async def index_all() -> list[IndexedLayer]:
-        return await gather_or_cancel(index(layer) for layer in order)
-
-    def report_progress() -> None:
-        report(Progress("index", sum(done.values()), sum(layer.size for layer in order)))
-
-    with ticking(1.0, clock, report_progress):
-        indexed_layers, _ = await gather_or_cancel([index_all(), set_stored()])
-    report_progress()
-    assert indexed_layers is not None
-    by_layer = dict(zip(order, indexed_layers, strict=True))
-    return [by_layer[layer] for layer in layers]
+    return await read_all_layers(layers, limits, clock, "index", report, index)
 
 
-def drain_indexes(indexed_layers: list[IndexedLayer]) -> Iterator[LayerIndex]:
+def drain_indexes(indexes: list[LayerIndex]) -> Iterator[LayerIndex]:
     """Yield the indexes and empty the list, so that each is freed after its last use."""
-    times = Counter(id(index) for _, index in indexed_layers)
-    indexed_layers.reverse()
-    while indexed_layers:
-        index = indexed_layers.pop()[1]
+    times = Counter(map(id, indexes))
+    indexes.reverse()
+    while indexes:
+        index = indexes.pop()
         times[id(index)] -= 1
         yield LayerIndex(list(index.entries)) if times[id(index)] else index

@@ -36,30 +36,12 @@ class FileGroups:
     def sweep(self, before: float) -> int:
         """Remove each group whose last touch was before this time; return their number."""
         return sum(
-            self._remove(base, group, before)
-            for base, group in self._groups().items()
-            if _last_touch(group) < before
+            self.remove(base, group, before)
+            for base, group in self.by_base().items()
+            if last_touch(group) < before
         )
 
-    def room(self) -> int:
-        """Return the free bytes of the disk plus the bytes of all groups.
-
-        Files in use are counted, too.
-        """
-        present = chain.from_iterable(self._groups().values())
-        return free_space(nearest_existing(self.directory)) + sum(map(_size, present))
-
-    def make_room(self, size: int) -> None:
-        """Remove unused groups, the least recently used first, until `size` bytes are free."""
-        if free_space(self.directory) >= size:
-            return
-        groups = self._groups()
-        for base in sorted(groups, key=lambda base: _last_touch(groups[base])):
-            self._remove(base, groups[base], math.inf)
-            if free_space(self.directory) >= size:
-                return
-
-    def _groups(self) -> dict[str, list[Path]]:
+    def by_base(self) -> dict[str, list[Path]]:
         """Return the existing files by the base of their names; a temporary file begins with a dot.
 
         Other files are in no group.
@@ -72,12 +54,15 @@ class FileGroups:
                     groups.setdefault(base, []).append(path)
         return groups
 
-    def _remove(self, base: str, group: Sequence[Path], before: float) -> bool:
-        """Remove a group unless a process holds it; return whether it did."""
+    def remove(self, base: str, group: Sequence[Path], before: float) -> bool:
+        """Remove a group that was not touched since `before`, unless a process holds it.
+
+        Returns whether it did.
+        """
         lock, main = self.directory / f"{base}.lock", self.directory / f"{base}{self.main}"
         with tried_lock(lock) as alone:
             # Measured again: it may have been made or used between the first look and the lock.
-            newest = _last_touch([main, *(self.directory / f"{base}{s}" for s in self.companions)])
+            newest = last_touch([main, *(self.directory / f"{base}{s}" for s in self.companions)])
             if not alone or newest >= before or not remove_unshared(main):
                 return False
             for path in group:
@@ -87,13 +72,53 @@ class FileGroups:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class DiskGroups:
+    """The groups of several kinds that have one order of removal: the least recently used first.
+
+    What lies on another disk than `directory` counts for nothing.
+    """
+
+    directory: Path
+    kinds: tuple[FileGroups, ...]
+
+    def room(self) -> int:
+        """Return the free bytes of the disk plus the bytes of all groups.
+
+        Files in use are counted, too.
+        """
+        groups = chain.from_iterable(kind.by_base().values() for kind in self._kinds_of_disk())
+        present = sum(map(_size, chain.from_iterable(groups)))
+        return free_space(nearest_existing(self.directory)) + present
+
+    def make_room(self, size: int) -> None:
+        """Remove unused groups, the least recently used first, until `size` bytes are free."""
+        if free_space(self.directory) >= size:
+            return
+        groups = [
+            (last_touch(group), kind, base, group)
+            for kind in self._kinds_of_disk()
+            for base, group in kind.by_base().items()
+        ]
+        for _, kind, base, group in sorted(groups, key=lambda group: group[0]):
+            kind.remove(base, group, math.inf)
+            if free_space(self.directory) >= size:
+                return
+
+    def _kinds_of_disk(self) -> list[FileGroups]:
+        device = nearest_existing(self.directory).stat().st_dev
+        return [
+            kind for kind in self.kinds if nearest_existing(kind.directory).stat().st_dev == device
+        ]
+
+
 def _size(path: Path) -> int:
     with suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
 
 
-def _last_touch(paths: Sequence[Path]) -> float:
+def last_touch(paths: Sequence[Path]) -> float:
     """Return the time of the last touch of any of these files; missing files do not count."""
     newest = 0.0
     for path in paths:

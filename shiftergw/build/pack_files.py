@@ -6,8 +6,9 @@ A directory holds, for each (layer blob, key):
   gets this name only after the digest of the blob and the `diff_id` were proven;
 * `<digest>-<key>.index`, its sidecar, written after it: the index of the layer, the digests of the
   contents, and the size and digests of the pack. Without it there is no pack;
-* `<digest>-<key>.lock`, the lock of the process that makes the pack;
-* `<digest>-<key>.part`, an incomplete pack of the process with the lock, so one name suffices.
+* `<digest>-<key>.lock`, the lock of the process that makes the pack of a layer that has arrived;
+* `<digest>-<key>.part`, an incomplete pack of the process with the lock, so one name suffices;
+* `<digest>-<key>-early.lock` and `.part`, the same of a process whose layer is still arriving.
 
 A process that uses a pack holds a shared `flock` on it (`hold_pack`).
 
@@ -66,7 +67,7 @@ _MAGIC = b"sgwpack\1"
 
 _DIGEST_SIZE = 32
 _LENGTH = Struct("<I")
-_BASE = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})-[0-9a-f]{12}")
+_BASE = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})-[0-9a-f]{12}(?:-early)?")
 _SIDECAR_LIMIT = 2 * SIZE_LIMIT
 """Bytes of the largest sidecar that is read."""
 
@@ -110,6 +111,12 @@ class PackFiles:
         self.sidecar = directory / f"{base}.index"
         self.lock = directory / f"{base}.lock"
         self.part = directory / f"{base}.part"
+        self.early_lock = directory / f"{base}-early.lock"
+        self.early_part = directory / f"{base}-early.part"
+
+    def exist(self) -> bool:
+        """Return whether the pack and its sidecar are in place. Blocks."""
+        return self.pack.is_file() and self.sidecar.is_file()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,20 +172,45 @@ def find_pack(files: PackFiles, stop: Event) -> Pack | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, GatewayError) as error:
         problem = str(error)
+    _warn(files, problem)
+    return None
+
+
+def remove_damaged_pack(files: PackFiles, stop: Event) -> bool:
+    """Remove a pack unless its bytes have the digests of its sidecar; return whether it is gone.
+
+    The whole file is hashed, because a failing disk changes neither size nor time. Builds that use
+    the pack keep the file that they have opened. Raises `StopRequested` soon after `stop` is set.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError, GatewayError):
+        content, _ = read_whole(files.sidecar, _SIDECAR_LIMIT)
+        if _has_digests(*_decode(content, files.pack, stop), stop):
+            return False
+        _warn(files, "its bytes have changed")
+    files.sidecar.unlink(missing_ok=True)
+    files.pack.unlink(missing_ok=True)
+    return True
+
+
+def _warn(files: PackFiles, problem: str) -> None:
     _log.warn(
         "the pack {path} is damaged ({problem}), and is made again",
         path=str(files.pack),
         problem=problem,
     )
-    return None
 
 
 def _is_whole(pack: Pack, measures: _Measures, stop: Event) -> bool:
     """Return whether the file has the size and the time of its sidecar, or else its digests."""
+    state = pack.path.stat()
+    if (state.st_size, state.st_mtime_ns) == (measures.size, measures.mtime_ns):
+        return True
+    return _has_digests(pack, measures, stop)
+
+
+def _has_digests(pack: Pack, measures: _Measures, stop: Event) -> bool:
+    """Return whether the file has the digests of its sidecar."""
     with pack.path.open("rb") as file:
-        state = os.fstat(file.fileno())
-        if (state.st_size, state.st_mtime_ns) == (measures.size, measures.mtime_ns):
-            return True
         present = _measure(file.fileno(), len(pack.digests), stop)
     return replace(present, mtime_ns=measures.mtime_ns) == measures
 

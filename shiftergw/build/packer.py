@@ -1,10 +1,16 @@
-"""Pack the layers of images: each layer blob becomes one pack, in one pass while it arrives."""
+"""Pack the layers of images: each layer blob becomes one pack, in one pass while it arrives.
+
+Theory of operation. Of the processes that need the pack of a blob, one reads it while it arrives.
+It holds the early lock, which nobody waits for: its download may take long, since it may come from
+another registry than theirs. The lock of the pack is taken only after the own layer has arrived.
+Who has it uses the pack that is there, or makes it, from the file or of what was read early.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +28,7 @@ from shiftergw.build.pack_files import (
     find_pack,
     hold_pack,
     install_pack,
-    pack_groups,
+    remove_damaged_pack,
 )
 from shiftergw.build.pack_options import pack_arguments, pack_key
 from shiftergw.errors import (
@@ -37,20 +43,30 @@ from shiftergw.oci.compression import opening_of
 from shiftergw.oci.tar import LayerIndex, index_layer
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.locks import file_lock
-from shiftergw.plumbing.timing import within
+from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_file_lock
+from shiftergw.plumbing.timing import pause, within
 
 if TYPE_CHECKING:
-    from shiftergw.build.image_build import BuildTools
+    from shiftergw.build.tools import BuildTools
     from shiftergw.model.build_options import SquashOptions
     from shiftergw.model.images import Digest, Opening
     from shiftergw.oci.budget import LayerBudget
     from shiftergw.ports import Layer
 
 
+HEAD_START_SECONDS = 2 * POLL_SECONDS
+"""Seconds by which the process that reads a layer early is ahead of the others at the lock.
+
+It may learn that much later than they do that the layer has arrived.
+"""
+
+_Contents = tuple[LayerIndex, list[bytes]]
+"""The index of a layer, and the digests of its contents by number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Packer:
-    """Makes and finds the packs of one directory, for one set of options.
+    """Makes and finds the packs of this machine, for one set of options.
 
     `tools_key` is what `tools_digest` returned; `seconds` limits the packing of a layer from the
     time when it has arrived.
@@ -63,7 +79,8 @@ class Packer:
 
     def files(self, digest: Digest) -> PackFiles:
         """Return the names of the files of a layer blob's pack."""
-        return PackFiles(self.tools.directory, digest, pack_key(self.options, self.tools_key))
+        directory = self.tools.pack_directory
+        return PackFiles(directory, digest, pack_key(self.options, self.tools_key))
 
     async def find(
         self, digest: Digest, diff_id: Digest | None, cost: LayerBudget, use: AsyncExitStack
@@ -86,14 +103,14 @@ class Packer:
 
         with disk_errors():
             async with AsyncExitStack() as hold:
-                if not await self._hold(files, hold):
+                if not await self.hold(files, hold):
                     return None
                 pack = await tools.readers.run_until(stop.set, find)
                 if pack is not None:
                     await use.enter_async_context(hold.pop_all())
         return pack
 
-    async def _hold(self, files: PackFiles, use: AsyncExitStack) -> bool:
+    async def hold(self, files: PackFiles, use: AsyncExitStack) -> bool:
         """Keep a pack in place until `use` is closed; return whether it is there."""
         threads = self.tools.threads
         descriptor = await threads.acquire(partial(hold_pack, files), _close)
@@ -110,31 +127,37 @@ class Packer:
     ) -> Pack:
         """Return the pack of a layer; make it while the layer arrives unless it exists.
 
-        It stays in place at least until `use` is closed. One process at a time packs a layer blob;
-        the others wait for it. `report` gets the compressed bytes that were read so far, on the
-        reactor's thread. Raises `LayerInvalid`, `BlobCorrupt` (the `diff_id` differs),
-        `ImageTooLarge`, `ConversionFailed`, `NoSpace`. After an error nothing runs any longer, and
-        no part of a pack is left.
+        It stays in place at least until `use` is closed. One process at a time packs a layer blob
+        that has arrived; the others wait for it. `report` gets the compressed bytes that were read
+        so far, on the reactor's thread. Raises `LayerInvalid`, `BlobCorrupt` (the `diff_id`
+        differs), `ImageTooLarge`, `ConversionFailed`, `NoSpace`. After an error nothing runs any
+        longer, and no part of a pack is left.
         """
+        files, threads = self.files(layer.digest), self.tools.threads
         with disk_errors():
-            await self.tools.threads.run(private_directory, self.tools.directory)
+            await threads.run(private_directory, self.tools.pack_directory)
         opening = await layer.wait_for_opening()
-        files = self.files(layer.digest)
-        lock = file_lock(
-            files.lock,
-            self.tools.threads,
-            self.tools.clock,
-            limit=self.seconds,
-            late=self.late_error,
-        )
-        async with lock:
-            pack = await self.find(layer.digest, layer.diff_id, cost, use)
-            if pack is None:
-                pack = await _Packing(self, files, layer, cost, report).run(opening)
-                with disk_errors():
-                    await self._hold(files, use)  # no other process removes it under the lock
+        if opening is not None and await threads.run(files.exist):
+            opening = None
+        pack = await _Packing(self, files, layer, cost, report).run(opening, use)
         report(layer.size)
         return pack
+
+    async def discard_damaged(self, digest: Digest) -> bool:
+        """Remove a pack whose bytes are damaged; return whether the pack is gone."""
+        files, stop = self.files(digest), Event()
+        with disk_errors():
+            async with self.lock(files):
+                return await self.tools.threads.run_until(
+                    stop.set, remove_damaged_pack, files, stop
+                )
+
+    def lock(self, files: PackFiles) -> AbstractAsyncContextManager[None]:
+        """Return the lock of the process that makes or removes a pack."""
+        tools = self.tools
+        return file_lock(
+            files.lock, tools.threads, tools.clock, limit=self.seconds, late=self.late_error
+        )
 
     def late_error(self) -> ImageTooLarge:
         """Return the error of a layer whose packing takes too long."""
@@ -146,7 +169,7 @@ class Packer:
 
 @dataclass(slots=True)
 class _Packing:
-    """The making of one pack, under its lock."""
+    """The making of one pack."""
 
     packer: Packer
     files: PackFiles
@@ -156,57 +179,77 @@ class _Packing:
     _arrival: Deferred[None] = field(default_factory=Deferred, init=False)
     """Fires when the layer is on this machine."""
 
-    async def run(self, opening: Opening | None) -> Pack:
-        """Make the pack from a layer that arrives by `opening`, or from its file."""
-        tools, part = self.packer.tools, self.files.part
-        try:
-            pack, _ = await gather_or_cancel(
-                [
-                    within(
-                        self.packer.seconds,
-                        tools.clock,
-                        self._make(opening),
-                        self.packer.late_error,
-                        since=self._arrival,
-                    ),
-                    self._note_arrival(),
-                ]
-            )
-        except Exception:
-            with suppress(OSError):  # in a thread: the unlink of a large file takes long
-                await tools.threads.release(part.unlink, missing_ok=True)
-            raise
-        assert pack is not None
+    async def run(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
+        """Find or make the pack of a layer that arrives by `opening`, or of its file."""
+        packer = self.packer
+        return await within(
+            packer.seconds,
+            packer.tools.clock,
+            self._find_or_make(opening, use),
+            packer.late_error,
+            since=self._arrival,
+        )
+
+    async def _find_or_make(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
+        packer, files, layer = self.packer, self.files, self.layer
+        contents: _Contents | None = None
+        async with AsyncExitStack() as locks:  # files are removed before their locks are released
+            early_lock = tried_file_lock(files.early_lock, packer.tools.threads)
+            is_first = await locks.enter_async_context(early_lock)
+            locking = self._lock_after_arrival(locks, is_first=is_first)
+            if is_first and opening is not None:
+                locks.push_async_callback(self._remove, files.early_part)
+                contents, _ = await gather_or_cancel([self._compress_early(opening), locking])
+            else:
+                await locking
+            pack = await packer.find(layer.digest, layer.diff_id, self.cost, use)
+            if pack is None:
+                locks.push_async_callback(self._remove, files.part)
+                pack = await self._make(contents)
+                with disk_errors():
+                    await packer.hold(files, use)  # no other process removes it under the lock
         return pack
 
-    async def _note_arrival(self) -> None:
+    async def _lock_after_arrival(self, locks: AsyncExitStack, *, is_first: bool) -> None:
+        """Take the lock of the pack once the layer has arrived."""
+        tools = self.packer.tools
         await self.layer.wait_for_file()
         self._arrival.callback(None)
+        if not is_first:
+            await pause(HEAD_START_SECONDS, tools.clock)
+        await locks.enter_async_context(self.packer.lock(self.files))
 
-    async def _make(self, opening: Opening | None) -> Pack:
-        contents = None
-        if opening is not None:
-            # The digest of these bytes is not verified yet: the download may be damaged. Its size
-            # is but a claim, for which no other pack is removed.
-            with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge, NoSpace):
-                contents = await self._compress(opening)
-            if contents is None:
-                self.cost.reset()  # other layers must not pay for them
-        path = await self.layer.wait_for_file()
-        threads = self.packer.tools.threads
-        if contents is None:
-            with disk_errors():
-                await threads.run(_make_room_for, path, self.packer.tools.directory)
-            contents = await self._compress(opening_of(path))
-        stop = Event()
+    async def _compress_early(self, opening: Opening) -> _Contents | None:
+        """Write the early part file while the layer arrives; return None if that fails."""
+        # The digest of these bytes is not verified yet: the download may be damaged. Its size is
+        # but a claim, for which no other pack is removed.
+        with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge, NoSpace):
+            return await self._compress(opening, self.files.early_part)
+        self.cost.reset()  # other layers must not pay for them
+        return None
+
+    async def _make(self, contents: _Contents | None) -> Pack:
+        """Put the pack in its place: the early part file with these contents, or a new one."""
+        files, tools, stop = self.files, self.packer.tools, Event()
         with disk_errors():
-            return await threads.run_until(stop.set, install_pack, self.files, *contents, stop)
+            if contents is None:
+                path = await self.layer.wait_for_file()
+                await tools.threads.run(_make_room_for, path, tools)
+                contents = await self._compress(opening_of(path), files.part)
+            else:
+                await tools.threads.run(files.early_part.replace, files.part)
+            return await tools.threads.run_until(stop.set, install_pack, files, *contents, stop)
 
-    async def _compress(self, opening: Opening) -> tuple[LayerIndex, list[bytes]]:
-        """Write the part file; return the index of the layer and the digests of its contents."""
-        packer, part = self.packer, self.files.part
+    async def _remove(self, path: Path) -> None:
+        """Remove a file, if it is there, in a thread: the unlink of a large file takes long."""
+        with suppress(OSError):
+            await self.packer.tools.threads.release(path.unlink, missing_ok=True)
+
+    async def _compress(self, opening: Opening, part: Path) -> _Contents:
+        """Write a part file; return the index of the layer and the digests of its contents."""
+        packer = self.packer
         tools, options = packer.tools, packer.options
-        contents: list[tuple[LayerIndex, list[bytes]]] = []
+        contents: list[_Contents] = []
 
         def write(pipe: int, stop: Event, report: Callable[[int, int], None]) -> None:
             feed = PackFeed(pipe, options.block_bytes, stop)
@@ -231,10 +274,10 @@ class _Packing:
         return contents[0]
 
 
-def _make_room_for(layer: Path, directory: Path) -> None:
-    """Remove unused packs until the size of this layer is free on the disk."""
+def _make_room_for(layer: Path, tools: BuildTools) -> None:
+    """Remove unused files of other builds until the size of this layer is free on the disk."""
     with suppress(FileNotFoundError):  # its opening says so
-        pack_groups(directory).make_room(layer.stat().st_size)
+        tools.groups_on_disk_of(tools.pack_directory).make_room(layer.stat().st_size)
 
 
 def _close(descriptor: int | None) -> None:

@@ -10,6 +10,7 @@ from shiftergw.states import STEPS, State
 _BUILD_STAGES = {
     "WAITING": (State.EXAMINATION, "Waiting for the same conversion for another pull"),
     "EXAMINATION": (State.EXAMINATION, "Examining image"),
+    "PACKING": (State.CONVERSION, "Converting layers"),
     "CONVERSION": (State.CONVERSION, "Converting image"),
 }
 """The state and the message for the user in each stage of the builder."""

@@ -210,9 +210,10 @@ class ImageBuilder(Sweepable, Protocol):
         same object twice in `layers` is the same layer twice, and is read once. `created` is the
         creation time of the image in seconds since 1970.
 
-        Calls `on_stage` with "EXAMINATION" and "CONVERSION" when these stages start, and with
-        "WAITING" if another process is building the same file. Raises `LayerInvalid`,
-        `BlobCorrupt` (a `diff_id` differs), `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
+        Calls `on_stage` with "EXAMINATION" (or "PACKING", if the layers are converted one by one)
+        and "CONVERSION" when these stages start, and with "WAITING" if another process is building
+        the same file. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id` differs), `ImageTooLarge`,
+        `ConversionFailed`, `NoSpace`.
         """
         ...
 

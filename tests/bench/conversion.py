@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from shiftergw.build.whole import SquashBuilder
+from shiftergw.build.builder import SquashBuilder
 from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import Digest, LayerFile
 from shiftergw.plumbing.threads import Threads

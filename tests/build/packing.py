@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from shiftergw.build.image_build import BuildTools
 from shiftergw.build.pack_files import Pack
 from shiftergw.build.packer import Packer
+from shiftergw.build.tools import BuildTools
 from shiftergw.cache.arriving import Arriving
 from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import Digest, LayerFile, Opening

@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from shiftergw.build.whole import SquashBuilder
+from shiftergw.build.builder import SquashBuilder
 from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import BuiltImage, Digest, LayerFile, Opening
 from shiftergw.model.records import Progress

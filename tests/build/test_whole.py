@@ -19,8 +19,8 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from shiftergw.build import image_build
+from shiftergw.build.builder import SquashBuilder
 from shiftergw.build.converted import ConvertedFiles
-from shiftergw.build.whole import SquashBuilder
 from shiftergw.errors import (
     BlobCorrupt,
     ConversionFailed,

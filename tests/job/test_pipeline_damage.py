@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import capturedLogs, formatEvent
 
-from shiftergw.build import image_build
+from shiftergw.build import whole
 from shiftergw.cache.blob_cache import BlobFiles
 from shiftergw.errors import BlobCorrupt, LayerInvalid
 from shiftergw.model.images import Descriptor, Digest, ImageConfig
@@ -189,7 +189,7 @@ async def test_a_cache_that_damages_layers_ends_the_pull(
         flip(path)
         raise LayerInvalid("A layer cannot be read.")
 
-    monkeypatch.setattr(image_build, "examine_layers", examine_damaged)
+    monkeypatch.setattr(whole, "examine_layers", examine_damaged)
     with pytest.raises(BlobCorrupt, match="cache damages"):
         await pipeline_bench.convert(image)
     assert len(tries) == 2

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from shiftergw.build.whole import SquashBuilder
+from shiftergw.build.builder import SquashBuilder
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shield

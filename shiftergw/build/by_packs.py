@@ -1,0 +1,195 @@
+"""Convert an image by packs: each layer becomes a pack while it arrives; the image is composed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, ClassVar
+
+from twisted.internet.defer import DeferredSemaphore
+
+from shiftergw.build.compose import compose
+from shiftergw.build.converter import BuildRequest, timeout_error
+from shiftergw.build.examination import read_all_layers
+from shiftergw.build.pack_files import Pack
+from shiftergw.build.pack_options import tools_digest
+from shiftergw.build.packer import Packer
+from shiftergw.model.build_options import SquashOptions
+from shiftergw.model.records import Progress
+from shiftergw.oci.budget import LayerBudget
+from shiftergw.plumbing.timing import ticking, within
+from shiftergw.ports import Layer
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from shiftergw.build.tools import BuildTools
+    from shiftergw.oci.flatten import Plan
+    from shiftergw.oci.tar import LayerIndex
+
+MOST_LANES = 4
+"""Layers that are packed at the same time: a large one needs most of the processors for itself."""
+
+LEAST_MEMORY = 64 << 20
+"""Bytes of memory of each `mksquashfs`, if there are several."""
+
+
+@dataclass(slots=True)
+class PackConverter:
+    """Packs the layers while they arrive, and composes the image of their packs.
+
+    A pack that exists is used, so that only new layers are compressed.
+    """
+
+    READING: ClassVar[str] = "PACKING"
+    read_stage: ClassVar[str] = "pack"
+    write_stage: ClassVar[str] = "compose"
+
+    tools: BuildTools
+    request: BuildRequest
+    _packs: dict[Layer, Pack] = field(default_factory=dict, init=False)
+    _packing: _LayerPacking | None = field(default=None, init=False)
+
+    async def read_layers(self, arrival: Deferred[None], use: AsyncExitStack) -> list[LayerIndex]:
+        """See `LayerConverter`."""
+        request, tools = self.request, self.tools
+        limit = request.limits.stages.conversion
+        packs = await within(
+            limit,
+            tools.clock,
+            self._pack_layers(use),
+            partial(timeout_error, "Packing", limit, "conversion"),
+            since=arrival,
+        )
+        self._packs = dict(zip(request.layers, packs, strict=True))
+        return [pack.index for pack in packs]
+
+    async def _pack_layers(self, use: AsyncExitStack) -> list[Pack]:
+        request, tools = self.request, self.tools
+        lanes = lanes_of(request.options, len(set(request.layers)))
+        packer = Packer(
+            tools,
+            share_of(request.options, lanes),
+            await tools_digest(tools.binary, tools.threads, tools.reactor, tools.clock),
+            request.limits.stages.conversion,
+        )
+        self._packing = _LayerPacking(packer, DeferredSemaphore(lanes), use)
+        return await read_all_layers(
+            request.layers,
+            request.limits,
+            tools.clock,
+            self.read_stage,
+            request.report,
+            self._packing.pack,
+        )
+
+    def space(self) -> int:
+        """Return the bytes of the packs, of which the image has parts; see `LayerConverter`."""
+        return sum({pack.path: pack.size for pack in self._packs.values()}.values())
+
+    async def write_image(self, plan: Plan, output: Path) -> None:
+        """See `LayerConverter`."""
+        request, tools, stop = self.request, self.tools, Event()
+        packs = [self._packs[layer] for layer in request.layers]
+        progress = Progress(self.write_stage, 0, 0)
+
+        def set_progress(done: int, total: int) -> None:  # in the thread that composes
+            nonlocal progress
+            progress = Progress(self.write_stage, done, total)
+
+        def report_progress() -> None:
+            request.report(progress)
+
+        with ticking(1.0, tools.clock, report_progress):
+            await tools.threads.run_until(
+                stop.set,
+                compose,
+                plan,
+                packs,
+                request.options,
+                request.created,
+                output,
+                stop,
+                set_progress,
+            )
+        report_progress()
+
+    async def repair(self) -> bool:
+        """Make damaged packs anew; return whether there were any.
+
+        All packs are hashed. The same layer gives the same pack, so the plan stays valid.
+        """
+        assert self._packing is not None  # the layers were read
+        is_damaged = False
+        for layer in self._packs:
+            pack = await self._packing.replace_damaged(layer)
+            if pack is not None:
+                self._packs[layer] = pack
+                is_damaged = True
+        return is_damaged
+
+
+@dataclass(slots=True)
+class _LayerPacking:
+    """The packing of the layers of one image, whose packs stay in place until `use` is closed.
+
+    `lanes` limits how many layers are packed at the same time.
+    """
+
+    packer: Packer
+    lanes: DeferredSemaphore
+    use: AsyncExitStack
+    _costs: dict[Layer, LayerBudget] = field(default_factory=dict, init=False)
+
+    async def pack(self, layer: Layer, cost: LayerBudget, report: Callable[[int], None]) -> Pack:
+        """Return the pack of a layer: the one that exists, or one that is made."""
+        packer = self.packer
+        self._costs[layer] = cost
+        await layer.wait_for_opening()  # without a lane: a registry may ask to retry later
+        if await packer.tools.threads.run(packer.files(layer.digest).exist):
+            # The pack may have been made for another user, of a private image. Nothing of it is
+            # used before the layer has arrived for this pull, as it would have to without a pack:
+            # the manifest was read with the login of this pull (`Pipeline.resolve`), and the blob
+            # was downloaded with it, or was in the cache of this very repository
+            # (`BlobCaches.of`). A blob that only another user may read never arrives.
+            await layer.wait_for_file()
+            pack = await packer.find(layer.digest, layer.diff_id, cost, self.use)
+            if pack is not None:
+                report(layer.size)
+                return pack
+        async with self.lanes:
+            return await packer.pack(layer, cost, report, self.use)
+
+    async def replace_damaged(self, layer: Layer) -> Pack | None:
+        """Return a new pack of a layer whose pack is damaged, or None if it is whole."""
+        packer = self.packer
+        if not await packer.discard_damaged(layer.digest):
+            return None
+        return await packer.pack(layer, self._costs[layer], lambda _: None, self.use)
+
+
+def lanes_of(options: SquashOptions, layers: int) -> int:
+    """Return how many of these layers are packed at the same time, within the options."""
+    memory_shares = options.memory_bytes // LEAST_MEMORY
+    return max(1, min(layers, _processors_of(options), memory_shares, MOST_LANES))
+
+
+def share_of(options: SquashOptions, lanes: int) -> SquashOptions:
+    """Return the options of each `mksquashfs`, of which as many as `lanes` run at the same time.
+
+    Together they have the configured memory and processors. If the processors are not configured,
+    each has two shares of those of the machine, because some layers take longer than others.
+    """
+    if lanes == 1:
+        return options
+    processors = options.processors // lanes or -(-2 * _processors_of(options) // lanes)
+    return replace(options, memory=f"{options.memory_bytes // lanes >> 10}K", processors=processors)
+
+
+def _processors_of(options: SquashOptions) -> int:
+    return options.processors or len(os.sched_getaffinity(0))

@@ -1,0 +1,79 @@
+"""The two steps of a build that differ by builder: reading the layers, and writing the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from shiftergw.errors import ImageTooLarge, duration
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from twisted.internet.defer import Deferred
+
+    from shiftergw.model.build_options import BuildLimits, SquashOptions
+    from shiftergw.oci.flatten import Plan
+    from shiftergw.oci.tar import LayerIndex
+    from shiftergw.ports import Layer, Report
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What is built: the arguments of `ImageBuilder.build`, apart from the id of the image."""
+
+    created: int
+    layers: Sequence[Layer]
+    options: SquashOptions
+    limits: BuildLimits
+    report: Report
+    on_stage: Callable[[str], None]
+
+
+class LayerConverter(Protocol):
+    """Converts the layers of one image: reads them while they arrive, then writes the image.
+
+    `READING` is the stage of the port that begins with the reading. `read_stage` and `write_stage`
+    name the two steps in progress and in measured seconds.
+    """
+
+    READING: ClassVar[str]
+    read_stage: ClassVar[str]
+    write_stage: ClassVar[str]
+
+    async def read_layers(self, arrival: Deferred[None], use: AsyncExitStack) -> list[LayerIndex]:
+        """Return the indexes of all layers, lowest first, once all layers are read.
+
+        `arrival` fires when all layers are on this machine; the limit of time counts from then.
+        What `write_image` needs besides the layers stays in place at least until `use` is closed.
+        Raises the errors of the port.
+        """
+        ...
+
+    def space(self) -> int:
+        """Return the bytes that the image may take on the disk.
+
+        Blocks. Raises `BlobCorrupt` if what was read is no longer there.
+        """
+        ...
+
+    async def write_image(self, plan: Plan, output: Path) -> None:
+        """Write the image of this plan of the layers into the empty file `output`.
+
+        Raises `ConversionFailed`, `NoSpace`, `BlobCorrupt`. The caller limits the time, syncs and
+        checks the file, and removes it after an error.
+        """
+        ...
+
+    async def repair(self) -> bool:
+        """Make anew what has damaged the image; return whether there was anything of that kind."""
+        ...
+
+
+def timeout_error(work: str, seconds: float, stage: str) -> ImageTooLarge:
+    """Return the error of a step that has exceeded its member of `StageLimits`."""
+    return ImageTooLarge.for_limit(
+        f"{work} the image took longer than {duration(seconds)}.", f"StageLimits.{stage}"
+    )

@@ -1,0 +1,78 @@
+"""Convert an image as a whole: one tar of its tree, in the order of the plan, into `mksquashfs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from shiftergw.build.converter import BuildRequest, timeout_error
+from shiftergw.build.examination import examine_layers
+from shiftergw.build.mksquashfs import Mksquashfs, arguments
+from shiftergw.build.stream import stream
+from shiftergw.errors import BlobCorrupt
+from shiftergw.model.images import LayerFile
+from shiftergw.model.records import Progress
+from shiftergw.plumbing.timing import within
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from twisted.internet.defer import Deferred
+
+    from shiftergw.build.tools import BuildTools
+    from shiftergw.oci.flatten import Plan
+    from shiftergw.oci.tar import LayerIndex
+
+
+@dataclass(slots=True)
+class WholeConverter:
+    """Indexes the layers while they arrive; reads them once more for the data of their files."""
+
+    READING: ClassVar[str] = "EXAMINATION"
+    read_stage: ClassVar[str] = "index"
+    write_stage: ClassVar[str] = "squash"
+
+    tools: BuildTools
+    request: BuildRequest
+    _files: list[LayerFile] = field(default_factory=list, init=False)
+    """The layers that were indexed, lowest first."""
+
+    async def read_layers(self, arrival: Deferred[None], use: AsyncExitStack) -> list[LayerIndex]:  # noqa: ARG002 - the layers stay
+        """See `LayerConverter`."""
+        request, tools = self.request, self.tools
+        limit = request.limits.stages.examination
+        indexed_layers = await within(
+            limit,
+            tools.clock,
+            examine_layers(
+                request.layers, request.limits, tools.readers, tools.clock, request.report
+            ),
+            partial(timeout_error, "Examining", limit, "examination"),
+            since=arrival,
+        )
+        self._files = [file for file, _ in indexed_layers]
+        return [index for _, index in indexed_layers]
+
+    def space(self) -> int:
+        """Return the bytes of all layers; see `LayerConverter`."""
+        try:
+            return sum(path.stat().st_size for path in {file.path for file in self._files})
+        except FileNotFoundError as error:
+            raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
+
+    async def write_image(self, plan: Plan, output: Path) -> None:
+        """See `LayerConverter`."""
+        request, tools = self.request, self.tools
+        await Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock).run(
+            arguments(request.options, output),
+            max(request.created, plan.latest),
+            output,
+            partial(stream, plan, self._files),
+            lambda done: request.report(Progress(self.write_stage, done, plan.report.size)),
+        )
+
+    async def repair(self) -> bool:
+        """Return False: layers that are damaged are fetched again (`Pipeline`)."""
+        return False
