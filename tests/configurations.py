@@ -34,6 +34,7 @@ EVERY_KEY: dict[str, Any] = {
     "WorkerThreads": 3,
     "Metrics": True,
     "ImportUsers": ["alice"],
+    "Builder": "packs",
     "ConverterOptions": {"squashfs": ["-no-xattrs", "-no-fragments"], "cramfs": "-n"},
     "ConvertOptions": {},
     "examiner": "/usr/bin/examiner",
@@ -131,6 +132,7 @@ EVERY_KEY: dict[str, Any] = {
             },
             "groupsCommand": ["getent", "group"],
             "ostCount": -1,
+            "Builder": "whole",
         }
     },
 }

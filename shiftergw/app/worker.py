@@ -104,6 +104,7 @@ def _scratch_places(
     places["ExpandDirectory"] = (parts.builder, seconds)
     places["uploads"] = (files, seconds)
     places["CacheDirectory"] = (parts.caches, config.keep_layers)
+    places["packs of layers"] = (parts.builder.packs, config.keep_layers)
     return places
 
 

@@ -29,6 +29,7 @@ from shiftergw.config.values import (
 from shiftergw.model.build_options import (
     GZIP_LEVEL,
     HIGHEST_LEVEL,
+    Builder,
     Compressor,
     SquashOptions,
     StageLimits,
@@ -172,6 +173,7 @@ class System(Section):
     admins: Users = Field((), alias="admins")
     architecture: Architecture = Field(Platform(), alias="architecture")
     squashfs: Squash = Field(default_factory=Squash.model_construct, alias="squashfs")
+    builder: Builder | None = Field(None, alias="Builder")
     ost_count: OstCount | None = Field(None, alias="ostCount")
     groups_command: Texts = Field((), alias="groupsCommand")
     policy_file: LocalPath | None = Field(None, alias="policy_file")
@@ -203,7 +205,7 @@ class System(Section):
         return self.delivery.directory_name(self.host)
 
     def squash_options(self, config: Config) -> SquashOptions:
-        """Return the options of the compression of images for this system."""
+        """Return how images for this system are built and compressed."""
         squash = self.squashfs
         level = squash.level
         if level is None and squash.compressor == "gzip":
@@ -216,6 +218,7 @@ class System(Section):
             processors=squash.processors,
             keep_setuid=squash.keep_setuid,
             extra=config.converter_options.get("squashfs", ()),
+            builder=self.builder or config.builder,
         )
 
 

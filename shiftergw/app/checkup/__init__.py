@@ -22,6 +22,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.web.client import Agent, HTTPConnectionPool
 
+from shiftergw.app.checkup.builders import builders
 from shiftergw.app.checkup.contents import contents
 from shiftergw.app.checkup.database import state
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
@@ -56,6 +57,7 @@ async def checkup(
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded_config.config
     findings = [*_configuration(loaded_config), *secrets(loaded_config), *_directories(config)]
+    findings += builders(config)
     findings += await state(config, reactor)
     findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
