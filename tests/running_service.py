@@ -241,11 +241,12 @@ class Service:
     def leftovers(self) -> list[str]:
         """Return temporary files in the image directory and in the scratch directories.
 
-        Delivered files, complete blobs, converted files and their descriptions are not temporary.
+        Delivered files, complete blobs, packs, converted files and their descriptions are not
+        temporary.
         """
         places = [self.images, self.root / "expand", self.root / "cache"]
         names = [path for place in places for path in place.rglob("*") if path.is_file()]
-        keep = (".squashfs", ".meta", ".json")
+        keep = (".squashfs", ".meta", ".json", ".pack", ".index")
         return [
             str(path.relative_to(self.root))
             for path in names

@@ -58,7 +58,7 @@ from shiftergw.config.values import (
     Texts,
 )
 from shiftergw.errors import ConfigurationError
-from shiftergw.model.build_options import Builder, BuildLimits
+from shiftergw.model.build_options import BuilderName, BuildLimits
 from shiftergw.model.postponement import PostponeLimits, WaitLimits
 from shiftergw.model.references import ImageReference
 
@@ -188,7 +188,7 @@ class Config(Section):
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
     broker_away: Literal["wait", "refuse"] = Field("wait", alias="BrokerAway")
     default_ost_count: OstCount = Field(0, alias="DefaultOstCount")
-    builder: Builder = Field("whole", alias="Builder")
+    builder: BuilderName = Field("whole", alias="Builder")
     converter_options: dict[str, Arguments] = Field({}, alias="ConverterOptions")
     metrics: bool = Field(default=False, alias="Metrics")
     import_users: Importers = Field((), alias="ImportUsers")

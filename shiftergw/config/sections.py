@@ -29,7 +29,7 @@ from shiftergw.config.values import (
 from shiftergw.model.build_options import (
     GZIP_LEVEL,
     HIGHEST_LEVEL,
-    Builder,
+    BuilderName,
     Compressor,
     SquashOptions,
     StageLimits,
@@ -173,7 +173,7 @@ class System(Section):
     admins: Users = Field((), alias="admins")
     architecture: Architecture = Field(Platform(), alias="architecture")
     squashfs: Squash = Field(default_factory=Squash.model_construct, alias="squashfs")
-    builder: Builder | None = Field(None, alias="Builder")
+    builder: BuilderName | None = Field(None, alias="Builder")
     ost_count: OstCount | None = Field(None, alias="ostCount")
     groups_command: Texts = Field((), alias="groupsCommand")
     policy_file: LocalPath | None = Field(None, alias="policy_file")

@@ -14,7 +14,7 @@ COMPRESSORS: tuple[Compressor, ...] = get_args(Compressor)
 PACK_COMPRESSORS = frozenset({"gzip", "xz", "zstd"})
 """The compressors whose metadata the gateway can write, so that images are composed of packs."""
 
-Builder = Literal["whole", "packs"]
+BuilderName = Literal["whole", "packs"]
 """How images are built: each as a whole by `mksquashfs`, or composed of the packs of its layers."""
 
 HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
@@ -64,7 +64,7 @@ class SquashOptions:
     processors: int = 0
     keep_setuid: bool = False
     extra: tuple[str, ...] = ()
-    builder: Builder = "whole"
+    builder: BuilderName = "whole"
 
     @property
     def needs_whole_builder(self) -> bool:

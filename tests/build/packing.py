@@ -75,11 +75,11 @@ class PackSite:
         self, tmp_path: Path, threads: Threads, binary: str | None = None, clock: Any = real
     ) -> None:
         """Use the real `mksquashfs` unless there is another `binary`."""
-        self.directory = tmp_path / "packs"
         self._layers = tmp_path
         self.tools = BuildTools(
-            self.directory, binary or need("mksquashfs"), threads, threads, real, clock
+            tmp_path, binary or need("mksquashfs"), threads, threads, real, clock
         )
+        self.directory = self.tools.pack_directory
         self.reports: list[int] = []
 
     def packer(self, key: str = "tools", seconds: float = 3600, **options: Any) -> Packer:

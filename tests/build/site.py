@@ -6,14 +6,18 @@ import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet import reactor
 
 from shiftergw.build.builder import SquashBuilder
-from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.build.by_packs import PackConverter
+from shiftergw.build.converter import LayerConverter
+from shiftergw.build.whole import WholeConverter
+from shiftergw.model.build_options import BuilderName, BuildLimits, SquashOptions
 from shiftergw.model.images import BuiltImage, Digest, LayerFile, Opening
 from shiftergw.model.records import Progress
+from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageBuilder, Layer
 from tests import images
@@ -55,8 +59,10 @@ class StoredLayer:
 
     @property
     def digest(self) -> Digest:
-        """Return the digest of the file's bytes."""
-        return Digest.of(self._path.read_bytes())
+        """Return the digest of the file's bytes, or a wrong one if there is no file."""
+        if self._path.exists():
+            return Digest("sha256", hash_file(self._path)[1])
+        return Digest.of(b"")
 
     @property
     def size(self) -> int:
@@ -75,8 +81,21 @@ class StoredLayer:
 class Site:
     """A builder with layers on a disk, and the states and progress that it has reported."""
 
-    def __init__(self, directory: Path, threads: Threads, binary: str | None = None) -> None:
-        """Use `directory` for everything."""
+    CONVERTERS: ClassVar[dict[BuilderName, type[LayerConverter]]] = {
+        "whole": WholeConverter,
+        "packs": PackConverter,
+    }
+
+    def __init__(
+        self,
+        directory: Path,
+        threads: Threads,
+        binary: str | None = None,
+        builder: BuilderName = "whole",
+    ) -> None:
+        """Use `directory` for everything; builds use `builder` unless their options name it."""
+        self._kind: BuilderName = builder
+        self.converter = self.CONVERTERS[builder]
         self.directory = directory / "converted"
         self._layers = directory
         self.builder = SquashBuilder(
@@ -110,11 +129,15 @@ class Site:
             image_id,
             CREATION_TIME,
             [StoredLayer(layer) if isinstance(layer, LayerFile) else layer for layer in layers],
-            SquashOptions(**{"level": 1, "memory": "64M", **options}),
+            self.options(**options),
             limits or BuildLimits(),
             self.progress.append,
             self.states.append,
         )
+
+    def options(self, **changes: Any) -> SquashOptions:
+        """Return the options of builds with these changes."""
+        return SquashOptions(**{"level": 1, "memory": "64M", "builder": self._kind, **changes})
 
     async def build_image(self, layers: Sequence[LayerFile | Layer], **options: Any) -> BuiltImage:
         """Build an image, and end its use at once."""
@@ -124,5 +147,15 @@ class Site:
 
     @property
     def names(self) -> list[str]:
-        """Return the names in the directory of converted files."""
-        return sorted(path.name for path in self.directory.iterdir())
+        """Return the names of the files in the directory of converted files."""
+        return sorted(path.name for path in self.directory.iterdir() if path.is_file())
+
+    @property
+    def pack_suffixes(self) -> list[str]:
+        """Return the suffixes of the names in the directory of packs."""
+        return sorted(path.suffix for path in (self.directory / "packs").glob("*"))
+
+    @property
+    def stages(self) -> set[str]:
+        """Return the measured stages of a build that makes the file."""
+        return {self.converter.read_stage, "plan", self.converter.write_stage, "check"}

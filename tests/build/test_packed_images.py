@@ -55,7 +55,7 @@ def sparse_tar(directory: Path) -> bytes:
 @pytest.mark.parametrize("compressor", ["gzip", "zstd", "xz"])
 @pytest_twisted.ensureDeferred
 async def test_the_image_is_that_of_the_whole_builder(
-    tmp_path: Path, threads: Threads, site: Site, compressor: str
+    tmp_path: Path, threads: Threads, whole_site: Site, compressor: str
 ) -> None:
     """Names, modes and contents are the same, with packs that were made and that were found."""
     packs = PackSite(tmp_path, threads)
@@ -63,7 +63,7 @@ async def test_the_image_is_that_of_the_whole_builder(
     tars = [tar_of(TREE), tar_of(ABOVE), sparse_tar(tmp_path), copy]
     layers = [packs.layer(tar, "gzip") for tar in tars]
     level = None if compressor == "xz" else 1
-    async with site.build(layers, compressor=compressor, level=level) as image:
+    async with whole_site.build(layers, compressor=compressor, level=level) as image:
         expected = content_of(image.path)
     packer = packs.packer(compressor=compressor, level=level)
     images = [tmp_path / name for name in ("made", "found")]

@@ -24,7 +24,7 @@ from shiftergw.model.images import Digest
 from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from tests.build.packing import PackSite, budget, files_of, stored_contents
-from tests.build.parts import open_descriptors, running_in
+from tests.build.parts import open_descriptors, running_in, script
 from tests.images import entry, tar_of
 from tests.oci.layers import hard_link, special, symlink
 from tests.oci.test_sparse import FORMATS, pax, sparse_file
@@ -225,7 +225,7 @@ async def test_a_layer_is_packed_while_it_arrives(tmp_path: Path, packs: PackSit
     layer = packs.coming_layer(tar_of({"a": NOISE, "b": b"2"}), "plain")
     packing = Deferred.fromCoroutine(packs.pack(layer))
     layer.arrive(1_500_000)
-    part = packs.packer().files(layer.digest).part
+    part = packs.packer().files(layer.digest).early_part
     await until(lambda: part.exists() and part.stat().st_size > 500_000)
     assert ".pack" not in packs.names
     layer.complete()
@@ -261,6 +261,41 @@ async def test_a_stop_in_the_middle(tmp_path: Path, packs: PackSite) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_slow_download_holds_up_no_other_packing(packs: PackSite) -> None:
+    """A layer that is complete is packed while the same layer still arrives from elsewhere."""
+    tar = tar_of({"a": NOISE})
+    slow = packs.coming_layer(tar, "plain")
+    packing = Deferred.fromCoroutine(packs.pack(slow))
+    slow.arrive(1_500_000)
+    part = packs.packer().files(slow.digest).early_part
+    await until(lambda: part.exists() and part.stat().st_size > 500_000)
+    pack = await packs.pack(packs.layer(tar))
+    assert files_of(pack) == {b"a": NOISE}
+    assert not packing.called
+    inode = pack.path.stat().st_ino
+    slow.complete()
+    assert (await packing).path.stat().st_ino == inode
+    assert packs.names == [".index", ".pack"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_pack_that_was_begun_early_is_used(tmp_path: Path, threads: Threads) -> None:
+    """A build whose layer arrives at the same time waits for the one that has read it early."""
+    runs = tmp_path / "runs"
+    program = script(tmp_path / "mksquashfs", f'echo >>{runs}; exec {need("mksquashfs")} "$@"')
+    packs = PackSite(tmp_path, threads, program)
+    tar = tar_of({"a": NOISE})
+    layer = packs.coming_layer(tar, "plain")
+    packing = Deferred.fromCoroutine(packs.pack(layer))
+    layer.arrive(1_500_000)
+    await until(runs.exists)
+    layer.complete()
+    second_pack = await packs.pack(packs.layer(tar))
+    assert second_pack.path == (await packing).path
+    assert runs.read_text() == "\n"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_second_packing_waits_for_the_first(packs: PackSite) -> None:
     """One process at a time packs a layer; the other one then finds the pack."""
     layer = packs.layer(tar_of({"a": b"1"}))
@@ -268,5 +303,5 @@ async def test_a_second_packing_waits_for_the_first(packs: PackSite) -> None:
     with tried_lock(packs.packer().files(layer.digest).lock):
         packing = Deferred.fromCoroutine(packs.pack(layer))
         await until(lambda: not packing.called)
-        assert packs.names == [".lock"]
+        assert packs.names == [".lock", ".lock"]
     assert files_of(await packing) == {b"a": b"1"}

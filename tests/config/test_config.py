@@ -245,6 +245,23 @@ def test_ost_count(default: Any, own: Any, expected: int) -> None:
     assert load_config(changes).config.ost_count_of("mycluster") == expected
 
 
+@pytest.mark.parametrize(
+    ("default", "own", "expected"),
+    [
+        (..., ..., "whole"),
+        ("packs", ..., "packs"),
+        ("packs", "whole", "whole"),
+        (..., "packs", "packs"),
+    ],
+)
+def test_builder(default: Any, own: Any, expected: str) -> None:
+    """The builder of a system overrides that of the site, which is the whole one by default."""
+    builders = {"Builder": default, "Platforms/mycluster/Builder": own}
+    changes = {path: value for path, value in builders.items() if value is not ...}
+    config = load_config(changes).config
+    assert config.systems["mycluster"].squash_options(config).builder == expected
+
+
 def test_the_path_of_a_url_is_removed() -> None:
     """Of a registry's URL, scheme, host and port remain; a path causes a warning."""
     result = load_config({"Locations/registry.example.com/url": "https://[FD00::1]:5000/v2/"})

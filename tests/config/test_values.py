@@ -73,6 +73,8 @@ def refusal(changes: dict[str, Any]) -> str:
         ("WorkerThreads", 1.5, "must be a whole number"),
         ("WorkerThreads", 0, "must be 1 or more"),
         ("Metrics", "maybe", "must be true or false"),
+        ("Builder", "direct", "must be 'whole' or 'packs'"),
+        ("Platforms/mycluster/Builder", "Packs", "must be 'whole' or 'packs'"),
         ("ConverterOptions", ["-b"], "must be an object (it is a list)"),
         ("ConverterOptions/squashfs", [1], "must be text or a list of texts (it is a list)"),
         ("ImportUsers", "alice", 'must be "all", "none" or a list of user names'),

@@ -71,6 +71,7 @@ class PipelineBench:
         self.sends: dict[Digest, Send] = {}
         self.answer: ResolvedImage | None = None
         self.config = ImageConfig()
+        self.options = OPTIONS
         self.pipeline = Pipeline(
             cast("Any", self), lambda _: self.cache, self.site.builder, BuildLimits(), real
         )
@@ -99,7 +100,8 @@ class PipelineBench:
 
     async def build(self, image: ResolvedImage, watcher: RecordingWatcher) -> BuiltImage:
         """Convert an image, and end its use at once."""
-        async with self.pipeline.convert(image, self.config, None, OPTIONS, watcher) as squashfs:
+        converting = self.pipeline.convert(image, self.config, None, self.options, watcher)
+        async with converting as squashfs:
             return squashfs
 
     def cached_files(self) -> list[str]:

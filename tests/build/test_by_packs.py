@@ -1,0 +1,305 @@
+"""Images that are composed of packs: what is converted once, what is shared, and what is repaired.
+
+What every builder promises is in `test_builder.py` and `test_converted.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs, formatEvent
+
+from shiftergw.build.by_packs import lanes_of, share_of
+from shiftergw.build.tools import BuildTools
+from shiftergw.errors import BlobCorrupt
+from shiftergw.model.build_options import SquashOptions
+from shiftergw.model.images import Digest
+from shiftergw.plumbing.threads import Threads
+from shiftergw.squashfs.superblock import SIZE, Superblock
+from tests.build.packing import ComingLayer
+from tests.build.parts import content_of, script
+from tests.build.site import DAY, ID, OTHER_ID, Site, StoredLayer, real
+from tests.images import compress, entry, tar_of
+from tests.parts import need, small_disk
+
+NOISE = os.urandom(300_000)
+
+
+class CountingSite(Site):
+    """A site that composes images of packs, and counts the runs of `mksquashfs`."""
+
+    def __init__(self, directory: Path, threads: Threads) -> None:
+        """Count in a file of `directory`."""
+        self._log = directory / "runs"
+        program = directory / "bin" / "mksquashfs"
+        program.parent.mkdir()
+        text = f'echo "$@" >>{self._log}; exec {need("mksquashfs")} "$@"'
+        super().__init__(directory, threads, script(program, text), "packs")
+
+    @property
+    def runs(self) -> int:
+        """Return how many times the program has run."""
+        with suppress(FileNotFoundError):
+            return len(self._log.read_text().splitlines())
+        return 0
+
+    @property
+    def packs(self) -> list[Path]:
+        """Return the packs, the oldest first."""
+        packs = (self.directory / "packs").glob("*.pack")
+        return sorted(packs, key=lambda path: path.stat().st_mtime_ns)
+
+
+@pytest.fixture
+def counting_site(tmp_path: Path, threads: Threads) -> CountingSite:
+    """Return a site with packs."""
+    return CountingSite(tmp_path, threads)
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_new_layers_are_converted(counting_site: CountingSite) -> None:
+    """An image with one more layer runs `mksquashfs` once, and has the files of all layers."""
+    site = counting_site
+    base = [site.layer([entry("a", NOISE)]), site.layer([entry("b", b"lower")], "zstd")]
+    first = await site.build_image(base)
+    assert site.runs == 2
+    above = site.layer([entry("b", b"upper"), entry("copy", NOISE)])
+    second = await site.build_image([*base, above], image_id=OTHER_ID)
+    assert site.runs == 3
+    content = content_of(second.path)
+    assert {name: data for name, (_, _, data) in content.items()} == {
+        "a": NOISE,
+        "b": b"upper",
+        "copy": NOISE,
+    }
+    assert second.size < first.size + 4096  # the copy takes no data
+    assert site.pack_suffixes == [".index"] * 3 + [".pack"] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_images_share_packs_at_the_same_time(counting_site: CountingSite) -> None:
+    """Two builds that need the pack of the same layer make it once."""
+    site = counting_site
+    base = site.layer([entry("a", NOISE)])
+    builds = [
+        Deferred.fromCoroutine(
+            site.build_image([base, site.layer([entry("b", name)])], image_id=Digest.of(name).hex)
+        )
+        for name in (b"1", b"2")
+    ]
+    for build in builds:
+        assert content_of((await build).path)["a"][2] == NOISE
+    assert site.runs == 3
+
+
+def remove(path: Path) -> None:
+    """Remove a pack."""
+    path.unlink()
+
+
+def damage_metadata(path: Path) -> None:
+    """Write zeros over the metadata of a pack; neither its size nor its time shows that."""
+    state = path.stat()
+    with path.open("r+b") as file:
+        superblock = Superblock.unpack(file.read(SIZE))
+        file.seek(superblock.inode_table)
+        file.write(bytes(60))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def change(path: Path) -> None:
+    """Write other data into a pack, now."""
+    with path.open("r+b") as file:
+        file.seek(1000)
+        file.write(bytes(400))
+
+
+class DamagingStates(list[str]):
+    """A record of states; damages a file when the conversion begins for the first time."""
+
+    def __init__(self, site: CountingSite, damage: Callable[[Path], None]) -> None:
+        """Damage the first pack of this site."""
+        super().__init__()
+        self._site = site
+        self._damage: Callable[[Path], None] | None = damage
+
+    def append(self, state: str) -> None:
+        """Record a state."""
+        super().append(state)
+        if state == "CONVERSION" and self._damage is not None:
+            self._damage(self._site.packs[0])
+            self._damage = None
+
+
+@pytest.mark.parametrize("damage", [remove, damage_metadata])
+@pytest_twisted.ensureDeferred
+async def test_a_pack_that_is_damaged_is_made_again(
+    counting_site: CountingSite, damage: Callable[[Path], None]
+) -> None:
+    """The same build makes it from the layer, whenever the damage shows; the plan stays valid."""
+    site = counting_site
+    layers = [site.layer([entry("a", NOISE)]), site.layer([entry("b", b"b" * 3000)])]
+    site.states = DamagingStates(site, damage)
+    image = await site.build_image(layers)
+    assert site.runs == 3
+    content = content_of(image.path)
+    assert (content["a"][2], content["b"][2]) == (NOISE, b"b" * 3000)
+    assert site.states == ["PACKING", "CONVERSION"]
+    again = await site.build_image(layers, image_id=OTHER_ID)
+    assert (site.runs, again.sha256) == (3, image.sha256)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pack_that_was_damaged_before_is_made_again(counting_site: CountingSite) -> None:
+    """A pack whose time has changed is hashed before its use, and the log names it."""
+    site = counting_site
+    layers = [site.layer([entry("a", NOISE)])]
+    first = await site.build_image(layers)
+    change(site.packs[0])
+    with capturedLogs() as log:
+        second = await site.build_image(layers, image_id=OTHER_ID)
+    assert site.runs == 2
+    assert second.sha256 == first.sha256
+    assert any("is damaged (its bytes have changed)" in formatEvent(event) for event in log)
+
+
+@pytest_twisted.ensureDeferred
+async def test_damage_of_an_image_is_no_damage_of_its_packs(
+    counting_site: CountingSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure that sound packs cannot cause is raised, and they stay."""
+    site = counting_site
+    problem = BlobCorrupt("A failure of the composer.")
+
+    def fail(*_: Any) -> None:
+        raise problem
+
+    monkeypatch.setattr("shiftergw.build.by_packs.compose", fail)
+    with pytest.raises(BlobCorrupt) as caught:
+        await site.build_image([site.layer([entry("a", NOISE)])])
+    assert caught.value is problem
+    assert (site.names, site.pack_suffixes) == ([], [".index", ".pack"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pack_is_used_only_after_the_own_layer_has_arrived(
+    counting_site: CountingSite, tmp_path: Path
+) -> None:
+    """Whoever cannot fetch a layer gets nothing of its pack, not even a verdict on its `diff_id`.
+
+    The pack may be of another user's private image.
+    """
+    site = counting_site
+    tar = tar_of([entry("secret", NOISE)])
+    await site.build_image([site.layer([entry("secret", NOISE)])])
+    for diff_id in (Digest.of(tar), Digest.of(b"a guess")):
+        layer = ComingLayer(tmp_path / "arriving", compress(tar), diff_id)
+        building = Deferred.fromCoroutine(site.build_image([layer], image_id=OTHER_ID))
+        layer.arrive(1000)
+        await deferLater(real, 0.3)
+        assert not building.called
+        building.cancel()
+        with pytest.raises(CancelledError):
+            await building
+    assert site.runs == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_options_that_packs_cannot_keep(counting_site: CountingSite) -> None:
+    """The image is built as a whole, and no pack is made."""
+    image = await counting_site.build_image(counting_site.two, extra=("-no-fragments",))
+    assert set(image.seconds) == {"index", "plan", "squash", "check"}
+    assert counting_site.pack_suffixes == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_packs_outlive_converted_files(counting_site: CountingSite) -> None:
+    """Each kind has its own sweep; a pack is swept when it was not used for long."""
+    site = counting_site
+    layers = [site.layer([entry("a", NOISE)])]
+    await site.build_image(layers)
+    for path in site.directory.rglob("*"):
+        os.utime(path, (1, 1))
+    assert await site.builder.sweep(time.time() - DAY) == 1
+    assert (site.names, site.pack_suffixes) == ([], [".index", ".pack"])
+    await site.build_image(layers)
+    assert await site.builder.packs.sweep(time.time() - DAY) == 0
+    for path in site.directory.rglob("*"):
+        os.utime(path, (1, 1))
+    assert await site.builder.packs.sweep(time.time() - DAY) == 1
+    assert site.pack_suffixes == []
+    assert site.names == [f"{ID}-{site.options().key}.{end}" for end in ("json", "squashfs")]
+
+
+def test_packs_and_converted_files_make_room_in_one_order(tmp_path: Path) -> None:
+    """The least recently used file goes first, whatever its kind; newer ones stay."""
+    with small_disk(tmp_path / "disk", "size=4m"):
+        unused: Any = None
+        tools = BuildTools(tmp_path / "disk", "mksquashfs", unused, unused, unused, unused)
+        tools.pack_directory.mkdir()
+        key = "0" * 12
+        files = {
+            1: tools.directory / f"{'1' * 64}-{key}.squashfs",
+            2: tools.pack_directory / f"{'2' * 64}-{key}.pack",
+            3: tools.directory / f"{'3' * 64}-{key}.squashfs",
+            4: tools.pack_directory / f"{'4' * 64}-{key}.pack",
+        }
+        for age, path in files.items():
+            path.write_bytes(bytes(900_000))
+            os.utime(path, (age, age))
+        groups = tools.groups_on_disk_of(tools.directory)
+        assert groups.room() > 3_600_000
+        groups.make_room(2_000_000)
+        assert [age for age, path in files.items() if path.exists()] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "layers", "lanes", "share"),
+    [
+        ({"memory": "512M", "processors": 4}, 9, 4, ("131072K", 1)),
+        ({"memory": "512M", "processors": 4}, 2, 2, ("262144K", 2)),
+        ({"memory": "512M", "processors": 4}, 1, 1, ("512M", 4)),
+        ({"memory": "512M", "processors": 64}, 9, 4, ("131072K", 16)),
+        ({"memory": "128M", "processors": 4}, 9, 2, ("65536K", 2)),
+        ({"memory": "64M", "processors": 4}, 9, 1, ("64M", 4)),
+        ({"memory": "16M", "processors": 4}, 0, 1, ("16M", 4)),
+        ({"memory": "2G", "processors": 1}, 9, 1, ("2G", 1)),
+    ],
+)
+def test_packings_share_memory_and_processors(
+    options: dict[str, Any], layers: int, lanes: int, share: tuple[str, int]
+) -> None:
+    """All `mksquashfs` of a build together have what the options allow for one."""
+    whole = SquashOptions(**options)
+    assert lanes_of(whole, layers) == lanes
+    part = share_of(whole, lanes)
+    assert (part.memory, part.processors) == share
+    assert part.compression == whole.compression
+
+
+def test_processors_that_are_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `mksquashfs` has twice its part of the machine, since some layers take longer."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert lanes_of(SquashOptions(), 9) == 4
+    assert share_of(SquashOptions(), 4).processors == 4
+    assert share_of(SquashOptions(), 1).processors == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_occurs_twice(counting_site: CountingSite) -> None:
+    """It is packed once, and its files are as the last layer leaves them."""
+    site = counting_site
+    low = StoredLayer(site.layer([entry("a", b"low")]))
+    high = site.layer([entry("a", b"high")])
+    image = await site.build_image([low, high, low])
+    assert content_of(image.path)["a"][2] == b"low"
+    assert site.runs == 2
