@@ -19,18 +19,18 @@ from shiftergw.build.examination import read_all_layers
 from shiftergw.build.pack_files import Pack
 from shiftergw.build.pack_options import tools_digest
 from shiftergw.build.packer import Packer
-from shiftergw.model.build_options import SquashOptions
 from shiftergw.model.records import Progress
-from shiftergw.oci.budget import LayerBudget
 from shiftergw.plumbing.timing import ticking, within
-from shiftergw.ports import Layer
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from shiftergw.build.tools import BuildTools
+    from shiftergw.model.build_options import SquashOptions
+    from shiftergw.oci.budget import LayerBudget
     from shiftergw.oci.flatten import Plan
     from shiftergw.oci.tar import LayerIndex
+    from shiftergw.ports import Layer
 
 MOST_LANES = 4
 """Layers that are packed at the same time: a large one needs most of the processors for itself."""
