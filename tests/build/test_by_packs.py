@@ -154,8 +154,8 @@ async def test_a_pack_that_is_damaged_is_made_again(
     content = content_of(image.path)
     assert (content["a"][2], content["b"][2]) == (NOISE, b"b" * 3000)
     assert site.states == ["PACKING", "CONVERSION"]
-    again = await site.build_image(layers, image_id=OTHER_ID)
-    assert (site.runs, again.sha256) == (3, image.sha256)
+    other_image = await site.build_image(layers, image_id=OTHER_ID)
+    assert (site.runs, other_image.sha256) == (3, image.sha256)
 
 
 @pytest_twisted.ensureDeferred
@@ -194,7 +194,7 @@ async def test_damage_of_an_image_is_no_damage_of_its_packs(
 async def test_a_pack_is_used_only_after_the_own_layer_has_arrived(
     counting_site: CountingSite, tmp_path: Path
 ) -> None:
-    """Whoever cannot fetch a layer gets nothing of its pack, not even a verdict on its `diff_id`.
+    """A pull that cannot fetch a layer gets nothing of its pack, not even a verdict on it.
 
     The pack may be of another user's private image.
     """
@@ -243,8 +243,8 @@ async def test_packs_outlive_converted_files(counting_site: CountingSite) -> Non
 def test_packs_and_converted_files_make_room_in_one_order(tmp_path: Path) -> None:
     """The least recently used file goes first, whatever its kind; newer ones stay."""
     with small_disk(tmp_path / "disk", "size=4m"):
-        unused: Any = None
-        tools = BuildTools(tmp_path / "disk", "mksquashfs", unused, unused, unused, unused)
+        no_reactor: Any = None
+        tools = BuildTools(tmp_path / "disk", "mksquashfs", *[no_reactor] * 4)
         tools.pack_directory.mkdir()
         key = "0" * 12
         files = {
