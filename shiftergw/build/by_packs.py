@@ -19,6 +19,7 @@ from shiftergw.build.examination import read_all_layers
 from shiftergw.build.pack_files import Pack
 from shiftergw.build.pack_options import tools_digest
 from shiftergw.build.packer import Packer
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.records import Progress
 from shiftergw.plumbing.timing import ticking, within
 
@@ -92,7 +93,7 @@ class PackConverter:
         """Return the bytes of the packs, of which the image has parts; see `LayerConverter`."""
         return sum({pack.path: pack.size for pack in self._packs.values()}.values())
 
-    async def write_image(self, plan: Plan, output: Path) -> None:
+    async def write_image(self, plan: Plan, output: Path) -> PackedData:
         """See `LayerConverter`."""
         request, tools, stop = self.request, self.tools, Event()
         packs = [self._packs[layer] for layer in request.layers]
@@ -105,19 +106,14 @@ class PackConverter:
         def report_progress() -> None:
             request.report(progress)
 
+        def compose_image() -> PackedData:
+            arguments = (plan, packs, request.options, request.created, output, stop, set_progress)
+            return compose(*arguments).data_of({pack.path: pack.data_sha256 for pack in packs})
+
         with ticking(1.0, tools.clock, report_progress):
-            await tools.threads.run_until(
-                stop.set,
-                compose,
-                plan,
-                packs,
-                request.options,
-                request.created,
-                output,
-                stop,
-                set_progress,
-            )
+            data = await tools.threads.run_until(stop.set, compose_image)
         report_progress()
+        return data
 
     async def repair(self) -> bool:
         """Make damaged packs anew; return whether there were any.

@@ -16,7 +16,7 @@ who keeps packs proves that their bytes are those that were made.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from shiftergw.build.pack_contents import LayerPack, leaves_with_content, open_p
 from shiftergw.build.tail_blocks import write_tails
 from shiftergw.errors import SquashfsUnsupported
 from shiftergw.model.build_options import SquashOptions
+from shiftergw.model.packed_data import PackedData
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import LATEST_MTIME
 from shiftergw.squashfs.compressors import Compression, Compressor
@@ -51,6 +52,12 @@ class Composition:
     ranges: Sequence[PackRanges]
     copied_size: int
     tails_size: int
+
+    def data_of(self, digests: Mapping[Path, str]) -> PackedData:
+        """Return the ranges by the digests of the data of their packs, which `digests` has."""
+        return PackedData.collect(
+            (digests[ranges.path], ranges.in_data()) for ranges in self.ranges
+        )
 
 
 def compression_of(options: SquashOptions) -> Compression:

@@ -3,9 +3,9 @@
 A directory holds, for each (image id, options):
 
 * `<id>-<key>.squashfs`, the converted file, which gets this name only after it was checked;
-* `<id>-<key>.json`, its size, its SHA-256 and a report on its content, written after it, and
-  touched at each use: the file itself may have a second name in an image directory, where times
-  matter;
+* `<id>-<key>.json`, its size, its SHA-256, a report on its content and the ranges that are data of
+  packs, written after it, and touched at each use: the file itself may have a second name in an
+  image directory, where times matter;
 * `<id>-<key>.lock`, the lock of a process that builds, verifies or sweeps the file;
 * `<id>-<key>.early`, the lock of a process that examines the layers before it has the other lock;
 * `<id>-<key>.part`, an incomplete file of the process with the lock, so one name suffices.
@@ -21,15 +21,18 @@ import fcntl
 import json
 import os
 import re
+from base64 import b64decode, b64encode
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from twisted.logger import Logger
 
 from shiftergw.build.file_groups import FileGroups
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import BuiltImage, ContentReport
+from shiftergw.model.packed_data import PackedData
 from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import (
     closed_on_error,
@@ -102,7 +105,11 @@ def verify(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
     try:
         sidecar = json.loads(files.sidecar.read_bytes())
         image = BuiltImage(
-            files.squashfs, sidecar["size"], sidecar["sha256"], ContentReport(**sidecar["report"])
+            files.squashfs,
+            sidecar["size"],
+            sidecar["sha256"],
+            ContentReport(**sidecar["report"]),
+            data=_data_of(sidecar),
         )
         measures = files.squashfs.stat().st_size == image.size and measure(files.squashfs, stop)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -114,9 +121,21 @@ def verify(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
     return None
 
 
-def install(files: ConvertedFiles, size: int, sha256: str, report: ContentReport) -> None:
+def _data_of(sidecar: dict[str, Any]) -> PackedData:
+    """Return the ranges in a sidecar; earlier versions of this program wrote none."""
+    text = sidecar.get("data")
+    return PackedData() if text is None else PackedData.decode(b64decode(text, validate=True))
+
+
+def install(files: ConvertedFiles, image: BuiltImage) -> None:
     """Put a synced file in its place, and its sidecar beside it."""
-    document = {"size": size, "sha256": sha256, "report": report.to_document()}
+    document: dict[str, Any] = {
+        "size": image.size,
+        "sha256": image.sha256,
+        "report": image.report.to_document(),
+    }
+    if image.data.ranges:
+        document["data"] = b64encode(image.data.encode()).decode()
     replace_durably(files.part, files.squashfs)
     with removed_on_error(files.squashfs):
         write_private(files.sidecar, json.dumps(document).encode())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from shiftergw.model.build_options import BuildLimits, SquashOptions
+    from shiftergw.model.packed_data import PackedData
     from shiftergw.oci.flatten import Plan
     from shiftergw.oci.tar import LayerIndex
     from shiftergw.ports import Layer, Report
@@ -59,11 +60,12 @@ class LayerConverter(Protocol):
         """
         ...
 
-    async def write_image(self, plan: Plan, output: Path) -> None:
+    async def write_image(self, plan: Plan, output: Path) -> PackedData:
         """Write the image of this plan of the layers into the empty file `output`.
 
-        Raises `ConversionFailed`, `NoSpace`, `BlobCorrupt`. The caller limits the time, syncs and
-        checks the file, and removes it after an error.
+        Returns which of its ranges are data of packs. Raises `ConversionFailed`, `NoSpace`,
+        `BlobCorrupt`. The caller limits the time, syncs and checks the file, and removes it after
+        an error.
         """
         ...
 

@@ -38,10 +38,12 @@ GAP_LIMIT = 256
 class PackRanges:
     """Ranges of the pack at `path` that are in an image: their positions in both, their lengths.
 
-    They are in ascending order in both, and do not overlap. All numbers are bytes.
+    They are in ascending order in both, and do not overlap. All numbers are bytes. The data area of
+    the pack begins at `data_start`.
     """
 
     path: Path
+    data_start: int
     sources: array[int] = field(default_factory=lambda: array("Q"))
     targets: array[int] = field(default_factory=lambda: array("Q"))
     lengths: array[int] = field(default_factory=lambda: array("Q"))
@@ -49,6 +51,10 @@ class PackRanges:
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         """Yield position in the pack, position in the image, and bytes of each range."""
         return zip(self.sources, self.targets, self.lengths, strict=True)
+
+    def in_data(self) -> Iterator[tuple[int, int, int]]:
+        """Yield position in the data area, position in the image, and bytes of each range."""
+        return ((source - self.data_start, target, length) for source, target, length in self)
 
     def move(self, position: int) -> int:
         """Return the position in the image of what is at a position in the pack."""
@@ -86,7 +92,7 @@ def lay_out(contents: PackContents, position: int) -> DataLayout:
     if sum(use.opened_blocks(limit) for use in uses) == 1:
         limit = 0  # there is nothing to combine a small block with
     for pack, use in zip(contents.packs, uses, strict=True):
-        ranges = PackRanges(pack.path)
+        ranges = PackRanges(pack.path, pack.data_start)
         numbers = _number_fragments(use, limit, len(layout.fragments))
         position = _add_ranges(ranges, _segments(contents, pack, numbers), position)
         layout.ranges.append(ranges)

@@ -147,14 +147,14 @@ class ImageBuild:
         async with self._removed_on_error(self.files.part):
             await threads.run(self._make_room)
             await threads.run(make_empty, self.files.part)
-            size, sha256 = await within(
+            image = await within(
                 stages.conversion,
                 clock,
                 self._convert(plan),
                 partial(timeout_error, "Converting", stages.conversion, "conversion"),
             )
-            await threads.run(install, self.files, size, sha256, plan.report)
-        return BuiltImage(self.files.squashfs, size, sha256, plan.report)
+            await threads.run(install, self.files, image)
+        return image
 
     async def _plan(self, indexes: list[LayerIndex]) -> Plan:
         stop, request = Event(), self.request
@@ -171,8 +171,8 @@ class ImageBuild:
         tools = self.tools
         tools.groups_on_disk_of(tools.directory).make_room(self.converter.space())
 
-    async def _convert(self, plan: Plan) -> tuple[int, str]:
-        """Write and check the converted file; return its size in bytes and its SHA-256.
+    async def _convert(self, plan: Plan) -> BuiltImage:
+        """Write and check the converted file; return it as it will be in its place.
 
         What the converter can repair is repaired once, and the file is written anew.
         """
@@ -183,11 +183,12 @@ class ImageBuild:
                 raise
         return await self._write(plan)
 
-    async def _write(self, plan: Plan) -> tuple[int, str]:
+    async def _write(self, plan: Plan) -> BuiltImage:
         with self._measure_stage(self.converter.write_stage):
-            await self.converter.write_image(plan, self.files.part)
+            data = await self.converter.write_image(plan, self.files.part)
         with self._measure_stage("check"):
-            return await self._check(plan)
+            size, sha256 = await self._check(plan)
+        return BuiltImage(self.files.squashfs, size, sha256, plan.report, data=data)
 
     async def _check(self, plan: Plan) -> tuple[int, str]:
         """Compare the new file with its plan, hash it, and sync it to the disk, all at once."""

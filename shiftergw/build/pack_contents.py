@@ -42,13 +42,17 @@ class LayerPack(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OpenPack:
-    """A pack whose file is open: the places of its contents, and its fragment blocks."""
+    """A pack whose file is open: the places of its contents, and its fragment blocks.
+
+    Its data area begins at `data_start`.
+    """
 
     path: Path
     descriptor: int
     places: range
     digests: Sequence[bytes]
     fragments: list[FragmentBlock]
+    data_start: int
 
 
 class PackContents:
@@ -170,7 +174,9 @@ def _read_pack(
     places = range(first, len(columns))
     if len(places) != len(pack.digests):
         raise pack_error(f"it has {len(places)} contents and {len(pack.digests)} digests")
-    return OpenPack(pack.path, descriptor, places, pack.digests, tables.fragments)
+    return OpenPack(
+        pack.path, descriptor, places, pack.digests, tables.fragments, tables.data_start
+    )
 
 
 def leaves_with_content(root: Directory, stop: Event) -> Iterator[Leaf]:

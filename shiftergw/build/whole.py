@@ -13,6 +13,7 @@ from shiftergw.build.mksquashfs import Mksquashfs, arguments
 from shiftergw.build.stream import stream
 from shiftergw.errors import BlobCorrupt
 from shiftergw.model.images import LayerFile
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.records import Progress
 from shiftergw.plumbing.timing import within
 
@@ -62,8 +63,8 @@ class WholeConverter:
         except FileNotFoundError as error:
             raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
 
-    async def write_image(self, plan: Plan, output: Path) -> None:
-        """See `LayerConverter`."""
+    async def write_image(self, plan: Plan, output: Path) -> PackedData:
+        """See `LayerConverter`. The file has no data of packs."""
         request, tools = self.request, self.tools
         await Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock).run(
             arguments(request.options, output),
@@ -72,6 +73,7 @@ class WholeConverter:
             partial(stream, plan, self._files),
             lambda done: request.report(Progress(self.write_stage, done, plan.report.size)),
         )
+        return PackedData()
 
     async def repair(self) -> bool:
         """Return False: layers that are damaged are fetched again (`Pipeline`)."""

@@ -14,6 +14,7 @@ from threading import Event
 from typing import Any, BinaryIO
 
 from shiftergw.errors import BadRequest, printable
+from shiftergw.model.packed_data import PackedData
 
 _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
@@ -176,7 +177,8 @@ class ContentReport:
 class BuiltImage:
     """A converted file that was verified against its plan and is ready for delivery.
 
-    `size` is in bytes; `seconds` maps the name of each stage to its wall time.
+    `size` is in bytes; `seconds` maps the name of each stage to its wall time. `data` says which
+    ranges are data of layer packs; a file that was converted as a whole has none.
     """
 
     path: Path
@@ -184,3 +186,4 @@ class BuiltImage:
     sha256: str
     report: ContentReport
     seconds: dict[str, float] = field(default_factory=dict)
+    data: PackedData = field(default_factory=PackedData)

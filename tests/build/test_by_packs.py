@@ -5,6 +5,7 @@ What every builder promises is in `test_builder.py` and `test_converted.py`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from tests.build.parts import content_of, script
 from tests.build.site import DAY, ID, OTHER_ID, Site, StoredLayer, real
 from tests.images import compress, entry, tar_of
 from tests.parts import need, small_disk
+from tests.squashfs.parts import read_file
 
 NOISE = os.urandom(300_000)
 
@@ -83,6 +85,39 @@ async def test_only_new_layers_are_converted(counting_site: CountingSite) -> Non
     }
     assert second.size < first.size + 4096  # the copy takes no data
     assert site.pack_suffixes == [".index"] * 3 + [".pack"] * 3
+
+
+def data_areas(packs: list[Path]) -> dict[str, bytes]:
+    """Return the data areas of packs by their digests."""
+    areas = []
+    for path in packs:
+        content = path.read_bytes()
+        tables = read_file(path).tables
+        areas.append(content[tables.data_start : tables.superblock.inode_table])
+    return {hashlib.sha256(area).hexdigest(): area for area in areas}
+
+
+@pytest.mark.parametrize("level", [15, 3])  # packs have no compressor options for the first
+@pytest_twisted.ensureDeferred
+async def test_an_image_names_the_data_of_its_packs(
+    counting_site: CountingSite, level: int
+) -> None:
+    """Its ranges are the bytes of the packs' data areas, also when the file is found later."""
+    site = counting_site
+    layers = [
+        site.layer([entry("a", NOISE), entry("gone", NOISE[:200_000]), entry("b", NOISE[1:])]),
+        site.layer([entry("c", NOISE[2:]), entry(".wh.gone", b"")]),
+    ]
+    image = await site.build_image(layers, compressor="zstd", level=level)
+    areas, content = data_areas(site.packs), image.path.read_bytes()
+    assert set(image.data.ranges) == set(areas)
+    for name, ranges in image.data.ranges.items():
+        for offset, position, length in ranges:
+            assert content[position : position + length] == areas[name][offset : offset + length]
+    assert sum(image.data.sizes().values()) > 3 * 2 * (1 << 17)
+    later_image = await site.build_image(layers, compressor="zstd", level=level)
+    assert "verify" in later_image.seconds
+    assert later_image.data == image.data
 
 
 @pytest_twisted.ensureDeferred

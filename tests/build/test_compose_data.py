@@ -324,9 +324,10 @@ def test_files_that_are_not_in_the_order_of_their_data(tmp_path: Path) -> None:
 
 def test_segments_are_sorted_only_where_they_must_be() -> None:
     """Overlapping and touching segments form one range."""
-    ranges = data_layout.PackRanges(Path("pack"))
+    ranges = data_layout.PackRanges(Path("pack"), 96)
     segments = data_layout._ascending([(500, 10), (100, 50), (120, 10), (150, 50), (300, 1)])
     end = data_layout._add_ranges(ranges, segments, 1000)
     assert list(ranges) == [(100, 1000, 100), (300, 1100, 1), (500, 1101, 10)]
     assert end == 1111
+    assert list(ranges.in_data()) == [(4, 1000, 100), (204, 1100, 1), (404, 1101, 10)]
     assert [ranges.move(position) for position in (100, 199, 300, 505)] == [1000, 1099, 1100, 1106]
