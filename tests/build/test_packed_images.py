@@ -10,7 +10,6 @@ from threading import Event
 
 import pytest
 import pytest_twisted
-from hypothesis import HealthCheck, given, settings
 
 from shiftergw.build.compose import compose
 from shiftergw.build.pack_files import Pack
@@ -24,10 +23,6 @@ from tests.build.packing import PackSite
 from tests.build.parts import content_of
 from tests.build.site import ABOVE, CREATION_TIME, TREE, Site
 from tests.images import entry, tar_of
-from tests.matrices import examples
-from tests.oci.layers import Layer as Entries
-from tests.oci.layers import contents
-from tests.oci.model import LAYERS, InvalidLayers, flatten_model
 from tests.oci.test_sparse import sparse_file
 from tests.parts import need
 
@@ -73,31 +68,3 @@ async def test_the_image_is_that_of_the_whole_builder(
     assert images[0].read_bytes() == images[1].read_bytes()
     assert images[0].stat().st_size <= 1.01 * image.size
     assert expected["data copy"][2] == TREE[-2][1]
-
-
-def tar_of_image(image: Path) -> bytes:
-    """Return the archive that `sqfs2tar` makes of an image."""
-    argv = [need("sqfs2tar"), str(image)]
-    return subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
-
-
-@settings(
-    max_examples=examples(20),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # threads keep nothing
-)
-@given(random_layers=LAYERS)
-@pytest_twisted.ensureDeferred
-async def test_random_layers_become_what_the_model_says(
-    tmp_path_factory: pytest.TempPathFactory, threads: Threads, random_layers: list[Entries]
-) -> None:
-    """No entry is dropped, doubled or given another content, whatever the layers contain."""
-    try:
-        expected = flatten_model(random_layers).contents
-    except InvalidLayers:
-        return
-    directory = tmp_path_factory.mktemp("random")
-    packs = PackSite(directory, threads)
-    layers = [packs.layer(tar_of(entries)) for entries in random_layers]
-    await compose_image(packs.packer(), layers, directory / "image")
-    assert contents(tar_of_image(directory / "image")) == expected

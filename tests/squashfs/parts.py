@@ -109,7 +109,7 @@ def _facts(path: bytes, is_all_root: bool) -> Facts:
         0 if is_all_root else status.st_gid,
         int(status.st_mtime),
         0 if is_directory else status.st_size,
-        os.fsencode(Path(os.fsdecode(path)).readlink()) if kind == InodeKind.SYMLINK else b"",
+        os.readlink(path) if kind == InodeKind.SYMLINK else b"",  # noqa: PTH115 - bytes as they are
         status.st_rdev,
         links,
     )
