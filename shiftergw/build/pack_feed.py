@@ -1,4 +1,4 @@
-"""The archive that becomes a pack: the contents of a layer's files under numbers.
+"""The contents of a layer's files under numbers, as they become a pack.
 
 A file has no name here but its number, such as `00000/000`, `00000/001`: `mksquashfs` takes time
 that is quadratic in the entries of a directory, so a directory has `PER_DIRECTORY` of them. Numbers
@@ -8,12 +8,10 @@ sort as their names do, so the k-th file of a pack has the number k.
 from __future__ import annotations
 
 from hashlib import sha256
-from threading import Event
+from typing import Protocol
 
-from shiftergw.build.pipes import LARGE, enlarge_pipe, write_all
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.oci.compression import PIECE
-from shiftergw.oci.header import END, header, padding
 from shiftergw.oci.sparse import data_extents
 from shiftergw.oci.tar import Entry
 from shiftergw.oci.tar_stream import TarStream
@@ -34,9 +32,6 @@ not take over its data again.
 _LARGEST = 2**63 - 1
 """Bytes of the largest file that Linux can open."""
 
-_BATCH = 1 << 18
-"""Bytes of headers and small files that are written at once."""
-
 _ZEROS = memoryview(bytes(PIECE))
 
 
@@ -45,26 +40,49 @@ def directory_count(contents: int) -> int:
     return -(-contents // PER_DIRECTORY)
 
 
+def content_name(number: int) -> tuple[bytes, bytes]:
+    """Return the names of the directory and of the file of the content with this number."""
+    directory, place = divmod(number, PER_DIRECTORY)
+    return b"%05d" % directory, b"%03d" % place
+
+
+class ContentSink(Protocol):
+    """Takes the contents of a layer in the order of their numbers, which begin at 0.
+
+    A content is given whole, or as `begin`, its parts, and `end`. No content is empty. The methods
+    block, and raise `StopRequested` soon after a stop.
+    """
+
+    def add_content(self, number: int, content: bytes) -> None:
+        """Take a whole content of at most `BUFFER_LIMIT` bytes."""
+        ...
+
+    def begin(self, number: int, size: int) -> None:
+        """Begin a content of `size` bytes."""
+        ...
+
+    def add(self, part: bytes | memoryview) -> None:
+        """Take the next bytes of the content; they must not be used after the call."""
+        ...
+
+    def end(self) -> None:
+        """End the content, whose parts have `size` bytes."""
+        ...
+
+
 class PackFeed:
-    """Writes the contents of a layer into the pipe of `mksquashfs`. All methods block."""
+    """Numbers the contents of a layer and hands each of them to a sink. All methods block."""
 
-    def __init__(self, pipe: int, block_size: int, stop: Event) -> None:
-        """Write into `pipe`, which the caller closes, until `stop` is set.
+    def __init__(self, sink: ContentSink, block_size: int) -> None:
+        """Hand contents to `sink`, whose errors the methods raise.
 
-        `block_size` is that of the pack, in bytes. The methods raise `BrokenPipeError` once the
-        reader is gone, and `StopRequested` (see `write_all`).
+        `block_size` is that of the pack, in bytes.
         """
-        enlarge_pipe(pipe)
-        self._pipe = pipe
+        self._sink = sink
         self._block_size = block_size
-        self._stop = stop
         self._numbers: dict[bytes, int] = {}
-        self._parts: list[bytes] = []
-        self._parts_size = 0
         self.digests: list[bytes] = []
         """The SHA-256 of each content, by number."""
-        self.size = 0
-        """Bytes of the archive that were written."""
 
     def read_file(self, entry: Entry, stream: TarStream) -> int:
         """Read the data of a regular file and give it its number; see `ReadFile`."""
@@ -78,42 +96,37 @@ class PackFeed:
         digest = sha256(content).digest()
         number = self._numbers.get(digest)
         if number is None:
-            number = self._numbers[digest] = self._begin(size)
+            number = self._numbers[digest] = self._next_number()
             self.digests.append(digest)
-            self._parts += (content, padding(size))
-            self._parts_size += size + -size % 512
-            if self._parts_size >= _BATCH:
-                self._flush()
+            self._sink.add_content(number, content)
         entry.number = number
         return 0
 
-    def finish(self) -> None:
-        """Write the end of the archive, without which `mksquashfs` makes no pack."""
-        self._add(END)
-        self._flush()
-
-    def _begin(self, size: int) -> int:
-        """Write the header of the next content; return its number."""
+    def _next_number(self) -> int:
+        """Return the number of the next content."""
         number = len(self.digests)
         if number >= MOST_CONTENTS:
             raise ImageTooLarge(
                 f"A layer has more than {MOST_CONTENTS} different files.",
                 remedy="Make the image smaller.",
             )
-        name = b"%05d/%03d" % divmod(number, PER_DIRECTORY)
-        self._add(header(name, 0o644, 0, b"0", size))
         return number
 
+    def _begin(self, entry: Entry, size: int) -> None:
+        """Give an entry the next number, and begin its content of `size` bytes."""
+        entry.number = self._next_number()
+        self._sink.begin(entry.number, size)
+
     def _write_large(self, entry: Entry, stream: TarStream) -> None:
-        entry.number = self._begin(entry.size)
+        self._begin(entry, entry.size)
         hasher = sha256()
         rest = entry.size
         while rest:
             data = stream.view(rest)
             hasher.update(data)
-            self._add(data)
+            self._sink.add(data)
             rest -= len(data)
-        self._end(entry, entry.size, hasher.digest())
+        self._end(entry, hasher.digest())
 
     def _write_sparse(self, entry: Entry, stream: TarStream) -> int:
         """Write the blocks that hold data; return how many of their bytes are zeros between pieces.
@@ -127,7 +140,7 @@ class PackFeed:
         if not extents:
             return 0
         size = sum(end - start for start, end in extents)
-        entry.number = self._begin(size)
+        self._begin(entry, size)
         hasher = sha256()
         zeros = 0
 
@@ -137,7 +150,7 @@ class PackFeed:
             while size:
                 part = _ZEROS[:size]
                 hasher.update(part)
-                self._add(part)
+                self._sink.add(part)
                 size -= len(part)
 
         pieces = iter(entry.sparse)
@@ -150,34 +163,15 @@ class PackFeed:
                 while length:
                     data = stream.view(length)
                     hasher.update(data)
-                    self._add(data)
+                    self._sink.add(data)
                     length -= len(data)
                 offset, length = next(pieces, (entry.size, 0))
             add_zeros(end - position)
-        self._end(entry, size, hasher.digest())
+        self._end(entry, hasher.digest())
         return zeros
 
-    def _end(self, entry: Entry, size: int, digest: bytes) -> None:
-        """Write what follows the `size` bytes of the content of `entry`, and note its digest."""
-        self._add(padding(size))
+    def _end(self, entry: Entry, digest: bytes) -> None:
+        """End the content of `entry`, and note its digest."""
+        self._sink.end()
         self.digests.append(digest)
         self._numbers.setdefault(digest, entry.number)
-
-    def _add(self, part: bytes | memoryview) -> None:
-        """Write a part of the archive, now or together with the next ones."""
-        size = len(part)
-        if size >= LARGE:
-            self._flush()
-            write_all(self._pipe, part, self._stop)
-            self.size += size
-            return
-        self._parts.append(bytes(part))  # a view would keep all of its piece in memory
-        self._parts_size += size
-        if self._parts_size >= _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        write_all(self._pipe, b"".join(self._parts), self._stop)
-        self.size += self._parts_size
-        self._parts.clear()
-        self._parts_size = 0

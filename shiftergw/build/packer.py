@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.build.converted import disk_errors, make_empty
 from shiftergw.build.mksquashfs import Mksquashfs
+from shiftergw.build.pack_archive import PackArchive
 from shiftergw.build.pack_feed import PackFeed
 from shiftergw.build.pack_files import (
     Pack,
@@ -252,16 +253,17 @@ class _Packing:
         contents: list[_Contents] = []
 
         def write(pipe: int, stop: Event, report: Callable[[int, int], None]) -> None:
-            feed = PackFeed(pipe, options.block_bytes, stop)
+            archive = PackArchive(pipe, stop)
+            feed = PackFeed(archive, options.block_bytes)
 
             def report_position(position: int) -> None:
-                report(position, feed.size)
+                report(position, archive.size)
 
             index = index_layer(
                 opening, self.layer.diff_id, self.cost, stop, report_position, feed.read_file
             )
-            feed.finish()
-            report(index.cost.stored_size, feed.size)
+            archive.finish()
+            report(index.cost.stored_size, archive.size)
             contents.append((index, feed.digests))
 
         with disk_errors():

@@ -8,25 +8,18 @@ blocks are compressed by threads beside it.
 from __future__ import annotations
 
 import os
-import threading
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
-from typing import Self
 
+from shiftergw.build.block_compressor import BlockCompressor
 from shiftergw.build.data_layout import DataLayout
 from shiftergw.build.image_output import ImageOutput
 from shiftergw.build.pack_contents import OpenPack, PackContents, pack_error
 from shiftergw.errors import SquashfsCorrupt
 from shiftergw.squashfs.columns import FileColumns
-from shiftergw.squashfs.compressors import (
-    Compress,
-    Compression,
-    data_compressor,
-    decompress_with,
-)
+from shiftergw.squashfs.compressors import Compression, data_compressor, decompress_with
 from shiftergw.squashfs.inodes import STORED_BLOCK
 from shiftergw.squashfs.nodes import FragmentBlock
 
@@ -50,7 +43,8 @@ def write_tails(
     """
     columns = contents.columns
     threads = min(processors or len(os.sched_getaffinity(0)), MOST_THREADS)
-    with BlockCompressor(compression, columns.block_size, threads) as compressor:
+    make_compressor = partial(data_compressor, compression, columns.block_size)
+    with BlockCompressor(make_compressor, threads) as compressor:
 
         def write_block() -> None:
             content, block = compressor.next_block()
@@ -119,55 +113,3 @@ def _read_block(pack: OpenPack, fragment: FragmentBlock) -> tuple[bytes, bool]:
     if len(block) != size & ~STORED_BLOCK:
         raise pack_error(f"it ends within the fragment block at {start}")
     return block, bool(size & STORED_BLOCK)
-
-
-class BlockCompressor:
-    """Compresses blocks in threads, and gives them back in their order.
-
-    A context manager: at its end the threads have ended.
-    """
-
-    def __init__(self, compression: Compression, block_size: int, threads: int) -> None:
-        """Compress blocks of at most `block_size` bytes as `mksquashfs` does."""
-        self._compression = compression
-        self._block_size = block_size
-        self._most_pending = 2 * threads
-        self._pending: deque[tuple[bytes, Future[bytes]]] = deque()
-        self._compressors = threading.local()
-        self._executor = ThreadPoolExecutor(threads, "compose")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-    @property
-    def is_full(self) -> bool:
-        """Return whether a block should be taken before another one is added."""
-        return len(self._pending) >= self._most_pending
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether all blocks were taken."""
-        return not self._pending
-
-    def add(self, content: bytes) -> None:
-        """Begin to compress a block."""
-        self._pending.append((content, self._executor.submit(self._compress, content)))
-
-    def next_block(self) -> tuple[bytes, bytes]:
-        """Wait for the first block that was not taken yet; return its content and what it became.
-
-        The latter may have more bytes than the content.
-        """
-        content, future = self._pending.popleft()
-        return content, future.result()
-
-    def _compress(self, content: bytes) -> bytes:
-        compress: Compress | None = getattr(self._compressors, "compress", None)
-        if compress is None:
-            compress = self._compressors.compress = data_compressor(
-                self._compression, self._block_size
-            )
-        return compress(content)

@@ -15,11 +15,9 @@ import pytest
 from shiftergw.build import data_layout
 from shiftergw.build.compose import Composition
 from shiftergw.build.image_output import ImageOutput
-from shiftergw.build.tail_blocks import BlockCompressor
 from shiftergw.errors import BlobCorrupt
 from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.tree import Leaf
-from shiftergw.squashfs.compressors import Compress, Compression, data_compressor
 from tests.build.pack_maker import ZSTD, Stack, make_pack, stack
 from tests.build.parts import content_of
 from tests.images import entry
@@ -265,47 +263,6 @@ def test_a_stop_ends_each_stage_before_the_first_copy(tmp_path: Path) -> None:
         break
     assert looks > 15
     assert stop.looks == 0
-
-
-def test_a_stop_waits_for_no_block_that_is_not_begun() -> None:
-    """Only the blocks that are being compressed at the moment are awaited."""
-    beginnings = threading.Semaphore(0)
-    release = threading.Event()
-    compressions: list[bytes] = []
-
-    class SlowCompressor(BlockCompressor):
-        """Compresses when it may."""
-
-        def _compress(self, content: bytes) -> bytes:
-            beginnings.release()
-            release.wait()
-            compressions.append(content)
-            return content
-
-    with SlowCompressor(Compression.unpack(6, b""), BLOCK, 2) as slow:
-        for number in range(4):
-            slow.add(b"%d" % number)
-        assert slow.is_full
-        beginnings.acquire()
-        beginnings.acquire()
-        threading.Timer(0.05, release.set).start()
-    assert len(compressions) == 2
-
-
-def test_blocks_come_back_in_their_order() -> None:
-    """Whichever thread is first, each block is what the compressor makes of it."""
-    compression = Compression.unpack(1, b"")
-    compress: Compress = data_compressor(compression, BLOCK)
-    blocks = [bytes([n]) * n * 1000 for n in range(1, 40)]
-    results: list[tuple[bytes, bytes]] = []
-    with BlockCompressor(compression, BLOCK, 3) as compressor:
-        for block in blocks:
-            compressor.add(block)
-            if compressor.is_full:
-                results.append(compressor.next_block())
-        while not compressor.is_empty:
-            results.append(compressor.next_block())
-    assert results == [(block, compress(block)) for block in blocks]
 
 
 def test_files_that_are_not_in_the_order_of_their_data(tmp_path: Path) -> None:

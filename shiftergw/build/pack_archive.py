@@ -1,0 +1,78 @@
+"""The archive of a layer's contents, which becomes a pack in `mksquashfs`."""
+
+from __future__ import annotations
+
+from threading import Event
+
+from shiftergw.build.pack_feed import content_name
+from shiftergw.build.pipes import LARGE, enlarge_pipe, write_all
+from shiftergw.oci.header import END, header, padding
+
+_BATCH = 1 << 18
+"""Bytes of headers and small files that are written at once."""
+
+
+class PackArchive:
+    """Writes contents as a tar into the pipe of `mksquashfs`; see `ContentSink`."""
+
+    def __init__(self, pipe: int, stop: Event) -> None:
+        """Write into `pipe`, which the caller closes, until `stop` is set.
+
+        The methods raise `BrokenPipeError` once the reader is gone, and `StopRequested` (see
+        `write_all`).
+        """
+        enlarge_pipe(pipe)
+        self._pipe = pipe
+        self._stop = stop
+        self._parts: list[bytes] = []
+        self._parts_size = 0
+        self._padding = b""
+        """What stands behind the content that was begun."""
+        self.size = 0
+        """Bytes of the archive that were written."""
+
+    def add_content(self, number: int, content: bytes) -> None:
+        """Write a whole content, perhaps together with the next ones."""
+        head, tail = _header(number, len(content)), padding(len(content))
+        self._parts += (head, content, tail)
+        self._parts_size += len(head) + len(content) + len(tail)
+        if self._parts_size >= _BATCH:
+            self._flush()
+
+    def begin(self, number: int, size: int) -> None:
+        """Write the header of a content."""
+        self.add(_header(number, size))
+        self._padding = padding(size)
+
+    def add(self, part: bytes | memoryview) -> None:
+        """Write a part of the archive, perhaps together with the next ones."""
+        size = len(part)
+        if size >= LARGE:
+            self._flush()
+            write_all(self._pipe, part, self._stop)
+            self.size += size
+            return
+        self._parts.append(bytes(part))  # a view would keep all of its piece in memory
+        self._parts_size += size
+        if self._parts_size >= _BATCH:
+            self._flush()
+
+    def end(self) -> None:
+        """Write the padding of the content."""
+        self.add(self._padding)
+
+    def finish(self) -> None:
+        """Write the end of the archive, without which `mksquashfs` makes no pack."""
+        self.add(END)
+        self._flush()
+
+    def _flush(self) -> None:
+        write_all(self._pipe, b"".join(self._parts), self._stop)
+        self.size += self._parts_size
+        self._parts.clear()
+        self._parts_size = 0
+
+
+def _header(number: int, size: int) -> bytes:
+    """Return the header of a content."""
+    return header(b"/".join(content_name(number)), 0o644, 0, b"0", size)
