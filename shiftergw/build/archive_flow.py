@@ -101,8 +101,9 @@ class IdleGuard:
         threads: Threads,
         clock: IReactorTime,
         stop: Callable[[], None],
+        note_work: Callable[[], None],
     ) -> None:
-        """Call `stop` once if the program is idle for too long."""
+        """Call `stop` once if the program is idle for too long, `note_work` while it is not."""
         self.has_stopped = False
         """Whether the program was idle for too long."""
         self._flow = flow
@@ -110,6 +111,7 @@ class IdleGuard:
         self._threads = threads
         self._clock = clock
         self._stop = stop
+        self._note_work = note_work
         self._last_progress = clock.seconds()
         self._progress = (-1, -1, (-1, -1.0))
         self._is_measuring = False
@@ -128,6 +130,7 @@ class IdleGuard:
         progress = (self._flow.done, self._flow.bytes_read(), output_and_work)
         if progress != self._progress or self._flow.is_paused:
             self._last_progress, self._progress = self._clock.seconds(), progress
+            self._note_work()
         else:
             self._stop_if_idle()
 

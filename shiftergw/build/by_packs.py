@@ -19,9 +19,10 @@ from shiftergw.build.examination import read_all_layers
 from shiftergw.build.pack_files import Pack
 from shiftergw.build.pack_options import tools_digest
 from shiftergw.build.packer import Packer
+from shiftergw.build.packing_waits import PackingWaits
+from shiftergw.build.stage_meter import StageMeter
 from shiftergw.model.packed_data import PackedData
-from shiftergw.model.records import Progress
-from shiftergw.plumbing.timing import ticking, within
+from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -48,6 +49,7 @@ class PackConverter:
     """
 
     READING: ClassVar[str] = "PACKING"
+    WRITING: ClassVar[str] = "COMPOSITION"
     read_stage: ClassVar[str] = "pack"
     write_stage: ClassVar[str] = "compose"
 
@@ -73,13 +75,15 @@ class PackConverter:
     async def _pack_layers(self, use: AsyncExitStack) -> list[Pack]:
         request, tools = self.request, self.tools
         lanes = lanes_of(request.options, len(set(request.layers)))
+        waits = PackingWaits(request.on_stage)
         packer = Packer(
             tools,
             share_of(request.options, lanes),
             await tools_digest(tools.binary, tools.threads, tools.reactor, tools.clock),
             request.limits.stages.conversion,
+            waits.waiting,
         )
-        self._packing = _LayerPacking(packer, DeferredSemaphore(lanes), use)
+        self._packing = _LayerPacking(packer, DeferredSemaphore(lanes), use, waits)
         return await read_all_layers(
             request.layers,
             request.limits,
@@ -97,23 +101,14 @@ class PackConverter:
         """See `LayerConverter`."""
         request, tools, stop = self.request, self.tools, Event()
         packs = [self._packs[layer] for layer in request.layers]
-        progress = Progress(self.write_stage, 0, 0)
-
-        def set_progress(done: int, total: int) -> None:  # in the thread that composes
-            nonlocal progress
-            progress = Progress(self.write_stage, done, total)
-
-        def report_progress() -> None:
-            request.report(progress)
 
         def compose_image() -> PackedData:
-            arguments = (plan, packs, request.options, request.created, output, stop, set_progress)
+            arguments = (plan, packs, request.options, request.created, output, stop, meter.set)
             return compose(*arguments).data_of({pack.path: pack.data_sha256 for pack in packs})
 
-        with ticking(1.0, tools.clock, report_progress):
-            data = await tools.threads.run_until(stop.set, compose_image)
-        report_progress()
-        return data
+        meter = StageMeter(self.write_stage, request.report)
+        with meter.reporting(tools.clock):
+            return await tools.threads.run_until(stop.set, compose_image)
 
     async def repair(self) -> bool:
         """Make damaged packs anew; return whether there were any.
@@ -121,12 +116,15 @@ class PackConverter:
         All packs are hashed. The same layer gives the same pack, so the plan stays valid.
         """
         assert self._packing is not None  # the layers were read
+        self.request.on_stage("REPAIR")
+        meter = StageMeter("repair", self.request.report, sum(layer.size for layer in self._packs))
         is_damaged = False
-        for layer in self._packs:
-            pack = await self._packing.replace_damaged(layer)
-            if pack is not None:
-                self._packs[layer] = pack
-                is_damaged = True
+        with meter.reporting(self.tools.clock):
+            for layer in self._packs:
+                pack = await self._packing.replace_damaged(layer, meter)
+                if pack is not None:
+                    self._packs[layer] = pack
+                    is_damaged = True
         return is_damaged
 
 
@@ -140,6 +138,7 @@ class _LayerPacking:
     packer: Packer
     lanes: DeferredSemaphore
     use: AsyncExitStack
+    waits: PackingWaits
     _costs: dict[Layer, LayerBudget] = field(default_factory=dict, init=False)
 
     async def pack(self, layer: Layer, cost: LayerBudget, report: Callable[[int], None]) -> Pack:
@@ -159,14 +158,23 @@ class _LayerPacking:
                 report(layer.size)
                 return pack
         async with self.lanes:
-            return await packer.pack(layer, cost, report, self.use)
+            with self.waits.packing():
+                return await packer.pack(layer, cost, report, self.use)
 
-    async def replace_damaged(self, layer: Layer) -> Pack | None:
-        """Return a new pack of a layer whose pack is damaged, or None if it is whole."""
-        packer = self.packer
-        if not await packer.discard_damaged(layer.digest):
-            return None
-        return await packer.pack(layer, self._costs[layer], lambda _: None, self.use)
+    async def replace_damaged(self, layer: Layer, meter: StageMeter) -> Pack | None:
+        """Return a new pack of a layer whose pack is damaged, or None if it is whole.
+
+        Adds the size of the layer to the bytes of `meter`.
+        """
+        packer, start, pack = self.packer, meter.done, None
+
+        def set_position(position: int) -> None:
+            meter.done = start + min(position, layer.size)
+
+        if await packer.discard_damaged(layer.digest):
+            pack = await packer.pack(layer, self._costs[layer], set_position, self.use)
+        set_position(layer.size)
+        return pack
 
 
 def lanes_of(options: SquashOptions, layers: int) -> int:

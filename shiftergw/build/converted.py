@@ -22,7 +22,9 @@ import json
 import os
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -89,9 +91,21 @@ def hold(files: ConvertedFiles) -> int:
     return descriptor
 
 
-def measure(path: Path, stop: Event) -> tuple[int, str]:
-    """Return the size and the SHA-256 of a file; soon after `stop` is set, of a part of it."""
-    return hash_file(path, should_stop=stop.is_set, piece_bytes=_CHUNK)
+def measure(path: Path, stop: Event, report: Callable[[int, int], None]) -> tuple[int, str]:
+    """Return the size and the SHA-256 of a file; soon after `stop` is set, of a part of it.
+
+    `report` gets the bytes that are done, and those of the file.
+    """
+    total = path.stat().st_size
+    starts = count(0, _CHUNK)
+
+    def should_stop() -> bool:
+        report(min(next(starts), total), total)
+        return stop.is_set()
+
+    measures = hash_file(path, should_stop=should_stop, piece_bytes=_CHUNK)
+    report(total, total)
+    return measures
 
 
 def sync(path: Path) -> None:
@@ -100,8 +114,13 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def verify(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
-    """Return the file in place if its bytes are those that were checked, or else None."""
+def verify(
+    files: ConvertedFiles, stop: Event, report: Callable[[int, int], None]
+) -> BuiltImage | None:
+    """Return the file in place if its bytes are those that were checked, or else None.
+
+    `report` is that of `measure`.
+    """
     try:
         sidecar = json.loads(files.sidecar.read_bytes())
         image = BuiltImage(
@@ -111,7 +130,9 @@ def verify(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
             ContentReport(**sidecar["report"]),
             data=_data_of(sidecar),
         )
-        measures = files.squashfs.stat().st_size == image.size and measure(files.squashfs, stop)
+        measures = files.squashfs.stat().st_size == image.size and measure(
+            files.squashfs, stop, report
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     if measures == (image.size, image.sha256):

@@ -36,11 +36,12 @@ class BuildRequest:
 class LayerConverter(Protocol):
     """Converts the layers of one image: reads them while they arrive, then writes the image.
 
-    `READING` is the stage of the port that begins with the reading. `read_stage` and `write_stage`
-    name the two steps in progress and in measured seconds.
+    `READING` and `WRITING` are the stages of the port that begin with the two steps. `read_stage`
+    and `write_stage` name the steps in progress and in measured seconds.
     """
 
     READING: ClassVar[str]
+    WRITING: ClassVar[str]
     read_stage: ClassVar[str]
     write_stage: ClassVar[str]
 

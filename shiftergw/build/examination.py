@@ -53,23 +53,30 @@ async def read_all_layers(
     """
     budget = Budget(limits, stored_size=None)
     done = dict.fromkeys(layers, 0)
+    positions = done.copy()
     times = Counter(layers)
     order = sorted(done, key=lambda layer: -layer.size)
+    size = sum(layer.size for layer in order)
+
+    def set_position(layer: Layer, position: int) -> None:
+        positions[layer] = position
+        # A layer whose download proved wrong is read again, from its beginning.
+        done[layer] = min(max(done[layer], position), layer.size)
 
     async def set_stored() -> None:
         for layer in order:
             await layer.wait_for_file()
-        budget.set_stored_size(sum(layer.size for layer in order))
+        budget.set_stored_size(size)
 
     async def read_all() -> list[T]:
         return await gather_or_cancel(
-            read(layer, budget.layer(times[layer]), partial(done.__setitem__, layer))
-            for layer in order
+            read(layer, budget.layer(times[layer]), partial(set_position, layer)) for layer in order
         )
 
     def report_progress() -> None:
-        report(Progress(stage, sum(done.values()), sum(layer.size for layer in order)))
+        report(Progress(stage, sum(done.values()), size, signs=sum(positions.values())))
 
+    report_progress()
     with ticking(1.0, clock, report_progress):
         results, _ = await gather_or_cancel([read_all(), set_stored()])
     report_progress()

@@ -24,6 +24,7 @@ from shiftergw.build.converted import (
 )
 from shiftergw.build.converter import BuildRequest, LayerConverter, timeout_error
 from shiftergw.build.examination import drain_indexes
+from shiftergw.build.stage_meter import StageMeter
 from shiftergw.build.tools import BuildTools
 from shiftergw.errors import BlobCorrupt, ConversionFailed, RetryLater
 from shiftergw.model.images import BuiltImage
@@ -126,12 +127,13 @@ class ImageBuild:
 
     async def _find(self) -> BuiltImage | None:
         """Return the converted file that exists, if its bytes are those that were checked."""
-        start = self.tools.clock.seconds()
-        stop = Event()
-        image = await self.tools.threads.run_until(stop.set, verify, self.files, stop)
-        if image is not None:
-            self._seconds["verify"] = self.tools.clock.seconds() - start
-        return image
+        tools, files, stop = self.tools, self.files, Event()
+        if not await tools.threads.run(files.exist):
+            return None
+        self.request.on_stage("VERIFICATION")
+        meter = StageMeter("verify", self.request.report)
+        with self._measure_stage("verify"), meter.reporting(tools.clock):
+            return await tools.threads.run_until(stop.set, verify, files, stop, meter.set)
 
     async def _make(self, indexes: list[LayerIndex]) -> BuiltImage:
         """Convert the layers with these indexes, and put the checked file in place."""
@@ -143,7 +145,6 @@ class ImageBuild:
                 self._plan(indexes),
                 partial(timeout_error, "Planning", stages.examination, "examination"),
             )
-        self.request.on_stage("CONVERSION")
         async with self._removed_on_error(self.files.part):
             await threads.run(self._make_room)
             await threads.run(make_empty, self.files.part)
@@ -179,13 +180,17 @@ class ImageBuild:
         try:
             return await self._write(plan)
         except (BlobCorrupt, ConversionFailed):
-            if not await self.converter.repair():
+            with self._measure_stage("repair"):
+                is_repaired = await self.converter.repair()
+            if not is_repaired:
                 raise
         return await self._write(plan)
 
     async def _write(self, plan: Plan) -> BuiltImage:
+        self.request.on_stage(self.converter.WRITING)
         with self._measure_stage(self.converter.write_stage):
             data = await self.converter.write_image(plan, self.files.part)
+        self.request.on_stage("CHECK")
         with self._measure_stage("check"):
             size, sha256 = await self._check(plan)
         return BuiltImage(self.files.squashfs, size, sha256, plan.report, data=data)
@@ -193,13 +198,15 @@ class ImageBuild:
     async def _check(self, plan: Plan) -> tuple[int, str]:
         """Compare the new file with its plan, hash it, and sync it to the disk, all at once."""
         tools, part, stop = self.tools, self.files.part, Event()
-        _, _, measures = await gather_or_cancel(
-            [
-                check(part, plan, tools.binary, tools.threads, tools.reactor, tools.clock),
-                tools.threads.run(sync, part),
-                tools.threads.run_until(stop.set, measure, part, stop),
-            ]
-        )
+        meter = StageMeter("check", self.request.report)
+        with meter.reporting(tools.clock):
+            _, _, measures = await gather_or_cancel(
+                [
+                    check(part, plan, tools.binary, tools.threads, tools.reactor, tools.clock),
+                    tools.threads.run(sync, part),
+                    tools.threads.run_until(stop.set, measure, part, stop, meter.set),
+                ]
+            )
         assert measures is not None
         return measures
 
@@ -215,6 +222,10 @@ class ImageBuild:
 
     @contextmanager
     def _measure_stage(self, stage: str) -> Iterator[None]:
+        """Add the duration of the block to that of a stage; what fails and is repeated counts."""
         start = self.tools.clock.seconds()
-        yield
-        self._seconds[stage] = self.tools.clock.seconds() - start
+        try:
+            yield
+        finally:
+            seconds = max(0.0, self.tools.clock.seconds() - start)  # the clock may be set back
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds

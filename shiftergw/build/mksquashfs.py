@@ -157,6 +157,7 @@ class Mksquashfs:
         write: WriteArchive,
         report: Callable[[int], None],
         writers: Threads | None = None,
+        note_work: Callable[[], None] = lambda: None,
     ) -> None:
         """Run the program on an archive that `write` writes into a descriptor, in a thread.
 
@@ -164,14 +165,15 @@ class Mksquashfs:
         unless `argv` sets all times. `writers` are threads for a `write` that waits for a download;
         then the program is not idle while it has nothing to read. `write` also gets an event that
         stops it, and a function for its progress, whose first number `report` gets on the reactor's
-        thread. Raises `ConversionFailed`, `NoSpace` and the errors of `write`. After an error
-        neither the program nor `write` runs any longer, but a part of `output` may remain.
+        thread. `note_work` is called there while the program reads, writes or computes. Raises
+        `ConversionFailed`, `NoSpace` and the errors of `write`. After an error neither the program
+        nor `write` runs any longer, but a part of `output` may remain.
         """
         flow = ArchiveFlow(may_pause=writers is not None)
         running = Deferred.fromCoroutine(
             self._run_both([self.binary, *argv], epoch, write, flow, writers or self.threads)
         )
-        guard = IdleGuard(flow, output, self.threads, self.clock, running.cancel)
+        guard = IdleGuard(flow, output, self.threads, self.clock, running.cancel, note_work)
 
         def look() -> None:
             report(flow.done)

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -70,13 +77,14 @@ class Packer:
     """Makes and finds the packs of this machine, for one set of options.
 
     `tools_key` is what `tools_digest` returned; `seconds` limits the packing of a layer from the
-    time when it has arrived.
+    time when it has arrived. A context of `waiting` is open while another process packs the layer.
     """
 
     tools: BuildTools
     options: SquashOptions
     tools_key: str
     seconds: float
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def files(self, digest: Digest) -> PackFiles:
         """Return the names of the files of a layer blob's pack."""
@@ -153,11 +161,13 @@ class Packer:
                     stop.set, remove_damaged_pack, files, stop
                 )
 
-    def lock(self, files: PackFiles) -> AbstractAsyncContextManager[None]:
-        """Return the lock of the process that makes or removes a pack."""
+    def lock(
+        self, files: PackFiles, on_wait: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """Return the lock of the process that makes or removes a pack; see `file_lock`."""
         tools = self.tools
         return file_lock(
-            files.lock, tools.threads, tools.clock, limit=self.seconds, late=self.late_error
+            files.lock, tools.threads, tools.clock, on_wait, self.seconds, self.late_error
         )
 
     def late_error(self) -> ImageTooLarge:
@@ -218,7 +228,9 @@ class _Packing:
         self._arrival.callback(None)
         if not is_first:
             await pause(HEAD_START_SECONDS, tools.clock)
-        await locks.enter_async_context(self.packer.lock(self.files))
+        with ExitStack() as wait:
+            on_wait = partial(wait.enter_context, self.packer.waiting())
+            await locks.enter_async_context(self.packer.lock(self.files, on_wait))
 
     async def _compress_early(self, opening: Opening) -> _Contents | None:
         """Write the early part file while the layer arrives; return None if that fails."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 from shiftergw.build.converter import BuildRequest, timeout_error
 from shiftergw.build.examination import examine_layers
 from shiftergw.build.mksquashfs import Mksquashfs, arguments
+from shiftergw.build.stage_meter import StageMeter
 from shiftergw.build.stream import stream
 from shiftergw.errors import BlobCorrupt
 from shiftergw.model.images import LayerFile
 from shiftergw.model.packed_data import PackedData
-from shiftergw.model.records import Progress
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class WholeConverter:
     """Indexes the layers while they arrive; reads them once more for the data of their files."""
 
     READING: ClassVar[str] = "EXAMINATION"
+    WRITING: ClassVar[str] = "CONVERSION"
     read_stage: ClassVar[str] = "index"
     write_stage: ClassVar[str] = "squash"
 
@@ -65,14 +66,17 @@ class WholeConverter:
 
     async def write_image(self, plan: Plan, output: Path) -> PackedData:
         """See `LayerConverter`. The file has no data of packs."""
-        request, tools = self.request, self.tools
-        await Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock).run(
-            arguments(request.options, output),
-            max(request.created, plan.latest),
-            output,
-            partial(stream, plan, self._files),
-            lambda done: request.report(Progress(self.write_stage, done, plan.report.size)),
-        )
+        request, tools, size = self.request, self.tools, plan.report.size
+        meter = StageMeter(self.write_stage, request.report, size)
+        with meter.reporting(tools.clock):
+            await Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock).run(
+                arguments(request.options, output),
+                max(request.created, plan.latest),
+                output,
+                partial(stream, plan, self._files),
+                lambda done: meter.set(done, size),
+                note_work=meter.note_work,
+            )
         return PackedData()
 
     async def repair(self) -> bool:

@@ -230,14 +230,17 @@ class DisplayWatcher:
     def __init__(self, display: Display) -> None:
         """Show on `display`."""
         self._display = display
+        self._progress = Progress()
 
     def enter_stage(self, state: State, message: str) -> None:
         """Show the stage that begins."""
+        self._progress = Progress()
         self._display.stage(message or state.value)
 
     def report(self, progress: Progress) -> None:
-        """Show the progress of the stage."""
-        self._display.bytes(progress.done, progress.total)
+        """Show the progress of the stage, which never goes backwards."""
+        self._progress = progress.after(self._progress)
+        self._display.bytes(self._progress.done, self._progress.total)
 
     def notify(self, message: str) -> None:
         """Show what the conversion waits for."""

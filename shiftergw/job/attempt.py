@@ -30,7 +30,11 @@ WRITE_SECONDS = 0.5
 """Seconds between two writes of changed progress."""
 
 HUNG_SECONDS = 4 * 3600.0
-"""Seconds without any progress after which a stage counts as hung; then a new attempt starts."""
+"""Seconds without any sign of work after which a stage counts as hung; then another attempt starts.
+
+Each report that differs from the last one is a sign of work, also if work that failed is done again
+and users see no more bytes than before.
+"""
 
 _WAITS = WaitLimits()
 
@@ -65,7 +69,9 @@ class Attempt:
         self._beat_every = heartbeat_limit / 4
         self._state = self._written_state = record.status
         self._message = self._written_message = ""
-        self._progress = self._written_progress = Progress()
+        self._progress = self._written_progress = self._last_report = Progress()
+        self._has_worked = False
+        """Whether a report since the last write was another one than that before it."""
         self.timeline = Timeline(clock, str(record.status))
         self.cause = ""
         """The cause of a failure, for the log."""
@@ -93,8 +99,10 @@ class Attempt:
         self.timeline.enter(str(state))
 
     def report(self, progress: Progress) -> None:
-        """Replace the progress of the stage."""
-        self._progress = progress
+        """Replace the progress of the stage; users never see it go backwards."""
+        self._has_worked |= progress != self._last_report
+        self._last_report = progress
+        self._progress = progress.after(self._progress)
         self.timeline.report(progress)
 
     def notify(self, message: str) -> None:
@@ -163,6 +171,8 @@ class Attempt:
     async def _write_latest(self, now: float, *, due: bool) -> None:
         key, number = self.record.key, self.record.attempt
         state, message, progress = self._state, self._message, self._progress
+        if self._has_worked:
+            self._has_worked, self._last_change = False, now
         if state is not self._written_state:
             await self._store.advance(key, number, state, message, now)
             self._last_change = now

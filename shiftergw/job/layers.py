@@ -62,12 +62,17 @@ class LayerDownloads:
         sizes: dict[Digest, int] = {}
         waits: list[RetryLater] = []
 
+        def report_all() -> None:
+            watcher.report(Progress("fetch", sum(sizes.values()), self._image.download_size))
+
+        report_all()
+
         async def fetch_blob(blob: _Blob) -> None:
             descriptor = blob.descriptor
 
             def report(size: int) -> None:
                 sizes[descriptor.digest] = size
-                watcher.report(Progress("fetch", sum(sizes.values()), self._image.download_size))
+                report_all()
 
             digest = descriptor.digest
             if digest in self._unverifiable and await self._cache.discard(digest):

@@ -9,11 +9,20 @@ from shiftergw.states import STEPS, State
 
 _BUILD_STAGES = {
     "WAITING": (State.EXAMINATION, "Waiting for the same conversion for another pull"),
+    "VERIFICATION": (State.EXAMINATION, "Checking the converted image that is there"),
     "EXAMINATION": (State.EXAMINATION, "Examining image"),
     "PACKING": (State.CONVERSION, "Converting layers"),
     "CONVERSION": (State.CONVERSION, "Converting image"),
+    "COMPOSITION": (State.CONVERSION, "Putting the image together"),
+    "REPAIR": (State.CONVERSION, "Repairing converted layers"),
+    "CHECK": (State.CONVERSION, "Checking the converted image"),
 }
 """The state and the message for the user in each stage of the builder."""
+
+_BUILD_WAITS = {
+    "PACKING ELSEWHERE": "Waiting for another pull that converts the same layers",
+}
+"""The message for the user while a stage of the builder waits; the stage stays the same."""
 
 
 class Watcher(Protocol):
@@ -61,6 +70,10 @@ class BuildWatcher:
         """Report to `watcher`."""
         self._watcher = watcher
         self._stage: str | None = None
+        self._message = ""
+        """What the stage waits for, or that it goes on."""
+        self._progress: Progress | None = None
+        """The last progress of the stage."""
         self._is_fetched = False
 
     def end_fetch(self) -> None:
@@ -68,14 +81,29 @@ class BuildWatcher:
         self._is_fetched = True
         if self._stage is not None:
             self._watcher.enter_stage(*_BUILD_STAGES[self._stage])
+        if self._message:
+            self._watcher.notify(self._message)
+        if self._progress is not None:
+            self._watcher.report(self._progress)
 
     def enter_stage(self, stage: str) -> None:
-        """Take note that a stage of the build begins."""
-        self._stage = stage
+        """Take note that a stage of the build begins, waits, or goes on after a wait."""
+        if stage in _BUILD_WAITS:
+            self._notify(_BUILD_WAITS[stage])
+        elif stage == self._stage:
+            self._notify(_BUILD_STAGES[stage][1])
+        else:
+            self._stage, self._message, self._progress = stage, "", None
+            if self._is_fetched:
+                self._watcher.enter_stage(*_BUILD_STAGES[stage])
+
+    def _notify(self, message: str) -> None:
+        self._message = message
         if self._is_fetched:
-            self._watcher.enter_stage(*_BUILD_STAGES[stage])
+            self._watcher.notify(message)
 
     def report(self, progress: Progress) -> None:
         """Report how far the build is."""
+        self._progress = progress
         if self._is_fetched:
             self._watcher.report(progress)

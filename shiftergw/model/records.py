@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from shiftergw.errors import printable
@@ -20,13 +20,26 @@ class Progress:
     """The progress of a stage in bytes; `total` 0 means unknown.
 
     `copied_bytes` of the bytes done of a delivery were not sent: the system copied them from
-    another image.
+    another image. `signs` differs from that of the last report if the stage has worked meanwhile,
+    even if no bytes were done: `mksquashfs` may sort a large directory for minutes.
     """
 
     stage: str = ""
     done: int = 0
     total: int = 0
     copied_bytes: int = 0
+    signs: int = 0
+
+    def after(self, earlier: Progress) -> Progress:
+        """Return this progress as users see it after `earlier`.
+
+        Within one stage the bytes never become fewer, although a part of the work may be done
+        again, such as a download that broke; and they are never more than the total.
+        """
+        done, total = self.done, self.total
+        if self.stage == earlier.stage:
+            done, total = max(done, earlier.done), total or earlier.total
+        return replace(self, done=min(done, total) if total else done, total=total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,10 +210,15 @@ class ImageBuilder(Sweepable, Protocol):
         same object twice in `layers` is the same layer twice, and is read once. `created` is the
         creation time of the image in seconds since 1970.
 
-        Calls `on_stage` with "EXAMINATION" (or "PACKING", if the layers are converted one by one)
-        and "CONVERSION" when these stages start, and with "WAITING" if another process is building
-        the same file. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id` differs), `ImageTooLarge`,
-        `ConversionFailed`, `NoSpace`.
+        Calls `on_stage` with each stage that starts: "EXAMINATION" and "CONVERSION", or "PACKING"
+        and "COMPOSITION" if the layers are converted one by one; "CHECK" of the new file;
+        "VERIFICATION" of one that exists; "REPAIR", after which the image is composed anew;
+        "WAITING" while another process is building the same file; and "PACKING ELSEWHERE" while
+        other processes convert the same layers, after which "PACKING" goes on.
+
+        Within a stage the progress never goes back and is never more than the total, and at the end
+        of the stage it is the total. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id` differs),
+        `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
         """
         ...
 

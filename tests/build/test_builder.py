@@ -32,7 +32,6 @@ from shiftergw.errors import (
 )
 from shiftergw.model.build_options import BuilderName, BuildLimits, StageLimits
 from shiftergw.model.images import Digest, LayerFile
-from shiftergw.model.records import Progress
 from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
 from tests import images
@@ -73,11 +72,11 @@ async def test_what_is_told_on_the_way(site: Site, builder: BuilderName) -> None
     """States in order, progress in bytes of each step up to its end, seconds of each stage."""
     layers = site.two
     image = await site.build_image(layers)
-    assert site.states == [site.converter.READING, "CONVERSION"]
+    assert site.states == [site.converter.READING, site.converter.WRITING, "CHECK"]
     stages = {progress.stage: progress for progress in site.progress}
     layers_size = sum(layer.path.stat().st_size for layer in layers)
     read_stage, write_stage = site.converter.read_stage, site.converter.write_stage
-    assert stages[read_stage] == Progress(read_stage, layers_size, layers_size)
+    assert (stages[read_stage].done, stages[read_stage].total) == (layers_size, layers_size)
     writing = stages[write_stage]
     data_size = image.report.size if builder == "whole" else writing.total
     assert 0 < writing.done == writing.total == data_size <= image.report.size
@@ -101,7 +100,7 @@ async def test_a_built_file_is_used_again(site: Site) -> None:
     assert second.report == first.report
     assert second.path.stat().st_ino == inode
     assert set(second.seconds) == {"verify"}
-    assert site.states == []
+    assert site.states == ["VERIFICATION"]
 
 
 @pytest_twisted.ensureDeferred
@@ -161,9 +160,10 @@ async def test_many_askers_build_once(site: Site) -> None:
         True,
         True,
     ]
-    working_states = [state for state in site.states if state != "WAITING"]
-    assert working_states == [site.converter.READING, "CONVERSION"]
-    assert site.states.count("WAITING") == 3
+    waits = {"WAITING", "VERIFICATION"}
+    working_states = [state for state in site.states if state not in waits]
+    assert working_states == [site.converter.READING, site.converter.WRITING, "CHECK"]
+    assert [site.states.count(state) for state in sorted(waits)] == [3, 3]
 
 
 @pytest_twisted.ensureDeferred

@@ -159,7 +159,7 @@ def change(path: Path) -> None:
 
 
 class DamagingStates(list[str]):
-    """A record of states; damages a file when the conversion begins for the first time."""
+    """A record of states; damages a file when the image is put together for the first time."""
 
     def __init__(self, site: CountingSite, damage: Callable[[Path], None]) -> None:
         """Damage the first pack of this site."""
@@ -170,7 +170,7 @@ class DamagingStates(list[str]):
     def append(self, state: str) -> None:
         """Record a state."""
         super().append(state)
-        if state == "CONVERSION" and self._damage is not None:
+        if state == "COMPOSITION" and self._damage is not None:
             self._damage(self._site.packs[0])
             self._damage = None
 
@@ -188,7 +188,7 @@ async def test_a_pack_that_is_damaged_is_made_again(
     assert site.runs == 3
     content = content_of(image.path)
     assert (content["a"][2], content["b"][2]) == (NOISE, b"b" * 3000)
-    assert site.states == ["PACKING", "CONVERSION"]
+    assert site.states == ["PACKING", "COMPOSITION", "REPAIR", "COMPOSITION", "CHECK"]
     other_image = await site.build_image(layers, image_id=OTHER_ID)
     assert (site.runs, other_image.sha256) == (3, image.sha256)
 

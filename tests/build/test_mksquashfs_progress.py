@@ -101,17 +101,26 @@ async def test_work_is_progress(tmp_path: Path, threads: Threads) -> None:
     mark = tmp_path / "pid"
     binary = script(tmp_path / "mksquashfs", f"echo $$ >{mark}; while :; do :; done")
     program = Mksquashfs(binary, ObservedThreads(threads, looks), real, clock)
+    signs: list[None] = []
     running = Deferred.fromCoroutine(
-        program.run(["-"], TIME, tmp_path / "image", waiting, lambda _: None)
+        program.run(
+            ["-"],
+            TIME,
+            tmp_path / "image",
+            waiting,
+            lambda _: None,
+            note_work=lambda: signs.append(None),
+        )
     )
     await until(lambda: mark.exists() and mark.read_text())
     pid = int(mark.read_text())
-    for _ in range(4):
+    for number in range(4):
         enough = cpu_seconds(pid) + 0.3
         await until(partial(_has_worked, pid, enough), 60)
         clock.advance(IDLE_LIMIT - 1)
         await looks.get()
         assert not running.called
+        await until(lambda: len(signs) > number)  # noqa: B023 - within this iteration
     running.cancel()
     with pytest.raises(CancelledError):
         await running

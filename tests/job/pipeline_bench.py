@@ -22,8 +22,10 @@ from shiftergw.states import State, check_step
 from tests.build.site import ABOVE, TREE, Site
 from tests.images import compress, tar_of
 
-OPTIONS = SquashOptions(level=1, memory="64M")
+OPTIONS = SquashOptions(level=1, memory="64M", builder="whole")
 PULLING = "Pulling layers"
+CHECKING = "Checking the converted image"
+VERIFYING = "Checking the converted image that is there"
 real: Any = reactor
 
 TARS = tar_of(TREE), tar_of(ABOVE)
@@ -34,12 +36,13 @@ Send = Callable[[int, BlobSink], Awaitable[None]]
 
 
 class RecordingWatcher:
-    """A `Watcher` that records stages and progress."""
+    """A `Watcher` that records stages, progress and messages."""
 
     def __init__(self) -> None:
         """Start with a pending image."""
         self.stages = [(State.PENDING, "")]
         self.progress: list[Progress] = []
+        self.notices: list[str] = []
 
     @property
     def messages(self) -> list[str]:
@@ -56,7 +59,8 @@ class RecordingWatcher:
         self.progress.append(progress)
 
     def notify(self, message: str) -> None:
-        """Ignore the message."""
+        """Record the message."""
+        self.notices.append(message)
 
 
 class PipelineBench:

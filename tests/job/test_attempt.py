@@ -129,6 +129,24 @@ async def test_a_hung_stage_is_left_to_another_attempt(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_work_without_new_bytes_is_no_hung_stage(bench: Bench) -> None:
+    """A stage that works, or does again what failed, goes on; users see no bytes taken back."""
+    bench.attempt.report(Progress("squash", 50, 100))
+    for sign in range(4):
+        bench.clock.advance(HUNG_SECONDS - 1)
+        bench.attempt.report(Progress("squash", 50, 100, signs=sign))
+        await bench.attempt.write()
+    for done in range(4):
+        bench.clock.advance(HUNG_SECONDS - 1)
+        bench.attempt.report(Progress("squash", done, 100))
+        await bench.attempt.write()
+        assert (await bench.load()).done == 50
+    bench.clock.advance(HUNG_SECONDS + 1)
+    with pytest.raises(Superseded):
+        await bench.attempt.write()
+
+
+@pytest_twisted.ensureDeferred
 async def test_leases_are_renewed_while_progress_is_reported(bench: Bench) -> None:
     """A copy that reports in every round keeps its lease for longer than a lease is valid."""
     await bench.attempt.lease(*PLACE)

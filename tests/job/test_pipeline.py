@@ -28,9 +28,11 @@ from shiftergw.ports import BlobSink
 from tests.build.site import TREE
 from tests.images import compress, entry, tar_of
 from tests.job.pipeline_bench import (
+    CHECKING,
     LOWER,
     PULLING,
     UPPER,
+    VERIFYING,
     PipelineBench,
     RecordingWatcher,
     Send,
@@ -55,7 +57,7 @@ async def test_a_layer_is_examined_while_it_arrives(pipeline_bench: PipelineBenc
     squashfs = await converting
     assert squashfs.report.entries > len(TREE) - 2
     assert set(squashfs.seconds) == {"fetch", "index", "plan", "squash", "check"}
-    assert watcher.messages == [PULLING, "Examining image", "Converting image"]
+    assert watcher.messages == [PULLING, "Examining image", "Converting image", CHECKING]
     assert pipeline_bench.cached_files() == sorted(layer.digest.hex for layer in image.layers)
 
 
@@ -70,8 +72,8 @@ async def test_a_pull_that_waits_for_another_conversion_says_so(
         [Deferred.fromCoroutine(pipeline_bench.convert(image, watcher)) for watcher in watchers]
     )
     assert sorted(watcher.messages for watcher in watchers) == [
-        [PULLING, "Examining image", "Converting image"],
-        [PULLING, "Waiting for the same conversion for another pull"],
+        [PULLING, "Examining image", "Converting image", CHECKING],
+        [PULLING, "Waiting for the same conversion for another pull", VERIFYING],
     ]
 
 
@@ -94,7 +96,7 @@ async def test_a_conversion_does_not_wait_for_layers_of_another_pull(
     assert not converting.called
     gate.set_result(None)
     assert await converting == entries
-    assert watcher.messages == [PULLING, "Examining image"]
+    assert watcher.messages == [PULLING, "Examining image", VERIFYING]
 
 
 @pytest_twisted.ensureDeferred

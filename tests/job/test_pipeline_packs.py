@@ -11,12 +11,14 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.errors import BlobCorrupt, RegistryDenied
 from shiftergw.model.images import Digest, ImageConfig
+from shiftergw.model.records import Progress
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobSink
 from tests.build.parts import content_of
 from tests.build.site import TREE, Site
 from tests.job.pipeline_bench import (
+    CHECKING,
     LOWER,
     OPTIONS,
     PROVEN,
@@ -61,8 +63,13 @@ async def test_a_layer_is_packed_while_it_arrives(bench: PipelineBench) -> None:
     squashfs = await converting
     assert squashfs.report.entries > len(TREE) - 2
     assert set(squashfs.seconds) == {"fetch", "pack", "plan", "compose", "check"}
-    assert watcher.messages == [PULLING, "Converting layers", "Converting image"]
-    assert watcher.progress[-1].stage == "compose"
+    assert watcher.messages == [
+        PULLING,
+        "Converting layers",
+        "Putting the image together",
+        CHECKING,
+    ]
+    assert watcher.progress[-1] == Progress("check", squashfs.size, squashfs.size)
     assert len(packs_of(bench)) == 2
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shiftergw.errors import BadRequest
 from shiftergw.model.images import Digest
-from shiftergw.model.records import ImageRecord, Origin, document_of
+from shiftergw.model.records import ImageRecord, Origin, Progress, document_of
 from shiftergw.model.references import REFERENCE_LIMIT, ImageReference
 from shiftergw.model.requests import PullRequest, RegistryLogin, Session
 from shiftergw.states import State
@@ -203,3 +203,24 @@ def test_an_origin_with_more_members() -> None:
 def test_secrets_are_not_in_representations() -> None:
     """The representation of a record has no sealed logins."""
     assert "secret" not in repr(ImageRecord(sealed="secret"))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "progress", "expected"),
+    [
+        (Progress(), Progress("fetch", 0, 10), (0, 10)),
+        (Progress("fetch", 5, 10), Progress("fetch", 7, 10), (7, 10)),
+        (Progress("fetch", 7, 10), Progress("fetch", 0, 10), (7, 10)),
+        (Progress("fetch", 7, 10), Progress("fetch", 99, 10), (10, 10)),
+        (Progress("fetch", 7, 10), Progress("pack", 1, 10), (1, 10)),
+        (Progress("compose", 7, 10), Progress("compose"), (7, 10)),
+        (Progress("import", 7), Progress("import", 9), (9, 0)),
+        (Progress("import", 7), Progress("import", 9, 8), (8, 8)),
+    ],
+)
+def test_progress_never_goes_back(
+    earlier: Progress, progress: Progress, expected: tuple[int, int]
+) -> None:
+    """Within a stage the bytes never become fewer, and never more than the total."""
+    after = progress.after(earlier)
+    assert (after.stage, after.done, after.total) == (progress.stage, *expected)
