@@ -110,6 +110,10 @@ class PackConverter:
         with meter.reporting(tools.clock):
             return await tools.threads.run_until(stop.set, compose_image)
 
+    def advice(self, plan: Plan) -> str:  # noqa: ARG002 - no tree is slow
+        """Return nothing: no kind of tree takes longer than others."""
+        return ""
+
     async def repair(self) -> bool:
         """Make damaged packs anew; return whether there were any.
 

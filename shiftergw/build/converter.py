@@ -70,13 +70,20 @@ class LayerConverter(Protocol):
         """
         ...
 
+    def advice(self, plan: Plan) -> str:
+        """Return what helps if the image of this plan takes too long to write, or ""."""
+        ...
+
     async def repair(self) -> bool:
         """Make anew what has damaged the image; return whether there was anything of that kind."""
         ...
 
 
-def timeout_error(work: str, seconds: float, stage: str) -> ImageTooLarge:
-    """Return the error of a step that has exceeded its member of `StageLimits`."""
-    return ImageTooLarge.for_limit(
-        f"{work} the image took longer than {duration(seconds)}.", f"StageLimits.{stage}"
-    )
+def timeout_error(work: str, seconds: float, stage: str, advice: str = "") -> ImageTooLarge:
+    """Return the error of a step that has exceeded its member of `StageLimits`.
+
+    `advice` is a remedy that is named before the others.
+    """
+    what = f"{work} the image took longer than {duration(seconds)}."
+    error = ImageTooLarge.for_limit(what, f"StageLimits.{stage}")
+    return ImageTooLarge(what, remedy=f"{advice} {error.remedy}") if advice else error

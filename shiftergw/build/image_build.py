@@ -152,7 +152,13 @@ class ImageBuild:
                 stages.conversion,
                 clock,
                 self._convert(plan),
-                partial(timeout_error, "Converting", stages.conversion, "conversion"),
+                partial(
+                    timeout_error,
+                    "Converting",
+                    stages.conversion,
+                    "conversion",
+                    self.converter.advice(plan),
+                ),
             )
             await threads.run(install, self.files, image)
         return image

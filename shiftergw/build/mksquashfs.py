@@ -101,6 +101,11 @@ def check_version(numbers: tuple[int, ...]) -> str:
     return ""
 
 
+def has_link_race(numbers: tuple[int, ...]) -> bool:
+    """Return whether this version rarely crashes at hard links of a tar, by a use after free."""
+    return (4, 5, 1) <= numbers <= (4, 7, 5)
+
+
 def arguments(options: SquashOptions, output: Path) -> list[str]:
     """Return the arguments of the program; `extra` is last, so it overrides the others.
 

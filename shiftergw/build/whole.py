@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from twisted.logger import Logger
+
 from shiftergw.build.converter import BuildRequest, timeout_error
 from shiftergw.build.examination import examine_layers
 from shiftergw.build.mksquashfs import Mksquashfs, arguments
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
     from shiftergw.build.tools import BuildTools
     from shiftergw.oci.flatten import Plan
     from shiftergw.oci.tar import LayerIndex
+
+MOST_QUICK_ENTRIES = 20_000
+"""Entries of a directory that `mksquashfs -tar` takes in about 6 seconds.
+
+It compares each name with all that the directory has so far: ten times as many take 10 minutes.
+"""
+
+_log = Logger()
 
 
 @dataclass(slots=True)
@@ -67,6 +77,9 @@ class WholeConverter:
     async def write_image(self, plan: Plan, output: Path) -> PackedData:
         """See `LayerConverter`. The file has no data of packs."""
         request, tools, size = self.request, self.tools, plan.report.size
+        if advice := self.advice(plan):
+            request.on_stage("SLOW DIRECTORY")
+            _log.warn("a conversion will take long: {advice}", advice=advice)
         meter = StageMeter(self.write_stage, request.report, size)
         with meter.reporting(tools.clock):
             await Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock).run(
@@ -78,6 +91,16 @@ class WholeConverter:
                 note_work=meter.note_work,
             )
         return PackedData()
+
+    def advice(self, plan: Plan) -> str:
+        """See `LayerConverter`; the time is quadratic in the entries of a directory."""
+        if plan.most_entries <= MOST_QUICK_ENTRIES:
+            return ""
+        return (
+            f"A directory of the image has {plan.most_entries:,} entries, which take mksquashfs"
+            " very long: spread them over several directories, or ask the gateway's admins to set"
+            ' `"Builder": "packs"`, with which they do not.'
+        )
 
     async def repair(self) -> bool:
         """Return False: layers that are damaged are fetched again (`Pipeline`)."""

@@ -19,10 +19,11 @@ _BUILD_STAGES = {
 }
 """The state and the message for the user in each stage of the builder."""
 
-_BUILD_WAITS = {
+_BUILD_NOTICES = {
     "PACKING ELSEWHERE": "Waiting for another pull that converts the same layers",
+    "SLOW DIRECTORY": "Converting a directory of very many entries takes long",
 }
-"""The message for the user while a stage of the builder waits; the stage stays the same."""
+"""The message for the user while a stage of the builder waits, or takes long; it stays the same."""
 
 
 class Watcher(Protocol):
@@ -71,7 +72,7 @@ class BuildWatcher:
         self._watcher = watcher
         self._stage: str | None = None
         self._message = ""
-        """What the stage waits for, or that it goes on."""
+        """Why the stage waits or takes long, or that it goes on."""
         self._progress: Progress | None = None
         """The last progress of the stage."""
         self._is_fetched = False
@@ -88,8 +89,8 @@ class BuildWatcher:
 
     def enter_stage(self, stage: str) -> None:
         """Take note that a stage of the build begins, waits, or goes on after a wait."""
-        if stage in _BUILD_WAITS:
-            self._notify(_BUILD_WAITS[stage])
+        if stage in _BUILD_NOTICES:
+            self._notify(_BUILD_NOTICES[stage])
         elif stage == self._stage:
             self._notify(_BUILD_STAGES[stage][1])
         else:

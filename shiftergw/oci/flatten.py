@@ -27,13 +27,15 @@ class Plan:
     """The tree of the squashfs, and a report of what was dropped.
 
     `inodes` counts directories, including the root, and each leaf once, as `unsquashfs -s` does.
-    `latest` is the latest time of all nodes, in seconds since 1970.
+    `latest` is the latest time of all nodes, in seconds since 1970. `most_entries` is the number of
+    entries of the largest directory.
     """
 
     root: Directory
     report: ContentReport
     inodes: int
     latest: int
+    most_entries: int = 0
 
 
 def flatten(indexes: Iterable[LayerIndex], budget: Budget, keep_setuid: bool) -> Plan:
@@ -84,6 +86,7 @@ class _Finish:
                     self._count_special(node)
             for name in budget.stoppable(special_names):
                 del directory.children[name]
+            self.plan.most_entries = max(self.plan.most_entries, len(directory.children))
             if paths_size > self._limits.names_size:
                 raise ImageTooLarge.for_limit(
                     "The paths of the image are longer than"

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.logger import capturedLogs, formatEvent
 
-from shiftergw.errors import ConversionFailed, NoSpace
-from shiftergw.model.build_options import BuildLimits
+from shiftergw.build import whole
+from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace
+from shiftergw.model.build_options import BuildLimits, StageLimits
 from shiftergw.plumbing.threads import Threads
 from tests import images
 from tests.build.parts import running_in, script
@@ -71,3 +73,24 @@ async def test_unused_files_make_way(tmp_path: Path, threads: Threads) -> None:
             await site.build_image(noise[1:], image_id="ef" * 32, limits=BuildLimits())
             assert not old_image.path.exists()
             assert used.path.exists()
+
+
+@pytest.mark.parametrize("entries", [30, 31])
+@pytest_twisted.ensureDeferred
+async def test_a_directory_of_very_many_entries(
+    tmp_path: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    """The user and the log learn why the conversion takes long, and at its limit what helps."""
+    monkeypatch.setattr(whole, "MOST_QUICK_ENTRIES", 30)
+    (tmp_path / "bin").mkdir()
+    site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", "exec sleep 60"))
+    layer = site.layer([images.entry(f"dir/{number}", b"") for number in range(entries)])
+    limits = BuildLimits(stages=StageLimits(conversion=0.3))
+    with capturedLogs() as log, pytest.raises(ImageTooLarge, match="Converting") as caught:
+        await site.build_image([layer], limits=limits)
+    is_slow = entries > 30
+    texts = [formatEvent(event) for event in log]
+    assert any("has 31 entries" in text for text in texts) is is_slow
+    assert ("SLOW DIRECTORY" in site.states) is is_slow
+    assert ('`"Builder": "packs"`' in caught.value.remedy) is is_slow
+    assert "`StageLimits.conversion`" in caught.value.remedy

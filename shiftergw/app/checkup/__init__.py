@@ -22,7 +22,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from shiftergw.app.checkup.builders import builders
+from shiftergw.app.checkup.builders import builders, link_races
 from shiftergw.app.checkup.contents import contents
 from shiftergw.app.checkup.database import state
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
@@ -167,6 +167,8 @@ async def _programs(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
     else:
         version = ".".join(map(str, numbers))
         yield Finding("mksquashfs", Level.WARNING if warning else Level.OK, warning or version)
+        for finding in link_races(config, numbers):
+            yield finding
     unsquashfs = unsquashfs_of(config.mksquashfs)
     path = shutil.which(unsquashfs)
     if path is None:

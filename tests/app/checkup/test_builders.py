@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shiftergw.app.checkup.builders import builders
+from shiftergw.app.checkup.builders import builders, link_races
 from shiftergw.app.checkup.finding import Finding
 from tests.configurations import load_config
 
@@ -51,3 +51,22 @@ def test_the_reason_for_the_whole_builder(
     assert reason in finding.text
     assert remedy in finding.remedy
     assert finding_of(**changes).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("builder", "numbers", "warns"),
+    [
+        ("whole", (4, 5), False),
+        ("whole", (4, 5, 1), True),
+        ("whole", (4, 7, 5), True),
+        ("whole", (4, 7, 6), False),
+        ("packs", (4, 5, 1), False),
+    ],
+)
+def test_the_race_at_hard_links(builder: str, numbers: tuple[int, ...], warns: bool) -> None:
+    """Versions that may crash at hard links are named where images are built as a whole."""
+    findings = list(link_races(load_config({"Builder": builder}).config, numbers))
+    assert [finding.level for finding in findings] == ["warning"] * warns
+    for finding in findings:
+        assert "mycluster" in finding.text
+        assert '"Builder": "packs"' in finding.remedy
