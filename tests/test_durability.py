@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from shiftergw.cache.blob_cache import BlobFiles
-from shiftergw.cache.blobs import BlobPaths, sweep
+from shiftergw.cache.blobs import BlobPaths, CachedBlobs
 from shiftergw.cache.upload_spool import UploadFiles
 from shiftergw.cache.upload_states import data_path
 from shiftergw.cli.logins import LoginFile
@@ -176,7 +176,7 @@ def test_a_blob_that_is_swept(tmp_path: Path) -> None:
     blob.whole.parent.mkdir()
     blob.whole.write_bytes(CONTENT)
     with watched_disk() as disk:
-        assert sweep(tmp_path, time.time() + 60) == 1
+        assert CachedBlobs(tmp_path).sweep(time.time() + 60) == 1
     disk.assert_gone(blob.whole)
 
 

@@ -25,8 +25,6 @@ from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
-from shiftergw.build.builder import SquashBuilder
-from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.config import Config, LocalDelivery, SshDelivery, System
 from shiftergw.config.registries_directory import read_signature_storage
 from shiftergw.delivery.remote import RemoteDirectory
@@ -38,10 +36,9 @@ from shiftergw.ports import Authenticator, ImageSource, Notify, Report, UserDire
 from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.signatures.sigstore import SigstoreVerifier
 from shiftergw.sources.by_location import SourcesByLocation
-from shiftergw.sources.local.layout_location import SLOTS as LAYOUT_THREADS
 from shiftergw.sources.local.layout_location import LayoutLocation
 from shiftergw.sources.local.opening import open_source
-from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
+from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.options import (
     OnMirrorFailure,
     RegistryOptions,
@@ -270,29 +267,3 @@ def directory_on_host(
 ) -> RemoteDirectory:
     """Return the image directory of a system as one of its hosts sees it."""
     return ssh_directory(section, [host], reactor, threads)
-
-
-class ConversionParts:
-    """The cache and the builder of one process, and the threads that they work in."""
-
-    def __init__(self, reactor: Reactor, config: Config) -> None:
-        """Use the directories and the `mksquashfs` of `config`.
-
-        Layers are read in threads of their own, on which the threads of the builder wait: one for
-        each parallel download, and one for each processor to read what has arrived.
-        """
-        processors = os.cpu_count() or 1
-        self.threads = Threads(reactor, 4 + processors, "work")
-        self.readers = Threads(reactor, PARALLEL_BLOBS + processors, "readers")
-        # Threads of their own, since a directory that hangs keeps its threads.
-        directories = len(layout_directories(config))
-        self.layouts = Threads(reactor, max(1, LAYOUT_THREADS * directories), "layouts")
-        self.caches = BlobCaches(config.cache_directory, self.threads, reactor)
-        self.builder = SquashBuilder(
-            config.expand_directory,
-            config.mksquashfs,
-            self.threads,
-            self.readers,
-            reactor,
-            reactor,
-        )

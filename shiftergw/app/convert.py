@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shiftergw.app import compose
+from shiftergw.app.conversion_parts import ConversionParts
 from shiftergw.app.waiting import run_with_waits
 from shiftergw.build import mksquashfs
 from shiftergw.config import Config, System
@@ -60,7 +61,7 @@ async def convert(
     Stages overlap: layers are indexed while they are fetched. If the system has a policy, it is
     asked before any layer is fetched: raises `ImageRefused`, and `PolicyInvalid` for the policy.
     """
-    parts = compose.ConversionParts(reactor, config)
+    parts = ConversionParts(reactor, config)
     registry = compose.registry(reactor, config)
     lookasides = compose.lookasides(reactor, config)
     policies = compose.policies(reactor, config, registry, lookasides, parts.threads)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.app import compose
 from shiftergw.app import explain_limits as limits
+from shiftergw.app.conversion_parts import ConversionParts
 from shiftergw.app.explain_adapters import ExplainAdapters, open_adapters
 from shiftergw.app.explain_limits import LookUpPlace, look_up, running
 from shiftergw.config import Config
@@ -60,7 +60,7 @@ async def explain_image(
     """
     config.locate(request.reference)
     end = reactor.seconds() + limits.SECONDS
-    parts = compose.ConversionParts(reactor, config)
+    parts = ConversionParts(reactor, config)
     disks = Threads(reactor, MOST_HANGING + 2, "images")
     async with running(reactor, [parts.threads, parts.layouts, disks]):
         opening = open_adapters(reactor, config, request, parts, disks)

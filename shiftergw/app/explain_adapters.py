@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shiftergw.app import compose
+from shiftergw.app.conversion_parts import ConversionParts
 from shiftergw.app.worker import target_of
 from shiftergw.config import Config
 from shiftergw.errors import ConfigurationError
@@ -39,7 +40,7 @@ class ExplainAdapters:
     `mirror_failures` gets the causes for which mirrors are passed over, by their hosts.
     """
 
-    parts: compose.ConversionParts
+    parts: ConversionParts
     registry: RegistryClient
     mirror_failures: dict[str, str]
     pipeline: Pipeline
@@ -53,7 +54,7 @@ async def open_adapters(
     reactor: Reactor,
     config: Config,
     request: ExplainRequest,
-    parts: compose.ConversionParts,
+    parts: ConversionParts,
     disks: Threads,
 ) -> ExplainAdapters:
     """Return the adapters of a worker, wired as in `app/worker.py`; no directory is made."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from twisted.application.service import Service
 
 from shiftergw.app import compose
+from shiftergw.app.conversion_parts import ConversionParts
 from shiftergw.app.policies import PolicyPreparation
 from shiftergw.app.preparation import Preparation
 from shiftergw.config import Config
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[[], Worker]]:
     """Return a worker process's services, and a function that returns the worker once they run."""
-    parts = compose.ConversionParts(reactor, config)
+    parts = ConversionParts(reactor, config)
     # Threads of their own, since an image directory that hangs keeps its threads.
     disks = Threads(reactor, (MOST_HANGING + 2) * len(config.systems), "images")
     preparation = Preparation(config, disks, reactor)
@@ -93,7 +94,7 @@ def _scratch_places(
     config: Config,
     directories: Mapping[str, ImageDirectory],
     files: UserFiles,
-    parts: compose.ConversionParts,
+    parts: ConversionParts,
 ) -> dict[str, tuple[Sweepable, float]]:
     """Return where old temporary files lie, by the name for the log, and their ages in seconds."""
     # While a pull waits for its system, its converted file and its partial file are not used.
@@ -104,7 +105,7 @@ def _scratch_places(
     places["ExpandDirectory"] = (parts.builder, seconds)
     places["uploads"] = (files, seconds)
     places["CacheDirectory"] = (parts.caches, config.keep_layers)
-    places["packs of layers"] = (parts.builder.packs, config.keep_layers)
+    places["packs of layers"] = (parts.packs, config.keep_layers)
     return places
 
 

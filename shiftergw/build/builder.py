@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shiftergw.build.by_packs import PackConverter
-from shiftergw.build.converted import ConvertedFiles, disk_errors
+from shiftergw.build.converted import ConvertedFiles, converted_groups, disk_errors
 from shiftergw.build.converter import BuildRequest, LayerConverter
 from shiftergw.build.image_build import ImageBuild
 from shiftergw.build.tools import BuildTools
@@ -16,6 +16,7 @@ from shiftergw.build.whole import WholeConverter
 from shiftergw.errors import NoSpace, amount
 from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import BuiltImage
+from shiftergw.plumbing.disk_budget import DiskBudget
 from shiftergw.plumbing.files import private_directory
 
 if TYPE_CHECKING:
@@ -41,13 +42,17 @@ class SquashBuilder:
         readers: Threads,
         reactor: Reactor,
         clock: IReactorTime,
+        budget: DiskBudget | None = None,
     ) -> None:
-        """Build with the arguments of `BuildTools`; the directory is made at the first build."""
-        self._tools = BuildTools(directory, binary, threads, readers, reactor, clock)
+        """Build with the arguments of `BuildTools`; the directory is made at the first build.
+
+        Without a `budget`, unused converted files make room for new ones.
+        """
+        self._files = converted_groups(directory)
+        budget = budget or DiskBudget((self._files,))
+        self._tools = BuildTools(directory, binary, threads, readers, reactor, clock, budget)
         self._directory = directory
         self._threads = threads
-        self.packs = PackSweep(self._tools)
-        """The packs of layers, which stay for longer than converted files."""
 
     @asynccontextmanager
     async def build(
@@ -59,10 +64,11 @@ class SquashBuilder:
         limits: BuildLimits,
         report: Report,
         on_stage: Callable[[str], None],
+        pack_directory: Path,
     ) -> AsyncIterator[BuiltImage]:
         """See the port. One build at a time runs for each (id, options); the others wait for it."""
         files = ConvertedFiles(self._directory, image_id, options.key)
-        request = BuildRequest(created, layers, options, limits, report, on_stage)
+        request = BuildRequest(created, layers, options, limits, report, on_stage, pack_directory)
         converter: LayerConverter = (
             PackConverter(self._tools, request)
             if options.uses_packs
@@ -87,8 +93,7 @@ class SquashBuilder:
         delete much of an earlier one.
         """
         with disk_errors():
-            groups = self._tools.groups_on_disk_of(self._directory)
-            room = await self._threads.run(groups.room)
+            room = await self._threads.run(self._tools.budget.room, self._directory)
         if room < size // 2:
             raise NoSpace(
                 f"The converted image needs about {amount(size)} and the gateway has"
@@ -102,17 +107,4 @@ class SquashBuilder:
         own (seconds since 1970).
         """
         with disk_errors():
-            return await self._threads.run(self._tools.converted_files.sweep, before)
-
-
-class PackSweep:
-    """Keeps the port `Sweepable` for the packs of layers."""
-
-    def __init__(self, tools: BuildTools) -> None:
-        """Sweep the packs of all builds with these tools."""
-        self._tools = tools
-
-    async def sweep(self, before: float) -> int:
-        """Remove the packs that were last used before this time; return how many were removed."""
-        with disk_errors():
-            return await self._tools.threads.run(self._tools.packs.sweep, before)
+            return await self._threads.run(self._files.sweep, before)

@@ -81,6 +81,7 @@ class PackConverter:
             share_of(request.options, lanes),
             await tools_digest(tools.binary, tools.threads, tools.reactor, tools.clock),
             request.limits.stages.conversion,
+            request.pack_directory,
             waits.waiting,
         )
         self._packing = _LayerPacking(packer, DeferredSemaphore(lanes), use, waits)

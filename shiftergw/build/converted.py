@@ -31,11 +31,11 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from shiftergw.build.file_groups import FileGroups
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import BuiltImage, ContentReport
 from shiftergw.model.packed_data import PackedData
 from shiftergw.plumbing.disk_errors import translated_disk_errors
+from shiftergw.plumbing.file_groups import FileGroups
 from shiftergw.plumbing.files import (
     closed_on_error,
     removed_on_error,

@@ -31,6 +31,7 @@ class BuildRequest:
     limits: BuildLimits
     report: Report
     on_stage: Callable[[str], None]
+    pack_directory: Path
 
 
 class LayerConverter(Protocol):

@@ -174,9 +174,9 @@ class ImageBuild:
         return await self.tools.threads.run_until(stop.set, plan)
 
     def _make_room(self) -> None:
-        """Remove unused files of other builds until the image has room. Blocks."""
+        """Remove unused files until the image has room. Blocks."""
         tools = self.tools
-        tools.groups_on_disk_of(tools.directory).make_room(self.converter.space())
+        tools.budget.make_room(tools.directory, self.converter.space(), is_estimate=True)
 
     async def _convert(self, plan: Plan) -> BuiltImage:
         """Write and check the converted file; return it as it will be in its place.

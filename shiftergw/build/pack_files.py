@@ -34,7 +34,6 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from shiftergw.build.file_groups import FileGroups
 from shiftergw.build.pack_feed import directory_count
 from shiftergw.errors import (
     BlobCorrupt,
@@ -47,6 +46,7 @@ from shiftergw.model.images import Digest
 from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.stored_index import SIZE_LIMIT, decode_index, encode_index
 from shiftergw.oci.tar import LayerIndex
+from shiftergw.plumbing.file_groups import FileGroups
 from shiftergw.plumbing.files import (
     closed_on_error,
     read_whole,
@@ -230,6 +230,16 @@ def hold_pack(files: PackFiles) -> int | None:
 def pack_groups(directory: Path) -> FileGroups:
     """Return the groups of files of the packs in a directory."""
     return FileGroups(directory, _BASE, ".pack", (".index", ".part"))
+
+
+def last_uses(directory: Path) -> dict[str, float]:
+    """Return when a pack of each layer was last used, by the hexadecimal digits of its digest."""
+    uses: dict[str, float] = {}
+    for path in directory.glob("*.index"):
+        with suppress(FileNotFoundError):
+            layer = path.name.partition("-")[0]
+            uses[layer] = max(path.stat().st_mtime, uses.get(layer, 0.0))
+    return uses
 
 
 def _encode(pack: Pack, measures: _Measures, stop: Event) -> bytes:

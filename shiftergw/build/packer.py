@@ -77,19 +77,20 @@ class Packer:
     """Makes and finds the packs of this machine, for one set of options.
 
     `tools_key` is what `tools_digest` returned; `seconds` limits the packing of a layer from the
-    time when it has arrived. A context of `waiting` is open while another process packs the layer.
+    time when it has arrived. The packs lie in `directory`. A context of `waiting` is open while
+    another process packs the layer.
     """
 
     tools: BuildTools
     options: SquashOptions
     tools_key: str
     seconds: float
+    directory: Path
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def files(self, digest: Digest) -> PackFiles:
         """Return the names of the files of a layer blob's pack."""
-        directory = self.tools.pack_directory
-        return PackFiles(directory, digest, pack_key(self.options, self.tools_key))
+        return PackFiles(self.directory, digest, pack_key(self.options, self.tools_key))
 
     async def find(
         self, digest: Digest, diff_id: Digest | None, cost: LayerBudget, use: AsyncExitStack
@@ -144,7 +145,7 @@ class Packer:
         """
         files, threads = self.files(layer.digest), self.tools.threads
         with disk_errors():
-            await threads.run(private_directory, self.tools.pack_directory)
+            await threads.run(private_directory, self.directory)
         opening = await layer.wait_for_opening()
         if opening is not None and await threads.run(files.exist):
             opening = None
@@ -247,11 +248,18 @@ class _Packing:
         with disk_errors():
             if contents is None:
                 path = await self.layer.wait_for_file()
-                await tools.threads.run(_make_room_for, path, tools)
+                await tools.threads.run(self._make_room_for, path)
                 contents = await self._compress(opening_of(path), files.part)
             else:
                 await tools.threads.run(files.early_part.replace, files.part)
             return await tools.threads.run_until(stop.set, install_pack, files, *contents, stop)
+
+    def _make_room_for(self, layer: Path) -> None:
+        """Remove unused files until the size of this layer is free on the disk. Blocks."""
+        packer = self.packer
+        with suppress(FileNotFoundError):  # its opening says so
+            size = layer.stat().st_size
+            packer.tools.budget.make_room(packer.directory, size, is_estimate=True)
 
     async def _remove(self, path: Path) -> None:
         """Remove a file, if it is there, in a thread: the unlink of a large file takes long."""
@@ -286,12 +294,6 @@ class _Packing:
         if not contents:
             raise ConversionFailed("mksquashfs ended before it had read all of a layer.")
         return contents[0]
-
-
-def _make_room_for(layer: Path, tools: BuildTools) -> None:
-    """Remove unused files of other builds until the size of this layer is free on the disk."""
-    with suppress(FileNotFoundError):  # its opening says so
-        tools.groups_on_disk_of(tools.pack_directory).make_room(layer.stat().st_size)
 
 
 def _close(descriptor: int | None) -> None:

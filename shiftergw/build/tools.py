@@ -1,4 +1,4 @@
-"""What all builds of a process share: directories, programs, threads."""
+"""What all builds of a process share: directories, disks, programs, threads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftergw.build.converted import converted_groups
-from shiftergw.build.file_groups import DiskGroups, FileGroups
-from shiftergw.build.pack_files import pack_groups
-
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+    from shiftergw.plumbing.disk_budget import DiskBudget
     from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
 
@@ -23,7 +20,7 @@ class BuildTools:
 
     Converted files lie in `directory`, and `binary` is the name of `mksquashfs`. `readers` are
     threads that may wait for layers on their way, so they must not be the threads that bring them.
-    `reactor` starts processes.
+    `reactor` starts processes. The files of `budget` make room for converted files and for packs.
     """
 
     directory: Path
@@ -32,22 +29,4 @@ class BuildTools:
     readers: Threads
     reactor: Reactor
     clock: IReactorTime
-
-    @property
-    def pack_directory(self) -> Path:
-        """Return the directory of packs, whose names are not told from those of converted files."""
-        return self.directory / "packs"
-
-    @property
-    def converted_files(self) -> FileGroups:
-        """Return the groups of converted files."""
-        return converted_groups(self.directory)
-
-    @property
-    def packs(self) -> FileGroups:
-        """Return the groups of packs."""
-        return pack_groups(self.pack_directory)
-
-    def groups_on_disk_of(self, directory: Path) -> DiskGroups:
-        """Return all groups on the disk of a directory, which make room for new files there."""
-        return DiskGroups(directory, (self.converted_files, self.packs))
+    budget: DiskBudget

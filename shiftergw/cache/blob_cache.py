@@ -23,12 +23,13 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.cache import blobs
 from shiftergw.cache.blob_writer import BlobWriter
-from shiftergw.cache.blobs import BlobPaths
+from shiftergw.cache.blobs import BlobPaths, CachedBlobs
 from shiftergw.cache.download_locks import DownloadLocks, mark_of
 from shiftergw.cache.partial import PartialBlob, disk_errors
 from shiftergw.errors import BlobCorrupt, NoSpace, amount
 from shiftergw.model.images import Descriptor, Digest, Opening, ResolvedImage
-from shiftergw.plumbing.files import free_space, nearest_existing, private_directory
+from shiftergw.plumbing.disk_budget import DiskBudget
+from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -52,9 +53,20 @@ class BlobCaches:
     their own does not get another user's content.
     """
 
-    def __init__(self, directory: Path, threads: Threads, clock: IReactorTime) -> None:
-        """Keep all below `directory`, which is made, and closed to others, when first used."""
+    def __init__(
+        self,
+        directory: Path,
+        threads: Threads,
+        clock: IReactorTime,
+        budget: DiskBudget | None = None,
+    ) -> None:
+        """Keep all below `directory`, which is made, and closed to others, when first used.
+
+        The files of `budget` make room for blobs; without one, unused blobs do.
+        """
         self._directory = directory
+        self._blobs = CachedBlobs(directory)
+        self._budget = budget or DiskBudget((self._blobs,))
         self._threads = threads
         self._clock = clock
         self._caches = WeakValueDictionary[tuple[Path, str], BlobFiles]()
@@ -62,7 +74,7 @@ class BlobCaches:
     def of(self, image: ResolvedImage) -> BlobCache:
         """Return the cache that an image's blobs belong in."""
         place, source = self._place_of(image), image.location
-        new = BlobFiles(place, self._threads, self._clock, self._directory, source)
+        new = BlobFiles(place, self._threads, self._clock, self._budget, source)
         return self._caches.setdefault((place, source), new)
 
     def _place_of(self, image: ResolvedImage) -> Path:
@@ -77,7 +89,7 @@ class BlobCaches:
 
     async def sweep(self, before: float) -> int:
         """Remove blobs that were last used before this time, and are not now; return how many."""
-        return await self._threads.run(blobs.sweep, self._directory, before)
+        return await self._threads.run(self._blobs.sweep, before)
 
 
 class BlobFiles:
@@ -88,18 +100,19 @@ class BlobFiles:
         directory: Path,
         threads: Threads,
         clock: IReactorTime,
-        root: Path | None = None,
+        budget: DiskBudget | None = None,
         source: str = "",
     ) -> None:
         """Keep blobs below `directory`, which is made, and closed to others, when first used.
 
-        Where there is no room, unused blobs below `root` make way, be they of other caches.
-        `source` names where the blobs come from, such as a location.
+        Where there is no room, unused files of `budget` are removed; without one, unused blobs
+        below `directory`. `source` names where the blobs come from, such as a location.
         """
+        self.pack_directory = directory / blobs.PACKS
         self._directory = directory
         self._threads = threads
         self._clock = clock
-        self._root = root or directory
+        self._budget = budget or DiskBudget((CachedBlobs(directory),))
         self._locks = DownloadLocks(threads, clock, mark_of(source))
         self._inodes: dict[Path, list[int]] = {}
         """The inodes of the blobs in use: another process may remove and replace a damaged file."""
@@ -143,7 +156,7 @@ class BlobFiles:
             del self._inodes[path]
 
     async def check_space(self, descriptors: Sequence[Descriptor]) -> None:
-        """Refuse blobs that cannot fit, even if all unused blobs were removed."""
+        """Refuse blobs that cannot fit, even if all unused files were removed."""
         missing, room = await self._threads.run(self._space, descriptors)
         if missing > room:
             raise NoSpace(
@@ -161,13 +174,14 @@ class BlobFiles:
         for blob, size in distinct.items():
             if not blobs.is_whole(blob.whole, size):
                 missing += max(0, size - blobs.size_of(blob.partial))
-        room = free_space(nearest_existing(self._root))
-        if missing > room:
-            room += blobs.removable(self._root, {blob.whole for blob in distinct})
-        return missing, room
+        with disk_errors():
+            return missing, self._budget.room(self._directory, {blob.whole for blob in distinct})
 
     def _make_room(self, paths: BlobPaths, size: int, is_full: bool) -> bool:
-        return blobs.make_room_for_growth(self._root, size, {paths.whole}, is_full=is_full)
+        with disk_errors():
+            return self._budget.make_room_for_growth(
+                self._directory, size, {paths.whole}, is_full=is_full
+            )
 
     async def discard(self, digest: Digest) -> bool:
         """See the port. Waits for other processes that work on the blob, `PATIENCE` at most."""

@@ -3,7 +3,8 @@
 `<directory>/<algorithm>/<hex>` is a whole blob and `<hex>.partial` the bytes of an unfinished
 download. `<hex>.lock` is locked by the process that downloads or removes the blob.
 `<hex>.<mark>.partial` and `<hex>.<mark>.lock` are those of a second download, from another place,
-whose mark is in the names (`download_locks`).
+whose mark is in the names (`download_locks`). `<directory>/packs` has the packs of these blobs,
+which the builder makes.
 
 A process that uses a blob holds a shared `flock` on its file and has set its time. A blob is
 removed only under its lock *and* with an exclusive `flock` on the file, so blobs in use stay; if a
@@ -17,31 +18,26 @@ import math
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 from shiftergw.cache.partial import disk_errors
 from shiftergw.model.images import Descriptor, Digest
-from shiftergw.plumbing.files import (
-    closed_on_error,
-    free_space,
-    nearest_existing,
-    sync_directory,
-    total_space,
-)
+from shiftergw.plumbing.disk_budget import RemovableFiles
+from shiftergw.plumbing.files import closed_on_error, sync_directory
 from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.locks import remove_unshared, tried_lock, try_share
 
 PRIVATE = "private"
 """The directory that has the blobs of private repositories, each in a directory of its own."""
 
-RESERVE = 50
-"""Blobs are removed until 1/50 of the disk is free beside the blob that grows."""
+PACKS = "packs"
+"""The directory of packs beside the blobs of each place."""
 
 _PIECE = 1 << 20
 
@@ -173,82 +169,80 @@ def _is_damaged(path: Path, digest: Digest, stop: Event) -> bool:
     return content_hash != digest.hex and not stop.is_set()
 
 
-def sweep(root: Path, before: float) -> int:
-    """Remove the blobs that were last used before this time (seconds since 1970); return how many.
+PackUses = Callable[[Path], Mapping[str, float]]
+"""Returns when a pack of each layer in a directory was last used, by the hex of its digest."""
 
-    The time of the last use is that of the file's last write.
+
+@dataclass(frozen=True, slots=True)
+class CachedBlobs:
+    """The blobs of all places below a directory, as a `FileKind`.
+
+    A blob whose pack was used at last is redundant. One that was used after its packs is not: a
+    system with other options wants it. `pack_uses` tells of the packs in a directory.
     """
-    with disk_errors():
-        return sum(
-            _remove(BlobPaths(whole), before)
-            for whole, used in _last_used(root).items()
-            if used < before
-        )
+
+    directory: Path
+    pack_uses: PackUses = lambda _: {}
+
+    def list_removable(self) -> list[RemovableFiles]:
+        """Return all blobs, each with its partial files."""
+        return [
+            RemovableFiles(
+                whole,
+                files.size,
+                files.use_time,
+                partial(_remove, BlobPaths(whole), math.inf),
+                is_redundant=files.use_time <= pack_uses.get(whole.name, -1.0),
+            )
+            for place in places_in(self.directory)
+            for pack_uses in [self.pack_uses(place / PACKS)]
+            for whole, files in _blobs_in(place)
+        ]
+
+    def sweep(self, before: float) -> int:
+        """Remove the blobs that were last used before this time (seconds since 1970).
+
+        Returns how many were removed. The time of the last use is that of the file's last write.
+        """
+        with disk_errors():
+            return sum(
+                _remove(BlobPaths(whole), before)
+                for place in places_in(self.directory)
+                for whole, files in _blobs_in(place)
+                if files.use_time < before
+            )
 
 
-def make_room(root: Path, size: int, but: AbstractSet[Path], *, is_full: bool = False) -> bool:
-    """Remove blobs, the least recently used first, until `size` bytes are free.
-
-    The blobs `but` stay, and blobs in use. If all others together would not suffice, none is
-    removed. With `is_full` only the size of removed blobs counts as free: a write has failed,
-    perhaps by a quota that `statvfs` does not show. Returns whether any blob was removed.
-    """
-    with disk_errors():
-        disk, freed_size, used = nearest_existing(root), 0, _last_used(root)
-
-        def free() -> int:
-            return freed_size if is_full else free_space(disk)
-
-        candidates = sorted(used.keys() - but, key=used.__getitem__)
-        sizes = {whole: _size_on_disk(whole) for whole in candidates}
-        if free() + sum(sizes.values()) < size:
-            return False
-        for whole in candidates:
-            if free() >= size:
-                break
-            if _remove(BlobPaths(whole), math.inf):
-                freed_size += sizes[whole]
-        return freed_size > 0
+def places_in(root: Path) -> list[Path]:
+    """Return the directory of public blobs, and those of private repositories."""
+    return [root, *root.glob(f"{PRIVATE}/*")]
 
 
-def make_room_for_growth(root: Path, size: int, but: AbstractSet[Path], *, is_full: bool) -> bool:
-    """Remove unused blobs before `size` bytes are added to one; see `make_room`.
-
-    A fiftieth of the disk stays free as well if possible: other programs write there, too.
-    """
-    with disk_errors():
-        disk = nearest_existing(root)
-        reserve = total_space(disk) // RESERVE
-        if not is_full and free_space(disk) >= size + reserve:
-            return False
-        return make_room(root, size + reserve, but, is_full=is_full) or make_room(
-            root, size, but, is_full=is_full
-        )
+def pack_directories(root: Path) -> list[Path]:
+    """Return the directories of the packs of all places; they need not exist."""
+    return [place / PACKS for place in places_in(root)]
 
 
-def removable(root: Path, but: AbstractSet[Path]) -> int:
-    """Return the bytes of all blobs except `but`: those that can be removed unless in use."""
-    with disk_errors():
-        return sum(_size_on_disk(whole) for whole in _last_used(root).keys() - but)
+@dataclass(slots=True)
+class _BlobState:
+    """The bytes of a blob and its partial files, and when one of them was last used."""
+
+    size: int = 0
+    use_time: float = 0.0
 
 
-def _size_on_disk(whole: Path) -> int:
-    blob = BlobPaths(whole)
-    partials = (paths.partial for paths in (blob, *blob.second_downloads()))
-    return sum(map(size_of, (whole, *partials)))
-
-
-def _last_used(root: Path) -> dict[Path, float]:
-    """Return when each blob, or one of its partial files, was last used."""
-    used: dict[Path, float] = {}
-    for path in chain(root.glob("sha*/*"), root.glob(f"{PRIVATE}/*/sha*/*")):
+def _blobs_in(place: Path) -> Iterator[tuple[Path, _BlobState]]:
+    """Yield the path of each whole blob of a place, which need not exist, and its state."""
+    states: dict[Path, _BlobState] = {}
+    for path in place.glob("sha*/*"):
         match = _FILE.fullmatch(path.name)
         with suppress(FileNotFoundError):
             status = path.lstat()
             if match is not None and stat.S_ISREG(status.st_mode):
-                whole = path.with_name(match[1])
-                used[whole] = max(status.st_mtime, used.get(whole, 0.0))
-    return used
+                state = states.setdefault(path.with_name(match[1]), _BlobState())
+                state.size += status.st_size
+                state.use_time = max(state.use_time, status.st_mtime)
+    yield from states.items()
 
 
 def _remove(blob: BlobPaths, before: float) -> bool:

@@ -163,7 +163,8 @@ class Pipeline:
         Raises `_CacheDamagedError` if the build failed and a damaged layer was dropped from the
         cache.
         """
-        downloads = LayerDownloads(self._source, self._cache_of(image), image, config, login)
+        cache = self._cache_of(image)
+        downloads = LayerDownloads(self._source, cache, image, config, login)
         stages = BuildWatcher(watcher)
         build = self._builder.build(
             image.id,
@@ -173,6 +174,7 @@ class Pipeline:
             self._limits,
             stages.report,
             stages.enter_stage,
+            cache.pack_directory,
         )
         conversion = _Conversion(downloads, build, stages, watcher, self._clock)
         return await conversion.run(stack, self._limits.stages.fetch)

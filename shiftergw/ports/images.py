@@ -70,6 +70,14 @@ Download = Callable[[int, BlobSink], Awaitable[None]]
 class BlobCache(Protocol):
     """The compressed layers on this machine, shared by all its jobs and processes."""
 
+    @property
+    def pack_directory(self) -> Path:
+        """Return the directory for the packs of these layers, which need not exist.
+
+        Like the blobs, packs of private repositories lie apart: each serves its repository alone.
+        """
+        ...
+
     def get(
         self,
         blob: Descriptor,
@@ -202,13 +210,15 @@ class ImageBuilder(Sweepable, Protocol):
         limits: BuildLimits,
         report: Report,
         on_stage: Callable[[str], None],
+        pack_directory: Path,
     ) -> AbstractAsyncContextManager[BuiltImage]:
         """Return a context with the converted file of (image id, options).
 
         The file is built, or reused if it exists; it is kept while the context is open. Layers are
         read while they arrive; the result is used only after they have arrived completely. The
         same object twice in `layers` is the same layer twice, and is read once. `created` is the
-        creation time of the image in seconds since 1970.
+        creation time of the image in seconds since 1970. Packs of layers are kept in
+        `pack_directory`, that of the image's blobs (`BlobCache.pack_directory`).
 
         Calls `on_stage` with each stage that starts: "EXAMINATION" and "CONVERSION", or "PACKING"
         and "COMPOSITION" if the layers are converted one by one; "CHECK" of the new file;

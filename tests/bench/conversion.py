@@ -34,7 +34,14 @@ async def convert(reactor: Reactor, directory: Path, request: dict[str, Any]) ->
     start = time.monotonic()
     try:
         async with builder.build(
-            "0" * 64, 0, layers, options, BuildLimits(), lambda _: None, lambda _: None
+            "0" * 64,
+            0,
+            layers,
+            options,
+            BuildLimits(),
+            lambda _: None,
+            lambda _: None,
+            directory / "packs",
         ) as image:
             wall = time.monotonic() - start
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from shiftergw.build.pack_files import Pack
+from shiftergw.build.pack_files import Pack, pack_groups
 from shiftergw.build.packer import Packer
 from shiftergw.build.tools import BuildTools
 from shiftergw.cache.arriving import Arriving
@@ -17,6 +17,7 @@ from shiftergw.model.images import Digest, LayerFile, Opening
 from shiftergw.oci.budget import Budget, LayerBudget
 from shiftergw.oci.sparse import data_extents
 from shiftergw.oci.tar import Entry
+from shiftergw.plumbing.disk_budget import DiskBudget
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Layer
@@ -76,16 +77,22 @@ class PackSite:
     ) -> None:
         """Use the real `mksquashfs` unless there is another `binary`."""
         self._layers = tmp_path
+        self.directory = tmp_path / "packs"
         self.tools = BuildTools(
-            tmp_path, binary or need("mksquashfs"), threads, threads, real, clock
+            tmp_path,
+            binary or need("mksquashfs"),
+            threads,
+            threads,
+            real,
+            clock,
+            DiskBudget((pack_groups(self.directory),)),
         )
-        self.directory = self.tools.pack_directory
         self.reports: list[int] = []
 
     def packer(self, key: str = "tools", seconds: float = 3600, **options: Any) -> Packer:
         """Return a packer; `options` are those of `SquashOptions`."""
         members = {"compressor": "zstd", "level": 1, "memory": "64M", **options}
-        return Packer(self.tools, SquashOptions(**members), key, seconds)
+        return Packer(self.tools, SquashOptions(**members), key, seconds, self.directory)
 
     def layer(self, tar: bytes, compression: str = "plain", diff_id: Digest | None = None) -> Layer:
         """Put a layer on the disk."""

@@ -97,6 +97,7 @@ class Site:
         self._kind: BuilderName = builder
         self.converter = self.CONVERTERS[builder]
         self.directory = directory / "converted"
+        self.pack_directory = directory / "packs"
         self._layers = directory
         self.builder = SquashBuilder(
             self.directory, binary or need("mksquashfs"), threads, threads, real, real
@@ -133,6 +134,7 @@ class Site:
             limits or BuildLimits(),
             self.progress.append,
             self.states.append,
+            self.pack_directory,
         )
 
     def options(self, **changes: Any) -> SquashOptions:
@@ -153,7 +155,7 @@ class Site:
     @property
     def pack_suffixes(self) -> list[str]:
         """Return the suffixes of the names in the directory of packs."""
-        return sorted(path.suffix for path in (self.directory / "packs").glob("*"))
+        return sorted(path.suffix for path in self.pack_directory.glob("*"))
 
     @property
     def stages(self) -> set[str]:

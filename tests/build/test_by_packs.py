@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.build.by_packs import lanes_of, share_of
-from shiftergw.build.tools import BuildTools
+from shiftergw.build.pack_places import PackPlaces, PackSweep
 from shiftergw.errors import BlobCorrupt
 from shiftergw.model.build_options import SquashOptions
 from shiftergw.model.images import Digest
@@ -30,7 +30,7 @@ from tests.build.packing import ComingLayer
 from tests.build.parts import content_of, script
 from tests.build.site import DAY, ID, OTHER_ID, Site, StoredLayer, real
 from tests.images import compress, entry, tar_of
-from tests.parts import need, small_disk
+from tests.parts import need
 from tests.squashfs.parts import read_file
 
 NOISE = os.urandom(300_000)
@@ -57,7 +57,7 @@ class CountingSite(Site):
     @property
     def packs(self) -> list[Path]:
         """Return the packs, the oldest first."""
-        packs = (self.directory / "packs").glob("*.pack")
+        packs = self.pack_directory.glob("*.pack")
         return sorted(packs, key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -257,44 +257,28 @@ async def test_options_that_packs_cannot_keep(counting_site: CountingSite) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_packs_outlive_converted_files(counting_site: CountingSite) -> None:
+async def test_packs_outlive_converted_files(counting_site: CountingSite, threads: Threads) -> None:
     """Each kind has its own sweep; a pack is swept when it was not used for long."""
     site = counting_site
     layers = [site.layer([entry("a", NOISE)])]
+    packs = PackSweep(PackPlaces(site.pack_directory, lambda: [site.pack_directory]), threads)
     await site.build_image(layers)
-    for path in site.directory.rglob("*"):
-        os.utime(path, (1, 1))
+    age([site.directory, site.pack_directory])
     assert await site.builder.sweep(time.time() - DAY) == 1
     assert (site.names, site.pack_suffixes) == ([], [".index", ".pack"])
     await site.build_image(layers)
-    assert await site.builder.packs.sweep(time.time() - DAY) == 0
-    for path in site.directory.rglob("*"):
-        os.utime(path, (1, 1))
-    assert await site.builder.packs.sweep(time.time() - DAY) == 1
+    assert await packs.sweep(time.time() - DAY) == 0
+    age([site.directory, site.pack_directory])
+    assert await packs.sweep(time.time() - DAY) == 1
     assert site.pack_suffixes == []
     assert site.names == [f"{ID}-{site.options().key}.{end}" for end in ("json", "squashfs")]
 
 
-def test_packs_and_converted_files_make_room_in_one_order(tmp_path: Path) -> None:
-    """The least recently used file goes first, whatever its kind; newer ones stay."""
-    with small_disk(tmp_path / "disk", "size=4m"):
-        no_reactor: Any = None
-        tools = BuildTools(tmp_path / "disk", "mksquashfs", *[no_reactor] * 4)
-        tools.pack_directory.mkdir()
-        key = "0" * 12
-        files = {
-            1: tools.directory / f"{'1' * 64}-{key}.squashfs",
-            2: tools.pack_directory / f"{'2' * 64}-{key}.pack",
-            3: tools.directory / f"{'3' * 64}-{key}.squashfs",
-            4: tools.pack_directory / f"{'4' * 64}-{key}.pack",
-        }
-        for age, path in files.items():
-            path.write_bytes(bytes(900_000))
-            os.utime(path, (age, age))
-        groups = tools.groups_on_disk_of(tools.directory)
-        assert groups.room() > 3_600_000
-        groups.make_room(2_000_000)
-        assert [age for age, path in files.items() if path.exists()] == [3, 4]
+def age(directories: list[Path]) -> None:
+    """Have files that were not used for many years."""
+    for directory in directories:
+        for path in directory.iterdir():
+            os.utime(path, (1, 1))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from shiftergw.cache import blobs
-from shiftergw.cache.blobs import BlobPaths
+from shiftergw.cache.blobs import BlobPaths, CachedBlobs
 from shiftergw.errors import PullError
 from shiftergw.model.images import Digest
+from shiftergw.plumbing.disk_budget import DiskBudget
 from shiftergw.plumbing.locks import try_lock, unlock
 from tests.parts import need, small_disk
 from tests.tracing import without_tracing
@@ -52,7 +53,7 @@ def test_the_sweep_removes_old_files(tmp_path: Path) -> None:
     fresh = blob(tmp_path, "fresh", NOW)
     partial = write_file(BlobPaths.of(tmp_path, Digest.of(b"left")).partial)
     foreign = write_file(fresh.whole.with_name("notes.txt"))
-    assert blobs.sweep(tmp_path, NOW) == 3
+    assert CachedBlobs(tmp_path).sweep(NOW) == 3
     assert not any(
         path.exists() for path in (*(paths.whole for paths in unused_blobs), part, partial)
     )
@@ -79,14 +80,14 @@ def test_a_discard_during_the_removal_by_another_pull(
 
 def test_there_may_be_no_cache_yet(tmp_path: Path) -> None:
     """Before the first download there is nothing to remove."""
-    assert blobs.sweep(tmp_path / "cache", NOW) == 0
+    assert CachedBlobs(tmp_path / "cache").sweep(NOW) == 0
 
 
 def test_a_growing_part_keeps_its_blob(tmp_path: Path) -> None:
     """A blob is as young as the youngest of its files: a download may be resumed from it."""
     paths = blob(tmp_path, "a")
     write_file(paths.partial, NOW)
-    assert blobs.sweep(tmp_path, NOW) == 0
+    assert CachedBlobs(tmp_path).sweep(NOW) == 0
     assert paths.partial.exists()
 
 
@@ -96,9 +97,9 @@ def test_a_held_blob_stays(tmp_path: Path) -> None:
     descriptor = hold_blob(first)
     os.close(hold_blob(second))
     os.utime(first.whole, (OLD, OLD))
-    assert blobs.sweep(tmp_path, NOW) == 0
+    assert CachedBlobs(tmp_path).sweep(NOW) == 0
     os.close(descriptor)
-    assert blobs.sweep(tmp_path, NOW) == 1
+    assert CachedBlobs(tmp_path).sweep(NOW) == 1
     assert second.whole.exists()
 
 
@@ -110,9 +111,9 @@ def test_the_part_of_a_waiting_download_stays(tmp_path: Path) -> None:
     descriptor = try_lock(paths.lock)
     assert descriptor is not None
     os.utime(paths.lock, (OLD, OLD))
-    assert blobs.sweep(tmp_path, NOW) == 0
+    assert CachedBlobs(tmp_path).sweep(NOW) == 0
     unlock(paths.lock, descriptor)
-    assert blobs.sweep(tmp_path, NOW) == 1
+    assert CachedBlobs(tmp_path).sweep(NOW) == 1
     assert list(part.parent.iterdir()) == []
 
 
@@ -120,7 +121,7 @@ def test_the_lock_of_a_dead_process_goes(tmp_path: Path) -> None:
     """A lock without a holder and without a blob is removed."""
     paths = blob(tmp_path, "a")
     write_file(paths.whole.rename(paths.lock))
-    assert blobs.sweep(tmp_path, NOW) == 0
+    assert CachedBlobs(tmp_path).sweep(NOW) == 0
     assert not paths.lock.exists()
 
 
@@ -157,7 +158,7 @@ def test_a_hold_and_a_sweep_at_the_same_moment(tmp_path: Path) -> None:
     removals = 0
     try:
         for _ in range(500):
-            if blobs.sweep(tmp_path, math.inf):
+            if CachedBlobs(tmp_path).sweep(math.inf):
                 removals += 1
                 blob(tmp_path, "a")
     finally:
@@ -188,7 +189,7 @@ def test_room_is_made_by_the_oldest(disk: Path) -> None:
     descriptor = blobs.hold(ages[1].whole, len(piece))
     assert descriptor is not None
     os.utime(ages[1].whole, (NOW - 4, NOW - 4))
-    blobs.make_room(disk, 500_000, {ages[2].whole})
+    DiskBudget((CachedBlobs(disk),)).make_room(disk, 500_000, {ages[2].whole})
     os.close(descriptor)
     assert [paths.whole.exists() for paths in ages] == [False, True, True, False, True]
 
@@ -207,7 +208,7 @@ def test_a_blob_that_cannot_be_touched_is_not_left_open(disk: Path) -> None:
 def test_no_blob_is_evicted_in_vain(disk: Path, size: int) -> None:
     """No blob is removed if there is room, or if the removal of all would not make enough."""
     paths = blob(disk, "a")
-    blobs.make_room(disk, size, set())
+    DiskBudget((CachedBlobs(disk),)).make_room(disk, size, set())
     assert paths.whole.exists()
 
 
@@ -226,4 +227,4 @@ def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
     """The error gives the reason."""
     blob(tmp_path, "a").lock.mkdir()
     with pytest.raises(PullError, match="cannot read or write its cache"):
-        blobs.sweep(tmp_path, NOW)
+        CachedBlobs(tmp_path).sweep(NOW)

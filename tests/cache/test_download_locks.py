@@ -11,12 +11,13 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.cache import blob_cache, blobs
+from shiftergw.cache import blob_cache
 from shiftergw.cache.blob_cache import BlobCaches
-from shiftergw.cache.blobs import BlobPaths
+from shiftergw.cache.blobs import BlobPaths, CachedBlobs
 from shiftergw.cache.download_locks import mark_of
 from shiftergw.errors import RetryLater
 from shiftergw.model.images import Descriptor, Digest, ResolvedImage
+from shiftergw.plumbing.disk_budget import DiskBudget
 from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shield
@@ -185,13 +186,13 @@ def leave_files(directory: Path, *marks: str) -> list[BlobPaths]:
 def test_second_downloads_make_way(tmp_path: Path) -> None:
     """Second downloads count towards the cache; the sweep also removes the locks of ended ones."""
     first, second = leave_files(tmp_path, "", mark_of("a"))
-    assert blobs.removable(tmp_path, set()) == 2 * HALF
-    assert blobs.sweep(tmp_path, time.time() - 60) == 0
+    assert [files.size for files in CachedBlobs(tmp_path).list_removable()] == [2 * HALF]
+    assert CachedBlobs(tmp_path).sweep(time.time() - 60) == 0
     assert first.partial.exists()
-    assert blobs.sweep(tmp_path, time.time() + 60) == 1
+    assert CachedBlobs(tmp_path).sweep(time.time() + 60) == 1
     assert os.listdir(second.whole.parent) == []  # noqa: PTH208
     second.lock.write_text("")
-    assert blobs.sweep(tmp_path, time.time() + 60) == 0
+    assert CachedBlobs(tmp_path).sweep(time.time() + 60) == 0
     assert not second.lock.exists()
 
 
@@ -199,8 +200,8 @@ def test_a_second_download_that_runs_stays(tmp_path: Path) -> None:
     """What cannot be removed is not counted as room: a full disk ends a download."""
     (second,) = leave_files(tmp_path, mark_of("a"))
     descriptor = try_lock(second.lock)
-    assert blobs.make_room(tmp_path, 1, set(), is_full=True) is False
+    assert DiskBudget((CachedBlobs(tmp_path),)).make_room(tmp_path, 1, set(), is_full=True) is False
     assert second.partial.exists()
     unlock(second.lock, descriptor)
-    assert blobs.make_room(tmp_path, 1, set(), is_full=True) is True
+    assert DiskBudget((CachedBlobs(tmp_path),)).make_room(tmp_path, 1, set(), is_full=True) is True
     assert not second.partial.exists()

@@ -47,7 +47,7 @@ def bench(tmp_path: Path, threads: Threads) -> PipelineBench:
 
 def packs_of(bench: PipelineBench) -> list[Path]:
     """Return the packs that the builder has."""
-    return sorted((bench.site.directory / "packs").glob("*.pack"))
+    return sorted(bench.cache.pack_directory.glob("*.pack"))
 
 
 @pytest_twisted.ensureDeferred
@@ -80,6 +80,7 @@ async def test_a_slow_pull_of_a_shared_layer_holds_up_no_other_image(
     """A pull that has the layer packs it, though another pull has begun the same pack before."""
     gate: SharedResult[None] = SharedResult()
     quick = pack_bench(tmp_path / "elsewhere", bench.threads, bench.site)
+    quick.cache.pack_directory = bench.cache.pack_directory
     image = bench.image(LOWER, UPPER)
     bench.sends[image.layers[0].digest] = sending(LOWER, gate)
     converting = Deferred.fromCoroutine(bench.convert(image))

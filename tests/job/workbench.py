@@ -171,6 +171,8 @@ class Believer:
 class Cache:
     """A `BlobCache` that contains every blob, and records its calls."""
 
+    pack_directory = Path("/nowhere")
+
     def __init__(self) -> None:
         """Start without calls."""
         self.downloads: list[Digest] = []
@@ -226,6 +228,7 @@ class Builder:
         limits: BuildLimits,
         report: Any,
         on_stage: Callable[[str], None],
+        pack_directory: Path,
     ) -> AsyncIterator[BuiltImage]:
         """Write the file."""
         for layer in layers:

@@ -1,4 +1,4 @@
-"""The groups of files that a build leaves for the next ones, and the removal of unused groups.
+"""Groups of files that processes leave for later ones, and the removal of unused groups.
 
 A group has a main file, a lock, and other files, whose names share a base. A process that makes or
 removes the group holds the lock; one that uses the main file holds a shared `flock` on it. When a
@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 
-from shiftergw.plumbing.files import free_space, nearest_existing, sync_directory
+from shiftergw.plumbing.disk_budget import RemovableFiles
+from shiftergw.plumbing.files import sync_directory
 from shiftergw.plumbing.locks import remove_unshared, tried_lock
 
 
@@ -40,6 +41,18 @@ class FileGroups:
             for base, group in self.by_base().items()
             if last_touch(group) < before
         )
+
+    def list_removable(self) -> list[RemovableFiles]:
+        """Return all groups, as `FileKind` says."""
+        return [
+            RemovableFiles(
+                self.directory / f"{base}{self.main}",
+                sum(map(_size, group)),
+                last_touch(group),
+                partial(self.remove, base, group, math.inf),
+            )
+            for base, group in self.by_base().items()
+        ]
 
     def by_base(self) -> dict[str, list[Path]]:
         """Return the existing files by the base of their names; a temporary file begins with a dot.
@@ -70,46 +83,6 @@ class FileGroups:
                     path.unlink(missing_ok=True)
             sync_directory(self.directory)
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class DiskGroups:
-    """The groups of several kinds that have one order of removal: the least recently used first.
-
-    What lies on another disk than `directory` counts for nothing.
-    """
-
-    directory: Path
-    kinds: tuple[FileGroups, ...]
-
-    def room(self) -> int:
-        """Return the free bytes of the disk plus the bytes of all groups.
-
-        Files in use are counted, too.
-        """
-        groups = chain.from_iterable(kind.by_base().values() for kind in self._kinds_of_disk())
-        present = sum(map(_size, chain.from_iterable(groups)))
-        return free_space(nearest_existing(self.directory)) + present
-
-    def make_room(self, size: int) -> None:
-        """Remove unused groups, the least recently used first, until `size` bytes are free."""
-        if free_space(self.directory) >= size:
-            return
-        groups = [
-            (last_touch(group), kind, base, group)
-            for kind in self._kinds_of_disk()
-            for base, group in kind.by_base().items()
-        ]
-        for _, kind, base, group in sorted(groups, key=lambda group: group[0]):
-            kind.remove(base, group, math.inf)
-            if free_space(self.directory) >= size:
-                return
-
-    def _kinds_of_disk(self) -> list[FileGroups]:
-        device = nearest_existing(self.directory).stat().st_dev
-        return [
-            kind for kind in self.kinds if nearest_existing(kind.directory).stat().st_dev == device
-        ]
 
 
 def _size(path: Path) -> int:
