@@ -4,8 +4,8 @@ Theory of operation. A pack has the contents of a layer's files, compressed, and
 content is behind which name. So the file of an image is made without compressing its data once
 more: superblock and compressor options; the data and fragment blocks that the image needs, copied
 from the packs in ranges; a few new fragment blocks, for tails whose old blocks have too much that
-the image does not need; inodes, listings and tables. The superblock is written last: an incomplete
-file has none.
+the image does not need; inodes, listings and tables. A thread copies the ranges while the rest is
+computed and written behind them. The superblock is written last: an incomplete file has none.
 
 Each content is in the image once, whatever layers have it. The same plan, packs and options give
 the same bytes, with the same versions of the compressing libraries. Packs are compared with the
@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
+from shiftergw.build.data_copy import copied_data
 from shiftergw.build.data_layout import DataLayout, PackRanges, lay_out
 from shiftergw.build.image_output import ImageOutput
 from shiftergw.build.image_tree import ImageTree
@@ -88,11 +89,11 @@ def compose(
 ) -> Composition:
     """Write the image of `plan` into `output`, which need not exist; its layers have these packs.
 
-    Blocks: run it in a thread. From that thread `report` gets the bytes of data that are done, and
-    of all data. `created` is the date of the image in seconds since 1970. The caller syncs, checks
-    and renames the file, and removes it after an error. Raises `BlobCorrupt` if a pack is damaged
-    or does not fit the plan, `SquashfsUnsupported`, `OSError`, and `StopRequested` soon after
-    `stop` is set.
+    Blocks: run it in a thread. `report` gets the bytes of data that are done, and of all data, in
+    that thread or another one, one call at a time. `created` is the date of the image in seconds
+    since 1970. The caller syncs, checks and renames the file, and removes it after an error. Raises
+    `BlobCorrupt` if a pack is damaged or does not fit the plan, `SquashfsUnsupported`, `OSError`,
+    and `StopRequested` soon after `stop` is set.
     """
     compression = compression_of(options)
     squashfs_options = SquashfsOptions(
@@ -110,18 +111,16 @@ def compose(
         image = ImageOutput(descriptor, squashfs_options.data_start(), stop)
         layout = lay_out(contents, image.position)
         add_progress = _progress_of(layout, report)
-        for pack, ranges in zip(contents.packs, layout.ranges, strict=True):
-            for source, target, length in ranges:
-                image.copy(pack.descriptor, source, target, length, add_progress)
-        write_tails(contents, layout, image, compression, options.processors, add_progress)
-        root = ImageTree(contents, stop).directory(plan.root)
-        superblock = write_metadata(
-            root._replace(mtime=squashfs_options.created),  # as that of `mksquashfs`
-            layout.fragments,
-            squashfs_options,
-            image.position,
-            image.append,
-        )
+        with copied_data(contents.packs, layout.ranges, image, add_progress):
+            write_tails(contents, layout, image, compression, options.processors, add_progress)
+            root = ImageTree(contents, stop).directory(plan.root)
+            superblock = write_metadata(
+                root._replace(mtime=squashfs_options.created),  # as that of `mksquashfs`
+                layout.fragments,
+                squashfs_options,
+                image.position,
+                image.append,
+            )
         image.write_start(superblock.pack() + squashfs_options.options_block())
         return Composition(image.position, layout.ranges, layout.copied_size, layout.tails_size)
 
@@ -141,10 +140,12 @@ def _progress_of(layout: DataLayout, report: Callable[[int, int], None]) -> Call
     """Return a function that adds bytes of data which are done, and reports them."""
     done = 0
     total = layout.copied_size + layout.tails_size
+    lock = Lock()  # data is copied and compressed in different threads
 
     def add(count: int) -> None:
         nonlocal done
-        done += count
-        report(done, total)
+        with lock:
+            done += count
+            report(done, total)
 
     return add

@@ -46,12 +46,12 @@ class ImageOutput:
     def copy(
         self, source: int, start: int, target: int, length: int, report: Callable[[int], None]
     ) -> None:
-        """Copy a range of the file `source` to `target`, and move the position behind it.
+        """Copy a range of the file `source` to `target`; the position stays.
 
-        Between the position and `target` the file gets zeros. The kernel copies, and lets the files
-        share the blocks where the file system can: only whole blocks at the same offset in them,
-        so what is before the first whole block is copied for itself. `report` gets the bytes of
-        each step. Raises `BlobCorrupt` if the source ends too early.
+        Any thread may call this, also while others write elsewhere. The kernel copies, and lets the
+        files share the blocks where the file system can: only whole blocks at the same offset in
+        them, so what is before the first whole block is copied for itself. `report` gets the bytes
+        of each step. Raises `BlobCorrupt` if the source ends too early.
         """
         step = -start % ALIGNMENT if (start - target) % ALIGNMENT == 0 else 0
         end = start + length
@@ -63,7 +63,6 @@ class ImageOutput:
             start += count
             target += count
             report(count)
-        self.position = target
 
     def _copy_some(self, source: int, start: int, target: int, length: int) -> int:
         """Copy at most `length` bytes; return how many."""
