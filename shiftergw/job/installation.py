@@ -11,11 +11,12 @@ from twisted.logger import Logger
 from shiftergw.config import Config
 from shiftergw.errors import stage_timeout
 from shiftergw.job.attempt import Attempt
+from shiftergw.job.delta import Deltas
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.publication import Publisher, Resolution
 from shiftergw.job.targets import Target
 from shiftergw.model.images import BuiltImage, ResolvedImage
-from shiftergw.model.records import ImageRecord, Ready
+from shiftergw.model.records import ImageRecord, Progress, Ready
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.model.signatures import PolicyVerdict
@@ -53,6 +54,7 @@ class Installation:
         self._config = config
         self._publisher = publisher
         self._clock = clock
+        self._deltas = Deltas(publisher.store, clock)
 
     async def build(
         self, job: PullJob, resolution: Resolution, tag_record: ImageRecord | None
@@ -82,10 +84,18 @@ class Installation:
         await attempt.confirm()
         name = f"{image.id}.squashfs"
         seconds = self._config.stage_limits.transfer
+        delta = await self._deltas.find(target, image.id, squashfs)
+        progress = Progress()
+
+        def report(latest_progress: Progress) -> None:
+            nonlocal progress
+            progress = latest_progress
+            attempt.report(progress)
+
         verification = await within(
             seconds,
             self._clock,
-            target.directory.install(squashfs.path, name, squashfs.sha256, attempt.report),
+            target.directory.install(squashfs.path, name, squashfs.sha256, report, delta),
             partial(stage_timeout, "Transferring", seconds, "transfer"),
         )
         file = await target.directory.exists(name)
@@ -112,7 +122,8 @@ class Installation:
                 claim=attempt.record.claim,
                 names=", ".join(resolution.omissions),
             )
-        facts["report"] = _report(attempt, resolution, squashfs, verification)
+        await self._deltas.record(image.id, squashfs)
+        facts["report"] = _report(attempt, resolution, squashfs, verification, progress)
         return self._publisher.ready(
             target, image.id, facts, readers, puller, resolution, resolution.verdict
         )
@@ -124,13 +135,22 @@ def _is_of_another_repository(tag_record: ImageRecord, image: ResolvedImage) -> 
 
 
 def _report(
-    attempt: Attempt, resolution: Resolution, squashfs: BuiltImage, verification: Verification
+    attempt: Attempt,
+    resolution: Resolution,
+    squashfs: BuiltImage,
+    verification: Verification,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Return what the record tells of its conversion and delivery."""
+    """Return what the record tells of its conversion and delivery.
+
+    `progress` is the last one of the delivery. A hard link has neither copied nor sent bytes.
+    """
     seconds_by_stage = attempt.timeline.seconds().items()
     return {
         **squashfs.report.to_document(),
         "metadata": list(resolution.omissions),
         "verification": asdict(verification),
+        "copied_bytes": progress.copied_bytes,
+        "sent_bytes": progress.done - progress.copied_bytes,
         "seconds": {stage: round(seconds, 1) for stage, seconds in seconds_by_stage},
     }

@@ -36,6 +36,7 @@ from shiftergw.ports.people import (
     UserDirectory,
 )
 from shiftergw.ports.queue import JobEnd, JobQueue, QueueTrouble, runner_name
+from shiftergw.ports.ranges import DeltaBase, RangeStore
 from shiftergw.ports.signatures import SignatureSource, SignatureVerifier
 from shiftergw.ports.store import ImageStore
 from shiftergw.ports.uploads import UploadSpool, UploadWriter
@@ -46,6 +47,7 @@ __all__ = [
     "BlobCache",
     "BlobSink",
     "BreakerStore",
+    "DeltaBase",
     "DeltaSource",
     "Download",
     "Explainer",
@@ -62,6 +64,7 @@ __all__ = [
     "LookupStore",
     "Notify",
     "QueueTrouble",
+    "RangeStore",
     "ReplayUnchecked",
     "Report",
     "SharedRange",

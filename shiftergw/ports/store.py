@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from shiftergw.ports.breakers import BreakerStore
 from shiftergw.ports.leases import LeaseStore
 from shiftergw.ports.lookups import LookupStore
+from shiftergw.ports.ranges import RangeStore
 
 if TYPE_CHECKING:
     from shiftergw.model.postponement import PostponeLimits
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from shiftergw.states import State, WaitCause
 
 
-class ImageStore(BreakerStore, LeaseStore, LookupStore, Protocol):
+class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
     """Records of images and of the work on them. Each method is atomic.
 
     A *step* is a method with an attempt number. It changes nothing and raises `Superseded` if a

@@ -30,7 +30,7 @@ So most look-ups only read.
 """
 
 FAILURE_SECONDS = 86400.0
-"""Seconds for which clients can ask about a failure."""
+"""Seconds for which clients can ask about a failure, and for which a delivery may take."""
 
 SCRATCH_SECONDS = 3600.0
 """Seconds after its last use when a converted file or a temporary file is removed."""
@@ -82,6 +82,7 @@ class Housekeeping(Rounds):
         count = await self._store.forget_ended(now - FAILURE_SECONDS, foreign=expires)
         if count:
             self._log.info("{n} old failures and removals forgotten", n=count)
+        await self._store.forget_ranges(now - FAILURE_SECONDS)
         for record in await expire_due(self._store, now, schedule.systems) if expires else ():
             self._log.info(
                 "image {id} of {system} expires; its tags: {tags}",

@@ -14,8 +14,10 @@ from typing import Any
 from bson.objectid import ObjectId
 
 from shiftergw.errors import ConfigurationError, printable
+from shiftergw.model.packed_data import PackedData
 from shiftergw.mongo.database import Document
-from shiftergw.store.mongo.queries import BLOCKS, LOOKUPS, file_key
+from shiftergw.store.mongo.queries import BLOCKS, LOOKUPS, RANGES, file_key
+from shiftergw.store.mongo.ranges import ranges_document
 from shiftergw.store.mongo.records import IMAGES, storable
 from shiftergw.store.sqlite.database import open_alone
 from shiftergw.store.sqlite.faults import translate_errors
@@ -31,6 +33,9 @@ _IMAGES = "SELECT key, document FROM images WHERE key > ? ORDER BY key LIMIT ?"
 _BLOCKS = """
 SELECT id || ' ' || directory AS place, directory, id, uid, since FROM blocks
 WHERE place > ? ORDER BY place LIMIT ?
+"""
+_RANGES = """
+SELECT sha256, saved_at, content FROM file_ranges WHERE sha256 > ? ORDER BY sha256 LIMIT ?
 """
 _LOOKUPS = "SELECT number, document FROM lookups WHERE number > ? ORDER BY number LIMIT ?"
 
@@ -90,6 +95,7 @@ def parts(before: float) -> list[Part]:
     return [
         Part("images", IMAGES, "images", _IMAGES, "", _image),
         Part("blocks", BLOCKS, "blocks", _BLOCKS, "", _block),
+        Part("ranges", RANGES, "file_ranges", _RANGES, "", _ranges),
         Part("look-ups", LOOKUPS, "lookups", _LOOKUPS, 0, keys.document),
     ]
 
@@ -108,6 +114,15 @@ def _block(row: Sequence[Any]) -> Document:
     _, directory, image_id, uid, block_time = row
     values = {"directory": directory, "id": image_id, "uid": uid, "since": block_time}
     return {"_id": file_key(directory, image_id), **values}
+
+
+def _ranges(row: Sequence[Any]) -> Document:
+    sha256, time, content = row
+    try:
+        sizes = PackedData.decode(content).sizes()
+    except ValueError:
+        sizes = {}  # damaged: no delivery will find the file
+    return ranges_document(sha256, sizes, content, time)
 
 
 class _LookupKeys:

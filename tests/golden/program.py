@@ -25,6 +25,7 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.job.attempt import Attempt
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.records import (
     Expired,
     Failed,
@@ -162,7 +163,12 @@ def upload_end(image_id: str, request: PullRequest) -> Ready:
 def ready_end(image_id: str) -> Ready:
     """Return the end of a pull whose image is delivered, with every member of a record."""
     origin = Origin("hub", "lib/app", f"sha256:{image_id}", private=False)
-    report = {"entries": 3, "verification": {"method": "sha256", "reason": ""}}
+    report = {
+        "entries": 3,
+        "verification": {"method": "sha256", "reason": ""},
+        "copied_bytes": 1024,
+        "sent_bytes": 3072,
+    }
     changes = {
         "user_acl": (),
         "group_acl": (),
@@ -187,6 +193,11 @@ def ready_end(image_id: str) -> Ready:
 def failed_end(*, own: bool = False) -> Failed:
     """Return the end of work that failed."""
     return Failed("PULLING", "The registry has no such image.", "Check it.", False, own)
+
+
+def packed_data() -> PackedData:
+    """Return the ranges of a file that has data of one pack."""
+    return PackedData.collect([("d" * 64, [(0, 96, 5000)])])
 
 
 def expired_end() -> Expired:

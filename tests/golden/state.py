@@ -38,6 +38,7 @@ _COLUMNS = {
     "leases": ("until",),
     "blocks": ("since",),
     "breakers": ("until", "probed"),
+    "file_ranges": ("saved_at",),
 }
 """Columns of other tables that are times."""
 
@@ -103,6 +104,7 @@ def _move(db: sqlite3.Connection, seconds: int) -> None:
             times = {name: document[name] + seconds for name in TIMES & document.keys()}
             text = json.dumps(document | times, separators=(",", ":"))
             db.execute(f"UPDATE {table} SET document = ? WHERE {key} = ?", (text, row[0]))
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
     for table, columns in _COLUMNS.items():
-        for column in columns:
+        for column in columns if table in tables else ():
             db.execute(f"UPDATE {table} SET {column} = {column} + ? WHERE {column} > 0", (seconds,))

@@ -27,6 +27,7 @@ LIMIT = 60.0
 ID, OTHER_ID, TWO_TAGS_ID = "a" * 64, "b" * 64, "d" * 64
 RUNNER = "node1:7"
 DIRECTORY = "/images"
+TABLES = "leases", "blocks", "breakers", "turns", "lookups", "file_ranges", "file_data"
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +179,7 @@ async def _tables(place: Place) -> None:
     await store.trip_breaker("limit hub anonymous node1", NOW + 60, "hub (rate limit)", NOW)
     await store.trip_breaker("limit hub anonymous node2", NOW + 60, "hub (rate limit)", NOW)
     await store.check_breaker("limit hub anonymous node2", NOW + 61, 90)
+    await store.save_ranges("c" * 64, program.packed_data(), NOW)
     row = {"user": "alice", "uid": 2001, "system": "mycluster", "type": "docker"}
     await store.record_lookup({**row, "tag": "lib/app:1", "id": ID, "time": NOW})
 
@@ -213,7 +215,7 @@ async def test_sqlite_tables(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         facts = {"user_version": version, "schema": _schema(db)}
-        for table in ("leases", "blocks", "breakers", "turns", "lookups"):
+        for table in TABLES:
             rows = db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
             facts[table] = [_plain(list(row)) for row in rows]
     check("sqlite", facts)

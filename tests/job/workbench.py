@@ -33,6 +33,7 @@ from shiftergw.model.images import (
     Platform,
     ResolvedImage,
 )
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import PullRequest, RegistryLogin
@@ -209,7 +210,7 @@ class Cache:
 
 
 class Builder:
-    """An `ImageBuilder` that writes a small file."""
+    """An `ImageBuilder` that writes a small file with ranges of packs as tests set them."""
 
     def __init__(self, directory: Path) -> None:
         """Build in `directory`."""
@@ -217,6 +218,8 @@ class Builder:
         self.builds = 0
         self.fails: Exception | None = None
         self.on_build: Callable[[], Awaitable[object]] | None = None
+        self.content = b"squashfs"
+        self.data = PackedData()
 
     @asynccontextmanager
     async def build(
@@ -243,10 +246,13 @@ class Builder:
         path = self.directory / f"{image_id}.squashfs"
         # Renamed, as by the real builder: another delivery may be reading the file.
         part = path.with_suffix(f".{self.builds}")
-        part.write_bytes(b"squashfs")
+        part.write_bytes(self.content)
         part.replace(path)
-        digest = hashlib.sha256(b"squashfs").hexdigest()
-        yield BuiltImage(path, 8, digest, ContentReport(entries=3, setuid=1))
+        digest, report = (
+            hashlib.sha256(self.content).hexdigest(),
+            ContentReport(entries=3, setuid=1),
+        )
+        yield BuiltImage(path, len(self.content), digest, report, data=self.data)
 
     async def check_space(self, size: int) -> None:
         """Accept every size."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests import mongod
 
-PARTS = "work ends reads queue requeue removals rights waits breakers"
+PARTS = "work ends reads ranges queue requeue removals rights waits breakers"
 
 for part in PARTS.split():
     pytest.register_assert_rewrite(f"tests.store.contract_{part}")

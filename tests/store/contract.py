@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.store.contract_breakers import BreakerContract
 from tests.store.contract_ends import EndContract, KeepContract
 from tests.store.contract_queue import QueueContract
+from tests.store.contract_ranges import RangesContract
 from tests.store.contract_reads import ReadContract
 from tests.store.contract_removals import CancelledRemovalContract, RemovalContract
 from tests.store.contract_requeue import RequeueContract
@@ -26,6 +27,7 @@ class StoreContract(
     CancelledRemovalContract,
     RightsContract,
     ReadContract,
+    RangesContract,
     KeepContract,
 ):
     """All parts of the contract. A subclass provides the fixture `place`."""

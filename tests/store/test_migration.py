@@ -17,6 +17,7 @@ from bson.objectid import ObjectId
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ConfigurationError, GatewayError, Unavailable
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.records import Expired
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -43,6 +44,10 @@ LABELS = {"$where": "1", "a.b": "", "\ud800": "\udfff"}
 """What an image may name things, and no database likes."""
 
 REPORT = {"big": 2**62, "half": 0.5, "in": {"": [0, None, True]}}
+
+
+SHA256 = "c" * 64
+DATA = PackedData.collect([("d" * 64, [(0, 96, 5000), (9000, 8000, 6000)])])
 
 
 @dataclass
@@ -81,7 +86,7 @@ async def fill(site: Site, images: int = 3) -> None:
     """Fill the file with the state that a gateway leaves when it stops without work."""
     async with running(site.path) as store:
         for n in range(images):
-            odd = {"labels": LABELS, "report": REPORT}
+            odd = {"labels": LABELS, "report": REPORT, "sha256": SHA256, "size": 4096}
             await complete_pull(store, request(f"x:{n}"), f"{n:064x}", NOW + n, **odd)
         removal = await complete_pull(store, request("gone:1"), OTHER_ID)
         assert await store.expire(removal.key) is not None
@@ -90,6 +95,8 @@ async def fill(site: Site, images: int = 3) -> None:
         attempt = await store.begin(removal.key, "n", NOW, 1)
         assert attempt is not None
         await store.finish(attempt.key, attempt.attempt, Expired(), NOW)
+        await store.save_ranges(SHA256, DATA, NOW)
+        await store.save_ranges(OTHER_ID, PackedData(), NOW)
         await store.block("/images", ID, 7, NOW)
         await store.block("/other images", ID, 8, NOW + 0.5)
         now = reactor.seconds()
@@ -111,6 +118,7 @@ async def answers_of(store: ImageStore) -> list[Any]:
         await store.find_id(["alpha"], OTHER_ID, expiring=True),
         [await store.is_blocked(record, [ID]) for record in ("/images", "/other images", "/none")],
         await store.lookups("alpha", 99),
+        await store.find_bases(["alpha"], DATA.sizes(), "", 9),
     ]
 
 
@@ -130,8 +138,9 @@ async def test_everything_arrives(site: Site) -> None:
     await fill(site)
     async with running(site.path) as store:
         before = await answers_of(store)
+    assert before[-1][0].data == DATA
     counts = await site.migrate()
-    assert counts == {"images": 6, "blocks": 2, "look-ups": 6}
+    assert counts == {"images": 6, "blocks": 2, "ranges": 2, "look-ups": 6}
     async with mongo_running(site.uri, site.name) as store:
         assert as_stored(await answers_of(store)) == as_stored(before)
         assert (await store.list("alpha"))[0].status == "READY"
@@ -160,7 +169,7 @@ async def test_unfinished_work_prevents_the_migration(site: Site) -> None:
     async with running(site.path) as store:
         await store.release("/images", ID, "k/1")
     assert site.db.list_collection_names() == []
-    assert await site.migrate() == {"images": 0, "blocks": 0, "look-ups": 0}
+    assert await site.migrate() == {"images": 0, "blocks": 0, "ranges": 0, "look-ups": 0}
 
 
 @pytest_twisted.ensureDeferred
@@ -259,8 +268,13 @@ async def test_an_interrupted_migration_can_be_repeated(
     assert port is not None
     with Wire(port, until=writes) as wire:
         await site.refusal(Unavailable, uri=wire.uri)
-    assert await site.migrate() == {"images": 6, "blocks": 2, "look-ups": 6}
-    for collection, count in (("images", 6), ("shiftergw.blocks", 2), ("metrics", 6)):
+    assert await site.migrate() == {"images": 6, "blocks": 2, "ranges": 2, "look-ups": 6}
+    for collection, count in (
+        ("images", 6),
+        ("shiftergw.blocks", 2),
+        ("shiftergw.ranges", 2),
+        ("metrics", 6),
+    ):
         assert site.db[collection].count_documents({}) == count
 
 

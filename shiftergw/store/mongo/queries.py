@@ -24,6 +24,7 @@ BREAKERS = "shiftergw.breakers"
 TURNS = "shiftergw.turns"
 STATE = "shiftergw.state"
 CREDENTIALS = "shiftergw.credentials"
+RANGES = "shiftergw.ranges"
 LOOKUPS = "metrics"
 
 MIGRATION = "migration"
@@ -45,10 +46,15 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_postponed": {"key": {"status": 1, "location": 1, "not_before": 1}},
         "shiftergw_attempt": {"key": {"attempt": 1}},
         "shiftergw_finishing": {"key": {"finishing.since": 1}, "sparse": True},
+        "shiftergw_sha256": {"key": {"sha256": 1}, "sparse": True},
     },
     LOOKUPS: {
         "shiftergw_system": {"key": {"system": 1, "_id": 1}},
         "shiftergw_time": {"key": {"time": 1}},
+    },
+    RANGES: {
+        "shiftergw_data": {"key": {"data": 1, "saved_at": -1}},
+        "shiftergw_saved_at": {"key": {"saved_at": 1}},
     },
     CREDENTIALS: {
         "shiftergw_used": {"key": {"at": 1}, "expireAfterSeconds": int(CREDENTIAL_SECONDS)},
@@ -61,6 +67,9 @@ _ANY_CLAIM = {"$gt": ""}
 """Matches a record that has a `claim`, by its index."""
 
 _LOWEST_KEY = ObjectId("0" * 24)
+
+MOST_FILES = 1000
+"""The most files whose ranges are compared with those of a file that is to be delivered."""
 
 
 def in_flight(claim: str) -> Query:
@@ -225,6 +234,36 @@ def blocks_of(directory: str, image_ids: Collection[str]) -> Query:
 def use_of(digest: bytes) -> Query:
     """Return the query for the first use of a credential."""
     return Query(CREDENTIALS, {"_id": digest}, limit=1)
+
+
+def files_with_data(digests: Collection[str]) -> Query:
+    """Return the query for the files with data of one of these packs, the last ones first."""
+    files = {"data": {"$in": list(digests)}}
+    return Query(RANGES, files, {"saved_at": -1}, MOST_FILES, members=("data", "sizes"))
+
+
+def ready_with_file(systems: Collection[str], files: Collection[str]) -> Query:
+    """Return the query for READY records of systems, by the digests of their files."""
+    records = {"sha256": {"$in": list(files)}, "status": _IS_READY}
+    members = ("id", "sha256", "size", "modified", "last_pull")
+    return Query(IMAGES, records | {"system": {"$in": list(systems)}}, members=members)
+
+
+def ranges_of(sha256: str) -> Query:
+    """Return the query for the ranges of a file."""
+    return Query(RANGES, {"_id": sha256}, limit=1)
+
+
+def ranges_before(time: float) -> Query:
+    """Return the query for the files whose ranges were saved before a time."""
+    return Query(RANGES, {"saved_at": {"$lt": time}}, members=("_id",))
+
+
+def images_of_files(files: Collection[str]) -> Query:
+    """Return the query for the records whose files exist, by the digests of their files."""
+    words = [*READY_WORDS, str(State.EXPIRING)]
+    records = {"sha256": {"$in": list(files)}, "status": {"$in": words}}
+    return Query(IMAGES, records, members=("sha256",))
 
 
 def file_key(directory: str, image_id: str) -> str:

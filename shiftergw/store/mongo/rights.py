@@ -15,6 +15,7 @@ from shiftergw.store.mongo.queries import (
     CREDENTIALS,
     LEASES,
     LOOKUPS,
+    RANGES,
     STATE,
     TURNS,
 )
@@ -22,7 +23,7 @@ from shiftergw.store.mongo.records import IMAGES
 
 COMMAND = {"connectionStatus": 1, "showPrivileges": True}
 
-_COLLECTIONS = (IMAGES, LOOKUPS, LEASES, BLOCKS, BREAKERS, TURNS, STATE, CREDENTIALS)
+_COLLECTIONS = (IMAGES, LOOKUPS, LEASES, BLOCKS, BREAKERS, TURNS, STATE, CREDENTIALS, RANGES)
 _ACTIONS = ("find", "insert", "update", "remove", "listIndexes", "createIndex")
 _ROLES = ("readWrite", "dbOwner")
 _ROLES_ANY_DATABASE = ("readWriteAnyDatabase", "root")

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.postponement import Breaker, PostponeLimits
 from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
 from shiftergw.model.requests import PullRequest, QueueLimits
 from shiftergw.mongo.database import COMMAND_SECONDS
-from shiftergw.ports import UsedCredentials
+from shiftergw.ports import DeltaBase, UsedCredentials
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.mongo import (
@@ -26,6 +27,7 @@ from shiftergw.store.mongo import (
     images,
     leases,
     queries,
+    ranges,
     reads,
     schedule,
     steps,
@@ -235,6 +237,20 @@ class MongoStore(MongoConnections):
         for records in find(before):
             count += (await self._db.delete(IMAGES, records, multi=True))[0]
         return count
+
+    async def save_ranges(self, sha256: str, data: PackedData, now: float) -> None:
+        """See `ImageStore`."""
+        await ranges.save(self._db, sha256, data, now)
+
+    async def find_bases(
+        self, systems: Collection[str], data_sizes: Mapping[str, int], without: str, limit: int
+    ) -> Sequence[DeltaBase]:
+        """See `ImageStore`."""
+        return await ranges.find(self._db, systems, data_sizes, without, limit)
+
+    async def forget_ranges(self, before: float) -> int:
+        """See `ImageStore`."""
+        return await ranges.forget(self._db, before)
 
     async def lease(
         self, directory: str, image_id: str, holder: str, now: float, seconds: float

@@ -200,3 +200,30 @@ FORGET_LOOKUPS = """
 LOOKUPS = """
     SELECT document FROM lookups WHERE system = ? ORDER BY number DESC LIMIT ?
 """
+
+REMOVE_RANGES = "DELETE FROM file_ranges WHERE sha256 = ?"
+
+ADD_RANGES = "INSERT INTO file_ranges (sha256, saved_at, content) VALUES (?, ?, ?)"
+
+ADD_DATA = "INSERT INTO file_data (data, sha256, size) VALUES (?, ?, ?)"
+
+RANGES = "SELECT content FROM file_ranges WHERE sha256 = ?"
+
+# The wanted data is a JSON object: digest of the data, and bytes of it that are needed.
+FIND_BASES = """
+    WITH common AS (
+        SELECT sha256, sum(min(file_data.size, wanted.value)) AS common_size
+        FROM json_each(?) AS wanted JOIN file_data ON data = wanted.key GROUP BY sha256
+    )
+    SELECT id, sha256, json_extract(document, '$.size'), json_extract(document, '$.modified')
+    FROM common JOIN images USING (sha256)
+    WHERE status = 'READY' AND system IN (SELECT value FROM json_each(?)) AND id <> ?
+    ORDER BY common_size DESC, last_pull DESC, id
+"""
+
+FORGET_RANGES = """
+    DELETE FROM file_ranges WHERE saved_at < ? AND NOT EXISTS (
+        SELECT 1 FROM images
+        WHERE images.sha256 = file_ranges.sha256 AND status IN ('READY', 'EXPIRING')
+    )
+"""

@@ -12,13 +12,15 @@ import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.postponement import Breaker, PostponeLimits
 from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
 from shiftergw.model.requests import PullRequest, QueueLimits
+from shiftergw.ports import DeltaBase
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.fair_schedule import InFlight, fair_schedule
-from shiftergw.store.sqlite import breakers, images, leases, queries, rows, steps
+from shiftergw.store.sqlite import breakers, images, leases, queries, ranges, rows, steps
 from shiftergw.store.sqlite.connections import require_open
 from shiftergw.store.sqlite.lookups import SqliteLookups
 
@@ -233,6 +235,22 @@ class SqliteStore(SqliteLookups):
     async def forget_ended(self, before: float, *, foreign: bool = True) -> int:
         """See `ImageStore`."""
         return await self._execute(queries.FORGET_ENDED, before, foreign)
+
+    async def save_ranges(self, sha256: str, data: PackedData, now: float) -> None:
+        """See `ImageStore`."""
+        values = sha256, data.sizes(), data.encode(), now
+        await self._write(lambda db: ranges.save(db, *values))
+
+    async def find_bases(
+        self, systems: Collection[str], data_sizes: Mapping[str, int], without: str, limit: int
+    ) -> Sequence[DeltaBase]:
+        """See `ImageStore`."""
+        lane = require_open(self._lister)
+        return await lane.run(lambda db: ranges.find(db, systems, data_sizes, without, limit))
+
+    async def forget_ranges(self, before: float) -> int:
+        """See `ImageStore`."""
+        return await self._write(lambda db: db.execute(queries.FORGET_RANGES, (before,)).rowcount)
 
     async def lease(
         self, directory: str, image_id: str, holder: str, now: float, seconds: float

@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import Unavailable
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.postponement import PostponeLimits
 from shiftergw.model.records import Expired, Progress
 from shiftergw.model.requests import QueueLimits
@@ -60,6 +61,9 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "is_blocked": lambda store: store.is_blocked("/images", [ID]),
     "expires": lambda store: store.expires(None, NOW, None),
     "forget_ended": lambda store: store.forget_ended(NOW),
+    "save_ranges": lambda store: store.save_ranges(ID, PackedData(), NOW),
+    "find_bases": lambda store: store.find_bases(["alpha"], {ID: 1}, "", 9),
+    "forget_ranges": lambda store: store.forget_ranges(NOW),
     "lease": lambda store: store.lease("/images", ID, "k/1", NOW, 9),
     "release": lambda store: store.release("/images", ID, "k/1"),
     "lookups": lambda store: store.lookups("alpha", 9),

@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.records import Progress, Ready
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
@@ -49,6 +50,8 @@ DURABLE: dict[str, Write] = {
 
 PASSING: dict[str, Write] = {
     "heartbeat": lambda store, work, _: store.heartbeat(work, 1, Progress(), NOW),
+    "save_ranges": lambda store, *_: store.save_ranges(ID, PackedData(), NOW),
+    "forget_ranges": lambda store, *_: store.forget_ranges(NOW),
     "renew": lambda store, _, ready: store.renew(ready, NOW + 9),
     "lease": lambda store, work, _: store.lease("/images", ID, f"{work}/1", NOW, 9),
     "release": lambda store, work, _: store.release("/images", ID, f"{work}/1"),

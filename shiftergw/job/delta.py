@@ -1,0 +1,152 @@
+"""Find an image of a system whose file has most of the bytes of a file to be delivered.
+
+The search is a help and never a need: what goes wrong in it is logged, and the whole file is sent.
+Nothing of its result is trusted by a delivery, which verifies the whole file (`ImageDirectory`).
+
+An image of any user may be the base. Its bytes reach no other image: only those are copied that the
+new file has too, and the user of the pull has proven access to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from shiftergw.errors import GatewayError, TimedOut
+from shiftergw.job.targets import Target
+from shiftergw.model.images import BuiltImage
+from shiftergw.model.packed_data import SHORTEST_RANGE, DataRange, PackedData
+from shiftergw.plumbing.timing import pause, within
+from shiftergw.ports import DeltaBase, DeltaSource, ImageStore, SharedRange
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+SEARCH_SECONDS = 5.0
+"""Seconds that a delivery waits for the search, or for the ranges of its file to be stored."""
+
+MOST_BASES = 4
+"""The most images whose ranges are compared with those of a file."""
+
+LEAST_BYTES = 1 << 18
+"""Bytes that a delivery must save: with fewer, to send them costs less than to put a file together.
+"""
+
+
+class Deltas:
+    """Finds the bases of deliveries, and records what later ones need to know of their files."""
+
+    _log = Logger()
+
+    def __init__(self, store: ImageStore, clock: IReactorTime) -> None:
+        """Search in `store`, which has the ranges of delivered files."""
+        self._store = store
+        self._clock = clock
+
+    async def find(self, target: Target, image_id: str, file: BuiltImage) -> DeltaSource | None:
+        """Return what another image of the same directory shares with the file of an image.
+
+        Returns None if there is no such image, and after any failure, which is logged.
+        """
+        if not file.data.ranges:
+            return None
+        try:
+            return await within(
+                SEARCH_SECONDS, self._clock, self._find(target, image_id, file.data), _too_slow
+            )
+        except CancelledError:
+            raise
+        except GatewayError as error:
+            self._warn(
+                "{id} is sent as a whole, the search failed: {error} {detail}", image_id, error
+            )
+        except Exception:  # noqa: BLE001 - without a base the whole file is sent
+            self._log.failure("the search for the data of {id} in other images", id=image_id)
+        return None
+
+    async def _find(self, target: Target, image_id: str, data: PackedData) -> DeltaSource | None:
+        bases = await self._store.find_bases(target.systems, data.sizes(), image_id, MOST_BASES)
+        sources: list[tuple[int, DeltaBase, tuple[SharedRange, ...]]] = []
+        for base in bases:
+            await pause(0, self._clock)  # heartbeats go on
+            ranges = shared_ranges(data, base.data)
+            sources.append((sum(part.length for part in ranges), base, ranges))
+        sources.sort(key=lambda source: source[0], reverse=True)
+        for size, base, ranges in sources:
+            if size < LEAST_BYTES:
+                break
+            if await self._is_unchanged(target, base):
+                self._log.info(
+                    "{id} shares {size} bytes with {base} in {directory}",
+                    id=image_id,
+                    size=size,
+                    base=base.image_id,
+                    directory=target.name,
+                )
+                return DeltaSource(_file_name(base), base.size, ranges)
+        return None
+
+    async def _is_unchanged(self, target: Target, base: DeltaBase) -> bool:
+        """Return whether the file of a base has the size and the time of its delivery."""
+        file = await target.directory.exists(_file_name(base))
+        return (
+            file is not None
+            and file.size == base.size
+            and (file.modified == base.modified or None in {file.modified, base.modified})
+        )
+
+    async def record(self, image_id: str, file: BuiltImage) -> None:
+        """Record the ranges of the delivered file of an image; a failure is logged."""
+        if not file.data.ranges:
+            return
+        saving = self._store.save_ranges(file.sha256, file.data, self._clock.seconds())
+        try:
+            await within(SEARCH_SECONDS, self._clock, saving, _too_slow)
+        except GatewayError as error:
+            self._warn("the data of {id} is not recorded: {error} {detail}", image_id, error)
+
+    def _warn(self, text: str, image_id: str, error: GatewayError) -> None:
+        self._log.warn(text, id=image_id, error=error, detail=error.detail)
+
+
+def shared_ranges(file: PackedData, base: PackedData) -> tuple[SharedRange, ...]:
+    """Return the ranges of a file that another file has too, in the order of their offsets."""
+    ranges = [
+        shared_range
+        for name, parts in file.ranges.items()
+        for shared_range in _intersect(parts, base.ranges.get(name, ()))
+    ]
+    return tuple(sorted(ranges, key=lambda shared_range: shared_range.offset))
+
+
+def _intersect(
+    parts: Sequence[DataRange], base_parts: Sequence[DataRange]
+) -> Iterator[SharedRange]:
+    """Yield what two files have of the data of one pack, without pieces that are too short."""
+    index = base_index = 0
+    while index < len(parts) and base_index < len(base_parts):
+        part, base_part = parts[index], base_parts[base_index]
+        start = max(part.offset, base_part.offset)
+        end, base_end = part.offset + part.length, base_part.offset + base_part.length
+        length = min(end, base_end) - start
+        if length >= SHORTEST_RANGE:
+            yield SharedRange(
+                part.position + start - part.offset,
+                base_part.position + start - base_part.offset,
+                length,
+            )
+        if end <= base_end:
+            index += 1
+        else:
+            base_index += 1
+
+
+def _file_name(base: DeltaBase) -> str:
+    return f"{base.image_id}.squashfs"
+
+
+def _too_slow() -> TimedOut:
+    return TimedOut(f"It took longer than {SEARCH_SECONDS:.0f} s.")

@@ -1,0 +1,55 @@
+"""Port to the ranges of delivered files that are data of layer packs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from shiftergw.model.packed_data import PackedData
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaBase:
+    """A READY image whose file has data of packs in common with a file that is to be delivered.
+
+    `size` and `sha256` are those of its file, which was last written at `modified` (seconds since
+    1970; None if that is not known). `data` says where in the file the data of packs is.
+    """
+
+    image_id: str
+    sha256: str
+    size: int
+    modified: int | None
+    data: PackedData
+
+
+class RangeStore(Protocol):
+    """Which ranges of delivered files are data of packs, by the SHA-256 of the files.
+
+    It is a help for deliveries, not a truth: what is lost is sent once more. Rows may be lost in a
+    power cut.
+    """
+
+    async def save_ranges(self, sha256: str, data: PackedData, now: float) -> None:
+        """Keep the ranges of a file that an image is about to have; replace earlier ones."""
+        ...
+
+    async def find_bases(
+        self, systems: Collection[str], data_sizes: Mapping[str, int], without: str, limit: int
+    ) -> Sequence[DeltaBase]:
+        """Return at most `limit` READY images of these systems that have data of these packs.
+
+        `data_sizes` has, by the digest of the data of a pack, the bytes of it that are needed. The
+        images that may have most of them come first. Images with the id `without` are left out. A
+        store may look at the files that were delivered last only, if there are very many.
+        """
+        ...
+
+    async def forget_ranges(self, before: float) -> int:
+        """Remove ranges that were saved before a time and whose file no image has; return how many.
+
+        An image has its file while one of its records is READY or EXPIRING.
+        """
+        ...
