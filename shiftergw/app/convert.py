@@ -87,7 +87,7 @@ async def convert(
             if verdict is not None and not verdict.is_accepted:
                 raise policies.refusal(system, reference, image, verdict)
             resolve_seconds = time.monotonic() - start
-            await pipeline.check_space(image)
+            await pipeline.check_space(image, conversion.options)
             async with pipeline.convert(
                 image, image_config, None, conversion.options, watcher
             ) as squashfs:

@@ -134,7 +134,8 @@ class _LookUps:
             verdict = await self._attempt(self._judge(image), None, limits.POLICY)
             facts = replace(facts, verdict=verdict)
             if explain(facts).action == "build":
-                await self._attempt(adapters.pipeline.check_space(image), None, limits.CACHE)
+                fit = adapters.pipeline.check_space(image, target.options)
+                await self._attempt(fit, None, limits.CACHE)
                 await self._attempt(target.check_space(image), None, limits.DIRECTORY)
         return replace(facts, places=self._places(), failures=tuple(self._failures))
 
@@ -180,13 +181,22 @@ class _LookUps:
         try:
             return replace(
                 facts,
-                layer_sizes=await self._look_up(parts.caches.sizes_of(image), limits.CACHE),
+                layer_sizes=await self._look_up(self._layer_sizes(image), limits.CACHE),
                 is_converted=await self._look_up(
                     parts.builder.has(image.id, options), limits.CACHE
                 ),
             )
         except GatewayError as error:
             return replace(facts, cache_failure=error)
+
+    async def _layer_sizes(self, image: ResolvedImage) -> list[int]:
+        """Return how many bytes of each layer need not be downloaded; packs stand for layers."""
+        sizes = await self._adapters.parts.caches.sizes_of(image)
+        packed_layers = await self._adapters.pipeline.find_packs(image, self._target.options)
+        return [
+            layer.size if layer.digest in packed_layers else size
+            for layer, size in zip(image.layers, sizes, strict=True)
+        ]
 
     async def _tag(self, facts: ImageFacts, store: ImageStore) -> ImageFacts:
         """Add what the tag means on the system now, and a pull of it that is under way."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ from shiftergw.build.by_packs import PackConverter
 from shiftergw.build.converted import ConvertedFiles, converted_groups, disk_errors
 from shiftergw.build.converter import BuildRequest, LayerConverter
 from shiftergw.build.image_build import ImageBuild
+from shiftergw.build.pack_search import find_packs
 from shiftergw.build.tools import BuildTools
 from shiftergw.build.whole import WholeConverter
 from shiftergw.errors import NoSpace, amount
 from shiftergw.model.build_options import BuildLimits, SquashOptions
-from shiftergw.model.images import BuiltImage
+from shiftergw.model.images import BuiltImage, Digest
 from shiftergw.plumbing.disk_budget import DiskBudget
 from shiftergw.plumbing.files import private_directory
 
@@ -85,6 +87,16 @@ class SquashBuilder:
         """Return whether the converted file of (image id, options) is here, unverified."""
         files = ConvertedFiles(self._directory, image_id, options.key)
         return await self._threads.run(files.exist)
+
+    async def find_packs(
+        self,
+        pack_directory: Path,
+        claims: Iterable[tuple[Digest, Digest | None]],
+        options: SquashOptions,
+        use: AsyncExitStack | None = None,
+    ) -> AbstractSet[Digest]:
+        """See the port."""
+        return await find_packs(self._tools, pack_directory, claims, options, use)
 
     async def check_space(self, size: int) -> None:
         """Refuse layers whose squashfs cannot fit, even if all unused files were removed.

@@ -17,10 +17,11 @@ from shiftergw.build.compose import compose
 from shiftergw.build.converter import BuildRequest, timeout_error
 from shiftergw.build.examination import read_all_layers
 from shiftergw.build.pack_files import Pack
-from shiftergw.build.pack_options import tools_digest
+from shiftergw.build.pack_search import tools_key
 from shiftergw.build.packer import Packer
 from shiftergw.build.packing_waits import PackingWaits
 from shiftergw.build.stage_meter import StageMeter
+from shiftergw.errors import PackCorrupt
 from shiftergw.model.packed_data import PackedData
 from shiftergw.plumbing.timing import within
 
@@ -79,7 +80,7 @@ class PackConverter:
         packer = Packer(
             tools,
             share_of(request.options, lanes),
-            await tools_digest(tools.binary, tools.threads, tools.reactor, tools.clock),
+            await tools_key(tools),
             request.limits.stages.conversion,
             request.pack_directory,
             waits.waiting,
@@ -118,18 +119,26 @@ class PackConverter:
     async def repair(self) -> bool:
         """Make damaged packs anew; return whether there were any.
 
-        All packs are hashed. The same layer gives the same pack, so the plan stays valid.
+        All packs are hashed. The same layer gives the same pack, so the plan stays valid. Raises
+        `PackCorrupt` if a layer is not here to be packed anew.
         """
         assert self._packing is not None  # the layers were read
         self.request.on_stage("REPAIR")
         meter = StageMeter("repair", self.request.report, sum(layer.size for layer in self._packs))
         is_damaged = False
+        missing_layer: PackCorrupt | None = None
         with meter.reporting(self.tools.clock):
             for layer in self._packs:
-                pack = await self._packing.replace_damaged(layer, meter)
+                try:
+                    pack = await self._packing.replace_damaged(layer, meter)
+                except PackCorrupt as error:
+                    missing_layer = error  # raised once all damaged packs are removed
+                    continue
                 if pack is not None:
                     self._packs[layer] = pack
                     is_damaged = True
+        if missing_layer is not None:
+            raise missing_layer
         return is_damaged
 
 
@@ -152,16 +161,19 @@ class _LayerPacking:
         self._costs[layer] = cost
         await layer.wait_for_opening()  # without a lane: a registry may ask to retry later
         if await packer.tools.threads.run(packer.files(layer.digest).exist):
-            # The pack may have been made for another user, of a private image. Nothing of it is
-            # used before the layer has arrived for this pull, as it would have to without a pack:
-            # the manifest was read with the login of this pull (`Pipeline.resolve`), and the blob
-            # was downloaded with it, or was in the cache of this very repository
-            # (`BlobCaches.of`). A blob that only another user may read never arrives.
-            await layer.wait_for_file()
+            # The pack may have been made for another user, of a private image. It is used if it is
+            # in the place of this image's own blobs (`BlobCache.pack_directory`), whose manifest
+            # was read with the login of this pull (`Pipeline.resolve`): so is a blob that is there.
+            # The pull has then held the pack instead of the layer. Otherwise nothing of the pack is
+            # used before the layer has arrived for this pull.
+            path = await layer.wait_for_file()
             pack = await packer.find(layer.digest, layer.diff_id, cost, self.use)
             if pack is not None:
                 report(layer.size)
                 return pack
+            if path is None:
+                await packer.discard_damaged(layer.digest)
+                raise PackCorrupt("A converted layer was damaged in the cache.")
         async with self.lanes:
             with self.waits.packing():
                 return await packer.pack(layer, cost, report, self.use)

@@ -115,6 +115,7 @@ async def examine_layers(
             if early is None:
                 cost.reset()  # other layers must not pay for them
         path = await layer.wait_for_file()
+        assert path is not None  # packs stand for layers where the options use packs
         entries = await read(opening_of(path)) if early is None else early
         return LayerFile(path, layer.diff_id), entries
 

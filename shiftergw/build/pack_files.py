@@ -12,29 +12,27 @@ A directory holds, for each (layer blob, key):
 
 A process that uses a pack holds a shared `flock` on it (`hold_pack`).
 
-The sidecar is `_MAGIC`, the SHA-256 of all that follows, the length of a JSON document and the
-document, the digests of the contents, and the index. All functions block: they run in threads.
+All functions block: they run in threads.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from struct import Struct
 from threading import Event
-from typing import Any
 
 from twisted.logger import Logger
 
+from shiftergw.build import pack_sidecar
 from shiftergw.build.pack_feed import directory_count
+from shiftergw.build.pack_sidecar import Measures, Sidecar
 from shiftergw.errors import (
     BlobCorrupt,
     ConversionFailed,
@@ -44,12 +42,10 @@ from shiftergw.errors import (
 )
 from shiftergw.model.images import Digest
 from shiftergw.oci.compression import StopRequested
-from shiftergw.oci.stored_index import SIZE_LIMIT, decode_index, encode_index
 from shiftergw.oci.tar import LayerIndex
 from shiftergw.plumbing.file_groups import FileGroups
 from shiftergw.plumbing.files import (
     closed_on_error,
-    read_whole,
     removed_on_error,
     replace_durably,
     write_private,
@@ -62,14 +58,7 @@ from shiftergw.squashfs.superblock import Superblock
 
 _log = Logger()
 
-_MAGIC = b"sgwpack\1"
-"""The first bytes of a sidecar; the last of them is the version of its format."""
-
-_DIGEST_SIZE = 32
-_LENGTH = Struct("<I")
 _BASE = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})-[0-9a-f]{12}(?:-early)?")
-_SIDECAR_LIMIT = 2 * SIZE_LIMIT
-"""Bytes of the largest sidecar that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +108,6 @@ class PackFiles:
         return self.pack.is_file() and self.sidecar.is_file()
 
 
-@dataclass(frozen=True, slots=True)
-class _Measures:
-    """Size, time of the last change in nanoseconds, and digests of the file of a pack.
-
-    `other_sha256` is the digest of the bytes that are not data: before and behind them.
-    """
-
-    size: int
-    mtime_ns: int
-    data_sha256: str
-    other_sha256: str
-
-
 def install_pack(
     files: PackFiles, index: LayerIndex, digests: Sequence[bytes], stop: Event
 ) -> Pack:
@@ -149,7 +125,7 @@ def install_pack(
             "mksquashfs has written a damaged pack of a layer.", detail=error.detail
         ) from error
     pack = Pack(files.pack, index, digests, measures.size, measures.data_sha256)
-    content = _encode(pack, measures, stop)
+    content = pack_sidecar.encode(Sidecar(index, digests, measures), stop)
     replace_durably(files.part, files.pack)
     with removed_on_error(files.pack):
         write_private(files.sidecar, content)
@@ -163,10 +139,12 @@ def find_pack(files: PackFiles, stop: Event) -> Pack | None:
     `StopRequested` soon after `stop` is set.
     """
     try:
-        content, _ = read_whole(files.sidecar, _SIDECAR_LIMIT)
-        pack, measures = _decode(content, files.pack, stop)
-        if _is_whole(pack, measures, stop):
-            return pack
+        sidecar = pack_sidecar.read(files.sidecar, stop)
+        if _is_unchanged(files, sidecar.measures) or _has_digests(files, sidecar, stop):
+            measures = sidecar.measures
+            return Pack(
+                files.pack, sidecar.index, sidecar.digests, measures.size, measures.data_sha256
+            )
         problem = "its bytes have changed"
     except FileNotFoundError:
         return None
@@ -183,8 +161,7 @@ def remove_damaged_pack(files: PackFiles, stop: Event) -> bool:
     the pack keep the file that they have opened. Raises `StopRequested` soon after `stop` is set.
     """
     with suppress(OSError, ValueError, KeyError, TypeError, GatewayError):
-        content, _ = read_whole(files.sidecar, _SIDECAR_LIMIT)
-        if _has_digests(*_decode(content, files.pack, stop), stop):
+        if _has_digests(files, pack_sidecar.read(files.sidecar, stop), stop):
             return False
         _warn(files, "its bytes have changed")
     files.sidecar.unlink(missing_ok=True)
@@ -200,19 +177,33 @@ def _warn(files: PackFiles, problem: str) -> None:
     )
 
 
-def _is_whole(pack: Pack, measures: _Measures, stop: Event) -> bool:
-    """Return whether the file has the size and the time of its sidecar, or else its digests."""
-    state = pack.path.stat()
-    if (state.st_size, state.st_mtime_ns) == (measures.size, measures.mtime_ns):
-        return True
-    return _has_digests(pack, measures, stop)
+def _is_unchanged(files: PackFiles, measures: Measures) -> bool:
+    """Return whether a pack has the size and the time that its sidecar says."""
+    state = files.pack.stat()
+    return (state.st_size, state.st_mtime_ns) == (measures.size, measures.mtime_ns)
 
 
-def _has_digests(pack: Pack, measures: _Measures, stop: Event) -> bool:
-    """Return whether the file has the digests of its sidecar."""
-    with pack.path.open("rb") as file:
-        present = _measure(file.fileno(), len(pack.digests), stop)
-    return replace(present, mtime_ns=measures.mtime_ns) == measures
+def _has_digests(files: PackFiles, sidecar: Sidecar, stop: Event) -> bool:
+    """Return whether a pack has the digests that its sidecar says."""
+    with files.pack.open("rb") as file:
+        present = _measure(file.fileno(), len(sidecar.digests), stop)
+    return replace(present, mtime_ns=sidecar.measures.mtime_ns) == sidecar.measures
+
+
+def promises_pack(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:
+    """Return whether there is a pack that can stand for its layer under these `diff_id`s.
+
+    A glance: the pack is unchanged since it was made, and its sidecar begins as it should. What
+    else is damaged is found when the pack is used. A digest of another algorithm than that of the
+    proven `diff_id` could be neither confirmed nor refused without the layer.
+    """
+    try:
+        head = pack_sidecar.glance(files.sidecar)
+        return _is_unchanged(files, head.measures) and all(
+            diff_id is None or diff_id.algorithm == head.diff_id.algorithm for diff_id in diff_ids
+        )
+    except (OSError, ValueError, KeyError, TypeError, GatewayError):
+        return False
 
 
 def hold_pack(files: PackFiles) -> int | None:
@@ -242,42 +233,7 @@ def last_uses(directory: Path) -> dict[str, float]:
     return uses
 
 
-def _encode(pack: Pack, measures: _Measures, stop: Event) -> bytes:
-    document = json.dumps(
-        {
-            "diff_id": str(pack.diff_id),
-            "contents": len(pack.digests),
-            "size": measures.size,
-            "mtime_ns": measures.mtime_ns,
-            "data_sha256": measures.data_sha256,
-            "other_sha256": measures.other_sha256,
-        }
-    ).encode()
-    index = encode_index(pack.index, stop)
-    body = b"".join([_LENGTH.pack(len(document)), document, *pack.digests, index])
-    return b"".join([_MAGIC, sha256(body).digest(), body])
-
-
-def _decode(content: bytes, path: Path, stop: Event) -> tuple[Pack, _Measures]:
-    """Return what a sidecar says; raise `ValueError`, `KeyError` or `TypeError` for damage."""
-    start = len(_MAGIC) + _DIGEST_SIZE
-    body = memoryview(content)[start:]
-    if not content.startswith(_MAGIC) or sha256(body).digest() != content[len(_MAGIC) : start]:
-        raise ValueError("its sidecar is damaged")
-    (length,) = _LENGTH.unpack_from(body)
-    position = _LENGTH.size + length
-    document: dict[str, Any] = json.loads(bytes(body[_LENGTH.size : position]))
-    end = position + _DIGEST_SIZE * document["contents"]
-    digests = [bytes(body[at : at + _DIGEST_SIZE]) for at in range(position, end, _DIGEST_SIZE)]
-    index = decode_index(body[end:], Digest.parse(document["diff_id"]), stop)
-    if any(entry.number >= len(digests) for entry in index.entries):
-        raise ValueError("its sidecar has the number of no content")
-    names = ("size", "mtime_ns", "data_sha256", "other_sha256")
-    measures = _Measures(*(document[name] for name in names))
-    return Pack(path, index, digests, measures.size, measures.data_sha256), measures
-
-
-def _measure(descriptor: int, contents: int, stop: Event) -> _Measures:
+def _measure(descriptor: int, contents: int, stop: Event) -> Measures:
     """Measure an open pack of this many contents; raise `SquashfsCorrupt`, `StopRequested`."""
     state = os.fstat(descriptor)
     source = Source(partial(os.pread, descriptor), state.st_size)
@@ -295,7 +251,7 @@ def _measure(descriptor: int, contents: int, stop: Event) -> _Measures:
     _hash_area(descriptor, rest, 0, start, stop)
     _hash_area(descriptor, data, start, head.inode_table, stop)
     _hash_area(descriptor, rest, head.inode_table, state.st_size, stop)
-    return _Measures(state.st_size, state.st_mtime_ns, data.hexdigest(), rest.hexdigest())
+    return Measures(state.st_size, state.st_mtime_ns, data.hexdigest(), rest.hexdigest())
 
 
 def _hash_area(descriptor: int, hasher: hashlib._Hash, start: int, end: int, stop: Event) -> None:

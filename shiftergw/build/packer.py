@@ -45,6 +45,7 @@ from shiftergw.errors import (
     ImageTooLarge,
     LayerInvalid,
     NoSpace,
+    PackCorrupt,
     duration,
 )
 from shiftergw.oci.compression import opening_of
@@ -248,6 +249,8 @@ class _Packing:
         with disk_errors():
             if contents is None:
                 path = await self.layer.wait_for_file()
+                if path is None:
+                    raise PackCorrupt("A converted layer is no longer in the cache.")
                 await tools.threads.run(self._make_room_for, path)
                 contents = await self._compress(opening_of(path), files.part)
             else:

@@ -111,6 +111,13 @@ class BlobCorrupt(PullError):
     default_remedy = "Try again; if it lasts, push the image once more."
 
 
+class PackCorrupt(BlobCorrupt):
+    """A pack that stood for a layer is damaged, or gone: the layer has to be downloaded."""
+
+    code = "pack-corrupt"
+    default_remedy = "Try again; if it lasts, tell the site's support: a disk may be failing."
+
+
 class SquashfsCorrupt(PullError):
     """A squashfs file is damaged: its metadata contradicts itself, or leads out of the file."""
 

@@ -61,7 +61,7 @@ class Installation:
     ) -> Ready:
         """Download and convert the image, then deliver it."""
         image, target = resolution.image, job.target
-        await job.pipeline.check_space(image)
+        await job.pipeline.check_space(image, target.options)
         await target.check_space(image)
         async with job.pipeline.convert(
             image, resolution.config, job.login, target.options, job.attempt

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,11 @@ from shiftergw.states import State
 
 _log = Logger()
 
+FindPacks = Callable[
+    [Sequence[tuple[Digest, Digest | None]], AsyncExitStack], Awaitable[AbstractSet[Digest]]
+]
+"""`ImageBuilder.find_packs` for the claims of an image, with packs that are kept."""
+
 
 class LayerDownloads:
     """The layers of one image, which arrive in the cache once `fetch` runs."""
@@ -32,8 +38,9 @@ class LayerDownloads:
         image: ResolvedImage,
         config: ImageConfig,
         login: RegistryLogin | None,
+        find_packs: FindPacks,
     ) -> None:
-        """Download from `source` with `login`."""
+        """Download from `source` with `login`, unless `find_packs` finds the pack of a layer."""
         self._source = source
         self._cache = cache
         self._image = image
@@ -49,23 +56,32 @@ class LayerDownloads:
         """In the image's order; the same blob with the same `diff_id` is the same object."""
         self._unverifiable = {digest for digest, diff_id in pairs if diff_id is None}
         """Blobs of layers without a `diff_id`: reading them does not verify them."""
+        self._claims = pairs
+        self._find_packs = find_packs
+        self._packed_layers: AbstractSet[Digest] = frozenset()
 
     async def fetch(self, watcher: Watcher, stack: AsyncExitStack) -> None:
         """Download all blobs that are not in the cache, each once; keep all until `stack` ends.
 
-        The largest blobs start first, since a large one that starts last would delay the end. Blobs
-        that the builder cannot verify are used from the cache only after their digest was checked.
-        If the source asks to retry some blobs later, raises `RetryLater` with the latest of these
-        times, after all other blobs have arrived.
+        A layer whose pack is there counts as arrived; its pack is kept instead. The largest blobs
+        start first, since a large one that starts last would delay the end. Blobs that the builder
+        cannot verify are used from the cache only after their digest was checked. If the source
+        asks to retry some blobs later, raises `RetryLater` with the latest of these times, after
+        all other blobs have arrived.
         """
         watcher.enter_stage(State.PULLING, "Pulling layers")
-        sizes: dict[Digest, int] = {}
+        self._packed_layers = await self._find_packs(self._claims, stack)
+        packed_blobs = [self._blobs[digest] for digest in self._packed_layers]
+        sizes = {blob.descriptor.digest: blob.descriptor.size for blob in packed_blobs}
         waits: list[RetryLater] = []
 
         def report_all() -> None:
             watcher.report(Progress("fetch", sum(sizes.values()), self._image.download_size))
 
         report_all()
+        for blob in packed_blobs:
+            blob.opening.set_result(None)
+            blob.path.set_result(None)
 
         async def fetch_blob(blob: _Blob) -> None:
             descriptor = blob.descriptor
@@ -91,7 +107,8 @@ class LayerDownloads:
             blob.opening.set_result(None)
             blob.path.set_result(path)
 
-        by_size = sorted(self._blobs.values(), key=lambda blob: -blob.descriptor.size)
+        new_blobs = [self._blobs[digest] for digest in self._needed_blobs()]
+        by_size = sorted(new_blobs, key=lambda blob: -blob.descriptor.size)
         await gather_or_cancel(map(fetch_blob, by_size))
         if waits:
             raise max(waits, key=lambda delay: delay.at)
@@ -103,7 +120,11 @@ class LayerDownloads:
 
     async def drop_damaged(self) -> bool:
         """Remove damaged blobs from the cache; return whether there were any."""
-        return any([await self._cache.discard(digest) for digest in self._blobs])
+        return any([await self._cache.discard(digest) for digest in self._needed_blobs()])
+
+    def _needed_blobs(self) -> list[Digest]:
+        """Return the digests of the blobs whose layers have no pack."""
+        return [digest for digest in self._blobs if digest not in self._packed_layers]
 
 
 def _missing_blob(blob: Descriptor, error: ImageNotFound) -> PullError:
@@ -122,13 +143,13 @@ class _Blob:
     """A blob that is being downloaded.
 
     `opening` tells how to read the blob while it arrives (None: read the file instead); `path` is
-    the complete file.
+    the complete file (None: its pack is used instead).
     """
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
         self.opening: SharedResult[Opening | None] = SharedResult()
-        self.path: SharedResult[Path] = SharedResult()
+        self.path: SharedResult[Path | None] = SharedResult()
 
 
 class _Layer:
@@ -153,5 +174,5 @@ class _Layer:
         opening = await self._blob.opening.wait()
         return None if self._blob.path.is_set else opening
 
-    async def wait_for_file(self) -> Path:
+    async def wait_for_file(self) -> Path | None:
         return await self._blob.path.wait()

@@ -6,7 +6,8 @@ The service's worker and the stand-alone `convert` command run the same pipeline
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,12 +22,13 @@ from shiftergw.errors import (
     LayerInvalid,
     ManifestInvalid,
     NoSpace,
+    PackCorrupt,
     stage_timeout,
 )
 from shiftergw.job.layers import LayerDownloads
 from shiftergw.job.watcher import BuildWatcher, ForwardWatcher, Watcher
 from shiftergw.model.build_options import BuildLimits, SquashOptions
-from shiftergw.model.images import BuiltImage, ImageConfig, Platform, ResolvedImage
+from shiftergw.model.images import BuiltImage, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -108,9 +110,16 @@ class Pipeline:
         watcher.enter_stage(State.PULLING, "Checking your access to the image")
         await self._source.prove(image, login, watcher.notify)
 
-    async def check_space(self, image: ResolvedImage) -> None:
+    async def find_packs(self, image: ResolvedImage, options: SquashOptions) -> AbstractSet[Digest]:
+        """Return the digests of the layers that need not be here, since they have packs."""
+        claims = [(layer.digest, None) for layer in image.layers]
+        return await self._builder.find_packs(self._cache_of(image).pack_directory, claims, options)
+
+    async def check_space(self, image: ResolvedImage, options: SquashOptions) -> None:
         """Raise `NoSpace` if the image surely does not fit on this machine's disks."""
-        await self._cache_of(image).check_space(image.layers)
+        packed_layers = await self.find_packs(image, options)
+        new_layers = [layer for layer in image.layers if layer.digest not in packed_layers]
+        await self._cache_of(image).check_space(new_layers)
         await self._builder.check_space(image.download_size)
 
     @asynccontextmanager
@@ -126,7 +135,9 @@ class Pipeline:
 
         A layer is examined while it arrives, but the file is yielded only after all layers have
         arrived: a user who cannot fetch them must not get a file that another user's pull has made
-        of them. A layer that was damaged in the cache is dropped there and fetched once more.
+        of them. A layer has arrived, too, if its pack is in the image's own place of the cache. A
+        layer or a pack that was damaged in the cache is dropped there, and the layer is fetched
+        once more.
         Partial blobs of a failed pull stay in the cache for the next pull of them, unless the image
         itself was refused.
         """
@@ -164,7 +175,13 @@ class Pipeline:
         cache.
         """
         cache = self._cache_of(image)
-        downloads = LayerDownloads(self._source, cache, image, config, login)
+
+        async def find_packs(
+            claims: Sequence[tuple[Digest, Digest | None]], use: AsyncExitStack
+        ) -> AbstractSet[Digest]:
+            return await self._builder.find_packs(cache.pack_directory, claims, options, use)
+
+        downloads = LayerDownloads(self._source, cache, image, config, login, find_packs)
         stages = BuildWatcher(watcher)
         build = self._builder.build(
             image.id,
@@ -215,7 +232,9 @@ class _Conversion:
             except CancelledError:
                 raise
             except Exception as error:
-                is_damaged = self._may_be_damaged and await self._downloads.drop_damaged()
+                is_damaged = isinstance(error, PackCorrupt) or (
+                    self._may_be_damaged and await self._downloads.drop_damaged()
+                )
                 if isinstance(error, _REFUSALS) and not is_damaged:
                     await self._downloads.remove_partial_files()
                 if is_damaged:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AsyncExitStack
     from pathlib import Path
 
     from shiftergw.model.build_options import BuildLimits, SquashOptions
@@ -193,8 +194,11 @@ class Layer(Protocol):
         """
         ...
 
-    async def wait_for_file(self) -> Path:
-        """Return the file once it is complete. If the download fails, this never returns."""
+    async def wait_for_file(self) -> Path | None:
+        """Return the file once it is complete. If the download fails, this never returns.
+
+        Returns None if the layer need not arrive, because `find_packs` has found its pack.
+        """
         ...
 
 
@@ -229,7 +233,23 @@ class ImageBuilder(Sweepable, Protocol):
 
         Within a stage the progress never goes back and is never more than the total, and at the end
         of the stage it is the total. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id` differs),
-        `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
+        `ImageTooLarge`, `ConversionFailed`, `NoSpace`, `PackCorrupt`.
+        """
+        ...
+
+    async def find_packs(
+        self,
+        pack_directory: Path,
+        claims: Iterable[tuple[Digest, Digest | None]],
+        options: SquashOptions,
+        use: AsyncExitStack | None = None,
+    ) -> AbstractSet[Digest]:
+        """Return the digests of the layers that `build` needs no file of: their packs are there.
+
+        `claims` are the digests of layers, each with the `diff_id` that the image claims. With
+        `use`, the packs count as used now, and stay in place until it is closed; without, nothing
+        is changed. A pack may yet turn out damaged: then `build` removes it and raises
+        `PackCorrupt`, and it is not found again.
         """
         ...
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
+from shiftergw.app.conversion_parts import ConversionParts
+from shiftergw.app.explain import ignore
+from shiftergw.config import Config
 from shiftergw.errors import BadRequest, ConfigurationError
-from shiftergw.model.images import Digest
+from shiftergw.model.build_options import BuildLimits
+from shiftergw.model.images import Digest, LayerFile
+from shiftergw.plumbing.services import run_services
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry import retry
-from tests.app.explain_site import LAYER, SCOPE, STRICT, Site
+from tests.app.explain_site import LAYER, SCOPE, STRICT, SYSTEM, Site
+from tests.build.site import StoredLayer
 from tests.images import oci_layout
 from tests.registries import USER
 
@@ -154,6 +162,49 @@ async def test_layers_in_the_cache(site: Site) -> None:
     explanation = await site.explain()
     assert explanation.layers[0].cached_size == 3
     assert explanation.missing_size == layer.size - 3
+
+
+class KnownLayer(StoredLayer):
+    """A layer with the digest of another file, which has the same content."""
+
+    def __init__(self, path: Path, digest: Digest) -> None:
+        """Give a file under a digest."""
+        super().__init__(LayerFile(path, Digest.of(LAYER)))
+        self._digest = digest
+
+    @property
+    def digest(self) -> Digest:
+        """Return the digest."""
+        return self._digest
+
+
+@pytest_twisted.ensureDeferred
+async def test_layers_with_packs(site: Site) -> None:
+    """A layer whose pack is in its own place need not be downloaded, nor have room.
+
+    The explanation does not count as a use of the pack.
+    """
+    (layer,) = (await site.explain()).layers
+    config = Config.from_document(
+        {**site.document, "Builder": "packs"}, base=site.root, environ={}
+    ).config
+    options = config.systems[SYSTEM].squash_options(config)
+    file = site.root / "layer"
+    file.write_bytes(LAYER)
+    parts = ConversionParts(reactor, config)
+    place = site.root / "cache" / "private" / Digest.of(b"reg\nteam/app").hex[:32] / "packs"
+    stored_layer = KnownLayer(file, Digest.parse(layer.digest))
+    arguments: Any = ("0" * 64, 0, [stored_layer], options, BuildLimits(), ignore, ignore, place)
+    async with run_services([parts.threads, parts.readers]), parts.builder.build(*arguments):
+        pass
+    (sidecar,) = place.glob("*.index")
+    os.utime(sidecar, (1, 1))
+    assert (await site.explain()).layers[0].cached_size == 0  # the whole builder needs the layer
+    site.config = config
+    explanation = await site.explain()
+    assert (explanation.layers[0].cached_size, explanation.missing_size) == (layer.size, 0)
+    assert explanation.action == "build"
+    assert sidecar.stat().st_mtime == 1
 
 
 @pytest_twisted.ensureDeferred

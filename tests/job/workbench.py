@@ -254,6 +254,10 @@ class Builder:
         )
         yield BuiltImage(path, len(self.content), digest, report, data=self.data)
 
+    async def find_packs(self, *_: Any) -> frozenset[Digest]:
+        """Find no pack."""
+        return frozenset()
+
     async def check_space(self, size: int) -> None:
         """Accept every size."""
 

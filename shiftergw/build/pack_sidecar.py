@@ -1,0 +1,129 @@
+"""The sidecar of a pack: the index of its layer, the digests of its contents, and its measures.
+
+It is `_MAGIC`, the SHA-256 of all that follows, the length of a JSON document and the document, the
+digests of the contents, and the index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from struct import Struct
+from threading import Event
+from typing import Any
+
+from shiftergw.model.images import Digest
+from shiftergw.oci.stored_index import SIZE_LIMIT, decode_index, encode_index
+from shiftergw.oci.tar import LayerIndex
+from shiftergw.plumbing.files import read_whole
+
+_MAGIC = b"sgwpack\1"
+"""The first bytes of a sidecar; the last of them is the version of its format."""
+
+_DIGEST_SIZE = 32
+_LENGTH = Struct("<I")
+_BODY = len(_MAGIC) + _DIGEST_SIZE
+_LIMIT = 2 * SIZE_LIMIT
+"""Bytes of the largest sidecar that is read."""
+
+_HEAD_SIZE = 4096
+"""Bytes that have the document; it has less than a thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Size, time of the last change in nanoseconds, and digests of the file of a pack.
+
+    `other_sha256` is the digest of the bytes that are not data: before and behind them.
+    """
+
+    size: int
+    mtime_ns: int
+    data_sha256: str
+    other_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """The content of a sidecar; `digests` are those of the contents, by number."""
+
+    index: LayerIndex
+    digests: Sequence[bytes]
+    measures: Measures
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarHead:
+    """The document of a sidecar: the proven `diff_id`, the number of contents, the measures."""
+
+    diff_id: Digest
+    contents: int
+    measures: Measures
+
+
+def encode(sidecar: Sidecar, stop: Event) -> bytes:
+    """Return the bytes of a sidecar."""
+    document = json.dumps(
+        {
+            "diff_id": str(sidecar.index.diff_id),
+            "contents": len(sidecar.digests),
+            **asdict(sidecar.measures),
+        }
+    ).encode()
+    index = encode_index(sidecar.index, stop)
+    body = b"".join([_LENGTH.pack(len(document)), document, *sidecar.digests, index])
+    return b"".join([_MAGIC, sha256(body).digest(), body])
+
+
+def read(path: Path, stop: Event) -> Sidecar:
+    """Return what a sidecar says.
+
+    Raises `ValueError`, `KeyError` or `TypeError` for damage, and `OSError`. Blocks.
+    """
+    content = _read_sound(path)
+    head, position = _decode_head(content)
+    body = memoryview(content)
+    end = position + _DIGEST_SIZE * head.contents
+    digests = [bytes(body[at : at + _DIGEST_SIZE]) for at in range(position, end, _DIGEST_SIZE)]
+    index = decode_index(body[end:], head.diff_id, stop)
+    if any(entry.number >= len(digests) for entry in index.entries):
+        raise ValueError("its sidecar has the number of no content")
+    return Sidecar(index, digests, head.measures)
+
+
+def read_head(path: Path) -> SidecarHead:
+    """Return the document of a sound sidecar without its index; errors are those of `read`."""
+    return _decode_head(_read_sound(path))[0]
+
+
+def glance(path: Path) -> SidecarHead:
+    """Return the document of a sidecar that may be damaged elsewhere; errors are those of `read`.
+
+    It reads a few bytes of a file that may have hundreds of megabytes.
+    """
+    with path.open("rb") as file:
+        return _decode_head(file.read(_HEAD_SIZE))[0]
+
+
+def _read_sound(path: Path) -> bytes:
+    """Return the bytes of a sidecar after a check of their digest."""
+    content, _ = read_whole(path, _LIMIT)
+    digest = content[len(_MAGIC) : _BODY]
+    if not content.startswith(_MAGIC) or sha256(memoryview(content)[_BODY:]).digest() != digest:
+        raise ValueError("its sidecar is damaged")
+    return content
+
+
+def _decode_head(content: bytes) -> tuple[SidecarHead, int]:
+    """Return the document at the beginning of a sidecar, and the position behind it."""
+    start = _BODY + _LENGTH.size
+    if not content.startswith(_MAGIC) or len(content) < start:
+        raise ValueError("its sidecar is damaged")
+    (length,) = _LENGTH.unpack_from(content, _BODY)
+    document: dict[str, Any] = json.loads(content[start : start + length])
+    measures = Measures(*(document[field.name] for field in fields(Measures)))
+    diff_id = Digest.parse(document["diff_id"])
+    return SidecarHead(diff_id, document["contents"], measures), start + length
