@@ -51,8 +51,9 @@ MODULES = {
         "shiftergw.config",
         "shiftergw.work.celery.worker",
     ],
+    "worker": ["shiftergw.app.runner", "tests.end_to_end.doomed_worker"],
 }
-"""The modules that gateways and commands import, and those of worker machines."""
+"""The modules that gateways and commands import, those of worker machines, and of workers."""
 
 MESSAGE_BYTES = 200_000
 STREAMS = 3
@@ -80,10 +81,18 @@ def run_machine() -> None:
     main()
 
 
+def run_worker() -> None:
+    """Run a worker that is killed at a certain point."""
+    from tests.end_to_end.doomed_worker import main  # noqa: PLC0415 - only a fork runs it
+
+    main()
+
+
 PROGRAMS: dict[str, Callable[[], None]] = {
     "twistd": run_gateway,
     "shiftergw": run_command,
     "celery": run_machine,
+    "doomed worker": run_worker,
 }
 
 

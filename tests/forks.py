@@ -1,9 +1,9 @@
 """Start gateways, commands and worker machines as forks of a process that has imported them.
 
-Each process of tests has one such process (see `tests.fork_server`) for gateways and commands, and
-one for worker machines; it starts each when it is needed first. With `SHIFTERGW_LONG=1` the
-programs are started as sites start them. So they always are in the tests of installed packages, of
-terminals, and of signals.
+Each process of tests has one such process (see `tests.fork_server`) for gateways and commands, one
+for worker machines, and one for workers; it starts each when it is needed first. With
+`SHIFTERGW_LONG=1` the programs are started as sites start them. So they always are in the tests of
+installed packages, of terminals, and of signals.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def start(
     start_new_session: bool = False,
 ) -> Fork:
     """Start a program of `tests.fork_server` with these descriptors as its standard streams."""
-    kind = "machine" if program == "celery" else "gateway"
+    kind = {"celery": "machine", "doomed worker": "worker"}.get(program, "gateway")
     request = {
         "program": program,
         "arguments": [str(argument) for argument in arguments],

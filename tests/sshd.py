@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 from tests import children
 from tests.parts import free_port, need
@@ -165,6 +165,21 @@ class Sshd:
         finally:
             for pid in pids:
                 _kill(pid, signal.SIGCONT)
+
+
+def remote_section(sshd: Sshd, port: int, images: Path) -> dict[str, Any]:
+    """Return the section of a system to which `port`, or a link from there, leads."""
+    return {
+        "accesstype": "remote",
+        "host": ["127.0.0.1"],
+        "ssh": {
+            "username": sshd.user,
+            "imageDir": str(images),
+            "key": str(sshd.key),
+            "port": port,
+            "knownHosts": str(sshd.known_hosts),
+        },
+    }
 
 
 def _address(port: int) -> str:

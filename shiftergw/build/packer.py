@@ -210,8 +210,9 @@ class _Packing:
             early_lock = tried_file_lock(files.early_lock, packer.tools.threads)
             is_first = await locks.enter_async_context(early_lock)
             locking = self._lock_after_arrival(locks, is_first=is_first)
-            if is_first and opening is not None:
+            if is_first:  # a process that was killed may have left the file
                 locks.push_async_callback(self._remove, files.early_part)
+            if is_first and opening is not None:
                 contents, _ = await gather_or_cancel([self._compress_early(opening), locking])
             else:
                 await locking

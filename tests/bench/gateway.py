@@ -28,7 +28,7 @@ from tests.bench.tools import Compression
 from tests.distance import Distance
 from tests.registries import DockerRegistry
 from tests.running_service import FINAL, SYSTEM, Service
-from tests.sshd import Sshd
+from tests.sshd import Sshd, remote_section
 
 WARM_UP = "bench/warm-up:1"
 BUILDERS: Mapping[str, Mapping[str, str]] = {
@@ -78,17 +78,7 @@ class RemoteSystem:
 
     def section(self, images: Path) -> dict[str, Any]:
         """Return its section of the configuration."""
-        return {
-            "accesstype": "remote",
-            "host": ["127.0.0.1"],
-            "ssh": {
-                "username": self.sshd.user,
-                "imageDir": str(images),
-                "key": str(self.sshd.key),
-                "port": self.link.port,
-                "knownHosts": str(self.sshd.known_hosts),
-            },
-        }
+        return remote_section(self.sshd, self.link.port, images)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,21 @@ def add(view: View, path: Path, info: tarfile.TarInfo, data: bytes) -> View:
     return {**without(view, place), place: node}
 
 
+def in_lower_directories(removals: View, lower: View, view: View) -> View:
+    """Return the removed paths whose directories are those of the lower layers, or removed too.
+
+    Links cannot lead to the others: the layer has put something else in the place of a directory.
+    """
+    return {
+        path: node
+        for path, node in removals.items()
+        if all(
+            path[:n] in removals or view.get(path[:n]) is lower[path[:n]]
+            for n in range(1, len(path))
+        )
+    }
+
+
 def resolve_links(view: View, before: View) -> View:
     """Return the view with all pending links resolved, if necessary in the view `before`."""
     while True:
@@ -177,7 +192,7 @@ def flatten_model(layers: Sequence[Sequence[tuple[tarfile.TarInfo, bytes]]]) -> 
             path = split(info.name)
             if not path[-1].startswith(".wh."):
                 view = add(view, path, info, data)
-        view = resolve_links(view, {**view, **removals})
+        view = resolve_links(view, {**view, **in_lower_directories(removals, lower, view)})
     return describe(view)
 
 
