@@ -35,9 +35,13 @@ class Arriving:
             self._size = size
             self._condition.notify_all()
 
-    def complete(self) -> None:
-        """Let readers read to the end: the file is verified. No effect after `abort`."""
+    def complete(self, path: Path) -> None:
+        """Let readers read to the end: the file is verified, and its name is `path` from now on.
+
+        No effect after `abort`.
+        """
         with self._condition:
+            self._path = path
             self._is_whole = not self._is_aborted
             self._condition.notify_all()
 
@@ -49,15 +53,24 @@ class Arriving:
 
     def open(self, stop: Event) -> io.FileIO:
         """Return a reader; see `Opening`."""
-        late = BlobCorrupt("A layer is no longer being downloaded.")
-        try:
-            reader = _Reader(self._path, self, stop)
-        except FileNotFoundError:
-            raise late from None
-        if self._is_whole:  # the file has its final name, and its old name may be reused
+        path = self._path
+        reader = self._reader(path, stop)
+        if reader is None:  # perhaps the file gets its final name just now
+            self.readable(self._size, stop)
+        elif path == self._path:
+            return reader
+        else:  # the old name may be that of another download by now
             reader.close()
-            raise late
+        reader = self._reader(self._path, stop)
+        if reader is None:
+            raise BlobCorrupt("A layer is no longer in the cache.")
         return reader
+
+    def _reader(self, path: Path, stop: Event) -> _Reader | None:
+        try:
+            return _Reader(path, self, stop)
+        except FileNotFoundError:
+            return None
 
     def readable(self, position: int, stop: Event) -> int:
         """Return how many bytes may be read there once there are some; 0 at the end."""

@@ -127,7 +127,7 @@ class PartialBlob:
                 return False
             os.fsync(self._descriptor)
             replace_durably(self._path, final)
-        self.arriving.complete()
+        self.arriving.complete(final)
         return True
 
     def remove(self) -> None:

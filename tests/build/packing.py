@@ -59,7 +59,7 @@ class ComingLayer:
     def complete(self) -> None:
         """Have all bytes, and their digest."""
         self.arrive(self.size)
-        self._arriving.complete()
+        self._arriving.complete(self._path)
         self._file.set_result(self._path)
 
     def begin_anew(self) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from threading import Event
 
@@ -59,7 +60,7 @@ def test_the_end_comes_with_the_whole(path: Path, beside: Beside) -> None:
         assert reader.read(len(CONTENT)) == CONTENT
         end = beside(lambda: reader.read(1))
         assert not end.done()
-        arriving.complete()
+        arriving.complete(path)
         assert end.result(5) == b""
         assert reader.readinto(bytearray(1)) == 0
         reader.seek(7)
@@ -87,7 +88,7 @@ def test_an_aborted_download_stays_aborted(path: Path, beside: Beside) -> None:
         with pytest.raises(BlobCorrupt):
             waiting.result(5)
         arriving.grow(len(CONTENT))
-        arriving.complete()
+        arriving.complete(path)
         arriving.abort()  # its writer closes the file
         with pytest.raises(BlobCorrupt):
             reader.read(1)
@@ -100,7 +101,7 @@ def test_a_complete_download_cannot_be_aborted(path: Path) -> None:
     arriving = Arriving(path)
     arriving.grow(len(CONTENT))
     with arriving.open(STOP) as reader:
-        arriving.complete()
+        arriving.complete(path)
         arriving.abort()
         assert reader.read(len(CONTENT)) == CONTENT
         assert reader.read(1) == b""
@@ -118,16 +119,45 @@ def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
             reader.readinto(bytearray(4))
 
 
-def test_a_complete_download_has_no_new_readers(path: Path) -> None:
-    """A complete download cannot be opened: its file has another name by then."""
+def test_a_complete_download_is_read_under_its_final_name(path: Path) -> None:
+    """Its old name may be that of another download by then; without any file the reader fails."""
     arriving = Arriving(path)
     arriving.grow(len(CONTENT))
-    arriving.complete()
-    with pytest.raises(BlobCorrupt, match="no longer being downloaded"):
+    whole = path.with_name("whole")
+    path.rename(whole)
+    path.write_bytes(b"another download")
+    arriving.complete(whole)
+    with arriving.open(STOP) as reader:
+        assert reader.read(2 * len(CONTENT)) == CONTENT
+    whole.unlink()
+    with pytest.raises(BlobCorrupt, match="no longer in the cache"):
         arriving.open(STOP)
-    path.rename(path.with_name("whole"))
-    with pytest.raises(BlobCorrupt, match="no longer being downloaded"):
-        arriving.open(STOP)
+
+
+def test_a_download_that_gets_its_final_name(path: Path, beside: Beside) -> None:
+    """A reader that comes between the rename and the end of the download waits for that end."""
+    arriving = Arriving(path)
+    arriving.grow(len(CONTENT))
+    whole = path.with_name("whole")
+    path.rename(whole)
+    opening = beside(lambda: arriving.open(STOP))
+    assert not opening.done()
+    arriving.complete(whole)
+    reader = opening.result()
+    assert isinstance(reader, FileIO)
+    with reader:
+        assert reader.read(len(CONTENT)) == CONTENT
+
+
+def test_a_download_that_fails_before_it_is_opened(path: Path, beside: Beside) -> None:
+    """A reader that waits for the end of a download without a file hears of its failure."""
+    arriving = Arriving(path)
+    path.unlink()
+    opening = beside(lambda: arriving.open(STOP))
+    assert not opening.done()
+    arriving.abort()
+    with pytest.raises(BlobCorrupt, match="came to nothing"):
+        opening.result()
 
 
 def test_a_reader_is_stopped(path: Path, beside: Beside) -> None:
@@ -158,6 +188,6 @@ def test_any_compression_is_unpacked_on_its_way(
         while reader.tell() < size:
             time.sleep(0.001)
     assert not unpacking.done()
-    arriving.complete()
+    arriving.complete(path)
     assert unpacking.result(20) == CONTENT
     assert positions[-1] == len(blob)
