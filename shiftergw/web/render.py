@@ -157,14 +157,14 @@ def _without_null(members: dict[str, Any]) -> dict[str, Any]:
 def _work(image: ImageRecord) -> dict[str, Any]:
     """Return the members about work in progress, its failure, or its result."""
     members: dict[str, Any] = {
-        "stage": image.stage,
+        "stage": image.stage or None,
         "cause": image.cause,
         "remedy": image.remedy,
         "retryable": image.retryable,
         "request_id": image.request_id,
         "notice": image.notice or None,
     }
-    if image.stage is not None:
+    if image.stage:
         counts = {"done": image.done, "total": image.total}
         members |= {name: count for name, count in counts.items() if is_count(count)}
     return {name: value for name, value in members.items() if value is not None}

@@ -234,6 +234,17 @@ async def test_a_layer_is_packed_while_it_arrives(tmp_path: Path, packs: PackSit
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_early_part_of_a_dead_process(packs: PackSite) -> None:
+    """What a killed process has packed of an arriving layer is removed with the next packing."""
+    layer = packs.layer(tar_of({"a": b"1"}))
+    part = packs.packer().files(layer.digest).early_part
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"incomplete")
+    await packs.pack(layer)
+    assert packs.names == [".index", ".pack"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_download_that_begins_anew(tmp_path: Path, packs: PackSite) -> None:
     """The pack is then made from the file, and the first `mksquashfs` has ended."""
     layer = packs.coming_layer(tar_of({"a": NOISE}), "plain")

@@ -195,7 +195,11 @@ def test_a_gateway_takes_up_the_work_of_another(
             first.poll(PRIVATE_IMAGE, WITH_LOGIN)
             until(first_runs.exists, 20, "the first conversion")
             second.start()
-            assert second.poll(PRIVATE_IMAGE, WITH_LOGIN)["status"] == "CONVERSION"
+            until(
+                lambda: second.poll(PRIVATE_IMAGE, WITH_LOGIN)["status"] == "CONVERSION",
+                5,
+                "the status of the conversion",
+            )
             assert not second_runs.exists()
             lose(first)
             done = second.pull(PRIVATE_IMAGE, WITH_LOGIN, seconds=30)

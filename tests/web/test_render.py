@@ -72,6 +72,8 @@ def test_last_pull_has_a_decimal_point() -> None:
 
 def test_a_pull_tells_progress_only_where_there_is_some() -> None:
     """An answer has stage and bytes only while work runs."""
+    silent = replace(READY, status=State.TRANSFER, stage="", done=0, total=0)
+    assert set(render.pull_answer(silent)) == MEMBERS
     running = replace(READY, status=State.PULLING, stage="fetch", done=5, total=9)
     extra = {k: v for k, v in render.pull_answer(running).items() if k not in MEMBERS}
     assert extra == {"stage": "fetch", "done": 5, "total": 9}
