@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -19,6 +18,7 @@ from shiftergw.build.examination import read_all_layers
 from shiftergw.build.pack_files import Pack
 from shiftergw.build.pack_search import tools_key
 from shiftergw.build.packer import Packer
+from shiftergw.build.packing_slots import lanes_of
 from shiftergw.build.packing_waits import PackingWaits
 from shiftergw.build.stage_meter import StageMeter
 from shiftergw.errors import PackCorrupt
@@ -29,17 +29,10 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from shiftergw.build.tools import BuildTools
-    from shiftergw.model.build_options import SquashOptions
     from shiftergw.oci.budget import LayerBudget
     from shiftergw.oci.flatten import Plan
     from shiftergw.oci.tar import LayerIndex
     from shiftergw.ports import Layer
-
-MOST_LANES = 4
-"""Layers that are packed at the same time: a large one needs most of the processors for itself."""
-
-LEAST_MEMORY = 64 << 20
-"""Bytes of memory of each `mksquashfs`, if there are several."""
 
 
 @dataclass(slots=True)
@@ -79,11 +72,12 @@ class PackConverter:
         waits = PackingWaits(request.on_stage)
         packer = Packer(
             tools,
-            share_of(request.options, lanes),
+            request.options,
             await tools_key(tools),
             request.limits.stages.conversion,
             request.pack_directory,
             waits.waiting,
+            waits.queueing,
         )
         self._packing = _LayerPacking(packer, DeferredSemaphore(lanes), use, waits)
         return await read_all_layers(
@@ -192,25 +186,3 @@ class _LayerPacking:
             pack = await packer.pack(layer, self._costs[layer], set_position, self.use)
         set_position(layer.size)
         return pack
-
-
-def lanes_of(options: SquashOptions, layers: int) -> int:
-    """Return how many of these layers are packed at the same time, within the options."""
-    memory_shares = options.memory_bytes // LEAST_MEMORY
-    return max(1, min(layers, _processors_of(options), memory_shares, MOST_LANES))
-
-
-def share_of(options: SquashOptions, lanes: int) -> SquashOptions:
-    """Return the options of each `mksquashfs`, of which as many as `lanes` run at the same time.
-
-    Together they have the configured memory and processors. If the processors are not configured,
-    each has two shares of those of the machine, because some layers take longer than others.
-    """
-    if lanes == 1:
-        return options
-    processors = options.processors // lanes or -(-2 * _processors_of(options) // lanes)
-    return replace(options, memory=f"{options.memory_bytes // lanes >> 10}K", processors=processors)
-
-
-def _processors_of(options: SquashOptions) -> int:
-    return options.processors or len(os.sched_getaffinity(0))

@@ -8,7 +8,9 @@ A directory holds, for each (image id, options):
   image directory, where times matter;
 * `<id>-<key>.lock`, the lock of a process that builds, verifies or sweeps the file;
 * `<id>-<key>.early`, the lock of a process that examines the layers before it has the other lock;
-* `<id>-<key>.part`, an incomplete file of the process with the lock, so one name suffices.
+* `<id>-<key>.<random>.part`, an incomplete file of the process with the lock. Each attempt has a
+  name of its own: the `mksquashfs` of a process that was killed may still write its file, and
+  removes it by its name.
 
 A process that uses a converted file holds a shared `flock` on the file itself. The sweep removes a
 file only under its lock *and* with an exclusive `flock` on it, so a file in use stays. When a
@@ -21,6 +23,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -61,11 +64,17 @@ class ConvertedFiles:
         self.sidecar = directory / f"{base}.json"
         self.lock = directory / f"{base}.lock"
         self.early = directory / f"{base}.early"
-        self.part = directory / f"{base}.part"
+        self.part = directory / f"{base}.{secrets.token_hex(4)}.part"
 
     def exist(self) -> bool:
         """Return whether the converted file is in place."""
         return self.squashfs.is_file() and self.sidecar.is_file()
+
+    def remove_other_parts(self) -> None:
+        """Remove what killed processes have left of this file. The caller holds the lock."""
+        for path in self.squashfs.parent.glob(f"{self.squashfs.stem}*.part"):
+            if path != self.part:
+                path.unlink(missing_ok=True)
 
 
 def disk_errors() -> AbstractContextManager[None]:

@@ -146,6 +146,7 @@ class ImageBuild:
                 partial(timeout_error, "Planning", stages.examination, "examination"),
             )
         async with self._removed_on_error(self.files.part):
+            await threads.run(self.files.remove_other_parts)
             await threads.run(self._make_room)
             await threads.run(make_empty, self.files.part)
             image = await within(

@@ -7,8 +7,11 @@ A directory holds, for each (layer blob, key):
 * `<digest>-<key>.index`, its sidecar, written after it: the index of the layer, the digests of the
   contents, and the size and digests of the pack. Without it there is no pack;
 * `<digest>-<key>.lock`, the lock of the process that makes the pack of a layer that has arrived;
-* `<digest>-<key>.part`, an incomplete pack of the process with the lock, so one name suffices;
-* `<digest>-<key>-early.lock` and `.part`, the same of a process whose layer is still arriving.
+* `<digest>-<key>-early.lock`, the lock of the first process that needs the pack: it reads the
+  layer while it arrives;
+* `<digest>-<key>.<random>.part`, an incomplete pack of a process with one of the locks. Each
+  attempt has a name of its own: the `mksquashfs` of a process that was killed may still write its
+  file, and removes it by its name.
 
 A process that uses a pack holds a shared `flock` on it (`hold_pack`).
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -51,7 +55,7 @@ from shiftergw.plumbing.files import (
     write_private,
 )
 from shiftergw.plumbing.hashing import PIECE_BYTES
-from shiftergw.plumbing.locks import try_share
+from shiftergw.plumbing.locks import tried_lock, try_share
 from shiftergw.squashfs.blocks import Source, read_options
 from shiftergw.squashfs.superblock import SIZE as SUPERBLOCK_SIZE
 from shiftergw.squashfs.superblock import Superblock
@@ -99,13 +103,21 @@ class PackFiles:
         self.pack = directory / f"{base}.pack"
         self.sidecar = directory / f"{base}.index"
         self.lock = directory / f"{base}.lock"
-        self.part = directory / f"{base}.part"
         self.early_lock = directory / f"{base}-early.lock"
-        self.early_part = directory / f"{base}-early.part"
+        self.part = directory / f"{base}.{secrets.token_hex(4)}.part"
 
     def exist(self) -> bool:
         """Return whether the pack and its sidecar are in place. Blocks."""
         return self.pack.is_file() and self.sidecar.is_file()
+
+    def remove_other_parts(self) -> None:
+        """Remove what killed processes have left of this pack. Blocks.
+
+        The caller holds both locks, so that no other process makes the pack.
+        """
+        for path in self.pack.parent.glob(f"{self.pack.stem}*.part"):
+            if path != self.part:
+                path.unlink(missing_ok=True)
 
 
 def install_pack(
@@ -216,6 +228,19 @@ def hold_pack(files: PackFiles) -> int | None:
         with closed_on_error(descriptor), suppress(FileNotFoundError):
             os.utime(files.sidecar)  # the time of the pack itself is compared with the sidecar
     return descriptor
+
+
+def remove_abandoned_parts(directory: Path) -> int:
+    """Remove the incomplete packs that no process makes any longer; return their number. Blocks."""
+    number = 0
+    for path in directory.glob("*.part"):
+        base = path.name.partition(".")[0].removesuffix("-early")
+        lock, early_lock = directory / f"{base}.lock", directory / f"{base}-early.lock"
+        with tried_lock(early_lock) as is_early, tried_lock(lock) as is_alone:
+            if is_early and is_alone and _BASE.fullmatch(base):
+                path.unlink(missing_ok=True)
+                number += 1
+    return number
 
 
 def pack_groups(directory: Path) -> FileGroups:

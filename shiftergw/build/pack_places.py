@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shiftergw.build.converted import disk_errors
-from shiftergw.build.pack_files import pack_groups
+from shiftergw.build.pack_files import pack_groups, remove_abandoned_parts
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.disk_budget import RemovableFiles
@@ -32,8 +32,14 @@ class PackPlaces:
         ]
 
     def sweep(self, before: float) -> int:
-        """Remove the packs that were last used before this time; return how many were removed."""
-        return sum(pack_groups(place).sweep(before) for place in self.list_places())
+        """Remove the packs that were last used before this time; return how many were removed.
+
+        What killed processes have left of packs is removed whatever its time.
+        """
+        places = self.list_places()
+        for place in places:
+            remove_abandoned_parts(place)
+        return sum(pack_groups(place).sweep(before) for place in places)
 
 
 class PackSweep:

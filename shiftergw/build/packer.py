@@ -1,76 +1,47 @@
 """Pack the layers of images: each layer blob becomes one pack, in one pass while it arrives.
 
-Theory of operation. Of the processes that need the pack of a blob, one reads it while it arrives.
-It holds the early lock, which nobody waits for: its download may take long, since it may come from
-another registry than theirs. The lock of the pack is taken only after the own layer has arrived.
-Who has it uses the pack that is there, or makes it, from the file or of what was read early.
+Theory of operation. Of the processes that need the pack of a blob, one reads it while it arrives,
+if a slot is free (`packing_slots`). It holds the early lock, which nobody waits for: its download
+may take long, since it may come from another registry than theirs. The lock of the pack is taken
+only after the own layer has arrived. Who has it uses the pack that is there, or makes it, from the
+file or of what was read early. Nobody holds this lock while it waits for a slot or another layer.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import (
-    AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     ExitStack,
+    asynccontextmanager,
     nullcontext,
-    suppress,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
-
-from shiftergw.build.converted import disk_errors, make_empty
-from shiftergw.build.mksquashfs import Mksquashfs
-from shiftergw.build.pack_archive import PackArchive
-from shiftergw.build.pack_feed import PackFeed
-from shiftergw.build.pack_files import (
-    Pack,
-    PackFiles,
-    find_pack,
-    hold_pack,
-    install_pack,
-    remove_damaged_pack,
-)
-from shiftergw.build.pack_options import pack_arguments, pack_key
-from shiftergw.errors import (
-    BlobCorrupt,
-    ConversionFailed,
-    ImageTooLarge,
-    LayerInvalid,
-    NoSpace,
-    PackCorrupt,
-    duration,
-)
-from shiftergw.oci.compression import opening_of
-from shiftergw.oci.tar import LayerIndex, index_layer
+from shiftergw.build.converted import disk_errors
+from shiftergw.build.pack_files import Pack, PackFiles, find_pack, hold_pack, remove_damaged_pack
+from shiftergw.build.pack_job import PackJob
+from shiftergw.build.pack_options import pack_key
+from shiftergw.build.packing_slots import PackingSlots
+from shiftergw.errors import ImageTooLarge, duration
+from shiftergw.oci.budget import LayersPending
 from shiftergw.plumbing.files import private_directory
-from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_file_lock
-from shiftergw.plumbing.timing import pause, within
+from shiftergw.plumbing.locks import POLL_SECONDS, file_lock
+from shiftergw.plumbing.timing import pause
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from shiftergw.build.tools import BuildTools
     from shiftergw.model.build_options import SquashOptions
-    from shiftergw.model.images import Digest, Opening
+    from shiftergw.model.images import Digest
     from shiftergw.oci.budget import LayerBudget
     from shiftergw.ports import Layer
-
-
-HEAD_START_SECONDS = 2 * POLL_SECONDS
-"""Seconds by which the process that reads a layer early is ahead of the others at the lock.
-
-It may learn that much later than they do that the layer has arrived.
-"""
-
-_Contents = tuple[LayerIndex, list[bytes]]
-"""The index of a layer, and the digests of its contents by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +50,8 @@ class Packer:
 
     `tools_key` is what `tools_digest` returned; `seconds` limits the packing of a layer from the
     time when it has arrived. The packs lie in `directory`. A context of `waiting` is open while
-    another process packs the layer.
+    another process packs the layer, and one of `queueing` while the packing waits for a slot of
+    this machine.
     """
 
     tools: BuildTools
@@ -88,6 +60,7 @@ class Packer:
     seconds: float
     directory: Path
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    queueing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def files(self, digest: Digest) -> PackFiles:
         """Return the names of the files of a layer blob's pack."""
@@ -98,9 +71,21 @@ class Packer:
     ) -> Pack | None:
         """Return the pack of a layer blob, or None if there is none that can be used.
 
-        It stays in place at least until `use` is closed. Raises `BlobCorrupt` if its `diff_id` is
-        another one, and the errors of `cost`.
+        It stays in place at least until `use` is closed. Waits for other layers if the budget
+        depends on them. Raises `BlobCorrupt` if its `diff_id` is another one, and the errors of
+        `cost`.
         """
+        while True:
+            try:
+                return await self.find_at_once(digest, diff_id, cost, use)
+            except LayersPending:
+                await self.wait_for_layers(cost)
+
+    async def find_at_once(
+        self, digest: Digest, diff_id: Digest | None, cost: LayerBudget, use: AsyncExitStack
+    ) -> Pack | None:
+        """Do what `find` does, but raise `LayersPending` if the budget depends on other layers."""
+        cost.may_wait = False
         files, stop, tools = self.files(digest), Event(), self.tools
 
         def find() -> Pack | None:
@@ -121,6 +106,12 @@ class Packer:
                     await use.enter_async_context(hold.pop_all())
         return pack
 
+    async def wait_for_layers(self, cost: LayerBudget) -> None:
+        """Wait until all layers of the image of this budget have arrived. Cancellable."""
+        cost.reset()
+        while not cost.is_decidable:
+            await pause(POLL_SECONDS, self.tools.clock)
+
     async def hold(self, files: PackFiles, use: AsyncExitStack) -> bool:
         """Keep a pack in place until `use` is closed; return whether it is there."""
         threads = self.tools.threads
@@ -139,10 +130,10 @@ class Packer:
         """Return the pack of a layer; make it while the layer arrives unless it exists.
 
         It stays in place at least until `use` is closed. One process at a time packs a layer blob
-        that has arrived; the others wait for it. `report` gets the compressed bytes that were read
-        so far, on the reactor's thread. Raises `LayerInvalid`, `BlobCorrupt` (the `diff_id`
-        differs), `ImageTooLarge`, `ConversionFailed`, `NoSpace`. After an error nothing runs any
-        longer, and no part of a pack is left.
+        that has arrived; the others wait for it. All packings of this machine share its slots.
+        `report` gets the compressed bytes that were read so far, on the reactor's thread. Raises
+        `LayerInvalid`, `BlobCorrupt` (the `diff_id` differs), `ImageTooLarge`, `ConversionFailed`,
+        `NoSpace`. After an error nothing runs any longer, and no part of a pack is left.
         """
         files, threads = self.files(layer.digest), self.tools.threads
         with disk_errors():
@@ -150,7 +141,8 @@ class Packer:
         opening = await layer.wait_for_opening()
         if opening is not None and await threads.run(files.exist):
             opening = None
-        pack = await _Packing(self, files, layer, cost, report).run(opening, use)
+        slots = PackingSlots(self.tools, self.options, self.queueing)
+        pack = await PackJob(self, files, layer, cost, report, slots).run(opening, use)
         report(layer.size)
         return pack
 
@@ -163,14 +155,18 @@ class Packer:
                     stop.set, remove_damaged_pack, files, stop
                 )
 
-    def lock(
-        self, files: PackFiles, on_wait: Callable[[], None] | None = None
-    ) -> AbstractAsyncContextManager[None]:
-        """Return the lock of the process that makes or removes a pack; see `file_lock`."""
+    @asynccontextmanager
+    async def lock(self, files: PackFiles) -> AsyncIterator[None]:
+        """Hold the lock of the process that makes or removes a pack."""
         tools = self.tools
-        return file_lock(
-            files.lock, tools.threads, tools.clock, on_wait, self.seconds, self.late_error
-        )
+        async with AsyncExitStack() as locks:
+            with ExitStack() as wait:
+                on_wait = partial(wait.enter_context, self.waiting())
+                lock = file_lock(
+                    files.lock, tools.threads, tools.clock, on_wait, self.seconds, self.late_error
+                )
+                await locks.enter_async_context(lock)
+            yield
 
     def late_error(self) -> ImageTooLarge:
         """Return the error of a layer whose packing takes too long."""
@@ -178,126 +174,6 @@ class Packer:
             f"Packing a layer took longer than {duration(self.seconds)}.",
             "StageLimits.conversion",
         )
-
-
-@dataclass(slots=True)
-class _Packing:
-    """The making of one pack."""
-
-    packer: Packer
-    files: PackFiles
-    layer: Layer
-    cost: LayerBudget
-    report: Callable[[int], None]
-    _arrival: Deferred[None] = field(default_factory=Deferred, init=False)
-    """Fires when the layer is on this machine."""
-
-    async def run(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
-        """Find or make the pack of a layer that arrives by `opening`, or of its file."""
-        packer = self.packer
-        return await within(
-            packer.seconds,
-            packer.tools.clock,
-            self._find_or_make(opening, use),
-            packer.late_error,
-            since=self._arrival,
-        )
-
-    async def _find_or_make(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
-        packer, files, layer = self.packer, self.files, self.layer
-        contents: _Contents | None = None
-        async with AsyncExitStack() as locks:  # files are removed before their locks are released
-            early_lock = tried_file_lock(files.early_lock, packer.tools.threads)
-            is_first = await locks.enter_async_context(early_lock)
-            locking = self._lock_after_arrival(locks, is_first=is_first)
-            if is_first:  # a process that was killed may have left the file
-                locks.push_async_callback(self._remove, files.early_part)
-            if is_first and opening is not None:
-                contents, _ = await gather_or_cancel([self._compress_early(opening), locking])
-            else:
-                await locking
-            pack = await packer.find(layer.digest, layer.diff_id, self.cost, use)
-            if pack is None:
-                locks.push_async_callback(self._remove, files.part)
-                pack = await self._make(contents)
-                with disk_errors():
-                    await packer.hold(files, use)  # no other process removes it under the lock
-        return pack
-
-    async def _lock_after_arrival(self, locks: AsyncExitStack, *, is_first: bool) -> None:
-        """Take the lock of the pack once the layer has arrived."""
-        tools = self.packer.tools
-        await self.layer.wait_for_file()
-        self._arrival.callback(None)
-        if not is_first:
-            await pause(HEAD_START_SECONDS, tools.clock)
-        with ExitStack() as wait:
-            on_wait = partial(wait.enter_context, self.packer.waiting())
-            await locks.enter_async_context(self.packer.lock(self.files, on_wait))
-
-    async def _compress_early(self, opening: Opening) -> _Contents | None:
-        """Write the early part file while the layer arrives; return None if that fails."""
-        # The digest of these bytes is not verified yet: the download may be damaged. Its size is
-        # but a claim, for which no other pack is removed.
-        with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge, NoSpace):
-            return await self._compress(opening, self.files.early_part)
-        self.cost.reset()  # other layers must not pay for them
-        return None
-
-    async def _make(self, contents: _Contents | None) -> Pack:
-        """Put the pack in its place: the early part file with these contents, or a new one."""
-        files, tools, stop = self.files, self.packer.tools, Event()
-        with disk_errors():
-            if contents is None:
-                path = await self.layer.wait_for_file()
-                if path is None:
-                    raise PackCorrupt("A converted layer is no longer in the cache.")
-                await tools.threads.run(self._make_room_for, path)
-                contents = await self._compress(opening_of(path), files.part)
-            else:
-                await tools.threads.run(files.early_part.replace, files.part)
-            return await tools.threads.run_until(stop.set, install_pack, files, *contents, stop)
-
-    def _make_room_for(self, layer: Path) -> None:
-        """Remove unused files until the size of this layer is free on the disk. Blocks."""
-        packer = self.packer
-        with suppress(FileNotFoundError):  # its opening says so
-            size = layer.stat().st_size
-            packer.tools.budget.make_room(packer.directory, size, is_estimate=True)
-
-    async def _remove(self, path: Path) -> None:
-        """Remove a file, if it is there, in a thread: the unlink of a large file takes long."""
-        with suppress(OSError):
-            await self.packer.tools.threads.release(path.unlink, missing_ok=True)
-
-    async def _compress(self, opening: Opening, part: Path) -> _Contents:
-        """Write a part file; return the index of the layer and the digests of its contents."""
-        packer = self.packer
-        tools, options = packer.tools, packer.options
-        contents: list[_Contents] = []
-
-        def write(pipe: int, stop: Event, report: Callable[[int, int], None]) -> None:
-            archive = PackArchive(pipe, stop)
-            feed = PackFeed(archive, options.block_bytes)
-
-            def report_position(position: int) -> None:
-                report(position, archive.size)
-
-            index = index_layer(
-                opening, self.layer.diff_id, self.cost, stop, report_position, feed.read_file
-            )
-            archive.finish()
-            report(index.cost.stored_size, archive.size)
-            contents.append((index, feed.digests))
-
-        with disk_errors():
-            await tools.threads.run(make_empty, part)
-        program = Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock)
-        argv = pack_arguments(options, part)
-        await program.run(argv, None, part, write, self.report, writers=tools.readers)
-        if not contents:
-            raise ConversionFailed("mksquashfs ended before it had read all of a layer.")
-        return contents[0]
 
 
 def _close(descriptor: int | None) -> None:

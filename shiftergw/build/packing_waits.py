@@ -7,17 +7,19 @@ from contextlib import contextmanager
 
 
 class PackingWaits:
-    """Counts the layers that are packed now, and those of them that another pull is packing.
+    """Counts the layers that are packed now, and those of them that wait for other pulls.
 
-    While each of them waits, the stage of the build is "PACKING ELSEWHERE".
+    While each of them waits, the stage of the build is "QUEUED" if one of them waits for a slot of
+    the machine, or else "PACKING ELSEWHERE".
     """
 
     def __init__(self, on_stage: Callable[[str], None]) -> None:
-        """Call `on_stage` with "PACKING ELSEWHERE", and with "PACKING" when the work goes on."""
+        """Call `on_stage` with a stage of a wait, and with "PACKING" when the work goes on."""
         self._on_stage = on_stage
         self._packing = 0
         self._waiting = 0
-        self._is_stopped = False
+        self._queueing = 0
+        self._stage = "PACKING"
 
     @contextmanager
     def packing(self) -> Iterator[None]:
@@ -41,8 +43,21 @@ class PackingWaits:
             self._waiting -= 1
             self._update()
 
+    @contextmanager
+    def queueing(self) -> Iterator[None]:
+        """Count a layer as one that waits for a slot of the machine, during the block."""
+        self._queueing += 1
+        self._update()
+        try:
+            yield
+        finally:
+            self._queueing -= 1
+            self._update()
+
     def _update(self) -> None:
-        is_stopped = 0 < self._waiting == self._packing
-        if is_stopped is not self._is_stopped:
-            self._is_stopped = is_stopped
-            self._on_stage("PACKING ELSEWHERE" if is_stopped else "PACKING")
+        stage = "PACKING"
+        if 0 < self._waiting + self._queueing == self._packing:
+            stage = "QUEUED" if self._queueing else "PACKING ELSEWHERE"
+        if stage != self._stage:
+            self._stage = stage
+            self._on_stage(stage)

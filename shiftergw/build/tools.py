@@ -30,3 +30,8 @@ class BuildTools:
     reactor: Reactor
     clock: IReactorTime
     budget: DiskBudget
+
+    @property
+    def slot_directory(self) -> Path:
+        """Return the directory of the slots that the packings of all processes share."""
+        return self.directory / "slots"

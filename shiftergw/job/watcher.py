@@ -21,6 +21,7 @@ _BUILD_STAGES = {
 
 _BUILD_NOTICES = {
     "PACKING ELSEWHERE": "Waiting for another pull that converts the same layers",
+    "QUEUED": "Waiting until the gateway has converted layers of other pulls",
     "SLOW DIRECTORY": "Converting a directory of very many entries takes long",
 }
 """The message for the user while a stage of the builder waits, or takes long; it stays the same."""

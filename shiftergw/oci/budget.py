@@ -81,6 +81,10 @@ class Cost(NamedTuple):
         return Cost(*(total + times * part for total, part in zip(self, cost, strict=True)))
 
 
+class LayersPending(Exception):
+    """Other layers must arrive before it is known whether the image exceeds `MaxRatio`."""
+
+
 class Budget:
     """Counts the costs of one image. Several threads may call `add`."""
 
@@ -109,6 +113,11 @@ class Budget:
         """
         with self._lock:
             self._stored_size = size
+
+    @property
+    def has_stored_size(self) -> bool:
+        """Return whether the compressed size of all layers is known."""
+        return self._stored_size is not None
 
     def add(self, cost: Cost, times: int) -> bool:
         """Add the cost of a layer that the image names `times` times; the cost may be negative.
@@ -198,6 +207,13 @@ class LayerBudget:
         self._image = image
         self._times = times
         self._cost = Cost()
+        self.may_wait = True
+        """Whether `update` waits for other layers; if not, it raises `LayersPending`."""
+
+    @property
+    def is_decidable(self) -> bool:
+        """Return whether all layers have arrived, so that `update` does not depend on others."""
+        return self._image.has_stored_size
 
     def reset(self) -> None:
         """Subtract the cost of an earlier reading."""
@@ -206,11 +222,13 @@ class LayerBudget:
     def update(self, cost: Cost, stop: Event | None = None) -> None:
         """Set the cost of this reading so far; raise `ImageTooLarge` if a limit is exceeded.
 
-        Waits for the other layers to arrive if `MaxRatio` depends on them; raises `StopRequested`
-        soon after `stop` is set.
+        If `MaxRatio` depends on layers that have not arrived, waits for them, or raises
+        `LayersPending` if it may not wait. Raises `StopRequested` soon after `stop` is set.
         """
         stop = stop or Event()
         while not self._image.add(cost.add(self._cost, -1), self._times):
+            if not self.may_wait:
+                raise LayersPending
             if stop.wait(_POLL_SECONDS):
                 raise StopRequested
         self._cost = cost

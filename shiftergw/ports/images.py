@@ -228,8 +228,9 @@ class ImageBuilder(Sweepable, Protocol):
         and "COMPOSITION" if the layers are converted one by one; "CHECK" of the new file;
         "VERIFICATION" of one that exists; "REPAIR", after which the image is composed anew;
         "WAITING" while another process is building the same file; and "PACKING ELSEWHERE" while
-        other processes convert the same layers, after which "PACKING" goes on; and "SLOW DIRECTORY"
-        in a "CONVERSION" that will take long.
+        other processes convert the same layers, or "QUEUED" while they convert others and this one
+        has to wait, after which "PACKING" goes on; and "SLOW DIRECTORY" in a "CONVERSION" that will
+        take long.
 
         Within a stage the progress never goes back and is never more than the total, and at the end
         of the stage it is the total. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id` differs),

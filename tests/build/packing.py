@@ -111,6 +111,14 @@ class PackSite:
             cost = budget(limits)
             return await self.packer(**options).pack(layer, cost, self.reports.append, use)
 
+    def parts(self, layer: Layer) -> list[Path]:
+        """Return the incomplete packs of a layer."""
+        return list(self.directory.glob(f"{layer.digest.hex}*.part"))
+
+    def part_size(self, layer: Layer) -> int:
+        """Return the bytes of the incomplete packs of a layer."""
+        return sum(part.stat().st_size for part in self.parts(layer))
+
     @property
     def names(self) -> list[str]:
         """Return the endings of the names in the directory of packs."""

@@ -192,4 +192,6 @@ def test_waits_are_said_while_no_layer_is_converted() -> None:
                 assert stages == ["PACKING ELSEWHERE", "PACKING"]
             assert stages[2:] == ["PACKING ELSEWHERE"]
         assert stages[3:] == ["PACKING"]
-    assert len(stages) == 4
+        with waits.queueing():
+            assert stages[4:] == ["QUEUED"]
+    assert stages[5:] == ["PACKING"]

@@ -19,11 +19,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 
-from shiftergw.build.by_packs import lanes_of, share_of
 from shiftergw.build.pack_places import PackPlaces, PackSweep
 from shiftergw.errors import BlobCorrupt
-from shiftergw.model.build_options import SquashOptions
 from shiftergw.model.images import Digest
+from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squashfs.superblock import SIZE, Superblock
 from tests.build.packing import ComingLayer
@@ -32,6 +31,7 @@ from tests.build.site import DAY, ID, OTHER_ID, Site, StoredLayer, real
 from tests.images import compress, entry, tar_of
 from tests.parts import need
 from tests.squashfs.parts import read_file
+from tests.work.waiting import until
 
 NOISE = os.urandom(300_000)
 
@@ -281,36 +281,20 @@ def age(directories: list[Path]) -> None:
             os.utime(path, (1, 1))
 
 
-@pytest.mark.parametrize(
-    ("options", "layers", "lanes", "share"),
-    [
-        ({"memory": "512M", "processors": 4}, 9, 4, ("131072K", 1)),
-        ({"memory": "512M", "processors": 4}, 2, 2, ("262144K", 2)),
-        ({"memory": "512M", "processors": 4}, 1, 1, ("512M", 4)),
-        ({"memory": "512M", "processors": 64}, 9, 4, ("131072K", 16)),
-        ({"memory": "128M", "processors": 4}, 9, 2, ("65536K", 2)),
-        ({"memory": "64M", "processors": 4}, 9, 1, ("64M", 4)),
-        ({"memory": "16M", "processors": 4}, 0, 1, ("16M", 4)),
-        ({"memory": "2G", "processors": 1}, 9, 1, ("2G", 1)),
-    ],
-)
-def test_packings_share_memory_and_processors(
-    options: dict[str, Any], layers: int, lanes: int, share: tuple[str, int]
-) -> None:
-    """All `mksquashfs` of a build together have what the options allow for one."""
-    whole = SquashOptions(**options)
-    assert lanes_of(whole, layers) == lanes
-    part = share_of(whole, lanes)
-    assert (part.memory, part.processors) == share
-    assert part.compression == whole.compression
-
-
-def test_processors_that_are_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each `mksquashfs` has twice its part of the machine, since some layers take longer."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert lanes_of(SquashOptions(), 9) == 4
-    assert share_of(SquashOptions(), 4).processors == 4
-    assert share_of(SquashOptions(), 1).processors == 0
+@pytest_twisted.ensureDeferred
+async def test_a_build_that_waits_for_other_builds(counting_site: CountingSite) -> None:
+    """Its stage says so while none of its layers is packed; it goes on when a slot is free."""
+    site = counting_site
+    directory = site.directory / "slots"
+    directory.mkdir(parents=True)
+    layers = [site.layer([entry("a", NOISE)]), site.layer([entry("b", NOISE)])]
+    with tried_lock(directory / "0.slot"):
+        building = Deferred.fromCoroutine(site.build_image(layers))
+        await until(lambda: site.states == ["PACKING", "QUEUED"])
+        assert site.runs == 0
+    await building
+    assert site.states[:3] == ["PACKING", "QUEUED", "PACKING"]
+    assert site.states[-2:] == ["COMPOSITION", "CHECK"]
 
 
 @pytest_twisted.ensureDeferred

@@ -225,8 +225,7 @@ async def test_a_layer_is_packed_while_it_arrives(tmp_path: Path, packs: PackSit
     layer = packs.coming_layer(tar_of({"a": NOISE, "b": b"2"}), "plain")
     packing = Deferred.fromCoroutine(packs.pack(layer))
     layer.arrive(1_500_000)
-    part = packs.packer().files(layer.digest).early_part
-    await until(lambda: part.exists() and part.stat().st_size > 500_000)
+    await until(lambda: packs.part_size(layer) > 500_000)
     assert ".pack" not in packs.names
     layer.complete()
     assert files_of(await packing) == {b"a": NOISE, b"b": b"2"}
@@ -237,7 +236,7 @@ async def test_a_layer_is_packed_while_it_arrives(tmp_path: Path, packs: PackSit
 async def test_the_early_part_of_a_dead_process(packs: PackSite) -> None:
     """What a killed process has packed of an arriving layer is removed with the next packing."""
     layer = packs.layer(tar_of({"a": b"1"}))
-    part = packs.packer().files(layer.digest).early_part
+    part = packs.packer().files(layer.digest).part
     part.parent.mkdir(parents=True)
     part.write_bytes(b"incomplete")
     await packs.pack(layer)
@@ -278,8 +277,7 @@ async def test_a_slow_download_holds_up_no_other_packing(packs: PackSite) -> Non
     slow = packs.coming_layer(tar, "plain")
     packing = Deferred.fromCoroutine(packs.pack(slow))
     slow.arrive(1_500_000)
-    part = packs.packer().files(slow.digest).early_part
-    await until(lambda: part.exists() and part.stat().st_size > 500_000)
+    await until(lambda: packs.part_size(slow) > 500_000)
     pack = await packs.pack(packs.layer(tar))
     assert files_of(pack) == {b"a": NOISE}
     assert not packing.called
@@ -299,7 +297,7 @@ async def test_the_pack_that_was_begun_early_is_used(tmp_path: Path, threads: Th
     layer = packs.coming_layer(tar, "plain")
     packing = Deferred.fromCoroutine(packs.pack(layer))
     layer.arrive(1_500_000)
-    await until(runs.exists)
+    await until(lambda: packs.part_size(layer) > 500_000)
     layer.complete()
     second_pack = await packs.pack(packs.layer(tar))
     assert second_pack.path == (await packing).path

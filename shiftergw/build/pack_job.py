@@ -1,0 +1,263 @@
+"""The making of one pack: early while its layer arrives, or of the file of the layer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.build.arrival_meter import ArrivalMeter
+from shiftergw.build.converted import disk_errors, make_empty
+from shiftergw.build.mksquashfs import Mksquashfs
+from shiftergw.build.pack_archive import PackArchive
+from shiftergw.build.pack_feed import PackFeed
+from shiftergw.build.pack_files import Pack, PackFiles, install_pack
+from shiftergw.build.pack_options import pack_arguments
+from shiftergw.build.packing_slots import PackingSlots, share_of
+from shiftergw.errors import (
+    BlobCorrupt,
+    ConversionFailed,
+    ImageTooLarge,
+    LayerInvalid,
+    NoSpace,
+    PackCorrupt,
+)
+from shiftergw.oci.budget import LayersPending
+from shiftergw.oci.compression import opening_of
+from shiftergw.oci.tar import LayerIndex, index_layer
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.locks import POLL_SECONDS, tried_file_lock
+from shiftergw.plumbing.timing import pause, within
+
+if TYPE_CHECKING:
+    from shiftergw.build.packer import Packer
+    from shiftergw.model.build_options import SquashOptions
+    from shiftergw.model.images import Opening
+    from shiftergw.oci.budget import LayerBudget
+    from shiftergw.plumbing.file_slots import TakenSlot
+    from shiftergw.ports import Layer
+
+HEAD_START_SECONDS = 2 * POLL_SECONDS
+"""Seconds by which the process that reads a layer early is ahead of the others at the lock.
+
+It may learn that much later than they do that the layer has arrived.
+"""
+
+LOOK_SECONDS = 10.0
+"""Seconds between two looks at a packing whose layer is arriving."""
+
+IDLE_SHARE = 0.8
+"""A packing that waits for its layer for more than this part of the time is idle."""
+
+_Contents = tuple[LayerIndex, list[bytes]]
+"""The index of a layer, and the digests of its contents by number."""
+
+
+@dataclass(slots=True)
+class PackJob:
+    """Makes the pack of a layer in `files`, or finds that another process has made it.
+
+    `report` gets the compressed bytes that were read so far.
+    """
+
+    packer: Packer
+    files: PackFiles
+    layer: Layer
+    cost: LayerBudget
+    report: Callable[[int], None]
+    slots: PackingSlots
+    _arrival: Deferred[None] = field(default_factory=Deferred, init=False)
+    """Fires when the layer is on this machine."""
+
+    async def run(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
+        """Find or make the pack of a layer that arrives by `opening`, or of its file."""
+        packer = self.packer
+        while True:
+            try:
+                return await within(
+                    packer.seconds,
+                    packer.tools.clock,
+                    self._find_or_make(opening, use),
+                    packer.late_error,
+                    since=self._arrival,
+                )
+            except LayersPending:
+                opening = None
+                await packer.wait_for_layers(self.cost)
+
+    async def _find_or_make(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
+        async with self._early_lock() as is_first, self._removed_part():
+            pack = await self._find_or_make_early(opening if is_first else None, is_first, use)
+            while pack is None:
+                pack = await self._make_of_file(use)
+        return pack
+
+    @asynccontextmanager
+    async def _early_lock(self) -> AsyncIterator[bool]:
+        async with tried_file_lock(self.files.early_lock, self.packer.tools.threads) as is_first:
+            yield is_first
+
+    @asynccontextmanager
+    async def _removed_part(self) -> AsyncIterator[None]:
+        """Remove the part file after the block, in a thread: that of a large file takes long."""
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                await self.packer.tools.threads.release(self.files.part.unlink, missing_ok=True)
+
+    async def _find_or_make_early(
+        self, opening: Opening | None, is_first: bool, use: AsyncExitStack
+    ) -> Pack | None:
+        """Return the pack once the layer has arrived, if it exists or was made of `opening`."""
+        async with AsyncExitStack() as locks:
+            locking = self._lock_after_arrival(locks, is_first=is_first)
+            contents: _Contents | None = None
+            if opening is None:
+                await locking
+            else:
+                contents, _ = await gather_or_cancel([self._compress_early(opening), locking])
+            if is_first:  # nobody else makes this pack now
+                await self.packer.tools.threads.run(self.files.remove_other_parts)
+            pack = await self._find(use)
+            if pack is None and contents is not None:
+                pack = await self._install(contents, use)
+        return pack
+
+    async def _lock_after_arrival(self, locks: AsyncExitStack, *, is_first: bool) -> None:
+        """Take the lock of the pack once the layer has arrived."""
+        tools = self.packer.tools
+        await self.layer.wait_for_file()
+        if not self._arrival.called:
+            self._arrival.callback(None)
+        if not is_first:
+            await pause(HEAD_START_SECONDS, tools.clock)
+        await locks.enter_async_context(self.packer.lock(self.files))
+
+    async def _make_of_file(self, use: AsyncExitStack) -> Pack | None:
+        """Return the pack that is made of the file of the layer.
+
+        Returns None if another process makes it, once that has ended.
+        """
+        packer, files, tools = self.packer, self.files, self.packer.tools
+        async with (
+            self.slots.take(self.layer.size) as slot,
+            tried_file_lock(files.lock, tools.threads) as is_alone,
+        ):
+            if is_alone:
+                pack = await self._find(use)
+                if pack is None:
+                    path = await self.layer.wait_for_file()
+                    if path is None:
+                        raise PackCorrupt("A converted layer is no longer in the cache.")
+                    with disk_errors():
+                        await tools.threads.run(self._make_room_for, path)
+                    contents = await self._compress(opening_of(path), slot)
+                    pack = await self._install(contents, use)
+                return pack
+        async with packer.lock(files):
+            return await self._find(use)
+
+    def _make_room_for(self, layer: Path) -> None:
+        """Remove unused files until the size of this layer is free on the disk. Blocks."""
+        packer = self.packer
+        with suppress(FileNotFoundError):  # its opening says so
+            size = layer.stat().st_size
+            packer.tools.budget.make_room(packer.directory, size, is_estimate=True)
+
+    async def _find(self, use: AsyncExitStack) -> Pack | None:
+        layer = self.layer
+        return await self.packer.find_at_once(layer.digest, layer.diff_id, self.cost, use)
+
+    async def _compress_early(self, opening: Opening) -> _Contents | None:
+        """Write the part file while the layer arrives; return None if that is not possible."""
+        async with self.slots.try_take(self.layer.size) as slot:
+            # The digest of these bytes is not verified yet: the download may be damaged. Its size
+            # is but a claim, for which no other pack is removed.
+            if slot is not None:
+                with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge, NoSpace, LayersPending):
+                    return await self._compress_unless_idle(opening, slot)
+        self.cost.reset()  # other layers must not pay for them
+        return None
+
+    async def _compress_unless_idle(self, opening: Opening, slot: TakenSlot) -> _Contents | None:
+        """Write the part file; return None if the slot is needed, and the download is too slow."""
+        meter = ArrivalMeter(opening)
+        compressing = Deferred.fromCoroutine(self._compress(meter.open, slot))
+        is_given_up = False
+
+        async def give_up_when_idle() -> None:
+            nonlocal is_given_up
+            seconds = meter.seconds()
+            while not compressing.called:
+                await pause(LOOK_SECONDS, self.packer.tools.clock)
+                last_seconds, seconds = seconds, meter.seconds()
+                is_idle = seconds - last_seconds > IDLE_SHARE * LOOK_SECONDS
+                if is_idle and await self.slots.has_queue(self.layer.size):
+                    is_given_up = True
+                    compressing.cancel()
+
+        watching = Deferred.fromCoroutine(give_up_when_idle())
+        try:
+            return await compressing
+        except CancelledError:
+            if is_given_up:
+                return None
+            raise
+        finally:
+            watching.cancel()
+            with suppress(CancelledError):
+                await watching
+
+    async def _compress(self, opening: Opening, slot: TakenSlot) -> _Contents:
+        """Write the part file; return the index of the layer and the digests of its contents."""
+        tools, part = self.packer.tools, self.files.part
+        options = share_of(self.packer.options, slot.holders)
+        contents: list[_Contents] = []
+
+        def write(pipe: int, stop: Event, report: Callable[[int, int], None]) -> None:
+            contents.append(self._feed(opening, options, pipe, stop, report))
+
+        with disk_errors():
+            await tools.threads.run(make_empty, part)
+        program = Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock)
+        argv = pack_arguments(options, part)
+        await program.run(argv, None, part, write, self.report, writers=tools.readers)
+        if not contents:
+            raise ConversionFailed("mksquashfs ended before it had read all of a layer.")
+        return contents[0]
+
+    def _feed(
+        self,
+        opening: Opening,
+        options: SquashOptions,
+        pipe: int,
+        stop: Event,
+        report: Callable[[int, int], None],
+    ) -> _Contents:
+        """Read the layer, and write the contents of its files into the pipe. Blocks."""
+        archive = PackArchive(pipe, stop)
+        feed = PackFeed(archive, options.block_bytes)
+
+        def report_position(position: int) -> None:
+            report(position, archive.size)
+
+        index = index_layer(
+            opening, self.layer.diff_id, self.cost, stop, report_position, feed.read_file
+        )
+        archive.finish()
+        report(index.cost.stored_size, archive.size)
+        return index, feed.digests
+
+    async def _install(self, contents: _Contents, use: AsyncExitStack) -> Pack:
+        """Put the pack with these contents in its place, under its lock."""
+        files, threads, stop = self.files, self.packer.tools.threads, Event()
+        with disk_errors():
+            pack = await threads.run_until(stop.set, install_pack, files, *contents, stop)
+            await self.packer.hold(files, use)  # no other process removes it under the lock
+        return pack
