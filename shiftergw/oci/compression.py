@@ -7,8 +7,9 @@ to its last byte: several gzip members, zeros after them, several zstd frames, a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Event
 from typing import IO, BinaryIO, Self, cast
@@ -30,6 +31,9 @@ _READ_SIZE = 1 << 17
 
 _FIRST_SIZE = 1 << 10
 """Compressed bytes that a gzip member gets first, so that little is copied after a short member."""
+
+_DROP_SIZE = 1 << 25
+"""Compressed bytes that are read between two calls that free their page cache."""
 
 LARGE_WINDOW = 1 << 23
 """Bytes of a zstd window (that of `zstd -19`) above which two streams at most run at a time."""
@@ -63,7 +67,11 @@ def opening_of(path: Path) -> Opening:
 
 
 def decompress(
-    opening: Opening, stop: Event, report: Callable[[int], None] | None = None
+    opening: Opening,
+    stop: Event,
+    report: Callable[[int], None] | None = None,
+    *,
+    is_last_reading: bool = False,
 ) -> Generator[bytes, None, None]:
     """Yield the whole uncompressed stream of a blob in pieces of at most about 256 KiB.
 
@@ -71,9 +79,12 @@ def decompress(
     bytes read so far. Raises `LayerInvalid` if the blob is damaged, ends too early, has bytes
     after its end or needs too much memory, and `StopRequested` soon after `stop` is set, even while
     the blob yields no output.
+
+    If it `is_last_reading`, the page cache is told to forget what was read, as far as it is on the
+    disk: its memory is free for the files that are made of it.
     """
     with opening(stop) as blob, _translate_errors():
-        source = _Source(blob, stop)
+        source = _ForgettingSource(blob, stop) if is_last_reading else _Source(blob, stop)
         for piece in _pieces(source):
             if stop.is_set():
                 raise StopRequested
@@ -108,6 +119,25 @@ class _Source:
         self.check_stop()
         data, self._buffer = self._buffer or self._blob.read(size), b""
         self.position += len(data)
+        return data
+
+
+class _ForgettingSource(_Source):
+    """A source whose bytes leave the page cache behind the reader."""
+
+    def __init__(self, blob: BinaryIO, stop: Event) -> None:
+        super().__init__(blob, stop)
+        self._next_drop = _DROP_SIZE
+
+    def read(self, size: int) -> bytes:
+        """See `_Source`."""
+        data = super().read(size)
+        if self.position >= self._next_drop or not data:
+            self._next_drop = self.position + _DROP_SIZE
+            # Bytes that are still arriving are not on the disk yet: they begin to be written, and
+            # leave the cache later.
+            with suppress(OSError):  # not a file
+                os.posix_fadvise(self._blob.fileno(), 0, self.position, os.POSIX_FADV_DONTNEED)
         return data
 
 

@@ -125,8 +125,9 @@ def index_layer(
 
     budget.reset()
     algorithm = diff_id.algorithm if diff_id else "sha256"
-    is_hashed = diff_id is not None or read_file is not None
-    with closing(decompress(opening, stop, read)) as pieces:
+    is_packed = read_file is not None
+    is_hashed = diff_id is not None or is_packed
+    with closing(decompress(opening, stop, read, is_last_reading=is_packed)) as pieces:
         stream = TarStream(count(pieces), hashlib.new(algorithm) if is_hashed else None)
         for entry in read_entries(stream):
             entries.append(entry)

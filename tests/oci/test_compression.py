@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -131,6 +132,38 @@ def test_progress_is_in_compressed_bytes(tmp_path: Path) -> None:
         pass
     assert positions == sorted(positions)
     assert positions[-1] == path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "zstd"])
+def test_the_last_reading_frees_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Behind the reader, and at the end all of it; another reading leaves it for the next one."""
+    ranges: list[tuple[int, int]] = []
+
+    def record(descriptor: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        assert Path(f"/proc/self/fd/{descriptor}").readlink() == path
+        ranges.append((offset, length))
+
+    monkeypatch.setattr(os, "posix_fadvise", record)
+    monkeypatch.setattr(compression, "_DROP_SIZE", 10_000)
+    path = tmp_path / "blob"
+    path.write_bytes(WHOLE[kind]())
+    opening = opening_of(path)
+    assert b"".join(decompress(opening, Event(), is_last_reading=True)) == PLAIN
+    assert ranges[-1] == (0, path.stat().st_size)
+    assert len(ranges) > 1
+    ranges.clear()
+    assert b"".join(decompress(opening, Event())) == PLAIN
+    assert ranges == []
+
+
+def test_the_last_reading_of_what_is_not_a_file() -> None:
+    """Bytes in memory have no page cache."""
+    blob = WHOLE["gzip"]()
+    pieces = decompress(lambda _: io.BytesIO(blob), Event(), is_last_reading=True)
+    assert b"".join(pieces) == PLAIN
 
 
 def long_window(data: bytes, window_log: int) -> bytes:
