@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from shiftergw.sources.registry.guard import kind_of, kind_of_name
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+
+from shiftergw.errors import RegistryUntrusted
+from shiftergw.sources.registry.guard import READ_SIZE, GuardedEndpoint, kind_of, kind_of_name
+
+real: Any = reactor
 
 
 @pytest.mark.parametrize(
@@ -102,3 +111,41 @@ def test_kinds_of_addresses(address: str, kind: str) -> None:
 def test_kinds_of_names(host: str, kind: str | None) -> None:
     """Local names, and addresses in the notations of resolvers, are recognized by their text."""
     assert kind_of_name(host) == kind
+
+
+@pytest_twisted.ensureDeferred
+async def test_much_is_read_at_once() -> None:
+    """What has arrived comes in pieces of more than the 64 KiB of Twisted."""
+    sizes: list[int] = []
+    end: Deferred[None] = Deferred()
+
+    class Sender(Protocol):
+        def connectionMade(self) -> None:
+            assert self.transport is not None
+            self.transport.write(bytes(8 * READ_SIZE))
+            self.transport.loseConnection()
+
+    class Receiver(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            sizes.append(len(data))
+
+        def connectionLost(self, *_: object) -> None:
+            end.callback(None)
+
+    listening = real.listenTCP(0, Factory.forProtocol(Sender), interface="127.0.0.1")
+    try:
+        endpoint = GuardedEndpoint(
+            real,
+            "127.0.0.1",
+            listening.getHost().port,
+            30,
+            lambda _: True,
+            lambda: RegistryUntrusted("No."),
+        )
+        protocol = await endpoint.connect(Factory.forProtocol(Receiver))
+        assert protocol.transport.bufferSize == READ_SIZE
+        await end
+    finally:
+        await listening.stopListening()
+    assert sum(sizes) == 8 * READ_SIZE
+    assert max(sizes) <= READ_SIZE
