@@ -25,6 +25,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,9 +130,10 @@ def install_pack(
     `StopRequested` soon after `stop` is set.
     """
     try:
-        with files.part.open("rb") as file:
-            os.fsync(file.fileno())
+        with files.part.open("rb") as file, ThreadPoolExecutor(1, "sync") as disk:
+            syncing = disk.submit(os.fsync, file.fileno())
             measures = _measure(file.fileno(), len(digests), stop)
+            syncing.result()
     except (SquashfsCorrupt, SquashfsUnsupported) as error:
         raise ConversionFailed(
             "mksquashfs has written a damaged pack of a layer.", detail=error.detail

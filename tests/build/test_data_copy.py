@@ -1,4 +1,4 @@
-"""Data of packs is copied into an image by a thread, beside what is block_end behind it."""
+"""Data of packs is copied into an image by a thread, beside what is written behind it."""
 
 from __future__ import annotations
 
