@@ -125,6 +125,11 @@ def _delivered_lines(label: str, image: DeliveredImage) -> Iterator[str]:
     if image.seconds:
         stages = ", ".join(f"{stage} {seconds:g} s" for stage, seconds in image.seconds.items())
         yield _line("", f"the delivery took {sum(image.seconds.values()):.1f} s ({stages})")
+    if image.copied_bytes:
+        sent_size = amount(image.sent_bytes or 0)
+        yield _line(
+            "", f"the system copied {amount(image.copied_bytes)} of it, {sent_size} were sent"
+        )
 
 
 def _action(explanation: Explanation) -> str:

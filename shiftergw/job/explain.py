@@ -216,7 +216,15 @@ def _delivered_image(facts: ImageFacts, record: ImageRecord) -> DeliveredImage:
         record.size if is_count(record.size) else None,
         record.last_pull if is_time(record.last_pull) else None,
         _seconds_of(record.report),
+        _count_of(record.report, "copied_bytes"),
+        _count_of(record.report, "sent_bytes"),
     )
+
+
+def _count_of(report: Mapping[str, Any] | None, name: str) -> int | None:
+    """Return a number of bytes in the report of a record, or None."""
+    count = (report or {}).get(name)
+    return count if is_count(count) else None
 
 
 def _seconds_of(report: Mapping[str, Any] | None) -> dict[str, float]:

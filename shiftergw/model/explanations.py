@@ -122,7 +122,9 @@ class DeliveredImage:
     """An image in the image directory of a system.
 
     `size` is that of the file, `last_pull` the time of the last pull. `seconds` maps each stage of
-    the delivery to the time that it took; it is empty for images that earlier versions delivered.
+    the delivery to the time that it took. `copied_bytes` of the file were copied by the system from
+    another image, and `sent_bytes` were sent. They are empty or None for images that earlier
+    versions delivered.
     """
 
     id: str
@@ -131,6 +133,8 @@ class DeliveredImage:
     size: int | None = None
     last_pull: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    copied_bytes: int | None = None
+    sent_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

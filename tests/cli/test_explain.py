@@ -66,7 +66,9 @@ EXPLANATION = Explanation(
     missing_size=6000,
     is_converted=False,
     policy=PolicyVerdict(True, "signedBy (docker reg)", "key", "It is signed by key.", "", ""),
-    previous_image=DeliveredImage("cc", (), True, 7000, 0.0, {"PULLING": 2.0, "TRANSFER": 0.5}),
+    previous_image=DeliveredImage(
+        "cc", (), True, 7000, 0.0, {"PULLING": 2.0, "TRANSFER": 0.5}, 5000, 2000
+    ),
     work="PULLING: Pulling layers",
 )
 
@@ -92,6 +94,7 @@ def test_the_words() -> None:
         "delivered  no",
         "old image  cc, 7 kB, private, last pulled 1970-01-01 00:00:00",
         "           the delivery took 2.5 s (PULLING 2 s, TRANSFER 0.5 s)",
+        "           the system copied 5 kB of it, 2 kB were sent",
         "under way  PULLING: Pulling layers",
         "a pull     downloads 6 kB, converts the image, and delivers it to /images.",
     ]

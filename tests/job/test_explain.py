@@ -41,7 +41,7 @@ READY = ImageRecord(
     origin=Origin("reg", "team/app", str(IMAGE.source_digest)),
     size=900,
     last_pull=1000.0,
-    report={"seconds": {"PULLING": 2.5, "TRANSFER": 1}},
+    report={"seconds": {"PULLING": 2.5, "TRANSFER": 1}, "copied_bytes": 7, "sent_bytes": 3},
 )
 FACTS = ImageFacts(
     "a",
@@ -77,6 +77,7 @@ def test_a_delivered_image() -> None:
     assert image is not None
     assert (image.id, image.size, image.tags) == (IMAGE.id, 900, ("team/app:1",))
     assert image.seconds == {"PULLING": 2.5, "TRANSFER": 1.0}
+    assert (image.copied_bytes, image.sent_bytes) == (7, 3)
     assert explanation.previous_image is None
 
 
@@ -166,11 +167,12 @@ def test_a_pull_that_is_under_way() -> None:
 @pytest.mark.parametrize("seconds", [None, [1], {"A": "x"}, {}])
 def test_records_without_durations(seconds: Any) -> None:
     """Records of earlier versions, and odd ones, have no durations."""
-    for report in (None, {"seconds": seconds}):
+    for report in (None, {"seconds": seconds, "copied_bytes": "x", "sent_bytes": -1}):
         record = replace(READY, report=report)
         image = explain(replace(FACTS, records=(record,))).delivered_image
         assert image is not None
         assert image.seconds == {}
+        assert (image.copied_bytes, image.sent_bytes) == (None, None)
 
 
 def test_the_explanation_for_a_user() -> None:

@@ -18,7 +18,7 @@ from shiftergw.model.records import Expired, Progress, Ready
 from shiftergw.mongo import database as mongo_database
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
-from shiftergw.store.mongo.queries import CREDENTIALS
+from shiftergw.store.mongo.queries import CREDENTIALS, RANGES
 from shiftergw.store.mongo.store import MongoStore
 from tests import mongod
 from tests.store.contract import StoreContract
@@ -118,7 +118,7 @@ ROW = {
 async def test_a_start_only_creates_indexes(mongodb: str, empty_database: NamedDatabase) -> None:
     """All documents of the original stay as they are.
 
-    The indexes of a missing collection create it, empty.
+    The indexes of missing collections create them, empty.
     """
     name, db = empty_database
     db["images"].insert_many(ORIGINALS)
@@ -129,7 +129,7 @@ async def test_a_start_only_creates_indexes(mongodb: str, empty_database: NamedD
         await store.queue("alpha")
         await store.abandon((await store.claim(request("x:1"), NOW))[0].key)
         assert list(await store.lookups("alpha", 5)) == [ROW]
-    assert mongod.all_documents(db) == {**before, CREDENTIALS: []}
+    assert mongod.all_documents(db) == {**before, CREDENTIALS: [], RANGES: []}
     unique = {
         index for index, form in db["images"].index_information().items() if form.get("unique")
     }
