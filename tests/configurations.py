@@ -56,6 +56,7 @@ EVERY_KEY: dict[str, Any] = {
     "ScheduledExpiry": True,
     "KeepUntagged": "7:00:00:00",
     "KeepLayers": "1:00:00:00",
+    "ScrubCache": "3:00:00:00",
     "PrivateImagesWithoutAcl": "public",
     "AllowAnonymous": True,
     "QueueLimit": 10,

@@ -11,6 +11,7 @@ from shiftergw.build.builder import SquashBuilder
 from shiftergw.build.converted import converted_groups
 from shiftergw.build.pack_files import last_uses
 from shiftergw.build.pack_places import PackPlaces, PackSweep
+from shiftergw.build.pack_scrub import PackScrub
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.cache.blobs import CachedBlobs, pack_directories
 from shiftergw.config import Config
@@ -50,6 +51,8 @@ class ConversionParts:
         )
         budget = DiskBudget(kinds)
         self.packs = PackSweep(packs, self.threads)
+        lock = cache_directory / "scrub.lock"
+        self.scrub = PackScrub(packs, self.threads, reactor, lock)
         self.caches = BlobCaches(cache_directory, self.threads, reactor, budget)
         self.builder = SquashBuilder(
             config.expand_directory,

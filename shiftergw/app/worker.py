@@ -25,6 +25,7 @@ from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Sweepable, runner_name
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
+from shiftergw.service.scrubbing import Scrubbing
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
 from shiftergw.sources.user_files.files import UserFiles
 from shiftergw.sources.user_files.spool_client import SpoolClient
@@ -84,6 +85,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         ClosedAtStop(lookasides.close),
         *([] if gateway is None else [ClosedAtStop(gateway.close)]),
         Scratch(_scratch_places(config, directories, files, parts), reactor),
+        *([Scrubbing(parts.scrub, config.scrub_cache, reactor)] if config.scrub_cache else []),
         # Stopped before Scratch, whose sweep may be waiting for a system that is down.
         *(ClosedAtStop(directory.close) for directory in directories.values()),
     ]

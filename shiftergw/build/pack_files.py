@@ -11,7 +11,8 @@ A directory holds, for each (layer blob, key):
   layer while it arrives;
 * `<digest>-<key>.<random>.part`, an incomplete pack of a process with one of the locks. Each
   attempt has a name of its own: the `mksquashfs` of a process that was killed may still write its
-  file, and removes it by its name.
+  file, and removes it by its name;
+* `<digest>-<key>.scrub`, an empty file with the time when the scrub last hashed the pack.
 
 A process that uses a pack holds a shared `flock` on it (`hold_pack`).
 
@@ -20,23 +21,21 @@ All functions block: they run in threads.
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from threading import Event
 
 from twisted.logger import Logger
 
 from shiftergw.build import pack_sidecar
-from shiftergw.build.pack_feed import directory_count
+from shiftergw.build.pack_measures import measure, measuring
 from shiftergw.build.pack_sidecar import Measures, Sidecar
 from shiftergw.errors import (
     BlobCorrupt,
@@ -46,7 +45,6 @@ from shiftergw.errors import (
     SquashfsUnsupported,
 )
 from shiftergw.model.images import Digest
-from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.tar import LayerIndex
 from shiftergw.plumbing.file_groups import FileGroups
 from shiftergw.plumbing.files import (
@@ -55,13 +53,18 @@ from shiftergw.plumbing.files import (
     replace_durably,
     write_private,
 )
-from shiftergw.plumbing.hashing import PIECE_BYTES
 from shiftergw.plumbing.locks import tried_lock, try_share
-from shiftergw.squashfs.blocks import Source, read_options
-from shiftergw.squashfs.superblock import SIZE as SUPERBLOCK_SIZE
-from shiftergw.squashfs.superblock import Superblock
 
 _log = Logger()
+
+_UNREADABLE = (ValueError, KeyError, TypeError, GatewayError)
+"""Errors of a pack or a sidecar with damaged bytes."""
+
+_DAMAGES = frozenset({errno.EIO, errno.EUCLEAN, errno.EFBIG, errno.EINVAL, errno.EISDIR})
+"""Errors of a file that the disk has damaged, or that is not the file it should be."""
+
+_ALGORITHMS = {64: "sha256", 96: "sha384", 128: "sha512"}
+"""The algorithm of a digest by the number of its digits."""
 
 _BASE = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})-[0-9a-f]{12}(?:-early)?")
 
@@ -104,6 +107,7 @@ class PackFiles:
         self.pack = directory / f"{base}.pack"
         self.sidecar = directory / f"{base}.index"
         self.lock = directory / f"{base}.lock"
+        self.scrub_mark = directory / f"{base}.scrub"
         self.early_lock = directory / f"{base}-early.lock"
         self.part = directory / f"{base}.{secrets.token_hex(4)}.part"
 
@@ -132,7 +136,7 @@ def install_pack(
     try:
         with files.part.open("rb") as file, ThreadPoolExecutor(1, "sync") as disk:
             syncing = disk.submit(os.fsync, file.fileno())
-            measures = _measure(file.fileno(), len(digests), stop)
+            measures = measure(file.fileno(), len(digests), stop)
             syncing.result()
     except (SquashfsCorrupt, SquashfsUnsupported) as error:
         raise ConversionFailed(
@@ -162,7 +166,7 @@ def find_pack(files: PackFiles, stop: Event) -> Pack | None:
         problem = "its bytes have changed"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, GatewayError) as error:
+    except (OSError, *_UNREADABLE) as error:
         problem = str(error)
     _warn(files, problem)
     return None
@@ -174,18 +178,47 @@ def remove_damaged_pack(files: PackFiles, stop: Event) -> bool:
     The whole file is hashed, because a failing disk changes neither size nor time. Builds that use
     the pack keep the file that they have opened. Raises `StopRequested` soon after `stop` is set.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError, GatewayError):
+    problem = "its bytes have changed"
+    try:
         if _has_digests(files, pack_sidecar.read(files.sidecar, stop), stop):
             return False
-        _warn(files, "its bytes have changed")
+    except (*_UNREADABLE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in {*_DAMAGES, errno.ENOENT}:
+            raise
+        problem = str(error)
+    if files.exist():
+        _warn(files, problem)
     files.sidecar.unlink(missing_ok=True)
     files.pack.unlink(missing_ok=True)
     return True
 
 
+def comparing(files: PackFiles) -> Generator[int, None, bool]:
+    """Compare a pack with the digests of its sidecar, piece by piece; yield the bytes of each.
+
+    Returns whether they are the same and the sidecar is sound. Raises `FileNotFoundError` if the
+    pack is gone, and `OSError` for a failure that says nothing of the disk. The bytes come from the
+    disk, and do not stay in the memory of the system: what it remembers of the file may be right
+    although the disk is not.
+    """
+    try:
+        head = pack_sidecar.read_head(files.sidecar)
+        yield files.sidecar.stat().st_size
+        with files.pack.open("rb") as file:
+            descriptor = file.fileno()
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            present = yield from measuring(descriptor, head.contents)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return replace(present, mtime_ns=head.measures.mtime_ns) == head.measures
+    except (*_UNREADABLE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _DAMAGES:
+            raise
+        return False
+
+
 def _warn(files: PackFiles, problem: str) -> None:
     _log.warn(
-        "the pack {path} is damaged ({problem}), and is made again",
+        "the pack {path} is damaged ({problem}): it is removed, and made again when it is needed",
         path=str(files.pack),
         problem=problem,
     )
@@ -200,7 +233,7 @@ def _is_unchanged(files: PackFiles, measures: Measures) -> bool:
 def _has_digests(files: PackFiles, sidecar: Sidecar, stop: Event) -> bool:
     """Return whether a pack has the digests that its sidecar says."""
     with files.pack.open("rb") as file:
-        present = _measure(file.fileno(), len(sidecar.digests), stop)
+        present = measure(file.fileno(), len(sidecar.digests), stop)
     return replace(present, mtime_ns=sidecar.measures.mtime_ns) == sidecar.measures
 
 
@@ -216,7 +249,7 @@ def promises_pack(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:
         return _is_unchanged(files, head.measures) and all(
             diff_id is None or diff_id.algorithm == head.diff_id.algorithm for diff_id in diff_ids
         )
-    except (OSError, ValueError, KeyError, TypeError, GatewayError):
+    except (OSError, *_UNREADABLE):
         return False
 
 
@@ -245,9 +278,20 @@ def remove_abandoned_parts(directory: Path) -> int:
     return number
 
 
+def list_packs(directory: Path) -> list[PackFiles]:
+    """Return the packs in a directory, which need not exist, that have a sidecar."""
+    bases = [path.stem for path in directory.glob("*.pack") if _BASE.fullmatch(path.stem)]
+    digests_and_keys = [base.split("-", 1) for base in bases]
+    packs = [
+        PackFiles(directory, Digest(_ALGORITHMS[len(digits)], digits), key)
+        for digits, key in digests_and_keys
+    ]
+    return [files for files in packs if files.exist()]
+
+
 def pack_groups(directory: Path) -> FileGroups:
     """Return the groups of files of the packs in a directory."""
-    return FileGroups(directory, _BASE, ".pack", (".index", ".part"))
+    return FileGroups(directory, _BASE, ".pack", (".index", ".part"), (".scrub",))
 
 
 def last_uses(directory: Path) -> dict[str, float]:
@@ -258,37 +302,3 @@ def last_uses(directory: Path) -> dict[str, float]:
             layer = path.name.partition("-")[0]
             uses[layer] = max(path.stat().st_mtime, uses.get(layer, 0.0))
     return uses
-
-
-def _measure(descriptor: int, contents: int, stop: Event) -> Measures:
-    """Measure an open pack of this many contents; raise `SquashfsCorrupt`, `StopRequested`."""
-    state = os.fstat(descriptor)
-    source = Source(partial(os.pread, descriptor), state.st_size)
-    head = Superblock.unpack(source.read(0, min(SUPERBLOCK_SIZE, state.st_size)))
-    head.check(state.st_size)
-    inodes = 1 + directory_count(contents) + contents
-    if head.inodes != inodes:
-        raise SquashfsCorrupt(
-            "A pack has too few or too many files.", detail=f"{head.inodes} inodes, not {inodes}"
-        )
-    start = SUPERBLOCK_SIZE
-    if head.has_compressor_options:
-        _, start = read_options(source, start)
-    data, rest = sha256(), sha256()
-    _hash_area(descriptor, rest, 0, start, stop)
-    _hash_area(descriptor, data, start, head.inode_table, stop)
-    _hash_area(descriptor, rest, head.inode_table, state.st_size, stop)
-    return Measures(state.st_size, state.st_mtime_ns, data.hexdigest(), rest.hexdigest())
-
-
-def _hash_area(descriptor: int, hasher: hashlib._Hash, start: int, end: int, stop: Event) -> None:
-    """Add the bytes from `start` to `end` to a hash."""
-    buffer = memoryview(bytearray(PIECE_BYTES))
-    while start < end:
-        if stop.is_set():
-            raise StopRequested
-        size = os.preadv(descriptor, [buffer[: end - start]], start)
-        if not size:
-            raise SquashfsCorrupt("A pack is shorter than before.")
-        hasher.update(buffer[:size])
-        start += size

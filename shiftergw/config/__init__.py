@@ -161,6 +161,7 @@ class Config(Section):
     failure_hold: float = Field(10, alias="FailureHold", ge=1)
     keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")
     keep_layers: Duration = Field(30 * 86400, alias="KeepLayers")
+    scrub_cache: Duration = Field(7 * 86400, alias="ScrubCache")
     private_images_without_acl: Literal["owner", "public"] = Field(
         "owner", alias="PrivateImagesWithoutAcl"
     )

@@ -26,20 +26,21 @@ class FileGroups:
 
     `base` matches the names without their last suffix. `main` is the suffix of the main file, and
     `companions` are those of the other files whose times tell the last use. All suffixes begin with
-    a dot.
+    a dot. The times of files with the suffixes `marks` tell nothing of use.
     """
 
     directory: Path
     base: re.Pattern[str]
     main: str
     companions: tuple[str, ...]
+    marks: tuple[str, ...] = ()
 
     def sweep(self, before: float) -> int:
         """Remove each group whose last touch was before this time; return their number."""
         return sum(
             self.remove(base, group, before)
             for base, group in self.by_base().items()
-            if last_touch(group) < before
+            if self._last_use(group) < before
         )
 
     def list_removable(self) -> list[RemovableFiles]:
@@ -48,7 +49,7 @@ class FileGroups:
             RemovableFiles(
                 self.directory / f"{base}{self.main}",
                 sum(map(_size, group)),
-                last_touch(group),
+                self._last_use(group),
                 partial(self.remove, base, group, math.inf),
             )
             for base, group in self.by_base().items()
@@ -66,6 +67,9 @@ class FileGroups:
                 if dot and self.base.fullmatch(base):
                     groups.setdefault(base, []).append(path)
         return groups
+
+    def _last_use(self, group: Sequence[Path]) -> float:
+        return last_touch([path for path in group if path.suffix not in self.marks])
 
     def remove(self, base: str, group: Sequence[Path], before: float) -> bool:
         """Remove a group that was not touched since `before`, unless a process holds it.

@@ -23,6 +23,7 @@ from shiftergw.ports.images import (
     Layer,
     Notify,
     Report,
+    Scrubbable,
     Sweepable,
 )
 from shiftergw.ports.leases import LeaseStore
@@ -67,6 +68,7 @@ __all__ = [
     "RangeStore",
     "ReplayUnchecked",
     "Report",
+    "Scrubbable",
     "SharedRange",
     "SignatureSource",
     "SignatureVerifier",

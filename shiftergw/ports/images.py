@@ -126,6 +126,19 @@ class Sweepable(Protocol):
         ...
 
 
+class Scrubbable(Protocol):
+    """A cache whose files can be compared with their digests."""
+
+    async def scrub(self, before: float) -> int:
+        """Read all files that were last compared before this time; return how many were damaged.
+
+        It reads slowly, one file after the other, those first that were compared longest ago, and
+        removes damaged ones. Cancellable; the next call goes on with the files that are left.
+        Returns 0 at once while another process does it.
+        """
+        ...
+
+
 class ImageSource(Protocol):
     """A source of images: a registry, an OCI layout, or an archive.
 

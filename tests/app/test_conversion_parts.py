@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.application.service import Service
 from twisted.internet import reactor
 
+from shiftergw.app import worker
 from shiftergw.app.conversion_parts import ConversionParts
 from shiftergw.build.pack_files import PackFiles, hold_pack
 from shiftergw.errors import NoSpace
@@ -133,3 +135,31 @@ async def test_old_packs_of_all_places_are_swept(disk: Disk) -> None:
         assert exist(*(files.pack for files in packs), blob) == [False, False, True, True]
         assert await disk.parts.caches.sweep(1e9 - 5) == 1
     assert exist(packs[2].pack, blob) == [True, False]
+
+
+@pytest_twisted.ensureDeferred
+async def test_packs_of_all_places_are_scrubbed(disk: Disk) -> None:
+    """Those without a sound sidecar are damaged."""
+    packs = [disk.pack(9, "a"), disk.pack(9, "b", is_private=True), disk.pack(1, "c")]
+    async with run_services([disk.parts.threads]):
+        assert await disk.parts.scrub.scrub(1e9 - 5) == 2
+    assert exist(*(files.pack for files in packs)) == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "intervals"),
+    [({}, [7 * 86400]), ({"ScrubCache": "1:00:00:00"}, [86400]), ({"ScrubCache": "0:0:0:0"}, [])],
+)
+def test_the_interval_of_the_scrub(
+    changes: dict[str, str], intervals: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers scrub the cache every week, or as often as `ScrubCache` says, or never."""
+    seconds: list[float] = []
+
+    def record(_cache: Any, interval: float, _clock: Any) -> Service:
+        seconds.append(interval)
+        return Service()
+
+    monkeypatch.setattr(worker, "Scrubbing", record)
+    worker.worker_service(real, load_config(changes).config)
+    assert seconds == intervals
