@@ -291,7 +291,8 @@ def list_packs(directory: Path) -> list[PackFiles]:
 
 def pack_groups(directory: Path) -> FileGroups:
     """Return the groups of files of the packs in a directory."""
-    return FileGroups(directory, _BASE, ".pack", (".index", ".part"), (".scrub",))
+    locks = ".lock", "-early.lock"
+    return FileGroups(directory, _BASE, ".pack", (".index", ".part"), (".scrub",), locks)
 
 
 def last_uses(directory: Path) -> dict[str, float]:

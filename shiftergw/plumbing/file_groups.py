@@ -1,8 +1,9 @@
 """Groups of files that processes leave for later ones, and the removal of unused groups.
 
-A group has a main file, a lock, and other files, whose names share a base. A process that makes or
-removes the group holds the lock; one that uses the main file holds a shared `flock` on it. When a
-process dies, the kernel releases both. All methods block: they run in threads.
+A group has a main file, locks, and other files, whose names share a base. A process that makes a
+group holds one of its locks, one that removes it all of them; one that uses the main file holds a
+shared `flock` on it. When a process dies, the kernel releases all. All methods block: they run in
+threads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,8 @@ class FileGroups:
 
     `base` matches the names without their last suffix. `main` is the suffix of the main file, and
     `companions` are those of the other files whose times tell the last use. All suffixes begin with
-    a dot. The times of files with the suffixes `marks` tell nothing of use.
+    a dot. The times of files with the suffixes `marks` tell nothing of use. `locks` are what the
+    names of the locks have behind the base.
     """
 
     directory: Path
@@ -34,6 +36,7 @@ class FileGroups:
     main: str
     companions: tuple[str, ...]
     marks: tuple[str, ...] = ()
+    locks: tuple[str, ...] = (".lock",)
 
     def sweep(self, before: float) -> int:
         """Remove each group whose last touch was before this time; return their number."""
@@ -76,14 +79,16 @@ class FileGroups:
 
         Returns whether it did.
         """
-        lock, main = self.directory / f"{base}.lock", self.directory / f"{base}{self.main}"
-        with tried_lock(lock) as alone:
+        main = self.directory / f"{base}{self.main}"
+        locks = [self.directory / f"{base}{lock}" for lock in self.locks]
+        with ExitStack() as stack:
+            is_alone = all(stack.enter_context(tried_lock(lock)) for lock in locks)
             # Measured again: it may have been made or used between the first look and the lock.
             newest = last_touch([main, *(self.directory / f"{base}{s}" for s in self.companions)])
-            if not alone or newest >= before or not remove_unshared(main):
+            if not is_alone or newest >= before or not remove_unshared(main):
                 return False
             for path in group:
-                if path != lock:
+                if path not in locks:
                     path.unlink(missing_ok=True)
             sync_directory(self.directory)
         return True

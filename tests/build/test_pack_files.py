@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.build import pack_files
-from shiftergw.build.pack_files import PackFiles, find_pack, install_pack
+from shiftergw.build.pack_files import PackFiles, find_pack, install_pack, pack_groups
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import Digest
 from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.tar import LayerIndex
+from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from tests.build.packing import PackSite, files_of
 from tests.images import tar_of
@@ -130,6 +132,20 @@ def test_a_failed_sidecar_leaves_no_pack(files: PackFiles, monkeypatch: pytest.M
     with pytest.raises(OSError, match="no"):
         install_pack(files, pack.index, pack.digests, Event())
     assert not files.pack.exists()
+
+
+@pytest.mark.parametrize("lock", ["lock", "early_lock"])
+def test_a_pack_that_is_being_made_is_not_removed(files: PackFiles, lock: str) -> None:
+    """Neither the sweep nor the lack of room takes the file of a process with one of the locks."""
+    files.pack.rename(files.part)
+    files.sidecar.unlink()
+    groups = pack_groups(files.pack.parent)
+    with tried_lock(getattr(files, lock)):
+        assert groups.sweep(math.inf) == 0
+        assert not any(group.remove() for group in groups.list_removable())
+        assert files.part.exists()
+    assert groups.sweep(math.inf) == 1
+    assert list(files.pack.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(
