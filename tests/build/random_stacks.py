@@ -22,6 +22,10 @@ _REPEATED_SHARE = 0.08
 _EMPTY_SHARE = 0.06
 _DEPTH = 3  # of random paths
 _DEEPEST = 60
+_EXTENDED_SHARE = 0.3
+"""The share of layers with xattrs, which no image keeps."""
+
+_XATTRS = {"SCHILY.xattr.user.note": "text", "SCHILY.xattr.security.capability": "x"}
 _LARGEST = 3 << 20  # bytes of the files of a layer
 BLOCKS = (4096, 4096, 4096, 8192, 1 << 17, 1 << 20)
 _LEVELS = {"gzip": (1, 5, 9), "zstd": (1, 3, 15), "xz": (None,)}
@@ -82,8 +86,8 @@ def stack_of(
     tars = []
     for layer in layers:
         formats = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
-        is_sparse = any(item.info.pax_headers for item in layer)
-        tars.append(tar_of_entries(layer, formats[chance.random() < 0.3 and not is_sparse]))
+        is_extended = any(item.info.pax_headers for item in layer)
+        tars.append(tar_of_entries(layer, formats[chance.random() < 0.3 and not is_extended]))
     return RandomStack(
         seed,
         layers,
@@ -125,9 +129,12 @@ class LayerMaker:
             items += chance.choice(self._groups)()
         if chance.random() < 0.2:
             chance.shuffle(items)
+        has_xattrs = chance.random() < _EXTENDED_SHARE
         room = _LARGEST
-        for item in items:
+        for number, item in enumerate(items):
             room -= len(item.content)
+            if has_xattrs and number % 4 == 0:
+                item.info.pax_headers = {**item.info.pax_headers, **_XATTRS}
             if room > 0:
                 yield item
 

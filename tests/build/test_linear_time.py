@@ -71,7 +71,7 @@ async def cost(directory: Path, threads: Threads, archive: bytes) -> float:
 @pytest.mark.parametrize(
     ("shape", "count"),
     [
-        (one_directory, 10_000 if LONG else 2000),
+        (one_directory, 10_000 if LONG else 1500),
         (one_size, 10_000 if LONG else 1000),
         (hard_links, 10_000 if LONG else 1000),
     ],

@@ -40,8 +40,8 @@ from tests.trees import Entry, as_delivered, links, tree
 MOUNTED_SHARE = 20
 """Of as many stacks one is mounted by the kernel."""
 
-SLICE = 20
-LONG_SLICE = 100
+SLICE = 100
+"""Stacks of one test."""
 
 
 def slices(count: int, size: int) -> Sequence[range]:
@@ -122,10 +122,10 @@ async def check_stack(directory: Path, threads: Threads, stack: RandomStack) -> 
     return True
 
 
-@pytest.mark.parametrize("numbers", slices(3000 if LONG else 20, LONG_SLICE if LONG else SLICE))
+@pytest.mark.parametrize("numbers", slices(3000 if LONG else 12, SLICE))
 @pytest_twisted.ensureDeferred
 async def test_random_stacks(tmp_path: Path, threads: Threads, numbers: range) -> None:
-    """Names, types, modes, owners, times, links and contents are the same; xattrs have neither."""
+    """Names, types, modes, owners, times, links and contents are the same; none has xattrs."""
     valid = 0
     for number in numbers:
         directory = tmp_path / f"{number}"
@@ -149,7 +149,7 @@ async def test_stack(
     assert await check_stack(tmp_path, threads, stack_of_case(name, compressor, block_size))
 
 
-@pytest.mark.parametrize("numbers", slices(500 if LONG else 3, LONG_SLICE))
+@pytest.mark.parametrize("numbers", slices(500 if LONG else 3, SLICE))
 @pytest_twisted.ensureDeferred
 async def test_stacks_that_umoci_unpacks(tmp_path: Path, threads: Threads, numbers: range) -> None:
     """Paths, types, modes, times of files, contents and hard links are those of `umoci unpack`."""
