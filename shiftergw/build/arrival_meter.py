@@ -41,7 +41,7 @@ class ArrivalMeter:
 
 
 class _MeteredFile:
-    """A file whose reads are measured; `decompress` uses nothing else of a file."""
+    """A file whose reads are measured, with what `decompress` uses of a file."""
 
     def __init__(self, file: BinaryIO, meter: ArrivalMeter) -> None:
         self._file = file
@@ -61,3 +61,7 @@ class _MeteredFile:
     def read(self, size: int) -> bytes:
         """Read at most `size` bytes."""
         return self._meter.read(self._file, size)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._file.fileno()
