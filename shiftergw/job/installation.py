@@ -66,6 +66,7 @@ class Installation:
         async with job.pipeline.convert(
             image, resolution.config, job.login, target.options, job.attempt
         ) as squashfs:
+            job.attempt.timeline.steps = squashfs.seconds
             return await self._deliver(job, resolution, squashfs, tag_record)
 
     async def _deliver(
@@ -82,23 +83,8 @@ class Installation:
         await target.directory.reach()
         await attempt.lease(target.name, image.id)
         await attempt.confirm()
-        name = f"{image.id}.squashfs"
-        seconds = self._config.stage_limits.transfer
-        delta = await self._deltas.find(target, image.id, squashfs)
-        progress = Progress()
-
-        def report(latest_progress: Progress) -> None:
-            nonlocal progress
-            progress = latest_progress
-            attempt.report(progress)
-
-        verification = await within(
-            seconds,
-            self._clock,
-            target.directory.install(squashfs.path, name, squashfs.sha256, report, delta),
-            partial(stage_timeout, "Transferring", seconds, "transfer"),
-        )
-        file = await target.directory.exists(name)
+        verification, progress = await self._install(job, image.id, squashfs)
+        file = await target.directory.exists(f"{image.id}.squashfs")
         records = await self._publisher.records_of(target, image.id, expiring=True)
         ready = records[0] if records else None
         if tag_record is not None and _is_of_another_repository(tag_record, image):
@@ -128,6 +114,32 @@ class Installation:
             target, image.id, facts, readers, puller, resolution, resolution.verdict
         )
 
+    async def _install(
+        self, job: PullJob, image_id: str, squashfs: BuiltImage
+    ) -> tuple[Verification, Progress]:
+        """Put the image into the directory; return how it was compared, and the last progress."""
+        attempt, target, size = job.attempt, job.target, squashfs.size
+        seconds = self._config.stage_limits.transfer
+        name = f"{image_id}.squashfs"
+        delta = await self._deltas.find(target, image_id, squashfs)
+        progress = Progress()
+
+        def report(latest_progress: Progress) -> None:
+            nonlocal progress
+            progress = latest_progress
+            attempt.report(progress)
+
+        attempt.report(Progress("deliver", 0, size))
+        verification = await within(
+            seconds,
+            self._clock,
+            target.directory.install(squashfs.path, name, squashfs.sha256, report, delta),
+            partial(stage_timeout, "Transferring", seconds, "transfer"),
+        )
+        # A hard link has reported nothing.
+        attempt.report(Progress("deliver", size, size, progress.copied_bytes))
+        return verification, progress
+
 
 def _is_of_another_repository(tag_record: ImageRecord, image: ResolvedImage) -> bool:
     """Return whether the tag meant an image of another repository until now."""
@@ -145,12 +157,13 @@ def _report(
 
     `progress` is the last one of the delivery. A hard link has neither copied nor sent bytes.
     """
-    seconds_by_stage = attempt.timeline.seconds().items()
+    timeline = attempt.timeline
     return {
         **squashfs.report.to_document(),
         "metadata": list(resolution.omissions),
         "verification": asdict(verification),
         "copied_bytes": progress.copied_bytes,
         "sent_bytes": progress.done - progress.copied_bytes,
-        "seconds": {stage: round(seconds, 1) for stage, seconds in seconds_by_stage},
+        "seconds": {stage: round(seconds, 1) for stage, seconds in timeline.seconds().items()},
+        "steps": {step: round(seconds, 1) for step, seconds in timeline.steps.items()},
     }

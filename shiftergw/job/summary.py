@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from shiftergw.errors import amount, printable
@@ -29,6 +30,8 @@ class Timeline:
         self.start = self._stage_start = clock.seconds()
         self.layer_bytes = 0
         """Bytes of layers, including those from the cache."""
+        self.steps: Mapping[str, float] = {}
+        """The seconds of each step of the build, which overlap: layers are read as they arrive."""
 
     def enter(self, stage: str) -> None:
         """Start measuring a stage, or continue with it if it has been measured before."""
@@ -74,6 +77,11 @@ def summary(
         for stage, seconds in timeline.seconds().items()
         if seconds >= _QUIET_SECONDS
     ]
+    steps = [
+        f"{step} {seconds:.1f} s"
+        for step, seconds in timeline.steps.items()
+        if seconds >= _QUIET_SECONDS
+    ]
     wait_seconds = _seconds_until_begin(record, timeline)
     if wait_seconds >= _QUIET_SECONDS:
         stages.insert(0, f"waited {wait_seconds:.1f} s")
@@ -81,7 +89,9 @@ def summary(
     parts = [
         f"{result}: {describe_work(record)} for {_user_of(record)}, ",
         f"{describe_attempt(record)}: {figures}",
-        f" ({', '.join(stages)})" if stages else "",
+        f" ({'; '.join(', '.join(part) for part in (stages, steps) if part)})"
+        if stages or steps
+        else "",
         f": {printable(cause, CAUSE_LIMIT)}" if cause else "",
     ]
     return "".join(parts)

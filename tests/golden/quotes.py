@@ -17,8 +17,8 @@ _LINE = re.compile(
 """The form of a line of the log, or of a message."""
 
 _PARTS = (
-    # The stages of a pull; the log omits short ones.
-    (r"\\\(waited[^)]*\\\)", r"\\(\\w+ [\\d.]+ s(?:, [A-Z]+ [\\d.]+ s)*\\)"),
+    # The stages and steps of a pull; the log omits short ones.
+    (r"\\\(waited[^)]*\\\)", r"\\(\\w+ [\\d.]+ s(?:[,;] \\w+ [\\d.]+ s)*\\)"),
     (r"\d+(?:\\\.\d+)?\\ (?:bytes|[kMG]B)", r"[\\d.]+ (?:bytes|[kMG]B)"),
     (r"\d+(?:\\\.\d+)?\\ s\b", r"[\\d.]+ s"),
     (r"docker:\S+?\\ ", r"docker:\\S+ "),

@@ -45,6 +45,7 @@ MASKS = {
     "runner": "host:pid",
     "waited": "seconds",
     "seconds": "stages",
+    "steps": "stages",
 }
 
 
@@ -198,15 +199,23 @@ def test_blocks_stay(upgrade: Upgrade) -> None:
     assert (answer["status"], answer["retryable"]) == ("FAILURE", False)
 
 
+def timeless_name(name: str) -> str:
+    """Return a name in its recorded form.
+
+    Whether a small layer is packed before or after the end of its download is a matter of time.
+    """
+    return plain_name(name).replace("-early.part", ".part")
+
+
 def test_names_on_disk(upgrade: Upgrade) -> None:
     """Temporary and final files have the recorded names."""
     root = str(upgrade.service.root)
     creations = set()
     for kind, *names in upgrade.names:
         if kind != "run" and all(name.startswith(root) for name in names):
-            short = [name.removeprefix(f"{root}/") for name in names]
-            if short[-1].startswith(TREES):
-                creations.add(" ".join([kind, *map(plain_name, short)]))
+            short = [timeless_name(name.removeprefix(f"{root}/")) for name in names]
+            if short[-1].startswith(TREES) and len(set(short)) == len(short):
+                creations.add(" ".join([kind, *short]))
     files = {
         plain_name(str(path.relative_to(root)))
         for tree in TREES
@@ -224,7 +233,7 @@ def test_commands_that_the_gateway_runs(upgrade: Upgrade) -> None:
         if kind == "run":
             program, *rest = arguments[0]
             parts = [Path(program).name, *(part.replace(root, "ROOT") for part in rest)]
-            commands.add(plain_name(" ".join(parts)))
+            commands.add(timeless_name(" ".join(parts)))
     check("commands-run", sorted(commands))
 
 

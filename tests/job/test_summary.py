@@ -24,7 +24,7 @@ RECORD = ImageRecord(
 
 
 def test_a_pull() -> None:
-    """One line has outcome, image, system, user, request, bytes, and the seconds of stages."""
+    """One line has outcome, image, system, user, request, bytes, seconds of stages and of steps."""
     clock = Clock()
     clock.advance(1000)
     timeline = Timeline(clock, "PULLING")
@@ -39,10 +39,11 @@ def test_a_pull() -> None:
     clock.advance(0.01)
     timeline.enter("TRANSFER")
     clock.advance(0.5)
+    timeline.steps = {"fetch": 2.9, "pack": 6.25, "plan": 0.01}
     assert summary(RECORD, timeline, "READY", 25_100_000, "") == (
         "READY: docker:lib/app:1 on cluster for alice(2001), request 1a2b3c4d, attempt 1:"
         " layers 27.5 MB, image 25.1 MB, 7.5 s"
-        " (waited 2.5 s, PULLING 3.0 s, CONVERSION 4.0 s, TRANSFER 0.5 s)"
+        " (waited 2.5 s, PULLING 3.0 s, CONVERSION 4.0 s, TRANSFER 0.5 s; fetch 2.9 s, pack 6.2 s)"
     )
 
 
