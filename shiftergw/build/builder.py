@@ -105,7 +105,9 @@ class SquashBuilder:
         delete much of an earlier one.
         """
         with disk_errors():
-            room = await self._threads.run(self._tools.budget.room, self._directory)
+            room = await self._threads.run(
+                self._tools.budget.room, self._directory, enough=size // 2
+            )
         if room < size // 2:
             raise NoSpace(
                 f"The converted image needs about {amount(size)} and the gateway has"

@@ -174,8 +174,9 @@ class BlobFiles:
         for blob, size in distinct.items():
             if not blobs.is_whole(blob.whole, size):
                 missing += max(0, size - blobs.size_of(blob.partial))
+        blob_files = {blob.whole for blob in distinct}
         with disk_errors():
-            return missing, self._budget.room(self._directory, {blob.whole for blob in distinct})
+            return missing, self._budget.room(self._directory, blob_files, enough=missing)
 
     def _make_room(self, paths: BlobPaths, size: int, is_full: bool) -> bool:
         with disk_errors():

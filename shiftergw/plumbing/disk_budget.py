@@ -6,6 +6,7 @@ block: they run in threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -55,13 +56,19 @@ class DiskBudget:
 
     kinds: tuple[FileKind, ...]
 
-    def room(self, directory: Path, but: AbstractSet[Path] = frozenset()) -> int:
+    def room(
+        self, directory: Path, but: AbstractSet[Path] = frozenset(), enough: float = math.inf
+    ) -> int:
         """Return the free bytes of a directory's disk plus the bytes of all files on it.
 
-        Files in use are counted, too; files whose main file is in `but` are not.
+        Files in use are counted, too; files whose main file is in `but` are not. If the free bytes
+        alone are `enough`, no files are counted: there may be many.
         """
         disk = nearest_existing(directory)
-        return free_space(disk) + sum(files.size for files in self._files_on_disk(disk, but))
+        free = free_space(disk)
+        if free >= enough:
+            return free
+        return free + sum(files.size for files in self._files_on_disk(disk, but))
 
     def make_room(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,9 @@ def test_the_least_recently_used_files_go_first(disk: Path) -> None:
     ]
     budget = DiskBudget(kinds)
     free = free_space(disk)
-    assert budget.room(disk, {paths[1]}) == free + 5 * SIZE
+    for enough in (math.inf, free + 1):
+        assert budget.room(disk, {paths[1]}, enough) == free + 5 * SIZE
+    assert budget.room(disk, enough=free) == free
     assert budget.make_room(disk, free + 2 * SIZE, {paths[1]})
     assert [path.exists() for path in paths] == [True, True, False, True, False, True]
     assert not budget.make_room(disk, free)
