@@ -97,7 +97,7 @@ class KilledSite:
 
         `point` is one of `tests.end_to_end.doomed_worker`.
         """
-        counts = self.root / "counts"
+        counts = self.root / f"counts-{key}"
         arguments = [point, str(counts), f"{self.root}/", "--config", str(self.config)]
         job = json.dumps({"record": key}).encode() + b"\n"
         result = forks.run(

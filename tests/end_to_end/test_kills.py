@@ -12,6 +12,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -29,7 +30,7 @@ from tests.parts import small_disk
 from tests.running_service import until
 from tests.sshd import Sshd
 
-BASE, IMAGE = "team/base:1", "team/app:1"
+BASE, IMAGE, SIBLING = "team/base:1", "team/app:1", "team/sibling:1"
 NOISE = random.Random(1)
 LAYERS = [
     tar_of([entry(f"{number}/{size}", NOISE.randbytes(size)) for size in (10, 5000, 900_000)])
@@ -43,6 +44,9 @@ POINTS = [
     for stage in (STAGES if LONG else ("pack", "deliver"))
     for _ in range(20 if LONG else 1)
 ]
+
+SHARES = [NOISE.random() for _ in range(20 if LONG else 1)]
+"""Points in the packing of layers that another worker packs at the same time."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def reference(
     where = tmp_path_factory.mktemp(request.param)
     oci_layout(where / "layouts" / "team" / "base", LAYERS[:2], tag="1")
     oci_layout(where / "layouts" / "team" / "app", [*LAYERS, CHANGES], tag="1")
+    oci_layout(where / "layouts" / "team" / "sibling", [*LAYERS[1:], LAYERS[0]], tag="1")
     with ExitStack() as stack:
         images, sshd = where / "before" / "images", None
         if request.param == "copy":
@@ -89,6 +94,7 @@ def reference(
         counts = pytest_twisted.blockon(Deferred.fromCoroutine(pull(after, IMAGE)))
         assert counts.keys() >= set(STAGES)
         assert len(after.packs) == len(LAYERS) + 1
+        pytest_twisted.blockon(Deferred.fromCoroutine(pull(after, SIBLING)))
         yield Reference(before, after, counts)
 
 
@@ -120,11 +126,35 @@ async def test_worker_that_is_killed(
         assert code == 0
         site.check(reference.after)
     assert site.is_ready(key), (site.root / "log").read_text()
-    assert site.delivered_files.keys() == reference.after.delivered_files.keys()
     assert site.whole_packs().items() >= packs.items()  # none is made again
     assert len(site.packs) == len(LAYERS) + 1
     assert site.partial_data() == []
     await LocalDirectory(site.images, threads).sweep(math.inf)
     site.sweep()
     assert site.temporaries() == []
+    site.remove()
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest_twisted.ensureDeferred
+async def test_worker_that_packs_the_layers_of_one_that_is_killed(
+    reference: Reference, share: float
+) -> None:
+    """Locks and early parts of a dead worker hold up no other worker, and mislead none."""
+    site = reference.site(f"both-{share:.6f}")
+    keys = [await site.claim(name) for name in (IMAGE, SIBLING)]
+    number = 1 + int(share * reference.counts["pack"])
+    with ThreadPoolExecutor(2) as workers:
+        victim = workers.submit(site.work, keys[0], f"pack:{number}")
+        survivor = workers.submit(site.work, keys[1])
+        assert victim.result()[0] == -signal.SIGKILL
+        assert survivor.result()[0] == 0
+    site.check(reference.after)
+    assert site.is_ready(keys[1]), (site.root / "log").read_text()
+    await site.requeue(keys[0])
+    assert site.work(keys[0])[0] == 0
+    site.check(reference.after)
+    assert site.is_ready(keys[0])
+    assert site.delivered_files.keys() == reference.after.delivered_files.keys()
+    assert site.partial_data() == []
     site.remove()
