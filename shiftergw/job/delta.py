@@ -31,8 +31,10 @@ SEARCH_SECONDS = 5.0
 MOST_BASES = 4
 """The most images whose ranges are compared with those of a file."""
 
-LEAST_BYTES = 1 << 18
-"""Bytes that a delivery must save: with fewer, to send them costs less than to put a file together.
+LEAST_BYTES = 4 << 20
+"""Bytes that a delivery must save.
+
+To put a file together takes some ten round trips more than to send it: half a second at 50 ms.
 """
 
 

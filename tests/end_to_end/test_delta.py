@@ -22,7 +22,7 @@ from tests.running_service import ALICE, FINAL, POLL_PAUSE, Service, until
 from tests.sshd import Sshd
 
 LOCAL, REMOTE = "here", "far"
-BASE_BYTES, NEW_BYTES = 3_000_000, 200_000
+BASE_BYTES, NEW_BYTES = 5_000_000, 200_000
 METADATA_BYTES = 12_288
 """Bytes of the metadata, and of the ends of ranges that are not whole blocks."""
 

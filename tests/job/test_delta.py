@@ -20,7 +20,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from shiftergw.delivery.delta import segments_of
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.errors import Unavailable
-from shiftergw.job.delta import LEAST_BYTES, SEARCH_SECONDS, Deltas, shared_ranges
+from shiftergw.job import delta
+from shiftergw.job.delta import SEARCH_SECONDS, Deltas, shared_ranges
 from shiftergw.model.images import BuiltImage, ContentReport, Digest
 from shiftergw.model.packed_data import SHORTEST_RANGE, DataRange, PackedData
 from shiftergw.model.records import ImageRecord
@@ -30,7 +31,8 @@ from tests.job.workbench import SISTER, SYSTEM, Bench
 
 BASE_DATA, NEW_DATA = "a" * 64, "b" * 64
 UNIT = SHORTEST_RANGE
-COMMON_BYTES = LEAST_BYTES
+COMMON_BYTES = 1 << 18
+"""`LEAST_BYTES` in these tests."""
 
 
 @st.composite
@@ -129,6 +131,7 @@ def site(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Site:
         return await install(*arguments)
 
     monkeypatch.setattr(LocalDirectory, "install", observe)
+    monkeypatch.setattr(delta, "LEAST_BYTES", COMMON_BYTES)
     return site
 
 

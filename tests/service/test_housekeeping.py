@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.build.builder import SquashBuilder
 from shiftergw.delivery.local import LocalDirectory
+from shiftergw.model.packed_data import PackedData
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shield
 from shiftergw.ports import Sweepable
@@ -177,6 +178,20 @@ async def test_old_failures_are_forgotten(store: SqliteStore) -> None:
     await Housekeeper(store).round()
     assert await store.get(keys[0]) is None
     assert await store.get(keys[1]) is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_ranges_of_files_without_an_image_are_forgotten(store: SqliteStore) -> None:
+    """A day after they were saved they go, unless an image has the file; younger ones stay."""
+    old_time = NOW - FAILURE_SECONDS - 1
+    for sha256, time in (("a" * 64, old_time), ("b" * 64, old_time), ("c" * 64, NOW)):
+        await store.save_ranges(sha256, PackedData(), time)
+    await complete_pull(store, request(), sha256="b" * 64)
+    await Housekeeper(store).round()
+    rows = await store._read(
+        lambda db: db.execute("SELECT sha256 FROM file_ranges ORDER BY sha256").fetchall()
+    )
+    assert rows == [("b" * 64,), ("c" * 64,)]
 
 
 @pytest_twisted.ensureDeferred
