@@ -11,6 +11,7 @@ that they start. Only the ratios are valid on another machine.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,7 @@ def live(
                     words = f"{builder}, {name}: {len(day.pushes)} pushes, {len(day.pulls)} pulls"
                     print(words, file=sys.stderr, flush=True)  # noqa: T201 - progress
             figures[builder] = site.figures
+            shutil.rmtree(where / builder)
     return figures
 
 
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--directory", type=Path, metavar="DIR",
-        help="for images and temporary files: 50 GB with the size full",
+        help="for images and temporary files: 30 GB with the size full",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="for the table, too")
     options = parser.parse_args(arguments)
