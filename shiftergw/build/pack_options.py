@@ -59,7 +59,8 @@ async def tools_digest(
     """Return a digest of this `mksquashfs` and of the libraries that compress for it.
 
     Their bytes are hashed, because updates of distributions keep the version. The dynamic linker of
-    glibc lists the libraries; a static program has none. Raises `ConversionFailed`.
+    glibc lists the libraries; a static program has none. If the program is a script, the version
+    of the program behind it is hashed, too. Raises `ConversionFailed`.
     """
     env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     # ld.so(8): the program is not run, and its libraries are listed.
@@ -68,7 +69,11 @@ async def tools_digest(
     )
     try:
         listing = (await run_command(command, reactor, clock)).stdout
-        return await threads.run(hash_tools, binary, listing)
+        version = b""
+        if await threads.run(_is_script, binary):
+            command = Command([binary, "-version"], env, total=_LISTING_SECONDS)
+            version = (await run_command(command, reactor, clock)).stdout
+        return await threads.run(hash_tools, binary, listing, version)
     except (ChildFailed, TimedOut) as error:
         raise ConversionFailed(
             "mksquashfs cannot be started.", detail=printable(error.detail or error.what)
@@ -79,13 +84,19 @@ async def tools_digest(
         ) from error
 
 
-def hash_tools(binary: str, listing: bytes) -> str:
-    """Return a digest of a program, and of the libraries in the listing of the dynamic linker.
+def _is_script(binary: str) -> bool:
+    """Return whether another program runs this one. Blocks. Raises `OSError`."""
+    with Path(shutil.which(binary) or binary).open("rb") as file:
+        return file.read(2) == b"#!"
 
-    Blocks. Raises `OSError`.
+
+def hash_tools(binary: str, listing: bytes, version: bytes = b"") -> str:
+    """Return a digest of a program, its libraries, and the version that it prints.
+
+    `listing` is that of the dynamic linker. Blocks. Raises `OSError`.
     """
     libraries = sorted(Path(os.fsdecode(path)) for path in _LIBRARY.findall(listing))
     compressors = [path for path in libraries if not _NO_COMPRESSOR.match(path.name)]
     program = Path(shutil.which(binary) or binary)
     digests = [hash_file(path)[1] for path in (program, *compressors)]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return hashlib.sha256("".join(digests).encode() + version).hexdigest()

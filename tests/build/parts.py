@@ -120,6 +120,11 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
+def converter(path: Path, text: str) -> str:
+    """Write a script that answers `-version` as `mksquashfs` does, and else runs `text`."""
+    return script(path, f'[ "$1" = -version ] && exec {need("mksquashfs")} -version\n{text}')
+
+
 @contextmanager
 def mount(*argv: str) -> Iterator[bool]:
     """Mount a file system within the block (`mount ARGV`); give False if that is not allowed."""

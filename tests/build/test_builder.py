@@ -35,7 +35,7 @@ from shiftergw.model.images import Digest, LayerFile
 from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
 from tests import images
-from tests.build.parts import content_of, mount, open_descriptors, running_in, script
+from tests.build.parts import content_of, converter, mount, open_descriptors, running_in
 from tests.build.site import ID, OTHER_ID, REAL, TREE, Site
 from tests.parts import lacking, need, small_disk
 from tests.work.waiting import until
@@ -174,7 +174,7 @@ async def test_a_waiting_asker_takes_over(
     (tmp_path / "bin").mkdir()
     mark = tmp_path / "once"
     hang_once = f"mkdir {mark} 2>/dev/null && while :; do sleep 0.1; done"
-    binary = script(tmp_path / "bin" / "mksquashfs", f'{REAL}; {hang_once}; exec "$real" "$@"')
+    binary = converter(tmp_path / "bin" / "mksquashfs", f'{REAL}; {hang_once}; exec "$real" "$@"')
     site = Site(tmp_path, threads, binary, builder)
     layers = site.two
     first = Deferred.fromCoroutine(site.build_image(layers))
@@ -257,7 +257,7 @@ async def test_cancelling_a_hung_conversion(
     (tmp_path / "bin").mkdir()
     mark = tmp_path / "started"
     text = f"touch {mark}; while :; do sleep 0.1; done"
-    site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text), builder)
+    site = Site(tmp_path, threads, converter(tmp_path / "bin" / "mksquashfs", text), builder)
     running = Deferred.fromCoroutine(site.build_image(site.two))
     await until(mark.exists)
     running.cancel()
@@ -336,7 +336,7 @@ async def test_a_conversion_has_a_limit_of_time(
     tmp_path: Path, threads: Threads, builder: BuilderName
 ) -> None:
     """A program that does not end is stopped, and leaves no file."""
-    slow = script(tmp_path / "mksquashfs", "cat >/dev/null; exec sleep 60")
+    slow = converter(tmp_path / "mksquashfs", "cat >/dev/null; exec sleep 60")
     site = Site(tmp_path, threads, slow, builder)
     limits = BuildLimits(stages=StageLimits(conversion=0.3))
     with pytest.raises(ImageTooLarge, match=r"Converting|Packing") as caught:

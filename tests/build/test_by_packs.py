@@ -26,7 +26,7 @@ from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squashfs.superblock import SIZE, Superblock
 from tests.build.packing import ComingLayer
-from tests.build.parts import content_of, script
+from tests.build.parts import content_of, converter
 from tests.build.site import DAY, ID, OTHER_ID, Site, StoredLayer, real
 from tests.images import compress, entry, tar_of
 from tests.parts import need
@@ -45,7 +45,7 @@ class CountingSite(Site):
         program = directory / "bin" / "mksquashfs"
         program.parent.mkdir()
         text = f'echo "$@" >>{self._log}; exec {need("mksquashfs")} "$@"'
-        super().__init__(directory, threads, script(program, text), "packs")
+        super().__init__(directory, threads, converter(program, text), "packs")
 
     @property
     def runs(self) -> int:

@@ -14,6 +14,7 @@ from shiftergw.build.pack_options import hash_tools, pack_arguments, pack_key, t
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.build_options import SquashOptions
 from shiftergw.plumbing.threads import Threads
+from tests.build.parts import script
 from tests.parts import need
 
 real: Any = reactor
@@ -61,6 +62,19 @@ async def test_the_bytes_of_the_program_are_in_the_digest(tmp_path: Path, thread
     with variant.open("ab") as file:
         file.write(b"\0")
     digests = [await tools_digest(str(p), threads, real, real) for p in (program, copy, variant)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_version_behind_a_script_is_in_the_digest(
+    tmp_path: Path, threads: Threads
+) -> None:
+    """A script that runs another program gives another digest once that program is newer."""
+    version, wrapper = tmp_path / "version", script(tmp_path / "wrapper", 'cat "${0%/*}/version"')
+    digests = []
+    for number in (b"4.6", b"4.6", b"4.7"):
+        version.write_bytes(number)
+        digests.append(await tools_digest(wrapper, threads, real, real))
     assert digests[0] == digests[1] != digests[2]
 
 
