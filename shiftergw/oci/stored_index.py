@@ -34,6 +34,9 @@ _SPARSE: Final = 0x40
 _KIND: Final = 0x3F
 """Bits of the column of kinds."""
 
+_PIECE = 1 << 24
+"""Bytes that are compressed between two checks of the stop flag."""
+
 _NUMBER_BIAS = 1
 """What is added to the number of a content, so that `NO_CONTENT` is 0."""
 
@@ -46,14 +49,26 @@ def encode_index(index: LayerIndex, stop: Event) -> bytes:
     """
     parents: dict[bytes, int] = {}
     parts = [b""]
-    for part in _parts_of(index.entries, parents):
+    for part in _parts_of(index.entries, parents, stop):
         if stop.is_set():
             raise StopRequested
         parts.append(_little_endian(part) if isinstance(part, array) else part)
     parts[0] = _HEADER.pack(len(index.entries), len(parents), *index.cost)
     if sum(map(len, parts)) > SIZE_LIMIT:
         raise ImageTooLarge("The names and numbers of a layer's entries take too much space.")
-    return zstandard.ZstdCompressor(level=1).compress(b"".join(parts))
+    return _compress(b"".join(parts), stop)
+
+
+def _compress(data: bytes, stop: Event) -> bytes:
+    """Return a frame of zstd with its length; raise `StopRequested` soon after `stop` is set."""
+    compressor = zstandard.ZstdCompressor(level=1).compressobj(size=len(data))
+    view = memoryview(data)
+    frame: list[bytes] = []
+    for start in range(0, len(data), _PIECE):
+        if stop.is_set():
+            raise StopRequested
+        frame.append(compressor.compress(view[start : start + _PIECE]))
+    return b"".join([*frame, compressor.flush()])
 
 
 def decode_index(data: bytes | memoryview, diff_id: Digest, stop: Event) -> LayerIndex:
@@ -69,21 +84,27 @@ def decode_index(data: bytes | memoryview, diff_id: Digest, stop: Event) -> Laye
         raise ValueError("not the index of a layer") from cause
 
 
-def _parts_of(entries: Sequence[Entry], parents: dict[bytes, int]) -> Iterator[array[int] | bytes]:
+def _parts_of(
+    entries: Sequence[Entry], parents: dict[bytes, int], stop: Event
+) -> Iterator[array[int] | bytes]:
     """Yield the columns of all entries, and their texts; number their parents."""
-    yield array("B", map(_flags_of, entries))
-    yield array("H", [entry.mode for entry in entries])
-    yield array("I", [min(max(entry.mtime, 0), LATEST_MTIME) for entry in entries])
-    yield array("Q", [entry.size if entry.kind == REGULAR else 0 for entry in entries])
-    yield array("Q", [entry.offset for entry in entries])
-    yield array("I", [entry.number + _NUMBER_BIAS for entry in entries])
-    yield array("I", [parents.setdefault(entry.parent, len(parents)) for entry in entries])
-    yield array("H", [len(entry.name) for entry in entries])
-    yield array("H", [len(entry.target) for entry in entries])
-    yield array("H", map(len, parents))
-    yield from _map_columns([entry.sparse for entry in entries if entry.sparse is not None])
-    yield b"".join([entry.name for entry in entries])
-    yield b"".join([entry.target for entry in entries])
+
+    def walk() -> Iterator[Entry]:
+        return stoppable(entries, stop)
+
+    yield array("B", map(_flags_of, walk()))
+    yield array("H", [entry.mode for entry in walk()])
+    yield array("I", [min(max(entry.mtime, 0), LATEST_MTIME) for entry in walk()])
+    yield array("Q", [entry.size if entry.kind == REGULAR else 0 for entry in walk()])
+    yield array("Q", [entry.offset for entry in walk()])
+    yield array("I", [entry.number + _NUMBER_BIAS for entry in walk()])
+    yield array("I", [parents.setdefault(entry.parent, len(parents)) for entry in walk()])
+    yield array("H", [len(entry.name) for entry in walk()])
+    yield array("H", [len(entry.target) for entry in walk()])
+    yield array("H", map(len, stoppable(parents, stop)))
+    yield from _map_columns([entry.sparse for entry in walk() if entry.sparse is not None])
+    yield b"".join([entry.name for entry in walk()])
+    yield b"".join([entry.target for entry in walk()])
     yield b"".join(parents)
 
 

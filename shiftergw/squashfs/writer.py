@@ -64,6 +64,19 @@ class SquashfsOptions:
         return flags
 
 
+class _KeptBlocks(list[bytes]):
+    """Blocks that are written later."""
+
+    def __init__(self, write: Write) -> None:
+        super().__init__()
+        self._write = write
+
+    def add(self, block: bytes) -> None:
+        """Append a block, and call `write`, whose error ends a listing of millions of names."""
+        self._write(b"")
+        self.append(block)
+
+
 def write_metadata(
     root: DirectoryNode,
     fragments: Sequence[FragmentBlock],
@@ -73,19 +86,19 @@ def write_metadata(
 ) -> Superblock:
     """Write all tables of a file, and its padding, behind its data; return its superblock.
 
-    `position` is the end of the data, where `write` appends. The caller writes the superblock and
-    `options.options_block()` at the beginning of the file, the superblock last of all. Blocks, as
-    `write` and the tree do: what they raise ends the work within a few milliseconds of it. Raises
-    `SquashfsUnsupported` for a tree that squashfs cannot hold.
+    `position` is the end of the data, where `write` appends; some of its calls append nothing. The
+    caller writes the superblock and `options.options_block()` at the beginning of the file, the
+    superblock last of all. Blocks, as `write` and the tree do: what they raise ends the work within
+    a few milliseconds of it. Raises `SquashfsUnsupported` for a tree that squashfs cannot hold.
     """
     _check_options(options)
     output = BufferedOutput(write, position)
     compress = metadata_compressor(options.compression)
-    directory_blocks: list[bytes] = []
+    directory_blocks = _KeptBlocks(write)
     packer = InodePacker(options.block_size, len(fragments), position)
     tree = TreeWriter(
         MetadataWriter(compress, output.add),
-        MetadataWriter(compress, directory_blocks.append),
+        MetadataWriter(compress, directory_blocks.add),
         packer,
         options.exportable,
     )
