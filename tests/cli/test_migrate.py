@@ -67,7 +67,7 @@ async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> No
         config = write_config(tmp_path, MongoDBURI=mongodb, MongoDB=name)
         done = migrate_soon("--config", config)
         assert done.returncode == 0, done.stderr
-        assert re.search("the same: 1 images, 0 blocks, 0 look-ups", done.stdout)
+        assert re.search("the same: 1 images, 0 blocks, 0 ranges, 0 look-ups", done.stdout)
         assert "waiting" in done.stderr
         async with mongo_running(mongodb, name) as tags:
             assert await names(tags) == [("x:1",)]
