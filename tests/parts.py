@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +35,12 @@ def need(program: str) -> str:
     if path is None:
         lacking(f"{program} is not installed; `tests/run` installs it")
     return path
+
+
+def need_module(name: str) -> None:
+    """Skip the test if a Python package is not installed (see `lacking`)."""
+    if find_spec(name) is None:
+        lacking(f"the package {name} is not installed; `tests/run` installs it")
 
 
 def need_root() -> None:

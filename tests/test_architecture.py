@@ -44,7 +44,7 @@ LAYERS = {
     "formats": Layer(
         ("oci", "squashfs"),
         ("vocabulary",),
-        ("isal", "zstandard"),
+        ("isal", "zstandard", "deflate"),
         forbidden_names=("socket", "ssl", "time", "asyncio", "select"),
         apart=True,
     ),
@@ -99,6 +99,7 @@ HOMES = {
     "celery": ("work.celery",),
     "kombu": ("work.celery",),
     "amqp": ("work.celery",),
+    "deflate": ("squashfs.direct_compressors",),
     "treq": ("sources", "cli"),
     "twisted.internet.reactor": ("app.reactor", "app.tap"),
     "twisted.internet.ssl": ("plumbing.tls",),

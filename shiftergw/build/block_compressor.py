@@ -17,10 +17,15 @@ class BlockCompressor:
     A context manager: at its end the threads have ended.
     """
 
-    def __init__(self, make_compressor: Callable[[], Compress], threads: int) -> None:
-        """Compress in `threads` threads, each with a compressor of its own."""
+    def __init__(
+        self, make_compressor: Callable[[], Compress], threads: int, window: int = 0
+    ) -> None:
+        """Compress in `threads` threads, each with a compressor of its own.
+
+        `window` is the number of blocks that are pending at most, by default two for each thread.
+        """
         self._make_compressor = make_compressor
-        self._most_pending = 2 * threads
+        self._most_pending = window or 2 * threads
         self._pending: deque[tuple[bytes, Future[bytes]]] = deque()
         self._compressors = threading.local()
         self._executor = ThreadPoolExecutor(threads, "compress")
@@ -35,6 +40,11 @@ class BlockCompressor:
     def is_full(self) -> bool:
         """Return whether a block should be taken before another one is added."""
         return len(self._pending) >= self._most_pending
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether the first block that was not taken yet is compressed."""
+        return bool(self._pending) and self._pending[0][1].done()
 
     @property
     def is_empty(self) -> bool:

@@ -73,7 +73,7 @@ class PackConverter:
         packer = Packer(
             tools,
             request.options,
-            await tools_key(tools),
+            await tools_key(tools, request.options),
             request.limits.stages.conversion,
             request.pack_directory,
             waits.waiting,

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
-from shiftergw.build.pack_feed import content_name
+from shiftergw.build.mksquashfs import Mksquashfs
+from shiftergw.build.pack_feed import PackedLayer, PackFeed, ReadLayer, content_name
+from shiftergw.build.pack_options import pack_arguments
 from shiftergw.build.pipes import LARGE, enlarge_pipe, write_all
+from shiftergw.errors import ConversionFailed
 from shiftergw.oci.header import END, header, padding
+
+if TYPE_CHECKING:
+    from shiftergw.build.tools import BuildTools
+    from shiftergw.model.build_options import SquashOptions
 
 _BATCH = 1 << 18
 """Bytes of headers and small files that are written at once."""
+
+
+async def pack_by_mksquashfs(
+    tools: BuildTools,
+    options: SquashOptions,
+    part: Path,
+    read_layer: ReadLayer,
+    report: Callable[[int], None],
+) -> PackedLayer:
+    """Have `mksquashfs` write the pack of a layer into the empty file `part`.
+
+    `report` gets the compressed bytes that were read so far, on the reactor's thread. Raises the
+    errors of `read_layer`, `ConversionFailed` and `NoSpace`. After an error nothing runs any
+    longer.
+    """
+    layers: list[PackedLayer] = []
+
+    def write(pipe: int, stop: Event, set_progress: Callable[[int, int], None]) -> None:
+        archive = PackArchive(pipe, stop)
+        feed = PackFeed(archive, options.block_bytes)
+
+        def set_position(position: int) -> None:
+            set_progress(position, archive.size)
+
+        index = read_layer(feed.read_file, stop, set_position)
+        archive.finish()
+        set_progress(index.cost.stored_size, archive.size)
+        layers.append((index, feed.digests))
+
+    program = Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock)
+    argv = pack_arguments(options, part)
+    await program.run(argv, None, part, write, report, writers=tools.readers)
+    if not layers:
+        raise ConversionFailed("mksquashfs ended before it had read all of a layer.")
+    return layers[0]
 
 
 class PackArchive:

@@ -7,13 +7,15 @@ sort as their names do, so the k-th file of a pack has the number k.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
+from threading import Event
 from typing import Protocol
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.oci.compression import PIECE
 from shiftergw.oci.sparse import data_extents
-from shiftergw.oci.tar import Entry
+from shiftergw.oci.tar import Entry, LayerIndex, ReadFile
 from shiftergw.oci.tar_stream import TarStream
 
 PER_DIRECTORY = 512
@@ -31,6 +33,12 @@ not take over its data again.
 
 _LARGEST = 2**63 - 1
 """Bytes of the largest file that Linux can open."""
+
+ReadLayer = Callable[[ReadFile, Event, Callable[[int], None]], LayerIndex]
+"""Reads a layer until the event is set, and reports its compressed bytes; see `index_layer`."""
+
+PackedLayer = tuple[LayerIndex, list[bytes]]
+"""The index of a layer, and the digests of its contents by number."""
 
 _ZEROS = memoryview(bytes(PIECE))
 

@@ -13,15 +13,13 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.build.arrival_meter import ArrivalMeter
 from shiftergw.build.converted import disk_errors, make_empty
-from shiftergw.build.mksquashfs import Mksquashfs
-from shiftergw.build.pack_archive import PackArchive
-from shiftergw.build.pack_feed import PackFeed
+from shiftergw.build.direct_packer import pack_directly
+from shiftergw.build.pack_archive import pack_by_mksquashfs
+from shiftergw.build.pack_feed import PackedLayer
 from shiftergw.build.pack_files import Pack, PackFiles, install_pack
-from shiftergw.build.pack_options import pack_arguments
 from shiftergw.build.packing_slots import PackingSlots, share_of
 from shiftergw.errors import (
     BlobCorrupt,
-    ConversionFailed,
     ImageTooLarge,
     LayerInvalid,
     NoSpace,
@@ -29,14 +27,13 @@ from shiftergw.errors import (
 )
 from shiftergw.oci.budget import LayersPending
 from shiftergw.oci.compression import opening_of
-from shiftergw.oci.tar import LayerIndex, index_layer
+from shiftergw.oci.tar import LayerIndex, ReadFile, index_layer
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import POLL_SECONDS, tried_file_lock
 from shiftergw.plumbing.timing import pause, within
 
 if TYPE_CHECKING:
     from shiftergw.build.packer import Packer
-    from shiftergw.model.build_options import SquashOptions
     from shiftergw.model.images import Opening
     from shiftergw.oci.budget import LayerBudget
     from shiftergw.plumbing.file_slots import TakenSlot
@@ -53,9 +50,6 @@ LOOK_SECONDS = 10.0
 
 IDLE_SHARE = 0.8
 """A packing that waits for its layer for more than this part of the time is idle."""
-
-_Contents = tuple[LayerIndex, list[bytes]]
-"""The index of a layer, and the digests of its contents by number."""
 
 
 @dataclass(slots=True)
@@ -117,7 +111,7 @@ class PackJob:
         """Return the pack once the layer has arrived, if it exists or was made of `opening`."""
         async with AsyncExitStack() as locks:
             locking = self._lock_after_arrival(locks, is_first=is_first)
-            contents: _Contents | None = None
+            contents: PackedLayer | None = None
             if opening is None:
                 await locking
             else:
@@ -174,7 +168,7 @@ class PackJob:
         layer = self.layer
         return await self.packer.find_at_once(layer.digest, layer.diff_id, self.cost, use)
 
-    async def _compress_early(self, opening: Opening) -> _Contents | None:
+    async def _compress_early(self, opening: Opening) -> PackedLayer | None:
         """Write the part file while the layer arrives; return None if that is not possible."""
         async with self.slots.try_take(self.layer.size) as slot:
             # The digest of these bytes is not verified yet: the download may be damaged. Its size
@@ -185,7 +179,7 @@ class PackJob:
         self.cost.reset()  # other layers must not pay for them
         return None
 
-    async def _compress_unless_idle(self, opening: Opening, slot: TakenSlot) -> _Contents | None:
+    async def _compress_unless_idle(self, opening: Opening, slot: TakenSlot) -> PackedLayer | None:
         """Write the part file; return None if the slot is needed, and the download is too slow."""
         meter = ArrivalMeter(opening)
         compressing = Deferred.fromCoroutine(self._compress(meter.open, slot))
@@ -214,47 +208,24 @@ class PackJob:
             with suppress(CancelledError):
                 await watching
 
-    async def _compress(self, opening: Opening, slot: TakenSlot) -> _Contents:
+    async def _compress(self, opening: Opening, slot: TakenSlot) -> PackedLayer:
         """Write the part file; return the index of the layer and the digests of its contents."""
         tools, part = self.packer.tools, self.files.part
         options = share_of(self.packer.options, slot.holders)
-        contents: list[_Contents] = []
 
-        def write(pipe: int, stop: Event, report: Callable[[int, int], None]) -> None:
-            contents.append(self._feed(opening, options, pipe, stop, report))
+        def read(
+            read_file: ReadFile, stop: Event, report_position: Callable[[int], None]
+        ) -> LayerIndex:
+            return index_layer(
+                opening, self.layer.diff_id, self.cost, stop, report_position, read_file
+            )
 
         with disk_errors():
             await tools.threads.run(make_empty, part)
-        program = Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock)
-        argv = pack_arguments(options, part)
-        await program.run(argv, None, part, write, self.report, writers=tools.readers)
-        if not contents:
-            raise ConversionFailed("mksquashfs ended before it had read all of a layer.")
-        return contents[0]
+            write = pack_directly if options.packs_directly else pack_by_mksquashfs
+            return await write(tools, options, part, read, self.report)
 
-    def _feed(
-        self,
-        opening: Opening,
-        options: SquashOptions,
-        pipe: int,
-        stop: Event,
-        report: Callable[[int, int], None],
-    ) -> _Contents:
-        """Read the layer, and write the contents of its files into the pipe. Blocks."""
-        archive = PackArchive(pipe, stop)
-        feed = PackFeed(archive, options.block_bytes)
-
-        def report_position(position: int) -> None:
-            report(position, archive.size)
-
-        index = index_layer(
-            opening, self.layer.diff_id, self.cost, stop, report_position, feed.read_file
-        )
-        archive.finish()
-        report(index.cost.stored_size, archive.size)
-        return index, feed.digests
-
-    async def _install(self, contents: _Contents, use: AsyncExitStack) -> Pack:
+    async def _install(self, contents: PackedLayer, use: AsyncExitStack) -> Pack:
         """Put the pack with these contents in its place, under its lock."""
         files, threads, stop = self.files, self.packer.tools.threads, Event()
         with disk_errors():

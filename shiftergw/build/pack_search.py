@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shiftergw.build.converted import disk_errors
+from shiftergw.build.direct_packer import library_digest
 from shiftergw.build.pack_files import PackFiles, hold_pack, promises_pack
 from shiftergw.build.pack_options import pack_key, tools_digest
 from shiftergw.model.images import Digest
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from shiftergw.model.build_options import SquashOptions
 
 
-async def tools_key(tools: BuildTools) -> str:
-    """Return a digest of what makes packs; raise `ConversionFailed`."""
+async def tools_key(tools: BuildTools, options: SquashOptions) -> str:
+    """Return a digest of what makes packs with these options; raise `ConversionFailed`."""
+    if options.packs_directly:
+        return await tools.threads.run(library_digest, options)
     return await tools_digest(tools.binary, tools.threads, tools.reactor, tools.clock)
 
 
@@ -39,7 +42,7 @@ async def find_packs(
     diff_ids = defaultdict[Digest, set[Digest | None]](set)
     for digest, diff_id in claims:
         diff_ids[digest].add(diff_id)
-    key = pack_key(options, await tools_key(tools))
+    key = pack_key(options, await tools_key(tools, options))
     packed_layers = set()
     for digest, claimed_ids in diff_ids.items():
         files = PackFiles(directory, digest, key)

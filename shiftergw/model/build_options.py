@@ -17,6 +17,12 @@ PACK_COMPRESSORS = frozenset({"gzip", "xz", "zstd"})
 BuilderName = Literal["whole", "packs"]
 """How images are built: each as a whole by `mksquashfs`, or composed of the packs of its layers."""
 
+PackerName = Literal["mksquashfs", "direct"]
+"""What makes packs: `mksquashfs`, or the gateway itself."""
+
+DIRECT_COMPRESSORS = frozenset({"gzip", "zstd"})
+"""The compressors with which the gateway makes packs itself."""
+
 HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
 """The highest compression level of each compressor that has levels; the lowest is 1."""
 
@@ -54,7 +60,8 @@ class SquashOptions:
 
     `processors` 0 leaves the number of threads to `mksquashfs`, `level` None leaves the level to
     the compressor. `extra` are raw arguments, appended last. `builder` is the configured one; some
-    options need the whole builder (`needs_whole_builder`).
+    options need the whole builder (`needs_whole_builder`). `packer` makes the packs, if there are
+    any; some compressors need `mksquashfs` (`packs_directly`).
     """
 
     compressor: str = "gzip"
@@ -65,6 +72,7 @@ class SquashOptions:
     keep_setuid: bool = False
     extra: tuple[str, ...] = ()
     builder: BuilderName = "whole"
+    packer: PackerName = "mksquashfs"
 
     @property
     def needs_whole_builder(self) -> bool:
@@ -75,6 +83,11 @@ class SquashOptions:
     def uses_packs(self) -> bool:
         """Return whether images with these options are composed of packs."""
         return self.builder == "packs" and not self.needs_whole_builder
+
+    @property
+    def packs_directly(self) -> bool:
+        """Return whether packs with these options are made without `mksquashfs`."""
+        return self.packer == "direct" and self.compressor in DIRECT_COMPRESSORS
 
     @property
     def compression(self) -> tuple[str, ...]:
@@ -108,11 +121,13 @@ class SquashOptions:
     @property
     def key(self) -> str:
         """Return 12 hexadecimal digits that differ if the options may give different bytes."""
-        shapeless = {"memory", "processors", "builder"}
+        shapeless = {"memory", "processors", "builder", "packer"}
         shaping = {k: v for k, v in asdict(self).items() if k not in shapeless}
         shaping["revision"] = _REVISION
         if self.uses_packs:
             shaping["composed"] = _COMPOSED_REVISION
+            if self.packs_directly:
+                shaping["packer"] = self.packer
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shiftergw.squashfs import inodes
-from shiftergw.squashfs.compressors import Compression, metadata_compressor
+from shiftergw.squashfs.compressors import Compress, Compression, metadata_compressor
 from shiftergw.squashfs.inode_writer import InodePacker, tree_error
 from shiftergw.squashfs.nodes import DirectoryNode, FragmentBlock
 from shiftergw.squashfs.output import (
@@ -83,17 +83,18 @@ def write_metadata(
     options: SquashfsOptions,
     position: int,
     write: Write,
+    compress: Compress | None = None,
 ) -> Superblock:
     """Write all tables of a file, and its padding, behind its data; return its superblock.
 
-    `position` is the end of the data, where `write` appends; some of its calls append nothing. The
-    caller writes the superblock and `options.options_block()` at the beginning of the file, the
-    superblock last of all. Blocks, as `write` and the tree do: what they raise ends the work within
-    a few milliseconds of it. Raises `SquashfsUnsupported` for a tree that squashfs cannot hold.
+    `position` is the end of the data, where `write` appends; some of its calls append nothing.
+    `compress` replaces the compressor of the tables. The caller writes the superblock and
+    `options.options_block()` at the beginning of the file, the superblock last of all. Blocks, as
+    `write` and the tree do: what they raise ends the work soon. Raises `SquashfsUnsupported`.
     """
     _check_options(options)
     output = BufferedOutput(write, position)
-    compress = metadata_compressor(options.compression)
+    compress = compress or metadata_compressor(options.compression)
     directory_blocks = _KeptBlocks(write)
     packer = InodePacker(options.block_size, len(fragments), position)
     tree = TreeWriter(

@@ -12,7 +12,7 @@ from shiftergw.build.pack_files import Pack, pack_groups
 from shiftergw.build.packer import Packer
 from shiftergw.build.tools import BuildTools
 from shiftergw.cache.arriving import Arriving
-from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.build_options import BuildLimits, PackerName, SquashOptions
 from shiftergw.model.images import Digest, LayerFile, Opening
 from shiftergw.oci.budget import Budget, LayerBudget
 from shiftergw.oci.sparse import data_extents
@@ -73,10 +73,16 @@ class PackSite:
     """A packer in a directory of its own."""
 
     def __init__(
-        self, tmp_path: Path, threads: Threads, binary: str | None = None, clock: Any = real
+        self,
+        tmp_path: Path,
+        threads: Threads,
+        binary: str | None = None,
+        clock: Any = real,
+        packer: PackerName = "mksquashfs",
     ) -> None:
-        """Use the real `mksquashfs` unless there is another `binary`."""
+        """Use the real `mksquashfs` unless there is another `binary` or `packer`."""
         self._layers = tmp_path
+        self._kind: PackerName = packer
         self.directory = tmp_path / "packs"
         self.tools = BuildTools(
             tmp_path,
@@ -91,7 +97,14 @@ class PackSite:
 
     def packer(self, key: str = "tools", seconds: float = 3600, **options: Any) -> Packer:
         """Return a packer; `options` are those of `SquashOptions`."""
-        members = {"compressor": "zstd", "level": 1, "memory": "64M", **options}
+        members: dict[str, Any] = {
+            "compressor": "zstd",
+            "level": 1,
+            # With few blocks in memory, our own packer writes soon.
+            "memory": "1M" if self._kind == "direct" else "64M",
+            "packer": self._kind,
+        }
+        members.update(options)
         return Packer(self.tools, SquashOptions(**members), key, seconds, self.directory)
 
     def layer(self, tar: bytes, compression: str = "plain", diff_id: Digest | None = None) -> Layer:

@@ -29,10 +29,10 @@ LONG = os.environ.get("SHIFTERGW_LONG") == "1"
 NOISE = random.Random(1).randbytes(3_000_000)
 
 
-@pytest.fixture
-def packs(tmp_path: Path, threads: Threads) -> PackSite:
-    """Return a packer with the real `mksquashfs`."""
-    return PackSite(tmp_path, threads)
+@pytest.fixture(params=["mksquashfs", "direct"])
+def packs(request: pytest.FixtureRequest, tmp_path: Path, threads: Threads) -> PackSite:
+    """Return each packer: the real `mksquashfs`, and our own."""
+    return PackSite(tmp_path, threads, packer=request.param)
 
 
 @pytest_twisted.ensureDeferred
@@ -103,9 +103,8 @@ async def test_a_program_that_leaves_a_file_out(tmp_path: Path, threads: Threads
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
+async def test_a_full_disk(packs: PackSite) -> None:
     """A disk without space for the pack ends as `NoSpace`, and nothing is left on it."""
-    packs = PackSite(tmp_path, threads)
     layer = packs.layer(tar_of({"a": NOISE}))
     with small_disk(packs.directory, "size=2m"):
         with pytest.raises(NoSpace):

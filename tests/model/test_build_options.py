@@ -64,6 +64,17 @@ def test_options_that_packs_cannot_keep(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("compressor", "is_direct"), [("gzip", True), ("zstd", True), ("xz", False)]
+)
+def test_images_of_direct_packs_have_a_key_of_their_own(compressor: str, is_direct: bool) -> None:
+    """They have other bytes; where `mksquashfs` makes the packs in any case, they are the same."""
+    direct = SquashOptions(compressor, builder="packs", packer="direct")
+    assert direct.packs_directly == is_direct
+    assert (direct.key != SquashOptions(compressor, builder="packs").key) == is_direct
+    assert SquashOptions(compressor, packer="direct").key == SquashOptions(compressor).key
+
+
+@pytest.mark.parametrize(
     ("memory", "size"), [("900K", 900 << 10), ("512M", 512 << 20), ("2G", 2 << 30)]
 )
 def test_memory_in_bytes(memory: str, size: int) -> None:
