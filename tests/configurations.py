@@ -35,6 +35,7 @@ EVERY_KEY: dict[str, Any] = {
     "Metrics": True,
     "ImportUsers": ["alice"],
     "Builder": "packs",
+    "Packer": "direct",
     "ConverterOptions": {"squashfs": ["-no-xattrs", "-no-fragments"], "cramfs": "-n"},
     "ConvertOptions": {},
     "examiner": "/usr/bin/examiner",
@@ -134,6 +135,7 @@ EVERY_KEY: dict[str, Any] = {
             "groupsCommand": ["getent", "group"],
             "ostCount": -1,
             "Builder": "whole",
+            "Packer": "mksquashfs",
         }
     },
 }

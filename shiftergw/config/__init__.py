@@ -58,7 +58,7 @@ from shiftergw.config.values import (
     Texts,
 )
 from shiftergw.errors import ConfigurationError
-from shiftergw.model.build_options import BuilderName, BuildLimits
+from shiftergw.model.build_options import BuilderName, BuildLimits, PackerName
 from shiftergw.model.postponement import PostponeLimits, WaitLimits
 from shiftergw.model.references import ImageReference
 
@@ -190,6 +190,7 @@ class Config(Section):
     broker_away: Literal["wait", "refuse"] = Field("wait", alias="BrokerAway")
     default_ost_count: OstCount = Field(0, alias="DefaultOstCount")
     builder: BuilderName = Field("whole", alias="Builder")
+    packer: PackerName = Field("mksquashfs", alias="Packer")
     converter_options: dict[str, Arguments] = Field({}, alias="ConverterOptions")
     metrics: bool = Field(default=False, alias="Metrics")
     import_users: Importers = Field((), alias="ImportUsers")

@@ -31,6 +31,7 @@ from shiftergw.model.build_options import (
     HIGHEST_LEVEL,
     BuilderName,
     Compressor,
+    PackerName,
     SquashOptions,
     StageLimits,
 )
@@ -174,6 +175,7 @@ class System(Section):
     architecture: Architecture = Field(Platform(), alias="architecture")
     squashfs: Squash = Field(default_factory=Squash.model_construct, alias="squashfs")
     builder: BuilderName | None = Field(None, alias="Builder")
+    packer: PackerName | None = Field(None, alias="Packer")
     ost_count: OstCount | None = Field(None, alias="ostCount")
     groups_command: Texts = Field((), alias="groupsCommand")
     policy_file: LocalPath | None = Field(None, alias="policy_file")
@@ -219,6 +221,7 @@ class System(Section):
             keep_setuid=squash.keep_setuid,
             extra=config.converter_options.get("squashfs", ()),
             builder=self.builder or config.builder,
+            packer=self.packer or config.packer,
         )
 
 

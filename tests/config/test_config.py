@@ -262,6 +262,18 @@ def test_builder(default: Any, own: Any, expected: str) -> None:
     assert config.systems["mycluster"].squash_options(config).builder == expected
 
 
+@pytest.mark.parametrize(
+    ("default", "own", "expected"),
+    [(..., ..., "mksquashfs"), ("direct", ..., "direct"), ("direct", "mksquashfs", "mksquashfs")],
+)
+def test_packer(default: Any, own: Any, expected: str) -> None:
+    """The packer of a system overrides that of the site, which is `mksquashfs` by default."""
+    packers = {"Packer": default, "Platforms/mycluster/Packer": own}
+    changes = {path: value for path, value in packers.items() if value is not ...}
+    config = load_config(changes).config
+    assert config.systems["mycluster"].squash_options(config).packer == expected
+
+
 def test_the_path_of_a_url_is_removed() -> None:
     """Of a registry's URL, scheme, host and port remain; a path causes a warning."""
     result = load_config({"Locations/registry.example.com/url": "https://[FD00::1]:5000/v2/"})

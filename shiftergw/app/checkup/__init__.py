@@ -28,6 +28,7 @@ from shiftergw.app.checkup.database import state
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
 from shiftergw.app.checkup.hosts import remote_directory
 from shiftergw.app.checkup.machines import broker
+from shiftergw.app.checkup.packers import packers
 from shiftergw.app.checkup.policies import policies
 from shiftergw.app.checkup.registries import registries
 from shiftergw.app.checkup.secrets import secrets
@@ -58,6 +59,7 @@ async def checkup(
     config = loaded_config.config
     findings = [*_configuration(loaded_config), *secrets(loaded_config), *_directories(config)]
     findings += builders(config)
+    findings += packers(config)
     findings += await state(config, reactor)
     findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
