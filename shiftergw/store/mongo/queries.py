@@ -46,7 +46,7 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_postponed": {"key": {"status": 1, "location": 1, "not_before": 1}},
         "shiftergw_attempt": {"key": {"attempt": 1}},
         "shiftergw_finishing": {"key": {"finishing.since": 1}, "sparse": True},
-        "shiftergw_sha256": {"key": {"sha256": 1}, "sparse": True},
+        "shiftergw_file": {"key": {"sha256": 1, "status": 1, "system": 1}},
     },
     LOOKUPS: {
         "shiftergw_system": {"key": {"system": 1, "_id": 1}},

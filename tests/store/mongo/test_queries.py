@@ -48,6 +48,11 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "blocks_of": lambda q: q.blocks_of("/images", ["a" * 64]),
     "last_lookups": lambda q: q.last_lookups("alpha", 5),
     "use_of": lambda q: q.use_of(b"1" * 32),
+    "files_with_data": lambda q: q.files_with_data(["b" * 64, "c" * 64]),
+    "ready_with_file": lambda q: q.ready_with_file(["alpha", "beta"], ["a" * 64, "b" * 64]),
+    "ranges_of": lambda q: q.ranges_of("a" * 64),
+    "ranges_before": lambda q: q.ranges_before(5.0),
+    "images_of_files": lambda q: q.images_of_files(["a" * 64, "b" * 64]),
 }
 """A call of each function of `queries`. Filters without a collection are for images."""
 
@@ -62,7 +67,7 @@ for _name, _call in QUERIES.items():
             FILTERS.append((_name, IMAGES, _query))
 FILTERS.append(("old rows", LOOKUPS, {"time": {"$lt": 5.0}}))
 
-TWO_SETS = {"with_files", "own_ended_before"}
+TWO_SETS = {"with_files", "own_ended_before", "ready_with_file", "images_of_files"}
 """Queries with two sets or ranges of values; the tests' own server uses an index for one only."""
 
 
