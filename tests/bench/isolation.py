@@ -291,7 +291,9 @@ def push_all(root: Path, registry: DockerRegistry, names: Sequence[str]) -> None
 
 
 @contextmanager
-def running(root: Path, workers: int, names: Sequence[str]) -> Iterator[tuple[Site, list[Any]]]:
+def running(
+    root: Path, workers: int, builder: str, names: Sequence[str]
+) -> Iterator[tuple[Site, list[Any]]]:
     """Run registries and a gateway; yield the site, and the lists of bad images."""
     hostile = hostile_images()
     with ExitStack() as parts:
@@ -316,7 +318,7 @@ def running(root: Path, workers: int, names: Sequence[str]) -> Iterator[tuple[Si
         }
         for system in SYSTEMS:
             (root / "service" / system).mkdir(parents=True)
-        changes = {"Platforms": platforms, "WorkerThreads": workers}
+        changes = {"Platforms": platforms, "WorkerThreads": workers, "Builder": builder}
         service = parts.enter_context(Service(root / "service", locations, changes))
         site = Site(service)
         for name in (READY_IMAGE, *WARM_UP):
@@ -378,6 +380,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--builder", choices=["packs", "whole"], default="packs")
     parser.add_argument("--pulls", type=int, default=100, help="healthy pulls in each phase")
     parser.add_argument("--rounds", type=int, default=2, help="of a quiet and a disturbed phase")
     parser.add_argument(
@@ -391,7 +394,7 @@ def main() -> None:
     phases: dict[str, list[Phase]] = {"quiet": [], "disturbed": []}
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
         all_names = [name for group in names.values() for name in group]
-        with running(Path(scratch), options.workers, all_names) as (site, bad):
+        with running(Path(scratch), options.workers, options.builder, all_names) as (site, bad):
             for kind in kinds:
                 disturbance = bad if kind[0] == "disturbed" else []
                 phases[kind[0]].append(measure(site, names[kind], disturbance, options.workers))
