@@ -34,7 +34,7 @@ EVERY_KEY: dict[str, Any] = {
     "WorkerThreads": 3,
     "Metrics": True,
     "ImportUsers": ["alice"],
-    "Builder": "packs",
+    "Builder": "whole",
     "Packer": "direct",
     "ConverterOptions": {"squashfs": ["-no-xattrs", "-no-fragments"], "cramfs": "-n"},
     "ConvertOptions": {},
@@ -134,7 +134,7 @@ EVERY_KEY: dict[str, Any] = {
             },
             "groupsCommand": ["getent", "group"],
             "ostCount": -1,
-            "Builder": "whole",
+            "Builder": "packs",
             "Packer": "mksquashfs",
         }
     },

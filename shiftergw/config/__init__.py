@@ -189,7 +189,7 @@ class Config(Section):
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
     broker_away: Literal["wait", "refuse"] = Field("wait", alias="BrokerAway")
     default_ost_count: OstCount = Field(0, alias="DefaultOstCount")
-    builder: BuilderName = Field("whole", alias="Builder")
+    builder: BuilderName = Field("packs", alias="Builder")
     packer: PackerName = Field("mksquashfs", alias="Packer")
     converter_options: dict[str, Arguments] = Field({}, alias="ConverterOptions")
     metrics: bool = Field(default=False, alias="Metrics")

@@ -71,7 +71,7 @@ class SquashOptions:
     processors: int = 0
     keep_setuid: bool = False
     extra: tuple[str, ...] = ()
-    builder: BuilderName = "whole"
+    builder: BuilderName = "packs"
     packer: PackerName = "mksquashfs"
 
     @property

@@ -248,14 +248,14 @@ def test_ost_count(default: Any, own: Any, expected: int) -> None:
 @pytest.mark.parametrize(
     ("default", "own", "expected"),
     [
-        (..., ..., "whole"),
-        ("packs", ..., "packs"),
-        ("packs", "whole", "whole"),
-        (..., "packs", "packs"),
+        (..., ..., "packs"),
+        ("whole", ..., "whole"),
+        ("whole", "packs", "packs"),
+        (..., "whole", "whole"),
     ],
 )
 def test_builder(default: Any, own: Any, expected: str) -> None:
-    """The builder of a system overrides that of the site, which is the whole one by default."""
+    """The builder of a system overrides that of the site, which is packs by default."""
     builders = {"Builder": default, "Platforms/mycluster/Builder": own}
     changes = {path: value for path, value in builders.items() if value is not ...}
     config = load_config(changes).config

@@ -104,11 +104,7 @@ class Site:
                 **common,
             }
         locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
-        own = {
-            "Platforms": platforms,
-            "Mksquashfs": str(self._counting(root)),
-            "Builder": "packs",
-        }
+        own = {"Platforms": platforms, "Mksquashfs": str(self._counting(root))}
         self.service = Service(root / "service", locations, {**own, **changes})
 
     def _counting(self, root: Path) -> Path:

@@ -25,7 +25,7 @@ def test_an_image_on_a_known_base(tmp_path: Path) -> None:
     """
     runs = tmp_path / "runs"
     text = f'[ "$1" = - ] && echo >>{runs}; exec {need("mksquashfs")} "$@"'
-    changes = {"Builder": "packs", "Mksquashfs": script(tmp_path / "mksquashfs", text)}
+    changes = {"Mksquashfs": script(tmp_path / "mksquashfs", text)}
     oci_layout(tmp_path / "base", BASE)
     oci_layout(tmp_path / "app", [*BASE, ABOVE])
     with DockerRegistry(tmp_path / "registry") as registry:

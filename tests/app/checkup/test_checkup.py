@@ -33,8 +33,7 @@ async def test_a_machine_without_problems(tmp_path: Path) -> None:
     """All findings are ok, and nothing is created."""
     need("mksquashfs")
     async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
-        settings = {**document(tmp_path, registry, free_port()), "Builder": "packs"}
-        results = await findings(tmp_path, settings)
+        results = await findings(tmp_path, document(tmp_path, registry, free_port()))
     # The finding "user" tells root, the user in a container, that the result is true for root.
     machine_findings = [f for f in results.values() if f.name != "user" and "free" not in f.text]
     grave = [f for f in machine_findings if f.level != "ok"]
