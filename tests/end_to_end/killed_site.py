@@ -21,6 +21,7 @@ from twisted.internet import reactor
 
 from shiftergw.build.converted import converted_groups
 from shiftergw.build.pack_files import PackFiles, find_pack, pack_groups
+from shiftergw.model.build_options import PackerName
 from shiftergw.model.images import Digest
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import PullRequest
@@ -43,13 +44,14 @@ class KilledSite:
     """The directories of a site, without a gateway: its worker runs once for each record.
 
     Images come from OCI layouts in `layouts`, and go to `images`, which may be another disk. With
-    `sshd` they are delivered by it.
+    `sshd` they are delivered by it. `packer` makes the packs.
     """
 
     root: Path
     layouts: Path
     images: Path
     sshd: Sshd | None = None
+    packer: PackerName = "mksquashfs"
 
     def prepare(self) -> None:
         """Write the configuration."""
@@ -64,6 +66,7 @@ class KilledSite:
         locations = {"site": {"remotetype": "oci-layout", "url": self.layouts.as_uri()}}
         changes = {
             "Builder": "packs",
+            "Packer": self.packer,
             "Platforms": {SYSTEM: {**system, "squashfs": squashfs}},
         }
         Service(self.root, locations, changes)

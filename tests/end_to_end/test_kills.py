@@ -21,6 +21,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.local import LocalDirectory
+from shiftergw.model.build_options import PackerName
 from shiftergw.plumbing.threads import Threads
 from tests.end_to_end.doomed_worker import STAGES
 from tests.end_to_end.killed_site import ORPHAN_SECONDS, KilledSite
@@ -38,7 +39,9 @@ LAYERS = [
 ]
 CHANGES = tar_of([entry("0/.wh.10", b""), entry("1/5000", b"new"), entry("2/10", b"")])
 
-KINDS = ("link", "copy", "remote") if LONG else ("copy",)
+KINDS = ("link", "copy", "remote", "direct") if LONG else ("copy",)
+"""Kinds of deliveries, and packs by the packer of our own."""
+
 POINTS = [
     (stage, NOISE.random())
     for stage in (STAGES if LONG else ("pack", "deliver"))
@@ -86,7 +89,8 @@ def reference(
             images = where / "disk" / "before"
         if request.param == "remote":
             sshd = stack.enter_context(Sshd())
-        before = KilledSite(where / "before", where / "layouts", images, sshd)
+        packer: PackerName = "direct" if request.param == "direct" else "mksquashfs"
+        before = KilledSite(where / "before", where / "layouts", images, sshd, packer)
         before.prepare()
         pytest_twisted.blockon(Deferred.fromCoroutine(pull(before, BASE)))
         start = Reference(before, before, Counter())
