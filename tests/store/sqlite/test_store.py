@@ -19,6 +19,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ConfigurationError, Superseded, TooMany, Unavailable
+from shiftergw.model.packed_data import PackedData
 from shiftergw.model.records import Progress, Ready
 from shiftergw.model.requests import QueueLimits
 from shiftergw.store.sqlite import database, queries
@@ -173,9 +174,11 @@ async def test_a_file_of_the_first_version_is_upgraded(path: Path) -> None:
         await store.block("/images", ID, 0, NOW)
         assert await store.is_blocked("/images", [ID])
         assert list(await store.lookups("alpha", 9)) == [{"n": 1}]
+        await store.save_ranges("c" * 64, PackedData(), NOW)
+        assert await store.forget_ranges(NOW + 1) == 1
         assert (await store.finish("2" * 24, 2, Ready(ID), NOW)).key == "0" * 24
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (4,)
+        assert db.execute("PRAGMA user_version").fetchone() == (5,)
 
 
 @pytest_twisted.ensureDeferred
