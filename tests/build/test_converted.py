@@ -60,7 +60,7 @@ async def test_a_damaged_file_is_built_anew(site: Site, damage: Any) -> None:
     first = await site.build_image(layers)
     damage(site, first.path.stem)
     second = await site.build_image(layers)
-    assert set(second.seconds) == site.stages
+    assert set(second.seconds) - {"verify"} == site.stages  # a damaged sidecar spares the hash
     assert second.sha256 == first.sha256
     assert hashlib.sha256(second.path.read_bytes()).hexdigest() == first.sha256
 
