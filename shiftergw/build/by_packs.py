@@ -155,11 +155,11 @@ class _LayerPacking:
         self._costs[layer] = cost
         await layer.wait_for_opening()  # without a lane: a registry may ask to retry later
         if await packer.tools.threads.run(packer.files(layer.digest).exist):
-            # The pack may have been made for another user, of a private image. It is used if it is
-            # in the place of this image's own blobs (`BlobCache.pack_directory`), whose manifest
-            # was read with the login of this pull (`Pipeline.resolve`): so is a blob that is there.
-            # The pull has then held the pack instead of the layer. Otherwise nothing of the pack is
-            # used before the layer has arrived for this pull.
+            # The pack may be of another user's private image. It may replace the layer (no `path`)
+            # only if the pull found it beside the blobs of its own image
+            # (`BlobCache.pack_directory`): this pull has read the manifest with its own login
+            # (`Pipeline.resolve`), and may use cached blobs there, too. Otherwise the pack is used
+            # only after the layer has arrived for this pull.
             path = await layer.wait_for_file()
             pack = await packer.find(layer.digest, layer.diff_id, cost, self.use)
             if pack is not None:

@@ -76,7 +76,7 @@ class LayerConverter(Protocol):
         ...
 
     async def repair(self) -> bool:
-        """Make anew what has damaged the image; return whether there was anything of that kind."""
+        """Replace damaged inputs of the image, such as packs; return whether there were any."""
         ...
 
 
@@ -85,6 +85,6 @@ def timeout_error(work: str, seconds: float, stage: str, advice: str = "") -> Im
 
     `advice` is a remedy that is named before the others.
     """
-    what = f"{work} the image took longer than {duration(seconds)}."
-    error = ImageTooLarge.for_limit(what, f"StageLimits.{stage}")
-    return ImageTooLarge(what, remedy=f"{advice} {error.remedy}") if advice else error
+    text = f"{work} the image took longer than {duration(seconds)}."
+    error = ImageTooLarge.for_limit(text, f"StageLimits.{stage}")
+    return ImageTooLarge(text, remedy=f"{advice} {error.remedy}") if advice else error

@@ -22,10 +22,10 @@ def copied_data(
 ) -> Iterator[None]:
     """Copy ranges of these packs into an image while the block writes what follows them.
 
-    At once the position of `image` is behind the last range. At the end of the block all is copied,
-    and no thread runs any longer, also after an error. `report` gets the bytes of each step, in the
-    thread that copies. Raises `BlobCorrupt` if a pack ends too early, `StopRequested` and
-    `OSError`.
+    The position of `image` is moved behind the last range before the block begins. At the end of
+    the block, waits until all is copied; an error of the block stops the copy. In both cases the
+    thread has ended. `report` gets the bytes of each step, in the thread that copies. Raises
+    `BlobCorrupt` if a pack ends too early, `StopRequested` and `OSError`.
     """
     is_abandoned = Event()
 

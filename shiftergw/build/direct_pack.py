@@ -3,9 +3,9 @@
 Theory of operation. Contents are cut into blocks, and their tails are collected in fragment blocks,
 as `mksquashfs` does. Threads compress the blocks; they are written in the order in which they were
 cut, so the blocks of a content are behind one another, and the same contents give the same bytes
-whatever the threads do. A number of blocks at most is in memory: when there are as many, the oldest
-is awaited and written. Where a content begins, and the sizes of its blocks, are noted when they are
-written. The superblock is written last: an incomplete file has none.
+whatever the threads do. The number of blocks in memory is limited; at the limit the oldest block is
+awaited and written. The position of a content and the sizes of its blocks are noted when its blocks
+are written. The superblock is written last: an incomplete file has none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shiftergw.squashfs.nodes import DirectoryNode, FileData, FileNode, Fragment
 from shiftergw.squashfs.writer import SquashfsOptions, write_metadata
 
 _FRAGMENT = -1
-"""What stands for the content of a block that has tails of several."""
+"""Marks a pending block as a fragment block, which has the tails of several contents."""
 
 
 class DirectPack:

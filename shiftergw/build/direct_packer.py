@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shiftergw.squashfs.compressors import Compression
 
 _REVISION = 1
-"""The number of the order of blocks in a pack: packs of another one are unused."""
+"""The version of the order of blocks in a pack; packs of other versions are not used."""
 
 _WINDOW_BYTES = 8 << 20
 """Bytes of the blocks that may wait: the reader of a layer goes on by pieces of up to 1 MiB."""

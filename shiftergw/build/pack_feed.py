@@ -25,10 +25,10 @@ MOST_CONTENTS = 100_000 * PER_DIRECTORY
 """Files of a pack: the name of a directory has five digits."""
 
 BUFFER_LIMIT = 1 << 20
-"""Bytes of the largest file whose content is known before it is written.
+"""Bytes of the largest file that is read whole before it is written.
 
-It is written only if the layer had no such content before. A larger file always is: the image does
-not take over its data again.
+Such a file is written only if its content is new in the layer. A larger file is always written; if
+its content occurs twice, the composed image leaves the second copy out.
 """
 
 _LARGEST = 2**63 - 1

@@ -91,7 +91,7 @@ class Pack:
         return self.index.diff_id
 
     def check_claim(self, diff_id: Digest | None) -> None:
-        """Raise `BlobCorrupt` unless the layer may have this `diff_id`, as one without a pack."""
+        """Raise `BlobCorrupt` if the layer has another `diff_id`; None claims nothing."""
         if diff_id is not None and diff_id != self.diff_id:
             raise BlobCorrupt("A layer unpacks to other bytes than the image's configuration says.")
 
@@ -130,7 +130,7 @@ def install_pack(
 ) -> Pack:
     """Sync and measure a complete pack, give it its name, and write its sidecar.
 
-    Raises `ConversionFailed` if `mksquashfs` has written another number of files than it got, and
+    Raises `ConversionFailed` if the packer has written another number of files than it got, and
     `StopRequested` soon after `stop` is set.
     """
     try:
@@ -140,7 +140,7 @@ def install_pack(
             syncing.result()
     except (SquashfsCorrupt, SquashfsUnsupported) as error:
         raise ConversionFailed(
-            "mksquashfs has written a damaged pack of a layer.", detail=error.detail
+            "The packer has written a damaged pack of a layer.", detail=error.detail
         ) from error
     pack = Pack(files.pack, index, digests, measures.size, measures.data_sha256)
     content = pack_sidecar.encode(Sidecar(index, digests, measures), stop)
@@ -197,9 +197,9 @@ def comparing(files: PackFiles) -> Generator[int, None, bool]:
     """Compare a pack with the digests of its sidecar, piece by piece; yield the bytes of each.
 
     Returns whether they are the same and the sidecar is sound. Raises `FileNotFoundError` if the
-    pack is gone, and `OSError` for a failure that says nothing of the disk. The bytes come from the
-    disk, and do not stay in the memory of the system: what it remembers of the file may be right
-    although the disk is not.
+    pack is gone, and `OSError` for a failure that is not damage. The bytes are read from the disk
+    and not from the page cache, which may have the right bytes although the disk does not. They do
+    not stay in the page cache either.
     """
     try:
         head = pack_sidecar.read_head(files.sidecar)
@@ -240,9 +240,9 @@ def _has_digests(files: PackFiles, sidecar: Sidecar, stop: Event) -> bool:
 def promises_pack(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:
     """Return whether there is a pack that can stand for its layer under these `diff_id`s.
 
-    A glance: the pack is unchanged since it was made, and its sidecar begins as it should. What
-    else is damaged is found when the pack is used. A digest of another algorithm than that of the
-    proven `diff_id` could be neither confirmed nor refused without the layer.
+    Checks only the size and the time of the pack and the beginning of its sidecar; other damage is
+    found when the pack is used. A digest of another algorithm than that of the proven `diff_id`
+    could be neither confirmed nor refused without the layer.
     """
     try:
         head = pack_sidecar.glance(files.sidecar)

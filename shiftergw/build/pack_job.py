@@ -1,4 +1,4 @@
-"""The making of one pack: early while its layer arrives, or of the file of the layer."""
+"""Make one pack: early, while its layer arrives, or from the file of the layer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ It may learn that much later than they do that the layer has arrived.
 """
 
 LOOK_SECONDS = 10.0
-"""Seconds between two looks at a packing whose layer is arriving."""
+"""Seconds between two checks whether a packing only waits for its download."""
 
 IDLE_SHARE = 0.8
 """A packing that waits for its layer for more than this part of the time is idle."""
@@ -98,7 +98,7 @@ class PackJob:
 
     @asynccontextmanager
     async def _removed_part(self) -> AsyncIterator[None]:
-        """Remove the part file after the block, in a thread: that of a large file takes long."""
+        """Remove the part file after the block, in a thread: a large file takes long."""
         try:
             yield
         finally:
@@ -160,7 +160,7 @@ class PackJob:
     def _make_room_for(self, layer: Path) -> None:
         """Remove unused files until the size of this layer is free on the disk. Blocks."""
         packer = self.packer
-        with suppress(FileNotFoundError):  # its opening says so
+        with suppress(FileNotFoundError):  # opening the layer reports it, as `BlobCorrupt`
             size = layer.stat().st_size
             packer.tools.budget.make_room(packer.directory, size, is_estimate=True)
 
@@ -172,11 +172,11 @@ class PackJob:
         """Write the part file while the layer arrives; return None if that is not possible."""
         async with self.slots.try_take(self.layer.size) as slot:
             # The digest of these bytes is not verified yet: the download may be damaged. Its size
-            # is but a claim, for which no other pack is removed.
+            # is only a claim of the manifest, so no other pack is removed to make room for it.
             if slot is not None:
                 with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge, NoSpace, LayersPending):
                     return await self._compress_unless_idle(opening, slot)
-        self.cost.reset()  # other layers must not pay for them
+        self.cost.reset()  # bytes that are not used must not count against the image's limits
         return None
 
     async def _compress_unless_idle(self, opening: Opening, slot: TakenSlot) -> PackedLayer | None:

@@ -51,7 +51,7 @@ class PackScrub:
     def __init__(
         self, packs: PackPlaces, threads: Threads, clock: IReactorTime, lock: Path
     ) -> None:
-        """Read `packs` in `threads`; of the processes that share them, the one with `lock` does."""
+        """Read `packs` in `threads`, while this process holds the file lock `lock`."""
         self._packs = packs
         self._threads = threads
         self._clock = clock

@@ -90,7 +90,7 @@ def read(path: Path, stop: Event) -> Sidecar:
     digests = [bytes(body[at : at + _DIGEST_SIZE]) for at in range(position, end, _DIGEST_SIZE)]
     index = decode_index(body[end:], head.diff_id, stop)
     if any(entry.number >= len(digests) for entry in index.entries):
-        raise ValueError("its sidecar has the number of no content")
+        raise ValueError("its sidecar names a content that the pack does not have")
     return Sidecar(index, digests, head.measures)
 
 

@@ -1,10 +1,10 @@
 """Pack the layers of images: each layer blob becomes one pack, in one pass while it arrives.
 
 Theory of operation. Of the processes that need the pack of a blob, one reads it while it arrives,
-if a slot is free (`packing_slots`). It holds the early lock, which nobody waits for: its download
-may take long, since it may come from another registry than theirs. The lock of the pack is taken
-only after the own layer has arrived. Who has it uses the pack that is there, or makes it, from the
-file or of what was read early. Nobody holds this lock while it waits for a slot or another layer.
+if a slot is free (`packing_slots`). It holds the early lock. No process waits for that lock,
+because the download of its holder may come from a slower registry. A process takes the lock of the
+pack only after the layer of its own pull has arrived. It then uses the pack that exists, or makes
+it from the file or from what was read early. It waits for no slot and no other layer meanwhile.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 class Packer:
     """Makes and finds the packs of this machine, for one set of options.
 
-    `tools_key` is what `tools_digest` returned; `seconds` limits the packing of a layer from the
-    time when it has arrived. The packs lie in `directory`. A context of `waiting` is open while
+    `tools_key` is what `pack_search.tools_key` returned; `seconds` limits the packing of a layer
+    from the time when it arrived. Packs are in `directory`. A context of `waiting` is open while
     another process packs the layer, and one of `queueing` while the packing waits for a slot of
     this machine.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class StageMeter:
     """Counts the bytes of one stage, in any thread, and reports them once a second.
 
-    `total` is 0 while it is unknown.
+    `total` is 0 while it is unknown. `signs` counts the calls of `note_work` (see `Progress`).
     """
 
     stage: str

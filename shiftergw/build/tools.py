@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class BuildTools:
     """The means that all builds of a process share.
 
-    Converted files lie in `directory`, and `binary` is the name of `mksquashfs`. `readers` are
-    threads that may wait for layers on their way, so they must not be the threads that bring them.
-    `reactor` starts processes. The files of `budget` make room for converted files and for packs.
+    Converted files lie in `directory`, and `binary` is the name of `mksquashfs`. `readers` may wait
+    for layers that are arriving, so they must not be the threads that write these layers to the
+    disk. `reactor` starts processes. The files of `budget` make room for converted files and packs.
     """
 
     directory: Path

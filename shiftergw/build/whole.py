@@ -99,7 +99,7 @@ class WholeConverter:
         return (
             f"A directory of the image has {plan.most_entries:,} entries, which take mksquashfs"
             " very long: spread them over several directories, or ask the gateway's admins to set"
-            ' `"Builder": "packs"`, with which they do not.'
+            ' `"Builder": "packs"`, which converts such directories quickly.'
         )
 
     async def repair(self) -> bool:

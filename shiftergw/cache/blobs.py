@@ -177,8 +177,8 @@ PackUses = Callable[[Path], Mapping[str, float]]
 class CachedBlobs:
     """The blobs of all places below a directory, as a `FileKind`.
 
-    A blob whose pack was used at last is redundant. One that was used after its packs is not: a
-    system with other options wants it. `pack_uses` tells of the packs in a directory.
+    A blob is redundant if a pack of it was used since the blob was. A blob that was used after its
+    packs is not: a system with other options needs it. `pack_uses` lists the uses of packs.
     """
 
     directory: Path

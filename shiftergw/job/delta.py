@@ -1,10 +1,10 @@
 """Find an image of a system whose file has most of the bytes of a file to be delivered.
 
-The search is a help and never a need: what goes wrong in it is logged, and the whole file is sent.
-Nothing of its result is trusted by a delivery, which verifies the whole file (`ImageDirectory`).
+The search is optional: after a failure, which is logged, the whole file is sent. A delivery does
+not trust its result, and verifies the whole new file (`ImageDirectory`).
 
-An image of any user may be the base. Its bytes reach no other image: only those are copied that the
-new file has too, and the user of the pull has proven access to them.
+An image of any user may be the base, because only bytes are copied that the new file has, too, and
+the user of the pull has proven access to them.
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ class Deltas:
             raise
         except GatewayError as error:
             self._warn(
-                "{id} is sent as a whole, the search failed: {error} {detail}", image_id, error
+                "{id} is sent as a whole: the search for a base failed: {error} {detail}",
+                image_id,
+                error,
             )
         except Exception:  # noqa: BLE001 - without a base the whole file is sent
-            self._log.failure("the search for the data of {id} in other images", id=image_id)
+            self._log.failure("{id} is sent as a whole: the search for a base failed", id=image_id)
         return None
 
     async def _find(self, target: Target, image_id: str, data: PackedData) -> DeltaSource | None:
@@ -151,4 +153,4 @@ def _file_name(base: DeltaBase) -> str:
 
 
 def _too_slow() -> TimedOut:
-    return TimedOut(f"It took longer than {SEARCH_SECONDS:.0f} s.")
+    return TimedOut(f"The database or the system took longer than {SEARCH_SECONDS:.0f} s.")

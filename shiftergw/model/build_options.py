@@ -56,10 +56,10 @@ _HEADERS_PER_ENTRY = 8192
 
 @dataclass(frozen=True, slots=True)
 class SquashOptions:
-    """How `mksquashfs` compresses an image.
+    """How an image is built and compressed.
 
-    `processors` 0 leaves the number of threads to `mksquashfs`, `level` None leaves the level to
-    the compressor. `extra` are raw arguments, appended last. `builder` is the configured one; some
+    `processors` 0 means one thread for each processor, `level` None leaves the level to the
+    compressor. `extra` are raw arguments, appended last. `builder` is the configured one; some
     options need the whole builder (`needs_whole_builder`). `packer` makes the packs, if there are
     any; some compressors need `mksquashfs` (`packs_directly`).
     """

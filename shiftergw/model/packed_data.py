@@ -122,7 +122,7 @@ def _read(raw: bytes) -> Iterator[tuple[str, tuple[DataRange, ...]]]:
         digest, count = _HEAD.unpack_from(raw, place)
         place += _HEAD.size
         if not 0 < count <= MOST_RANGES:
-            raise ValueError(f"{count} ranges of one pack")
+            raise ValueError(f"a pack has {count} ranges")
         numbers = struct.unpack_from(f"<{count}Q{count}q{count}Q", raw, place)
         place += count * _RANGE_BYTES
         end = target = 0

@@ -51,7 +51,7 @@ class FileKind(Protocol):
 class DiskBudget:
     """The files of several kinds that make room for each other.
 
-    What lies on another disk than the directory that needs room counts for nothing.
+    Files on another disk than the directory that needs room are neither counted nor removed.
     """
 
     kinds: tuple[FileKind, ...]

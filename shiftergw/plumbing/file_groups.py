@@ -26,9 +26,9 @@ class FileGroups:
     """The groups of one kind of files in a directory.
 
     `base` matches the names without their last suffix. `main` is the suffix of the main file, and
-    `companions` are those of the other files whose times tell the last use. All suffixes begin with
-    a dot. The times of files with the suffixes `marks` tell nothing of use. `locks` are what the
-    names of the locks have behind the base.
+    `companions` are the suffixes of other files whose times show a use, `marks` those of files
+    whose times do not. All suffixes begin with a dot. A lock has the name of the base and one of
+    `locks`.
     """
 
     directory: Path

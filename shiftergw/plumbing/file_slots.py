@@ -1,8 +1,8 @@
 """Slots that all processes of a machine share, as locks on files of one directory.
 
 `N.slot` is the lock of slot N, and `QUEUE-TIME-PROCESS-NUMBER.ticket` that of a place in a queue.
-The kernel releases the locks of a dead process. Within a queue, who came first gets the next slot;
-between the first of two queues chance decides.
+The kernel releases the locks of a dead process. Within a queue, processes get slots in the order
+of their tickets. If the first processes of two queues wait for the same slot, either may get it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class FileSlots:
             name = f"{queue}-{time.monotonic_ns():020}-{os.getpid()}-{next(_ticket_numbers)}"
             path = self._directory / f"{name}{_TICKET}"
             descriptor = try_lock(path)
-            if descriptor is not None:  # else another process took the new file for a dead one's
+            if descriptor is not None:  # else another process just checks whether this one is dead
                 return path, descriptor
 
 

@@ -26,10 +26,9 @@ class DeltaBase:
 
 
 class RangeStore(Protocol):
-    """Which ranges of delivered files are data of packs, by the SHA-256 of the files.
+    """Stores which ranges of delivered files are data of packs, by the SHA-256 of the files.
 
-    It is a help for deliveries, not a truth: what is lost is sent once more. Rows may be lost in a
-    power cut.
+    A power cut may lose the last writes. Deliveries work without them: they send the whole file.
     """
 
     async def save_ranges(self, sha256: str, data: PackedData, now: float) -> None:
@@ -41,7 +40,7 @@ class RangeStore(Protocol):
     ) -> Sequence[DeltaBase]:
         """Return at most `limit` READY images of these systems that have data of these packs.
 
-        `data_sizes` has, by the digest of the data of a pack, the bytes of it that are needed. The
+        `data_sizes` maps the digest of a pack's data to the bytes of it that the new file has. The
         images that may have most of them come first. Images with the id `without` are left out. A
         store may look at the files that were delivered last only, if there are very many.
         """

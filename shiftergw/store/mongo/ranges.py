@@ -67,7 +67,7 @@ async def find(
 
 
 def _age_and_id(image: Document) -> tuple[float, str]:
-    """Return what sorts records of files with equally much data: the newest first."""
+    """Return the sort key of records whose files have equally much data: newest first."""
     time = image.get("last_pull")
     return -time if isinstance(time, int | float) else 0.0, str(image.get("id"))
 
