@@ -82,7 +82,6 @@ class Housekeeping(Rounds):
         count = await self._store.forget_ended(now - FAILURE_SECONDS, foreign=expires)
         if count:
             self._log.info("{n} old failures and removals forgotten", n=count)
-        await self._store.forget_ranges(now - FAILURE_SECONDS)
         for record in await expire_due(self._store, now, schedule.systems) if expires else ():
             self._log.info(
                 "image {id} of {system} expires; its tags: {tags}",
@@ -91,6 +90,8 @@ class Housekeeping(Rounds):
                 tags=record.tags,
             )
             self._wake()
+        # Last, since ranges are only a help: if the database refuses this, images still expire.
+        await self._store.forget_ranges(now - FAILURE_SECONDS)
 
     def _log_change(self, expires: bool) -> None:
         """Log whether images expire by themselves, once and whenever that changes."""

@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.build.builder import SquashBuilder
 from shiftergw.delivery.local import LocalDirectory
+from shiftergw.errors import Unavailable
 from shiftergw.model.packed_data import PackedData
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shield
@@ -208,6 +209,25 @@ async def test_due_images_expire(store: SqliteStore) -> None:
         ready = await store.get(record.key)
         assert ready is not None
         assert ready.status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_ranges_that_stay_keep_no_image(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the database does not remove old ranges, images expire all the same."""
+
+    async def refuse(_: float) -> int:
+        raise Unavailable("The user of the database may not do this.")
+
+    monkeypatch.setattr(store, "forget_ranges", refuse)
+    due = await complete_pull(store, request("due:1"), expiration=NOW)
+    keeper = Housekeeper(store)
+    with capturedLogs() as events:
+        await keeper.round()
+    assert [record.key for record in await store.waiting(NOW, 5)] == [due.key]
+    assert keeper.wakes == 1
+    assert any("may not do this" in formatEvent(event) for event in events)
 
 
 @pytest_twisted.ensureDeferred
