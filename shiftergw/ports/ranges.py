@@ -42,7 +42,7 @@ class RangeStore(Protocol):
 
         `data_sizes` maps the digest of a pack's data to the bytes of it that the new file has. The
         images that may have most of them come first. Images with the id `without` are left out. A
-        store may look at the files that were delivered last only, if there are very many.
+        store may look at a thousand of the files only, if there are very many.
         """
         ...
 

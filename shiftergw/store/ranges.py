@@ -12,6 +12,9 @@ from shiftergw.errors import printable
 from shiftergw.model.packed_data import PackedData
 from shiftergw.ports import DeltaBase
 
+MOST_FILES = 1000
+"""The most files whose ranges are compared with those of a file that is to be delivered."""
+
 _log = Logger()
 
 

@@ -32,6 +32,7 @@ DUPLICATES_REMEDY = "Tell the site's support: `shiftergw check --database` names
 BEING_PREPARED = "The gateway's database is being prepared."
 
 _NO_COLLECTION = 26
+_NOT_ALLOWED = 13
 
 
 class Indexes:
@@ -95,7 +96,7 @@ class Indexes:
     async def _create_missing(self) -> None:
         generation = self._pool.generation
         for collection in INDEXES:
-            for name, options in (await self._missing(collection)).items():
+            for name, options in (await self._missing_or_refused(collection)).items():
                 await self._create_index(collection, name, options)
             if collection == IMAGES:
                 self._has_unique_claims = True
@@ -112,6 +113,22 @@ class Indexes:
             for name, options in INDEXES[collection].items()
             if not _has_equivalent(indexes, options)
         }
+
+    async def _missing_or_refused(self, collection: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return the missing indexes; none, with a line in the log, without the right to list them.
+
+        The collections behind this one get their indexes all the same. Only that of the images is
+        needed.
+        """
+        try:
+            return await self._missing(collection)
+        except Unavailable as error:
+            refusal = _refusal(error)
+            if collection == IMAGES or refusal is None or refusal.code != _NOT_ALLOWED:
+                raise
+            why = printable(str(refusal))
+            self._log.error("no indexes of {collection}: {why}", collection=collection, why=why)
+            return {}
 
     async def _create_index(self, collection: str, name: str, options: Mapping[str, Any]) -> None:
         """Create an index; if the server refuses it, log that and go on unless it is unique."""

@@ -17,6 +17,7 @@ from shiftergw.ports import CREDENTIAL_SECONDS
 from shiftergw.states import State
 from shiftergw.store.legacy_documents import READY_WORDS
 from shiftergw.store.mongo.records import IMAGES
+from shiftergw.store.ranges import MOST_FILES
 
 LEASES = "shiftergw.leases"
 BLOCKS = "shiftergw.blocks"
@@ -52,24 +53,24 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_system": {"key": {"system": 1, "_id": 1}},
         "shiftergw_time": {"key": {"time": 1}},
     },
-    RANGES: {
-        "shiftergw_data": {"key": {"data": 1, "saved_at": -1}},
-        "shiftergw_saved_at": {"key": {"saved_at": 1}},
-    },
     CREDENTIALS: {
         "shiftergw_used": {"key": {"at": 1}, "expireAfterSeconds": int(CREDENTIAL_SECONDS)},
     },
+    RANGES: {
+        "shiftergw_data": {"key": {"data": 1, "saved_at": -1}},
+        "shiftergw_saved": {"key": {"saved_at": 1, "_id": 1}},
+    },
 }
-"""For each collection, the options of `createIndexes` by the name of the index."""
+"""For each collection, the options of `createIndexes` by the name of the index.
+
+They are created in this order: those that the gateway can do without come last.
+"""
 
 _IS_READY = {"$in": list(READY_WORDS)}
 _ANY_CLAIM = {"$gt": ""}
 """Matches a record that has a `claim`, by its index."""
 
 _LOWEST_KEY = ObjectId("0" * 24)
-
-MOST_FILES = 1000
-"""The most files whose ranges are compared with those of a file that is to be delivered."""
 
 
 def in_flight(claim: str) -> Query:

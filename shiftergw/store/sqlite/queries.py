@@ -8,6 +8,7 @@ is the condition of the index of records that have ended.
 from __future__ import annotations
 
 from shiftergw.store.fair_schedule import REMOVALS_UID
+from shiftergw.store.ranges import MOST_FILES
 
 GET = "SELECT key, document FROM images WHERE key = ?"
 
@@ -210,16 +211,17 @@ ADD_DATA = "INSERT INTO file_data (data, sha256, size) VALUES (?, ?, ?)"
 RANGES = "SELECT content FROM file_ranges WHERE sha256 = ?"
 
 # The wanted data is a JSON object: digest of the data, and bytes of it that are needed.
-FIND_BASES = """
+FIND_BASES = f"""
     WITH common AS (
         SELECT sha256, sum(min(file_data.size, wanted.value)) AS common_size
         FROM json_each(?) AS wanted JOIN file_data ON data = wanted.key GROUP BY sha256
+        ORDER BY common_size DESC LIMIT {MOST_FILES}
     )
     SELECT id, sha256, json_extract(document, '$.size'), json_extract(document, '$.modified')
     FROM common JOIN images USING (sha256)
     WHERE status = 'READY' AND system IN (SELECT value FROM json_each(?)) AND id <> ?
     ORDER BY common_size DESC, last_pull DESC, id
-"""
+"""  # noqa: S608 - a constant
 
 FORGET_RANGES = """
     DELETE FROM file_ranges WHERE saved_at < ? AND NOT EXISTS (

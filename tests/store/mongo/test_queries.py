@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.mongo.database import Query
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.queries import INDEXES, LOOKUPS
+from shiftergw.store.mongo.queries import INDEXES, LOOKUPS, RANGES
 from shiftergw.store.mongo.records import IMAGES
 from tests import mongod
 from tests.store.places import mongo_running
@@ -90,6 +90,13 @@ def test_every_query_has_an_index(name: str, collection: str, where: Mapping[str
         index: _count_members(options, where) for index, options in INDEXES[collection].items()
     }
     assert max(counts.values()) == len(where), counts
+
+
+def test_old_ranges_are_listed_by_an_index_alone() -> None:
+    """Their documents, of many kilobytes each, are not read."""
+    query = queries.ranges_before(5.0)
+    keys = [list(options["key"]) for options in INDEXES[RANGES].values()]
+    assert [*query.filter, *query.members] in keys
 
 
 def _count_members(index: Mapping[str, Any], where: Mapping[str, Any]) -> int:

@@ -385,6 +385,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.EXPIRING_OF_ID, 3, ["images_expiring"]),
         (queries.CARRIERS, 4, ["tags USING PRIMARY KEY", "sqlite_autoindex_images_1"]),
         (queries.FIND_BLOCK, 2, ["blocks USING PRIMARY KEY"]),
+        (queries.FIND_BASES, 3, ["file_data USING PRIMARY KEY", "images_of_file"]),
         (queries.LOOKUPS, 2, ["lookups_of_system"]),
         (queries.KEEP_LOOKUPS, 1, ["lookups USING INTEGER PRIMARY KEY"]),
     ],
