@@ -95,7 +95,8 @@ class Upload:
     async def _find_doubt(self, files: RemoteFiles, connection: Connection, plan: DeltaPlan) -> str:
         """Return why nothing can be copied from the other image, or "".
 
-        It must have the right size, and the account must be able to compute the digest of a file.
+        It must have the right size and be readable, and the account must be able to compute the
+        digest of a file.
         """
         try:
             attributes = await files.lstat(plan.path)
@@ -106,6 +107,12 @@ class Upload:
             await self._remote_sha256(connection, plan.path, _TESTED_BYTES, prefix=True)
         except (NoDigest, SftpRefused) as error:
             return str(error)
+        except DeliveryFailed as error:
+            # A file whose first bytes cannot be read in time, as on a broken disk, is no fault of
+            # the connection.
+            if isinstance(error, SystemUnavailable) or not files.usable:
+                raise
+            return f"{error} {error.detail}"
         return ""
 
     async def _run_delta(

@@ -5,11 +5,14 @@ not trust its result, and verifies the whole new file (`ImageDirectory`).
 
 An image of any user may be the base, because only bytes are copied that the new file has, too, and
 the user of the pull has proven access to them.
+
+A base that its system cannot read, as on a broken disk of a parallel file system, would fail each
+delivery that tries it. So a base that was of no use is avoided for hours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
@@ -19,6 +22,7 @@ from shiftergw.errors import GatewayError, TimedOut
 from shiftergw.job.targets import Target
 from shiftergw.model.images import BuiltImage
 from shiftergw.model.packed_data import SHORTEST_RANGE, DataRange, PackedData
+from shiftergw.plumbing.recent import RecentValues
 from shiftergw.plumbing.timing import pause, within
 from shiftergw.ports import DeltaBase, DeltaSource, ImageStore, SharedRange
 
@@ -32,10 +36,22 @@ MOST_BASES = 4
 """The most images whose ranges are compared with those of a file."""
 
 LEAST_BYTES = 4 << 20
-"""Bytes that a delivery must save.
+"""Bytes that a delivery must save, beyond the cost of its ranges.
 
 To put a file together takes some ten round trips more than to send it: half a second at 50 ms.
 """
+
+RANGE_COST = 128 << 10
+"""Bytes that could be sent in the time that a system needs to copy one more range.
+
+Each range takes a request, or a run of `dd`, of some milliseconds.
+"""
+
+AVOID_SECONDS = 6 * 3600.0
+"""Seconds for which a base is avoided after a search or a delivery that failed with it."""
+
+MOST_AVOIDED = 1000
+"""The most bases that are avoided at a time; beyond it, the first one may be tried again."""
 
 
 class Deltas:
@@ -47,6 +63,24 @@ class Deltas:
         """Search in `store`, which has the ranges of delivered files."""
         self._store = store
         self._clock = clock
+        self._useless_bases: RecentValues[tuple[str, str], bool] = RecentValues(
+            MOST_AVOIDED, AVOID_SECONDS, clock
+        )
+        """The bases that were of no use, by the names of the target and of the file."""
+
+    def avoid(self, target: Target, name: str) -> None:
+        """Do not use the file `name` of an image as a base for `AVOID_SECONDS`.
+
+        An outage of the system, which has nothing to do with the base, has the same effect: then
+        whole files are sent, which is slower and always right.
+        """
+        self._useless_bases.set((target.name, name), True)
+        self._log.info(
+            "{name} in {directory} is not copied from for {hours:.0f} hours",
+            name=name,
+            directory=target.name,
+            hours=AVOID_SECONDS / 3600,
+        )
 
     async def find(self, target: Target, image_id: str, file: BuiltImage) -> DeltaSource | None:
         """Return what another image of the same directory shares with the file of an image.
@@ -75,18 +109,21 @@ class Deltas:
         bases = await self._store.find_bases(target.systems, data.sizes(), image_id, MOST_BASES)
         sources: list[tuple[int, DeltaBase, tuple[SharedRange, ...]]] = []
         for base in bases:
+            if self._useless_bases.get((target.name, _file_name(base))):
+                continue
             await pause(0, self._clock)  # heartbeats go on
-            ranges = shared_ranges(data, base.data)
-            sources.append((sum(part.length for part in ranges), base, ranges))
+            ranges = worthwhile_ranges(shared_ranges(data, base.data))
+            saved_bytes = sum(part.length - RANGE_COST for part in ranges)
+            sources.append((saved_bytes, base, ranges))
         sources.sort(key=lambda source: source[0], reverse=True)
-        for size, base, ranges in sources:
-            if size < LEAST_BYTES:
+        for saved_bytes, base, ranges in sources:
+            if saved_bytes < LEAST_BYTES:
                 break
             if await self._is_unchanged(target, base):
                 self._log.info(
                     "{id} shares {size} bytes with {base} in {directory}",
                     id=image_id,
-                    size=size,
+                    size=sum(part.length for part in ranges),
                     base=base.image_id,
                     directory=target.name,
                 )
@@ -94,8 +131,16 @@ class Deltas:
         return None
 
     async def _is_unchanged(self, target: Target, base: DeltaBase) -> bool:
-        """Return whether the file of a base has the size and the time of its delivery."""
-        file = await target.directory.exists(_file_name(base))
+        """Return whether the file of a base has the size and the time of its delivery.
+
+        A base whose file the system cannot look at in time is avoided.
+        """
+        name = _file_name(base)
+        try:
+            file = await target.directory.exists(name)
+        except (CancelledError, GatewayError):
+            self.avoid(target, name)
+            raise
         return (
             file is not None
             and file.size == base.size
@@ -124,6 +169,25 @@ def shared_ranges(file: PackedData, base: PackedData) -> tuple[SharedRange, ...]
         for shared_range in _intersect(parts, base.ranges.get(name, ()))
     ]
     return tuple(sorted(ranges, key=lambda shared_range: shared_range.offset))
+
+
+def worthwhile_ranges(ranges: Iterable[SharedRange]) -> tuple[SharedRange, ...]:
+    """Return the ranges, which are in order, without those that save no more than they cost.
+
+    Ranges that are adjacent in both files become one, as they do in a delivery.
+    """
+    segments: list[SharedRange] = []
+    for part in ranges:
+        last = segments[-1] if segments else None
+        if (
+            last is not None
+            and part.offset == last.offset + last.length
+            and part.source_offset == last.source_offset + last.length
+        ):
+            segments[-1] = SharedRange(last.offset, last.source_offset, last.length + part.length)
+        else:
+            segments.append(part)
+    return tuple(part for part in segments if part.length > RANGE_COST)
 
 
 def _intersect(

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import stage_timeout
+from shiftergw.errors import GatewayError, NoSpace, stage_timeout
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.delta import Deltas
 from shiftergw.job.pipeline import Pipeline
@@ -130,12 +131,21 @@ class Installation:
             attempt.report(progress)
 
         attempt.report(Progress("deliver", 0, size))
-        verification = await within(
-            seconds,
-            self._clock,
-            target.directory.install(squashfs.path, name, squashfs.sha256, report, delta),
-            partial(stage_timeout, "Transferring", seconds, "transfer"),
-        )
+        try:
+            verification = await within(
+                seconds,
+                self._clock,
+                target.directory.install(squashfs.path, name, squashfs.sha256, report, delta),
+                partial(stage_timeout, "Transferring", seconds, "transfer"),
+            )
+        except NoSpace:
+            raise  # it says nothing of the base
+        except (CancelledError, GatewayError):
+            if delta is not None:
+                self._deltas.avoid(target, delta.name)
+            raise
+        if delta is not None and progress.done and not progress.copied_bytes:
+            self._deltas.avoid(target, delta.name)  # the whole file was sent, perhaps after a wait
         # A hard link has reported nothing.
         attempt.report(Progress("deliver", size, size, progress.copied_bytes))
         return verification, progress

@@ -13,6 +13,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
+from shiftergw.delivery import proof
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model.records import Progress
@@ -142,6 +143,27 @@ async def test_doubts_before_the_delivery(system: FarSystem) -> None:
     await system.deliver(system.open("copy-data", env, verify="sample"))
     assert '"verify" is "sample"' in system.log("info")[0]
     assert {report.copied_bytes for report in system.reports} == {0}
+
+
+@pytest_twisted.ensureDeferred
+async def test_image_that_cannot_be_read(
+    system: FarSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the system does not read the other image in time, the whole file is sent at once."""
+    time_limit = proof.time_limit
+
+    def short_limit(size: int) -> float:
+        return 0.5 if size == 4096 else time_limit(size)  # the bytes that are read for a test
+
+    monkeypatch.setattr(proof, "time_limit", short_limit)
+    gate = tmp_path / "gate"
+    waits = f"while [ ! -e {gate} ]; do sleep 0.02; done"
+    head = f'case "$*" in *{IMAGE}) {waits};; esac; exec {need("head")} "$@"'
+    directory = system.open("copy-data", system.environment("copy-data", {"head": head}))
+    assert await system.deliver(directory) == Verification("sha256")
+    gate.touch()
+    assert "could not be checked in time" in system.log("info")[0]
+    assert len(system.connections) == 1
 
 
 @pytest.mark.parametrize("way", ["copy-data", "commands"])

@@ -19,7 +19,14 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from shiftergw.delivery.delta import segments_of
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.errors import Unavailable
+from shiftergw.errors import (
+    DeliveryFailed,
+    GatewayError,
+    NoSpace,
+    RetryLater,
+    TimedOut,
+    Unavailable,
+)
 from shiftergw.job import delta
 from shiftergw.job.delta import SEARCH_SECONDS, Deltas, shared_ranges
 from shiftergw.model.images import BuiltImage, ContentReport, Digest
@@ -32,7 +39,7 @@ from tests.job.workbench import SISTER, SYSTEM, Bench
 BASE_DATA, NEW_DATA = "a" * 64, "b" * 64
 UNIT = SHORTEST_RANGE
 COMMON_BYTES = 1 << 18
-"""`LEAST_BYTES` in these tests."""
+"""Bytes of one range that suffice in these tests."""
 
 
 @st.composite
@@ -56,6 +63,8 @@ def packed_files(draw: st.DrawFn) -> PackedData:
 
 
 DATA = {name: random.Random(name).randbytes(30 * UNIT) for name in (BASE_DATA, NEW_DATA)}
+PACKS = {name: os.urandom(9 * COMMON_BYTES) for name in DATA}
+"""The data of the packs of delivered images."""
 
 
 def content_of(data: PackedData) -> bytearray:
@@ -96,17 +105,21 @@ class Site:
     bench: Bench
     deltas: list[DeltaSource | None] = field(default_factory=list)
 
-    async def pull(self, number: int, *sizes: int, system: str = SYSTEM) -> ImageRecord:
+    async def try_to_pull(self, number: int, *sizes: int, system: str = SYSTEM) -> ImageRecord:
         """Pull an image whose file has this much of the base's data, then of other data."""
         builder, digest = self.bench.builder, Digest.of(b"%d" % number)
-        position, parts = 96, []
+        content, parts = os.urandom(96), []
         for name, size in zip((BASE_DATA, NEW_DATA), sizes, strict=False):
-            parts.append((name, [(0, position, size)]))
-            position += size
+            parts.append((name, [(0, len(content), size)]))
+            content += PACKS[name][:size]
         builder.data = PackedData.collect(parts)
-        builder.content = os.urandom(position + number)
+        builder.content = content + os.urandom(number)
         self.bench.source.manifest = self.bench.source.index = digest
-        record = await self.bench.pull(f"lib/image:{number}", system=system)
+        return await self.bench.pull(f"lib/image:{number}", system=system)
+
+    async def pull(self, number: int, *sizes: int, system: str = SYSTEM) -> ImageRecord:
+        """Pull an image as `try_to_pull`, and check that it is READY."""
+        record = await self.try_to_pull(number, *sizes, system=system)
         assert record.status is State.READY, record.status_message
         return record
 
@@ -131,27 +144,23 @@ def site(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Site:
         return await install(*arguments)
 
     monkeypatch.setattr(LocalDirectory, "install", observe)
-    monkeypatch.setattr(delta, "LEAST_BYTES", COMMON_BYTES)
+    monkeypatch.setattr(delta, "LEAST_BYTES", COMMON_BYTES - delta.RANGE_COST)
     return site
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_image_that_shares_most_is_the_base(site: Site) -> None:
-    """Of the images on the system that have the same data, that with most of it is named."""
+    """Of the images on the system that have the same data, that with most of it is named.
+
+    Of two with equally much of it, that with fewer ranges is.
+    """
     await site.pull(1, COMMON_BYTES)
     await site.pull(2, 3 * COMMON_BYTES)
     await site.pull(3, 2 * COMMON_BYTES, COMMON_BYTES)
     await site.pull(4, 4 * COMMON_BYTES, COMMON_BYTES)
     assert site.deltas[:2] == [None, site.source(1, SharedRange(96, 96, COMMON_BYTES))]
-    ranges = (
-        SharedRange(96, 96, 2 * COMMON_BYTES),
-        SharedRange(96 + 4 * COMMON_BYTES, 96 + 2 * COMMON_BYTES, COMMON_BYTES),
-    )
     assert site.deltas[2] == site.source(2, SharedRange(96, 96, 2 * COMMON_BYTES))
-    assert site.deltas[3] in {
-        site.source(2, SharedRange(96, 96, 3 * COMMON_BYTES)),
-        site.source(3, *ranges),
-    }
+    assert site.deltas[3] == site.source(2, SharedRange(96, 96, 3 * COMMON_BYTES))
 
 
 @pytest_twisted.ensureDeferred
@@ -206,6 +215,48 @@ async def test_a_changed_file_is_no_base(site: Site, damage: Callable[[Path], No
     damage(site.path(2))
     await site.pull(3, 2 * COMMON_BYTES)
     assert site.deltas[-1] == site.source(1, SharedRange(96, 96, COMMON_BYTES))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_base_is_tried_once(site: Site) -> None:
+    """If the result has the wrong digest, the next delivery uses another base."""
+    await site.pull(1, 2 * COMMON_BYTES)
+    path = site.path(1)
+    status = path.stat()
+    path.write_bytes(os.urandom(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    await site.pull(2, COMMON_BYTES)
+    await site.pull(3, 2 * COMMON_BYTES)
+    shared_range = SharedRange(96, 96, COMMON_BYTES)
+    assert site.deltas[1:] == [site.source(1, shared_range), site.source(2, shared_range)]
+
+
+FAILURES = {
+    DeliveryFailed("The disk is broken."): State.READY,
+    RetryLater(0, "the system", DeliveryFailed("The disk hangs.")): State.READY,
+    TimedOut("The limit was reached."): State.READY,
+    NoSpace("The disk is full."): State.FAILURE,
+}
+"""Errors of deliveries from a base, and the state after the next attempt."""
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+@pytest_twisted.ensureDeferred
+async def test_a_base_that_fails_a_delivery_is_avoided(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: GatewayError
+) -> None:
+    """The next attempt sends the whole file; a full disk says nothing of the base."""
+    await site.pull(1, COMMON_BYTES)
+    install = LocalDirectory.install
+
+    async def fail(*arguments: Any) -> Any:
+        if arguments[-1] is not None:
+            raise error
+        return await install(*arguments)
+
+    monkeypatch.setattr(LocalDirectory, "install", fail)
+    assert (await site.try_to_pull(2, COMMON_BYTES)).status in {State.FAILURE, State.PENDING}
+    assert (await site.try_to_pull(2, COMMON_BYTES)).status is FAILURES[error]
 
 
 @pytest_twisted.ensureDeferred
