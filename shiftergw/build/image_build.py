@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.build.check import check
 from shiftergw.build.converted import (
     ConvertedFiles,
+    disk_errors,
     hold,
     install,
     make_empty,
@@ -182,10 +183,13 @@ class ImageBuild:
     async def _convert(self, plan: Plan) -> BuiltImage:
         """Write and check the converted file; return it as it will be in its place.
 
-        What the converter can repair is repaired once, and the file is written anew.
+        What the converter can repair is repaired once, and the file is written anew. An error of
+        the system may come from a bad sector below what the converter reads, also of a new file
+        that shares blocks with it. A full disk is no matter of repairs.
         """
         try:
-            return await self._write(plan)
+            with disk_errors():
+                return await self._write(plan)
         except (BlobCorrupt, ConversionFailed):
             with self._measure_stage("repair"):
                 is_repaired = await self.converter.repair()

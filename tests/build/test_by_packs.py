@@ -5,6 +5,7 @@ What every builder promises is in `test_builder.py` and `test_converted.py`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -20,11 +21,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.build.pack_places import PackPlaces, PackSweep
-from shiftergw.errors import BlobCorrupt
+from shiftergw.errors import BlobCorrupt, NoSpace
 from shiftergw.model.images import Digest
 from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squashfs.superblock import SIZE, Superblock
+from tests.build.bad_sector import bad_sector
 from tests.build.packing import ComingLayer
 from tests.build.parts import content_of, converter
 from tests.build.site import DAY, ID, OTHER_ID, Site, StoredLayer, real
@@ -191,6 +193,40 @@ async def test_a_pack_that_is_damaged_is_made_again(
     assert site.states == ["PACKING", "COMPOSITION", "REPAIR", "COMPOSITION", "CHECK"]
     other_image = await site.build_image(layers, image_id=OTHER_ID)
     assert (site.runs, other_image.sha256) == (3, image.sha256)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_shared"), [(errno.EIO, False), (errno.EUCLEAN, False), (errno.EIO, True)]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_pack_that_the_disk_cannot_read_is_made_again(
+    counting_site: CountingSite, code: int, is_shared: bool
+) -> None:
+    """A bad sector shows while the image is composed or, where blocks are shared, checked."""
+    site = counting_site
+    layers = [site.layer([entry("a", NOISE)]), site.layer([entry("b", NOISE[1:])])]
+    first = await site.build_image(layers)
+    site.states.clear()
+    with bad_sector(site.packs[0], code, is_shared=is_shared):
+        second = await site.build_image(layers, image_id=OTHER_ID)
+    assert (site.runs, second.sha256) == (3, first.sha256)
+    states = [state for state in site.states if state != "CHECK"]
+    assert states == ["PACKING", "COMPOSITION", "REPAIR", "COMPOSITION"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_is_no_damage_of_packs(
+    counting_site: CountingSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pack is hashed for it."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shiftergw.build.by_packs.compose", fail)
+    with pytest.raises(NoSpace):
+        await counting_site.build_image([counting_site.layer([entry("a", NOISE)])])
+    assert counting_site.states == ["PACKING", "COMPOSITION"]
 
 
 @pytest_twisted.ensureDeferred
