@@ -8,7 +8,6 @@ damaged or the image itself is wrong, whose layers may belong to other images to
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -73,19 +72,14 @@ class BlobCaches:
 
     def of(self, image: ResolvedImage) -> BlobCache:
         """Return the cache that an image's blobs belong in."""
-        place, source = self._place_of(image), image.location
+        place, source = blobs.place_of(self._directory, image), image.location
         new = BlobFiles(place, self._threads, self._clock, self._budget, source)
         return self._caches.setdefault((place, source), new)
 
-    def _place_of(self, image: ResolvedImage) -> Path:
-        if not image.private:
-            return self._directory
-        origin = f"{image.location}\n{image.repository}".encode()
-        return self._directory / blobs.PRIVATE / hashlib.sha256(origin).hexdigest()[:32]
-
     async def sizes_of(self, image: ResolvedImage) -> list[int]:
         """Return how many bytes of each layer are here, in the image's order; change nothing."""
-        return await self._threads.run(blobs.present_sizes, self._place_of(image), image.layers)
+        place = blobs.place_of(self._directory, image)
+        return await self._threads.run(blobs.present_sizes, place, image.layers)
 
     async def sweep(self, before: float) -> int:
         """Remove blobs that were last used before this time, and are not now; return how many."""
@@ -155,28 +149,27 @@ class BlobFiles:
         if not self._inodes[path]:
             del self._inodes[path]
 
-    async def check_space(self, descriptors: Sequence[Descriptor]) -> None:
+    async def check_space(
+        self, descriptors: Sequence[Descriptor], *, with_packs: bool = False
+    ) -> None:
         """Refuse blobs that cannot fit, even if all unused files were removed."""
-        missing, room = await self._threads.run(self._space, descriptors)
-        if missing > room:
+        size, room = await self._threads.run(self._space, descriptors, with_packs)
+        if size > room:
+            packs = " and the converted layers that are made of them" if with_packs else ""
             raise NoSpace(
-                f"The image's layers need {amount(missing)} and the gateway's cache has"
-                f" {amount(room)} for them."
+                f"The image's layers{packs} need at least {amount(size)}, and the gateway's cache"
+                f" has {amount(room)} for them."
             )
 
-    def _space(self, descriptors: Sequence[Descriptor]) -> tuple[int, int]:
-        """Return the missing bytes of these blobs, and the bytes of room for them.
+    def _space(self, descriptors: Sequence[Descriptor], with_packs: bool) -> tuple[int, int]:
+        """Return the bytes that these blobs still need, and the bytes of room for them.
 
         Removes nothing: the sizes are what a manifest claims, and it may claim anything.
         """
-        missing = 0
-        distinct = {BlobPaths.of(self._directory, blob.digest): blob.size for blob in descriptors}
-        for blob, size in distinct.items():
-            if not blobs.is_whole(blob.whole, size):
-                missing += max(0, size - blobs.size_of(blob.partial))
-        blob_files = {blob.whole for blob in distinct}
+        size = blobs.needed_size(self._directory, descriptors, with_packs=with_packs)
+        blob_files = {BlobPaths.of(self._directory, blob.digest).whole for blob in descriptors}
         with disk_errors():
-            return missing, self._budget.room(self._directory, blob_files, enough=missing)
+            return size, self._budget.room(self._directory, blob_files, enough=size)
 
     def _make_room(self, paths: BlobPaths, size: int, is_full: bool) -> bool:
         with disk_errors():

@@ -14,6 +14,7 @@ since its users would fail anyway. All functions block; `lock` and `hold` only f
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -27,7 +28,7 @@ from pathlib import Path
 from threading import Event
 
 from shiftergw.cache.partial import disk_errors
-from shiftergw.model.images import Descriptor, Digest
+from shiftergw.model.images import Descriptor, Digest, ResolvedImage
 from shiftergw.plumbing.disk_budget import RemovableFiles
 from shiftergw.plumbing.files import closed_on_error, sync_directory
 from shiftergw.plumbing.hashing import hash_file
@@ -102,6 +103,20 @@ def present_sizes(directory: Path, descriptors: Sequence[Descriptor]) -> list[in
         blob, size = BlobPaths.of(directory, descriptor.digest), descriptor.size
         sizes.append(size if is_whole(blob.whole, size) else min(size_of(blob.partial), size))
     return sizes
+
+
+def needed_size(directory: Path, descriptors: Sequence[Descriptor], *, with_packs: bool) -> int:
+    """Return how many bytes the download of these blobs below a directory adds at least.
+
+    A blob counts once. With packs, half of all sizes is added: a pack is about as large as its
+    layer, but may be smaller, by a better compression or because files occur twice.
+    """
+    blobs = list({descriptor.digest: descriptor for descriptor in descriptors}.values())
+    size = sum(blob.size for blob in blobs)
+    growth = size - sum(present_sizes(directory, blobs))
+    if with_packs:
+        growth += size // 2
+    return growth
 
 
 def hold(path: Path, size: int) -> int | None:
@@ -211,6 +226,14 @@ class CachedBlobs:
                 for whole, files in _blobs_in(place)
                 if files.use_time < before
             )
+
+
+def place_of(root: Path, image: ResolvedImage) -> Path:
+    """Return the directory that has the blobs of an image."""
+    if not image.private:
+        return root
+    origin = f"{image.location}\n{image.repository}".encode()
+    return root / PRIVATE / hashlib.sha256(origin).hexdigest()[:32]
 
 
 def places_in(root: Path) -> list[Path]:

@@ -119,7 +119,7 @@ class Pipeline:
         """Raise `NoSpace` if the image surely does not fit on this machine's disks."""
         packed_layers = await self.find_packs(image, options)
         new_layers = [layer for layer in image.layers if layer.digest not in packed_layers]
-        await self._cache_of(image).check_space(new_layers)
+        await self._cache_of(image).check_space(new_layers, with_packs=options.uses_packs)
         await self._builder.check_space(image.download_size)
 
     @asynccontextmanager

@@ -97,11 +97,16 @@ class BlobCache(Protocol):
         """
         ...
 
-    async def check_space(self, descriptors: Sequence[Descriptor]) -> None:
-        """Raise `NoSpace` if these blobs cannot fit; removes nothing.
+    async def check_space(
+        self, descriptors: Sequence[Descriptor], *, with_packs: bool = False
+    ) -> None:
+        """Raise `NoSpace` if these blobs surely do not fit; removes nothing.
 
         The sizes are only claims of a manifest. Space is freed while bytes arrive: blobs in use
-        stay, and the least recently used blobs are removed first.
+        stay, and the least recently used blobs are removed first. `with_packs` tells that packs of
+        these blobs will lie in `pack_directory`: as for the image (`ImageBuilder.check_space`),
+        half of the size of the blobs is required, and also of those that are there. The blobs stay
+        until the image is made.
         """
         ...
 

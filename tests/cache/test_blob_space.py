@@ -133,3 +133,20 @@ async def test_sizes_of_layers(tmp_path: Path, threads: Threads) -> None:
     assert await caches.sizes_of(image) == [4]
     path.with_name(f"{path.name}.partial").write_bytes(bytes(BLOB.size + 1))
     assert await caches.sizes_of(image) == [BLOB.size]
+
+
+@pytest_twisted.ensureDeferred
+async def test_packs_need_room_beside_their_layers(tmp_path: Path, threads: Threads) -> None:
+    """Half of the size of each layer is required, also of one that is here; the error says so."""
+    root, content = tmp_path / "cache", bytes(400_000)
+    old_blob = Descriptor(Digest.of(content), len(content))
+    new_blob, huge_blob = (Descriptor(Digest.of(b"new"), size) for size in (400_000, 800_000))
+    with small_disk(root, "size=1m"):
+        cache = BlobCaches(root, threads, reactor).of(image_of("a", private=False))
+        await fetch_blob(cache, old_blob, Source(content), ignore)
+        await cache.check_space([old_blob], with_packs=True)
+        await cache.check_space([old_blob, new_blob])
+        with pytest.raises(NoSpace, match=r"layers and the converted layers .* at least 800 kB"):
+            await cache.check_space([old_blob, new_blob, new_blob], with_packs=True)
+        with pytest.raises(NoSpace, match="image's layers need at least 800 kB"):
+            await cache.check_space([old_blob, huge_blob])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from shiftergw.model.images import BuiltImage, Descriptor, Digest, ImageConfig
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobSink
 from shiftergw.states import check_step
+from tests.build.bad_sector import bad_sector
 from tests.build.parts import content_of
 from tests.build.test_by_packs import damage_metadata
 from tests.job.pipeline_bench import (
@@ -101,16 +103,17 @@ async def test_a_layer_with_a_pack_is_not_downloaded(
     packed_image: PackedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The image is the same, and its layers count as fetched from the beginning."""
-    spaces: list[Sequence[Descriptor]] = []
+    spaces: list[tuple[Sequence[Descriptor], bool]] = []
 
-    async def check_space(layers: Sequence[Descriptor]) -> None:
-        spaces.append(layers)
+    async def check_space(layers: Sequence[Descriptor], *, with_packs: bool) -> None:
+        spaces.append((layers, with_packs))
 
     monkeypatch.setattr(packed_image.bench.cache, "check_space", check_space)
     await packed_image.bench.pipeline.check_space(packed_image.image, packed_image.bench.options)
     squashfs = await packed_image.build()
     assert content_of(squashfs.path)["data"][2]
-    assert (packed_image.downloads, packed_image.bench.cached_files(), spaces) == ([], [], [[]])
+    assert (packed_image.downloads, packed_image.bench.cached_files()) == ([], [])
+    assert spaces == [([], True)]
     fetches = [progress for progress in packed_image.watcher.progress if progress.stage == "fetch"]
     total = len(LOWER) + len(UPPER)
     assert {(progress.done, progress.total) for progress in fetches} == {(total, total)}
@@ -176,6 +179,17 @@ async def test_a_damaged_pack_has_its_layer_fetched_again(
     assert any(packed_image.file_of(damaged_layers[0]).name in text for text in texts)
     for (before, _), (after, _) in pairwise(packed_image.watcher.stages):
         check_step(before, after)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bad_sector_has_a_layer_fetched_again(packed_image: PackedImage) -> None:
+    """The disk cannot read the data of a pack whose layer is not here: one pull mends that."""
+    layer = packed_image.image.layers[0]
+    with bad_sector(packed_image.file_of(layer), errno.EIO):
+        squashfs = await packed_image.build()
+    assert content_of(squashfs.path)["data"][2]
+    assert packed_image.downloads == [layer.digest]
+    assert len(packs_of(packed_image.bench)) == 2
 
 
 @pytest_twisted.ensureDeferred

@@ -194,7 +194,7 @@ class Cache:
         report(blob.size)
         yield Path("/nowhere")
 
-    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
+    async def check_space(self, blobs: Sequence[Descriptor], *, with_packs: bool = False) -> None:
         """Raise `NoSpace` if the cache is full."""
         if self.full:
             raise NoSpace("The gateway's cache is full.")
