@@ -39,12 +39,25 @@ class FileGroups:
     locks: tuple[str, ...] = (".lock",)
 
     def sweep(self, before: float) -> int:
-        """Remove each group whose last touch was before this time; return their number."""
-        return sum(
-            self.remove(base, group, before)
-            for base, group in self.by_base().items()
-            if self._last_use(group) < before
-        )
+        """Remove each group whose last touch was before this time; return their number.
+
+        Of the other groups, temporary files that are as old are removed: the process that wrote
+        them was killed, and a group that is always in use would keep them.
+        """
+        count = 0
+        for base, group in self.by_base().items():
+            if self._last_use(group) < before and self.remove(base, group, before):
+                count += 1
+            else:
+                self._remove_temporary_files(group, before)
+        return count
+
+    def _remove_temporary_files(self, group: Sequence[Path], before: float) -> None:
+        """Remove the temporary files of a group that were last written before this time."""
+        for path in group:
+            with suppress(FileNotFoundError):
+                if path.name.startswith(".") and path.stat().st_mtime < before:
+                    path.unlink()
 
     def list_removable(self) -> list[RemovableFiles]:
         """Return all groups, as `FileKind` says."""
