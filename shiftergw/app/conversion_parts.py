@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from shiftergw.app.locations import layout_directories
 from shiftergw.build.builder import SquashBuilder
 from shiftergw.build.converted import converted_groups
-from shiftergw.build.pack_files import last_uses
-from shiftergw.build.pack_places import PackPlaces, PackSweep
+from shiftergw.build.pack_places import PackPlaces, PackSweep, last_uses
 from shiftergw.build.pack_scrub import PackScrub
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.cache.blobs import CachedBlobs, pack_directories

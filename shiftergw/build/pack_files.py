@@ -25,7 +25,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ from threading import Event
 from twisted.logger import Logger
 
 from shiftergw.build import pack_sidecar
-from shiftergw.build.pack_measures import measure, measuring
+from shiftergw.build.pack_measures import measure
 from shiftergw.build.pack_sidecar import Measures, Sidecar
 from shiftergw.errors import (
     BlobCorrupt,
@@ -57,8 +57,8 @@ from shiftergw.plumbing.locks import tried_lock, try_share
 
 _log = Logger()
 
-_UNREADABLE = (ValueError, KeyError, TypeError, GatewayError)
-"""Errors of a pack or a sidecar with damaged bytes."""
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, GatewayError)
+"""Errors of a pack or a sidecar that is read; all but `OSError` are of damaged bytes."""
 
 _DAMAGES = frozenset({errno.EIO, errno.EUCLEAN, errno.EFBIG, errno.EINVAL, errno.EISDIR})
 """Errors of a file that the disk has damaged, or that is not the file it should be."""
@@ -110,6 +110,14 @@ class PackFiles:
         self.scrub_mark = directory / f"{base}.scrub"
         self.early_lock = directory / f"{base}-early.lock"
         self.part = directory / f"{base}.{secrets.token_hex(4)}.part"
+
+    @classmethod
+    def of_pack(cls, path: Path) -> PackFiles | None:
+        """Return the names of the files of the pack at `path`; None if that names no pack."""
+        if _BASE.fullmatch(path.stem) is None:
+            return None
+        digits, key = path.stem.split("-", 1)
+        return cls(path.parent, Digest(_ALGORITHMS[len(digits)], digits), key)
 
     def exist(self) -> bool:
         """Return whether the pack and its sidecar are in place. Blocks."""
@@ -166,7 +174,7 @@ def find_pack(files: PackFiles, stop: Event) -> Pack | None:
         problem = "its bytes have changed"
     except FileNotFoundError:
         return None
-    except (OSError, *_UNREADABLE) as error:
+    except READ_ERRORS as error:
         problem = str(error)
     _warn(files, problem)
     return None
@@ -182,8 +190,8 @@ def remove_damaged_pack(files: PackFiles, stop: Event) -> bool:
     try:
         if _has_digests(files, pack_sidecar.read(files.sidecar, stop), stop):
             return False
-    except (*_UNREADABLE, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in {*_DAMAGES, errno.ENOENT}:
+    except READ_ERRORS as error:
+        if not is_damage(error) and not isinstance(error, FileNotFoundError):
             raise
         problem = str(error)
     if files.exist():
@@ -193,27 +201,9 @@ def remove_damaged_pack(files: PackFiles, stop: Event) -> bool:
     return True
 
 
-def comparing(files: PackFiles) -> Generator[int, None, bool]:
-    """Compare a pack with the digests of its sidecar, piece by piece; yield the bytes of each.
-
-    Returns whether they are the same and the sidecar is sound. Raises `FileNotFoundError` if the
-    pack is gone, and `OSError` for a failure that is not damage. The bytes are read from the disk
-    and not from the page cache, which may have the right bytes although the disk does not. They do
-    not stay in the page cache either.
-    """
-    try:
-        head = pack_sidecar.read_head(files.sidecar)
-        yield files.sidecar.stat().st_size
-        with files.pack.open("rb") as file:
-            descriptor = file.fileno()
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            present = yield from measuring(descriptor, head.contents)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return replace(present, mtime_ns=head.measures.mtime_ns) == head.measures
-    except (*_UNREADABLE, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _DAMAGES:
-            raise
-        return False
+def is_damage(error: Exception) -> bool:
+    """Return whether one of `READ_ERRORS` says that the disk has damaged the file."""
+    return not isinstance(error, OSError) or error.errno in _DAMAGES
 
 
 def _warn(files: PackFiles, problem: str) -> None:
@@ -249,7 +239,7 @@ def promises_pack(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:
         return _is_unchanged(files, head.measures) and all(
             diff_id is None or diff_id.algorithm == head.diff_id.algorithm for diff_id in diff_ids
         )
-    except (OSError, *_UNREADABLE):
+    except READ_ERRORS:
         return False
 
 
@@ -278,28 +268,7 @@ def remove_abandoned_parts(directory: Path) -> int:
     return number
 
 
-def list_packs(directory: Path) -> list[PackFiles]:
-    """Return the packs in a directory, which need not exist, that have a sidecar."""
-    bases = [path.stem for path in directory.glob("*.pack") if _BASE.fullmatch(path.stem)]
-    digests_and_keys = [base.split("-", 1) for base in bases]
-    packs = [
-        PackFiles(directory, Digest(_ALGORITHMS[len(digits)], digits), key)
-        for digits, key in digests_and_keys
-    ]
-    return [files for files in packs if files.exist()]
-
-
 def pack_groups(directory: Path) -> FileGroups:
     """Return the groups of files of the packs in a directory."""
     locks = ".lock", "-early.lock"
     return FileGroups(directory, _BASE, ".pack", (".index", ".part"), (".scrub",), locks)
-
-
-def last_uses(directory: Path) -> dict[str, float]:
-    """Return when a pack of each layer was last used, by the hexadecimal digits of its digest."""
-    uses: dict[str, float] = {}
-    for path in directory.glob("*.index"):
-        with suppress(FileNotFoundError):
-            layer = path.name.partition("-")[0]
-            uses[layer] = max(path.stat().st_mtime, uses.get(layer, 0.0))
-    return uses

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shiftergw.build.converted import disk_errors
-from shiftergw.build.pack_files import pack_groups, remove_abandoned_parts
+from shiftergw.build.pack_files import PackFiles, pack_groups, remove_abandoned_parts
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.disk_budget import RemovableFiles
@@ -30,6 +31,13 @@ class PackPlaces:
         return [
             files for place in self.list_places() for files in pack_groups(place).list_removable()
         ]
+
+    def list_packs(self) -> list[PackFiles]:
+        """Return the packs of all places that have a sidecar."""
+        packs = (
+            PackFiles.of_pack(path) for place in self.list_places() for path in place.glob("*.pack")
+        )
+        return [files for files in packs if files is not None and files.exist()]
 
     def sweep(self, before: float) -> int:
         """Remove the packs that were last used before this time; return how many were removed.
@@ -54,3 +62,13 @@ class PackSweep:
         """Remove the packs that were last used before this time; return how many were removed."""
         with disk_errors():
             return await self._threads.run(self._packs.sweep, before)
+
+
+def last_uses(directory: Path) -> dict[str, float]:
+    """Return when a pack of each layer was last used, by the hexadecimal digits of its digest."""
+    uses: dict[str, float] = {}
+    for path in directory.glob("*.index"):
+        with suppress(FileNotFoundError):
+            layer = path.name.partition("-")[0]
+            uses[layer] = max(path.stat().st_mtime, uses.get(layer, 0.0))
+    return uses

@@ -5,14 +5,21 @@ A layer that is read is compared with its `diff_id`, but the data of packs is co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from twisted.logger import Logger
+
+from shiftergw.build import pack_sidecar
 from shiftergw.build.converted import disk_errors
-from shiftergw.build.pack_files import PackFiles, comparing, list_packs, remove_damaged_pack
+from shiftergw.build.pack_files import READ_ERRORS, PackFiles, is_damage, remove_damaged_pack
+from shiftergw.build.pack_measures import measuring
+from shiftergw.plumbing.disk_errors import DISK_FULL
+from shiftergw.plumbing.exhaustion import is_exhaustion
 from shiftergw.plumbing.file_groups import last_touch
 from shiftergw.plumbing.locks import tried_file_lock
 from shiftergw.plumbing.timing import pause
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
 
     from shiftergw.build.pack_places import PackPlaces
     from shiftergw.plumbing.threads import Threads
+
+_log = Logger()
 
 BYTES_PER_SECOND = 20 << 20
 """The speed at which packs are read: a terabyte takes 15 hours, and pulls do not notice."""
@@ -56,6 +65,8 @@ class PackScrub:
         self._threads = threads
         self._clock = clock
         self._lock = lock
+        self._failure_times: dict[Path, float] = {}
+        """When the reading of a pack failed for another reason than damage."""
 
     async def scrub(self, before: float) -> int:
         """See the port."""
@@ -69,27 +80,52 @@ class PackScrub:
     def _list_due(self, before: float) -> list[PackFiles]:
         """Return the packs that were last hashed before this time, the longest ago first.
 
-        A pack was hashed when it was made.
+        A pack was hashed when it was made. An attempt that failed counts, too: a pack that cannot
+        be read is tried as seldom as others are hashed, and does not come first each time.
         """
         times = {
-            files: last_touch([files.pack, files.scrub_mark])
-            for place in self._packs.list_places()
-            for files in list_packs(place)
+            files: max(
+                last_touch([files.pack, files.scrub_mark]),
+                self._failure_times.get(files.pack, 0.0),
+            )
+            for files in self._packs.list_packs()
         }
         return sorted((files for files in times if times[files] < before), key=times.__getitem__)
 
     async def _scrub_all(self, packs: list[PackFiles]) -> int:
+        """Hash these packs; return how many damaged ones were removed.
+
+        One that cannot be read keeps no other from it. An error that is not about one file (a full
+        disk, a lack of descriptors) ends the round.
+        """
         count = 0
         for files in packs:
-            if await self._is_sound(files):
-                await self._threads.run(_mark, files)
+            try:
+                count += await self._scrub_pack(files)
+            except OSError as error:
+                if is_exhaustion(error) or error.errno in DISK_FULL:
+                    raise
+                self._failure_times[files.pack] = self._clock.seconds()
+                _log.warn(
+                    "the pack {path} could not be read or removed ({problem}), so nobody knows"
+                    " whether it is damaged: check the permissions and the disk",
+                    path=str(files.pack),
+                    problem=str(error),
+                )
             else:
-                count += await self._remove(files)
+                self._failure_times.pop(files.pack, None)
         return count
+
+    async def _scrub_pack(self, files: PackFiles) -> bool:
+        """Hash a pack; return whether it was damaged, and is removed."""
+        if await self._is_sound(files):
+            await self._threads.run(_mark, files)
+            return False
+        return await self._remove(files)
 
     async def _is_sound(self, files: PackFiles) -> bool:
         """Read a pack slowly; return whether it has its digests, or is gone."""
-        comparison = _Comparison(comparing(files))
+        comparison = _Comparison(_comparing(files))
         try:
             while size := await self._threads.run(comparison.step):
                 await pause(size / BYTES_PER_SECOND, self._clock)
@@ -104,6 +140,29 @@ class PackScrub:
             if not is_alone:
                 return False  # a process makes it again, or removes it
             return await self._threads.run_until(stop.set, remove_damaged_pack, files, stop)
+
+
+def _comparing(files: PackFiles) -> Generator[int, None, bool]:
+    """Compare a pack with the digests of its sidecar, piece by piece; yield the bytes of each.
+
+    Returns whether they are the same and the sidecar is sound. Raises `FileNotFoundError` if the
+    pack is gone, and `OSError` for a failure that is not damage. The bytes are read from the disk
+    and not from the page cache, which may have the right bytes although the disk does not. They do
+    not stay in the page cache either.
+    """
+    try:
+        head = pack_sidecar.read_head(files.sidecar)
+        yield files.sidecar.stat().st_size
+        with files.pack.open("rb") as file:
+            descriptor = file.fileno()
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            present = yield from measuring(descriptor, head.contents)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return replace(present, mtime_ns=head.measures.mtime_ns) == head.measures
+    except READ_ERRORS as error:
+        if not is_damage(error):
+            raise
+        return False
 
 
 def _mark(files: PackFiles) -> None:

@@ -179,6 +179,30 @@ async def test_a_pack_that_is_removed_meanwhile(
     assert site.marks() == [True, False]
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE])
+@pytest_twisted.ensureDeferred
+async def test_a_pack_that_cannot_be_read(site: ScrubSite, code: int) -> None:
+    """The log names it, the others are hashed, and it is tried again when they are due again."""
+    read_head, unreadable = pack_sidecar.read_head, site.packs[1]
+
+    def fail(path: Path) -> Any:
+        if path == unreadable.sidecar:
+            raise OSError(code, os.strerror(code), str(path))
+        return read_head(path)
+
+    site.clock.advance(DUE)
+    with pytest.MonkeyPatch.context() as patch, capturedLogs() as log:
+        patch.setattr(pack_sidecar, "read_head", fail)
+        assert await site.scrub() == 0
+    assert site.marks() == [True, False]
+    texts = [formatEvent(event) or "" for event in log]
+    assert [text for text in texts if f"the pack {unreadable.pack} could not be read" in text]
+    assert await site.scrub() == 0
+    assert site.marks() == [True, False]
+    assert await site.scrub(DUE + 1) == 0
+    assert site.marks() == [True, True]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_failure_that_says_nothing_of_the_disk(
     site: ScrubSite, monkeypatch: pytest.MonkeyPatch
