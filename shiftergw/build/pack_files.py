@@ -161,8 +161,9 @@ def install_pack(
 def find_pack(files: PackFiles, stop: Event) -> Pack | None:
     """Return the pack that is in place, or None if there is none or it is damaged.
 
-    The file is hashed only if its size or its time is not what the sidecar says. Raises
-    `StopRequested` soon after `stop` is set.
+    The file is hashed only if its size or its time is not what the sidecar says. If only the time
+    differs (the file was restored from a backup, or moved), it is set back, so that the file is
+    hashed once. Raises `StopRequested` soon after `stop` is set.
     """
     try:
         sidecar = pack_sidecar.read(files.sidecar, stop)
@@ -221,10 +222,22 @@ def _is_unchanged(files: PackFiles, measures: Measures) -> bool:
 
 
 def _has_digests(files: PackFiles, sidecar: Sidecar, stop: Event) -> bool:
-    """Return whether a pack has the digests that its sidecar says."""
+    """Return whether a pack has the digests that its sidecar says; if so, set its time back."""
+    expected = sidecar.measures
     with files.pack.open("rb") as file:
         present = measure(file.fileno(), len(sidecar.digests), stop)
-    return replace(present, mtime_ns=sidecar.measures.mtime_ns) == sidecar.measures
+        is_sound = replace(present, mtime_ns=expected.mtime_ns) == expected
+        if is_sound and present.mtime_ns != expected.mtime_ns:
+            _set_time_back(file.fileno(), present.mtime_ns, expected.mtime_ns)
+    return is_sound
+
+
+def _set_time_back(descriptor: int, present_ns: int, mtime_ns: int) -> None:
+    """Give a file its time, where that is possible, unless it was written since `present_ns`."""
+    with suppress(OSError):
+        state = os.fstat(descriptor)
+        if state.st_mtime_ns == present_ns:
+            os.utime(descriptor, ns=(state.st_atime_ns, mtime_ns))
 
 
 def promises_pack(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:

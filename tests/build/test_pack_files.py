@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.build import pack_files
-from shiftergw.build.pack_files import PackFiles, find_pack, install_pack, pack_groups
+from shiftergw.build.pack_files import (
+    PackFiles,
+    find_pack,
+    install_pack,
+    pack_groups,
+    promises_pack,
+)
+from shiftergw.build.pack_measures import measure
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import Digest
 from shiftergw.oci.compression import StopRequested
@@ -93,11 +102,48 @@ def test_a_damaged_pack_is_none(files: PackFiles, damage: str) -> None:
 def test_a_pack_with_another_time_is_hashed(files: PackFiles) -> None:
     """A file with its old bytes and a new time is used; the hash of a large one can be stopped."""
     os.utime(files.pack, ns=(0, 0))
-    assert find_pack(files, Event()) is not None
     stop = Event()
     stop.set()
     with pytest.raises(StopRequested):
         find_pack(files, stop)
+    assert find_pack(files, Event()) is not None
+
+
+def test_a_restored_pack_is_hashed_once(files: PackFiles) -> None:
+    """A backup may keep no fractions of seconds; the hash proves the file, which gets its time."""
+    time = files.pack.stat().st_mtime_ns
+    os.utime(files.pack, (1e9, 1e9))
+    assert not promises_pack(files, [None])
+    assert find_pack(files, Event()) is not None
+    assert files.pack.stat().st_mtime_ns == time
+    assert promises_pack(files, [None])
+
+
+def test_a_pack_that_is_written_while_it_is_hashed(
+    files: PackFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not get the time that would prove its bytes."""
+
+    def measure_and_write(*arguments: Any) -> Any:
+        measures = measure(*arguments)
+        flip(files.pack, 110)
+        return measures
+
+    os.utime(files.pack, (1e9, 1e9))
+    monkeypatch.setattr(pack_files, "measure", measure_and_write)
+    assert find_pack(files, Event()) is not None
+    assert not promises_pack(files, [None])
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+def test_the_path_of_a_pack_names_its_other_files(tmp_path: Path, algorithm: str) -> None:
+    """Other files with the same suffix are no packs."""
+    digest = Digest(algorithm, hashlib.new(algorithm).hexdigest())
+    files = PackFiles(tmp_path, digest, "0" * 12)
+    same_files = PackFiles.of_pack(files.pack)
+    assert same_files is not None
+    assert (same_files.pack, same_files.sidecar) == (files.pack, files.sidecar)
+    assert PackFiles.of_pack(tmp_path / f"{digest.hex}.pack") is None
 
 
 def test_an_untouched_file_is_not_read(files: PackFiles) -> None:
