@@ -119,7 +119,7 @@ async def test_a_wrong_diff_id_is_refused_as_without_a_pack(bench: PipelineBench
     bench.config = ImageConfig(diff_ids=(Digest.of(b"other"), PROVEN.diff_ids[1]))
     with pytest.raises(BlobCorrupt, match="unpacks to other bytes"):
         await bench.convert(image)
-    assert len(bench.cached_files()) == 2
+    assert image.layers[0].digest.hex in bench.cached_files()
 
 
 @pytest.mark.parametrize("has_pack", [True, False])
