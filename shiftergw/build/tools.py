@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -33,5 +35,12 @@ class BuildTools:
 
     @property
     def slot_directory(self) -> Path:
-        """Return the directory of the slots that the packings of all processes share."""
-        return self.directory / "slots"
+        """Return the directory of the slots that all packings of this machine share.
+
+        Each machine has its own below `directory`, which several machines may mount: slots stand
+        for its processors and its memory.
+        """
+        name = quote(os.fsencode(os.uname().nodename), safe="")
+        if name.startswith("."):  # neither hidden nor the directory above
+            name = f"%2E{name[1:]}"
+        return self.directory / "slots" / name

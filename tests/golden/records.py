@@ -47,15 +47,17 @@ _HEX = re.compile(r"[0-9a-f]{64,128}|[0-9a-f]{32}|[0-9a-f]{24}|[0-9a-f]{16}|[0-9
 
 _TEMPORARY = re.compile(r"((?:^|/)\.[^/]+)\.[a-z0-9_]{8}$")
 _PART = re.compile(r"(?<=\.)[0-9a-f]{8}(?=\.part\b)")
+_MACHINE = re.compile(r"(?<=/slots/)[^/]+(?=/)")
 
 
 def plain_name(path: str) -> str:
     """Return a path with placeholders for the parts that differ in each run.
 
     `<N>` stands for a run of N hexadecimal digits (12 at least), `<random>` for what `tempfile`
-    appends to a hidden name, and for the mark of an incomplete converted file.
+    appends to a hidden name, and for the mark of an incomplete converted file, `<machine>` for the
+    machine that has the slots.
     """
-    path = _PART.sub("<random>", path)
+    path = _PART.sub("<random>", _MACHINE.sub("<machine>", path))
     return _TEMPORARY.sub(r"\1.<random>", _HEX.sub(lambda match: f"<{len(match[0])}>", path))
 
 
