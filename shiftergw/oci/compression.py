@@ -46,6 +46,10 @@ class StopRequested(Exception):
     """The caller's stop flag ended the work. The caller sees its own cancellation instead."""
 
 
+class WindowRefused(Exception):
+    """A zstd window is larger than the caller takes now: it reads the blob later."""
+
+
 def is_packed(magic: bytes) -> bool:
     """Return whether a file that begins with these four bytes is packed with gzip or zstd."""
     return magic.startswith(_GZIP_MAGIC) or is_frame(magic)
@@ -72,20 +76,22 @@ def decompress(
     report: Callable[[int], None] | None = None,
     *,
     is_last_reading: bool = False,
+    largest_window: int = WINDOW_LIMIT,
 ) -> Generator[bytes, None, None]:
     """Yield the whole uncompressed stream of a blob in pieces of at most about 256 KiB.
 
     Blocks: run it in a thread, and close it if you stop early. Calls `report` with the compressed
     bytes read so far. Raises `LayerInvalid` if the blob is damaged, ends too early, has bytes
-    after its end or needs too much memory, and `StopRequested` soon after `stop` is set, even while
-    the blob yields no output.
+    after its end or needs too much memory, `WindowRefused` if a zstd window has more bytes than
+    `largest_window`, and `StopRequested` soon after `stop` is set, even while the blob yields no
+    output.
 
     If it `is_last_reading`, the page cache is told to forget what was read, as far as it is on the
     disk: its memory is free for the files that are made of it.
     """
     with opening(stop) as blob, _translate_errors():
         source = _ForgettingSource(blob, stop) if is_last_reading else _Source(blob, stop)
-        for piece in _pieces(source):
+        for piece in _pieces(source, largest_window):
             if stop.is_set():
                 raise StopRequested
             if report is not None:
@@ -144,12 +150,18 @@ class _ForgettingSource(_Source):
 class _Window:
     """The memory for the window of one zstd stream; at most two streams have a large window."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: _Source, largest: int) -> None:
         self._source = source
+        self._largest = largest
         self._is_large = False
 
     def claim(self, size: int) -> None:
-        """Wait until a window of this size is allowed; raise `StopRequested` if the flag is set."""
+        """Wait until a window of this size is allowed; raise `StopRequested` if the flag is set.
+
+        Raises `WindowRefused` at once if it is larger than the caller takes.
+        """
+        if size > self._largest:
+            raise WindowRefused
         if size <= LARGE_WINDOW or self._is_large:
             return
         while not _LARGE_WINDOWS.acquire(timeout=_POLL_SECONDS):
@@ -180,12 +192,12 @@ def _translate_errors() -> Generator[None, None, None]:
         )
 
 
-def _pieces(source: _Source) -> Iterator[bytes]:
+def _pieces(source: _Source, largest_window: int) -> Iterator[bytes]:
     magic = source.peek()
     if magic.startswith(_GZIP_MAGIC):
         return _gunzip(source)
     if is_frame(magic):
-        return _unzstd(source)
+        return _unzstd(source, largest_window)
     return iter(lambda: source.read(PIECE), b"")
 
 
@@ -234,9 +246,9 @@ def _check_zeros(data: bytes, source: _Source) -> None:
         data = source.read(_READ_SIZE)
 
 
-def _unzstd(source: _Source) -> Iterator[bytes]:
+def _unzstd(source: _Source, largest_window: int) -> Iterator[bytes]:
     """Yield the content of all frames of a zstd file."""
-    window = _Window(source)
+    window = _Window(source, largest_window)
     frames = FrameReader(source.read, window.claim)
     unpacker = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)
     with (

@@ -23,6 +23,7 @@ from shiftergw.oci.paths import PATH_LIMIT, clean
 from shiftergw.oci.sparse import SparseMap, old_gnu_map, pax_map
 from shiftergw.oci.tar_stream import TarStream
 from shiftergw.oci.tree import NO_CONTENT, REGULAR, SPECIAL, SYMLINK
+from shiftergw.oci.zstd_frames import WINDOW_LIMIT
 
 DIRECTORY = 16
 HARDLINK = 17
@@ -98,6 +99,8 @@ def index_layer(
     stop: Event,
     report: Callable[[int], None] | None = None,
     read_file: ReadFile | None = None,
+    *,
+    largest_window: int = WINDOW_LIMIT,
 ) -> LayerIndex:
     """Read a layer once, from its first byte to its last, and return its index.
 
@@ -105,7 +108,8 @@ def index_layer(
     far and `read_file` with each regular file that is not empty, and updates `budget`. Without
     `diff_id` the stream is hashed, with SHA-256, only if there is a `read_file`. Raises
     `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt` if the uncompressed stream does not have the
-    digest `diff_id`, `StopRequested` soon after `stop` is set, and the errors of `read_file`.
+    digest `diff_id`, `StopRequested` soon after `stop` is set, `WindowRefused` (see `decompress`),
+    and the errors of `read_file`.
     """
     index = LayerIndex()
     entries, names_size, zeros = index.entries, 0, 0
@@ -127,7 +131,10 @@ def index_layer(
     algorithm = diff_id.algorithm if diff_id else "sha256"
     is_packed = read_file is not None
     is_hashed = diff_id is not None or is_packed
-    with closing(decompress(opening, stop, read, is_last_reading=is_packed)) as pieces:
+    pieces = decompress(
+        opening, stop, read, is_last_reading=is_packed, largest_window=largest_window
+    )
+    with closing(pieces):
         stream = TarStream(count(pieces), hashlib.new(algorithm) if is_hashed else None)
         for entry in read_entries(stream):
             entries.append(entry)

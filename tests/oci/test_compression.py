@@ -14,7 +14,7 @@ import zstandard
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci import compression
-from shiftergw.oci.compression import StopRequested, decompress, opening_of
+from shiftergw.oci.compression import StopRequested, WindowRefused, decompress, opening_of
 
 PLAIN = b"".join(b"line %d\n" % n for n in range(200_000))
 HALF = len(PLAIN) // 2
@@ -198,6 +198,19 @@ def test_a_single_segment_has_the_same_limit(tmp_path: Path) -> None:
     frame = bytes.fromhex("28b52ffd a0 00000010")  # 256 MiB
     with pytest.raises(LayerInvalid, match="a window of 256 MB"):
         read(tmp_path, frame)
+
+
+def test_a_window_that_the_caller_refuses(tmp_path: Path) -> None:
+    """A reader that must not wait for memory reads blobs with windows of at most its limit."""
+    path = tmp_path / "blob"
+    for window_log, is_refused in ((23, False), (24, True)):
+        path.write_bytes(long_window(PLAIN, window_log))
+        pieces = decompress(opening_of(path), Event(), largest_window=compression.LARGE_WINDOW)
+        if is_refused:
+            with pytest.raises(WindowRefused):
+                next(pieces)
+        else:
+            assert b"".join(pieces) == PLAIN
 
 
 @pytest.mark.parametrize("kind", ["window", "single segment"])
