@@ -27,7 +27,7 @@ from shiftergw.build.converter import BuildRequest, LayerConverter, timeout_erro
 from shiftergw.build.examination import drain_indexes
 from shiftergw.build.stage_meter import StageMeter
 from shiftergw.build.tools import BuildTools
-from shiftergw.errors import BlobCorrupt, ConversionFailed, RetryLater
+from shiftergw.errors import BlobCorrupt, ConversionFailed, NoSpace, RetryLater
 from shiftergw.model.images import BuiltImage
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.flatten import Plan, flatten
@@ -175,10 +175,12 @@ class ImageBuild:
 
         return await self.tools.threads.run_until(stop.set, plan)
 
-    def _make_room(self) -> None:
-        """Remove unused files until the image has room. Blocks."""
+    def _make_room(self, *, is_full: bool = False) -> bool:
+        """Remove unused files until the image has room; see `DiskBudget.make_room`. Blocks."""
         tools = self.tools
-        tools.budget.make_room(tools.directory, self.converter.space(), is_estimate=True)
+        return tools.budget.make_room(
+            tools.directory, self.converter.space(), is_full=is_full, is_estimate=True
+        )
 
     async def _convert(self, plan: Plan) -> BuiltImage:
         """Write and check the converted file; return it as it will be in its place.
@@ -188,14 +190,28 @@ class ImageBuild:
         that shares blocks with it. A full disk is no matter of repairs.
         """
         try:
-            with disk_errors():
-                return await self._write(plan)
+            return await self._write_with_room(plan)
         except (BlobCorrupt, ConversionFailed):
             with self._measure_stage("repair"):
                 is_repaired = await self.converter.repair()
             if not is_repaired:
                 raise
-        return await self._write(plan)
+        return await self._write_with_room(plan)
+
+    async def _write_with_room(self, plan: Plan) -> BuiltImage:
+        """Write and check the file; on a full disk, remove unused files and write it anew.
+
+        It may be larger than was estimated, and a quota may end before the disk.
+        """
+        threads = self.tools.threads
+        while True:
+            try:
+                with disk_errors():
+                    return await self._write(plan)
+            except NoSpace:
+                if not await threads.run(self._make_room, is_full=True):
+                    raise
+                await threads.run(make_empty, self.files.part)
 
     async def _write(self, plan: Plan) -> BuiltImage:
         self.request.on_stage(self.converter.WRITING)
