@@ -1,4 +1,4 @@
-"""Make one pack: early, while its layer arrives, or from the file of the layer."""
+"""The making of one pack: early while its layer arrives, or of the file of the layer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from shiftergw.errors import (
     PackCorrupt,
 )
 from shiftergw.oci.budget import LayersPending
-from shiftergw.oci.compression import opening_of
+from shiftergw.oci.compression import LARGE_WINDOW, WindowRefused, opening_of
 from shiftergw.oci.tar import LayerIndex, ReadFile, index_layer
+from shiftergw.oci.zstd_frames import WINDOW_LIMIT
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import POLL_SECONDS, tried_file_lock
 from shiftergw.plumbing.timing import pause, within
@@ -46,10 +47,24 @@ It may learn that much later than they do that the layer has arrived.
 """
 
 LOOK_SECONDS = 10.0
-"""Seconds between two checks whether a packing only waits for its download."""
+"""Seconds between two looks at a packing whose layer is arriving."""
 
 IDLE_SHARE = 0.8
 """A packing that waits for its layer for more than this part of the time is idle."""
+
+_EARLY_ERRORS = (
+    BlobCorrupt,
+    LayerInvalid,
+    ImageTooLarge,
+    NoSpace,
+    LayersPending,
+    WindowRefused,
+)
+"""Errors after which an early packing ends, and the layer is packed from its file.
+
+It waits neither for other layers nor for the memory of a large window: it holds a slot for as long
+as its download takes.
+"""
 
 
 @dataclass(slots=True)
@@ -85,10 +100,13 @@ class PackJob:
                 await packer.wait_for_layers(self.cost)
 
     async def _find_or_make(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
-        async with self._early_lock() as is_first, self._removed_part():
-            pack = await self._find_or_make_early(opening if is_first else None, is_first, use)
-            while pack is None:
-                pack = await self._make_of_file(use)
+        async with self._early_lock() as is_first:
+            try:
+                pack = await self._find_or_make_early(opening if is_first else None, is_first, use)
+                while pack is None:
+                    pack = await self._make_of_file(use)
+            finally:
+                await self._remove_part()
         return pack
 
     @asynccontextmanager
@@ -96,14 +114,10 @@ class PackJob:
         async with tried_file_lock(self.files.early_lock, self.packer.tools.threads) as is_first:
             yield is_first
 
-    @asynccontextmanager
-    async def _removed_part(self) -> AsyncIterator[None]:
-        """Remove the part file after the block, in a thread: a large file takes long."""
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                await self.packer.tools.threads.release(self.files.part.unlink, missing_ok=True)
+    async def _remove_part(self) -> None:
+        """Remove the part file in a thread: that of a large file takes long."""
+        with suppress(OSError):
+            await self.packer.tools.threads.release(self.files.part.unlink, missing_ok=True)
 
     async def _find_or_make_early(
         self, opening: Opening | None, is_first: bool, use: AsyncExitStack
@@ -120,7 +134,9 @@ class PackJob:
                 await self.packer.tools.threads.run(self.files.remove_other_parts)
             pack = await self._find(use)
             if pack is None and contents is not None:
-                pack = await self._install(contents, use)
+                with suppress(NoSpace):  # for its sidecar: it is made of the file, which makes room
+                    return await self._install(contents, use)
+                await self._remove_part()
         return pack
 
     async def _lock_after_arrival(self, locks: AsyncExitStack, *, is_first: bool) -> None:
@@ -146,23 +162,46 @@ class PackJob:
             if is_alone:
                 pack = await self._find(use)
                 if pack is None:
-                    path = await self.layer.wait_for_file()
-                    if path is None:
-                        raise PackCorrupt("A converted layer is no longer in the cache.")
-                    with disk_errors():
-                        await tools.threads.run(self._make_room_for, path)
-                    contents = await self._compress(opening_of(path), slot)
-                    pack = await self._install(contents, use)
+                    pack = await self._make_with_room(slot, use)
                 return pack
         async with packer.lock(files):
             return await self._find(use)
 
-    def _make_room_for(self, layer: Path) -> None:
-        """Remove unused files until the size of this layer is free on the disk. Blocks."""
+    async def _make_with_room(self, slot: TakenSlot, use: AsyncExitStack) -> Pack:
+        """Make the pack of the file of the layer, under its lock.
+
+        If the disk is full all the same, because the pack is larger than its layer or by a quota,
+        more unused files are removed, and the pack is made anew.
+        """
+        path = await self.layer.wait_for_file()
+        if path is None:
+            raise PackCorrupt("A converted layer is no longer in the cache.")
+        await self._make_room_for(path, is_full=False)
+        while True:
+            try:
+                contents = await self._compress(opening_of(path), slot)
+                return await self._install(contents, use)
+            except NoSpace:
+                await self._remove_part()
+                if not await self._make_room_for(path, is_full=True):
+                    raise
+
+    async def _make_room_for(self, layer: Path, *, is_full: bool) -> bool:
+        """Remove unused files until the size of this layer is free; see `DiskBudget.make_room`.
+
+        Returns whether anything was removed.
+        """
         packer = self.packer
-        with suppress(FileNotFoundError):  # opening the layer reports it, as `BlobCorrupt`
-            size = layer.stat().st_size
-            packer.tools.budget.make_room(packer.directory, size, is_estimate=True)
+        make_room = packer.tools.budget.make_room
+
+        def remove_files() -> bool:
+            with suppress(FileNotFoundError):  # its opening says so
+                size = max(1, layer.stat().st_size)
+                return make_room(packer.directory, size, is_full=is_full, is_estimate=True)
+            return False
+
+        with disk_errors():
+            return await packer.tools.threads.run(remove_files)
 
     async def _find(self, use: AsyncExitStack) -> Pack | None:
         layer = self.layer
@@ -170,19 +209,23 @@ class PackJob:
 
     async def _compress_early(self, opening: Opening) -> PackedLayer | None:
         """Write the part file while the layer arrives; return None if that is not possible."""
+        self.cost.may_wait = False  # not while it holds a slot, and soon the lock
         async with self.slots.try_take(self.layer.size) as slot:
             # The digest of these bytes is not verified yet: the download may be damaged. Its size
-            # is only a claim of the manifest, so no other pack is removed to make room for it.
+            # is but a claim, for which no other pack is removed.
             if slot is not None:
-                with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge, NoSpace, LayersPending):
-                    return await self._compress_unless_idle(opening, slot)
+                with suppress(*_EARLY_ERRORS):
+                    contents = await self._compress_unless_idle(opening, slot)
+                    if contents is not None:
+                        return contents
+                await self._remove_part()  # until it is made anew, others need the disk
         self.cost.reset()  # bytes that are not used must not count against the image's limits
         return None
 
     async def _compress_unless_idle(self, opening: Opening, slot: TakenSlot) -> PackedLayer | None:
         """Write the part file; return None if the slot is needed, and the download is too slow."""
         meter = ArrivalMeter(opening)
-        compressing = Deferred.fromCoroutine(self._compress(meter.open, slot))
+        compressing = Deferred.fromCoroutine(self._compress(meter.open, slot, LARGE_WINDOW))
         is_given_up = False
 
         async def give_up_when_idle() -> None:
@@ -192,7 +235,7 @@ class PackJob:
                 await pause(LOOK_SECONDS, self.packer.tools.clock)
                 last_seconds, seconds = seconds, meter.seconds()
                 is_idle = seconds - last_seconds > IDLE_SHARE * LOOK_SECONDS
-                if is_idle and await self.slots.has_queue(self.layer.size):
+                if is_idle and await self.slots.is_needed(slot):
                     is_given_up = True
                     compressing.cancel()
 
@@ -208,7 +251,9 @@ class PackJob:
             with suppress(CancelledError):
                 await watching
 
-    async def _compress(self, opening: Opening, slot: TakenSlot) -> PackedLayer:
+    async def _compress(
+        self, opening: Opening, slot: TakenSlot, largest_window: int = WINDOW_LIMIT
+    ) -> PackedLayer:
         """Write the part file; return the index of the layer and the digests of its contents."""
         tools, part = self.packer.tools, self.files.part
         options = share_of(self.packer.options, slot.holders)
@@ -217,7 +262,13 @@ class PackJob:
             read_file: ReadFile, stop: Event, report_position: Callable[[int], None]
         ) -> LayerIndex:
             return index_layer(
-                opening, self.layer.diff_id, self.cost, stop, report_position, read_file
+                opening,
+                self.layer.diff_id,
+                self.cost,
+                stop,
+                report_position,
+                read_file,
+                largest_window=largest_window,
             )
 
         with disk_errors():

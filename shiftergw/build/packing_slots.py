@@ -1,10 +1,10 @@
 """How many layers the workers of a machine pack at the same time, and what each packing may use.
 
-All workers share the directory of slots. A packing holds one slot while its `mksquashfs` runs. The
-number of slots follows from the processors and the memory that the options of a system allow; each
-has an equal share of that memory. There are more slots than processors, because a packing whose
-layer is arriving often waits for it. The first slot is kept for small layers, so that none of them
-waits for large ones.
+All workers of a machine share a directory of slots. A packing holds one slot while its `mksquashfs`
+runs. The number of slots follows from the processors and the memory that the options of a system
+allow; each has an equal share of that memory. There are more slots than processors, because a
+packing whose layer is arriving often waits for it. The first slot is kept for small layers, so that
+none of them waits for large ones.
 """
 
 from __future__ import annotations
@@ -58,9 +58,13 @@ class PackingSlots:
         """Return a context that holds a slot if one is free and no packing waits for it."""
         return self._slots.try_take(self._numbers(size), self._queue(size))
 
-    async def has_queue(self, size: int) -> bool:
-        """Return whether packings of layers of this kind wait for a slot."""
-        return await self._slots.has_queue(self._queue(size))
+    async def is_needed(self, slot: TakenSlot) -> bool:
+        """Return whether a packing that may have this slot waits: large layers may not have 0."""
+        queues = ("small", "large") if slot.number else ("small",)
+        for queue in queues:
+            if await self._slots.has_queue(queue):
+                return True
+        return False
 
     @property
     def _slots(self) -> FileSlots:

@@ -39,6 +39,7 @@ class TakenSlot:
     that was killed counts until it is taken again.
     """
 
+    number: int
     path: Path
     descriptor: int
     holders: int
@@ -122,7 +123,7 @@ class FileSlots:
             descriptor = try_lock(path)
             if descriptor is not None:
                 holders = sum(name.endswith(_SLOT) for name in os.listdir(self._directory))  # noqa: PTH208
-                return TakenSlot(path, descriptor, holders)
+                return TakenSlot(number, path, descriptor, holders)
         return None
 
     def _is_waiting(self, queue: str, ticket: Path | None) -> bool:

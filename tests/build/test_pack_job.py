@@ -23,6 +23,7 @@ from shiftergw.build.pack_files import Pack, remove_abandoned_parts
 from shiftergw.build.pack_options import pack_arguments
 from shiftergw.errors import ConversionFailed, ImageTooLarge, RetryLater
 from shiftergw.model.build_options import BuildLimits, SquashOptions
+from shiftergw.model.images import Digest
 from shiftergw.oci import budget as budget_module
 from shiftergw.oci.budget import Budget, LayerBudget
 from shiftergw.plumbing.locks import tried_lock
@@ -31,6 +32,7 @@ from shiftergw.ports import Layer
 from tests.build.packing import ComingLayer, PackSite, budget, files_of, real
 from tests.build.parts import running_in
 from tests.images import tar_of
+from tests.oci.test_compression import long_window
 from tests.parts import need
 from tests.plumbing.test_file_slots import recording
 from tests.work.waiting import until
@@ -47,20 +49,22 @@ class WaitingSite(PackSite):
         super().__init__(directory, threads)
         self.waits: list[bool] = []
 
-    def begin(self, layer: Layer, cost: LayerBudget | None = None) -> Deferred[Pack]:
-        """Begin to pack a layer on a machine with a single slot."""
+    def begin(
+        self, layer: Layer, cost: LayerBudget | None = None, memory: str = "64M"
+    ) -> Deferred[Pack]:
+        """Begin to pack a layer on a machine with a slot for each 64 MB."""
 
         async def pack() -> Pack:
             async with AsyncExitStack() as use:
                 queueing = partial(recording, self.waits)
-                packer = replace(self.packer(memory="64M"), queueing=queueing)
+                packer = replace(self.packer(memory=memory), queueing=queueing)
                 return await packer.pack(layer, cost or budget(), self.reports.append, use)
 
         return Deferred.fromCoroutine(pack())
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Have another process hold the only slot during the block."""
+        """Have another process hold the first slot during the block."""
         directory = self.tools.slot_directory
         directory.mkdir(parents=True, exist_ok=True)
         with tried_lock(directory / "0.slot") as is_taken:
@@ -68,12 +72,18 @@ class WaitingSite(PackSite):
             yield
 
     @contextmanager
-    def queue(self) -> Iterator[None]:
-        """Have another process wait for the slot during the block."""
+    def queue(self, kind: str) -> Iterator[None]:
+        """Have another process wait for a slot for a layer of this kind during the block."""
         directory = self.tools.slot_directory
-        with tried_lock(directory / f"small-{0:020}-1-0.ticket") as is_taken:
+        with tried_lock(directory / f"{kind}-{0:020}-1-0.ticket") as is_taken:
             assert is_taken
             yield
+
+    async def settle_without_slots(self) -> None:
+        """Give a packing time to begin, and wait until it holds no slot."""
+        await until(self.tools.slot_directory.exists)
+        await settle()
+        await until(lambda: list(self.tools.slot_directory.iterdir()) == [])
 
     def is_locked(self, layer: Layer) -> bool:
         """Return whether a process holds the lock of the pack of a layer."""
@@ -133,23 +143,26 @@ async def test_an_arriving_layer_is_not_read_without_a_slot(packs: WaitingSite) 
     assert files_of(await packing) == {b"a": NOISE}
 
 
-@pytest.mark.parametrize("has_queue", [True, False])
+@pytest.mark.parametrize("queue", ["small", "large", ""])
 @pytest_twisted.ensureDeferred
 async def test_a_slow_download_keeps_no_slot_that_others_need(
-    packs: WaitingSite, monkeypatch: pytest.MonkeyPatch, *, has_queue: bool
+    packs: WaitingSite, monkeypatch: pytest.MonkeyPatch, queue: str
 ) -> None:
-    """Its early packing ends only if others wait; then the layer is packed from its file."""
+    """Its early packing ends only if others wait; then the layer is packed from its file.
+
+    It is a small layer, and has the second of two slots, for which large layers wait, too.
+    """
     monkeypatch.setattr(pack_job, "LOOK_SECONDS", 0.2)
     layer = packs.coming_layer(TAR, "plain")
-    packing = packs.begin(layer)
-    layer.arrive(1_500_000)
-    await until(lambda: packs.part_size(layer) > 500_000)
-    (part,) = packs.parts(layer)
-    with ExitStack() as queue:
-        if has_queue:
-            queue.enter_context(packs.queue())
+    with packs.busy(), ExitStack() as others:
+        packing = packs.begin(layer, memory="128M")
+        layer.arrive(1_500_000)
+        await until(lambda: packs.part_size(layer) > 500_000)
+        (part,) = packs.parts(layer)
+        if queue:
+            others.enter_context(packs.queue(queue))
             await until(lambda: running_in(packs.directory) == [])
-            slot = packs.tools.slot_directory / "0.slot"
+            slot = packs.tools.slot_directory / "1.slot"
             await until(lambda: not slot.exists())
         else:
             await deferLater(real, 0.8)
@@ -179,6 +192,39 @@ async def test_no_lock_is_held_while_other_layers_decide(
     assert not packing.called
     image.set_stored_size(5_000_000)
     assert (await packing).path == pack.path
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_arriving_layer_does_not_wait_for_others(
+    packs: WaitingSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While they decide about it, it keeps neither a slot nor the lock of its pack."""
+    monkeypatch.setattr(budget_module, "RATIO_FREE", 100_000)
+    image = Budget(BuildLimits(ratio=1), stored_size=None)
+    tar = tar_of({"a": bytes(3_000_000)})
+    layer = packs.coming_layer(tar, "gzip")
+    packing = packs.begin(layer, image.layer())
+    layer.arrive(layer.size - 1)
+    await packs.settle_without_slots()
+    layer.complete()
+    pack = await packs.begin(
+        packs.layer(tar, "gzip"), Budget(BuildLimits(), stored_size=5_000_000).layer()
+    )
+    assert files_of(pack) == {b"a": bytes(3_000_000)}
+    assert not packing.called
+    image.set_stored_size(5_000_000)
+    assert (await packing).path == pack.path
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_arriving_layer_takes_no_large_window(packs: WaitingSite, tmp_path: Path) -> None:
+    """Others need its memory, and the download may be slow: the layer is packed from its file."""
+    layer = ComingLayer(tmp_path / "arriving", long_window(TAR, 27), Digest.of(TAR))
+    packing = packs.begin(layer)
+    layer.arrive(1_500_000)
+    await packs.settle_without_slots()
+    layer.complete()
+    assert files_of(await packing) == {b"a": NOISE}
 
 
 @pytest_twisted.ensureDeferred

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -18,7 +20,9 @@ from shiftergw.build.packing_slots import (
     share_of,
     slot_count,
 )
+from shiftergw.build.tools import BuildTools
 from shiftergw.model.build_options import SquashOptions
+from shiftergw.plumbing.file_slots import TakenSlot
 from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from tests.build.packing import PackSite
@@ -108,8 +112,40 @@ async def test_a_single_slot_serves_all_layers(tmp_path: Path, threads: Threads)
     with tried_lock(tools.slot_directory / "0.slot"):
         takings = [Deferred.fromCoroutine(take(size)) for size in (1, SMALL_LAYER + 1)]
         await until(lambda: waits == [True, True])
-        assert await slots.has_queue(1)
-        assert await slots.has_queue(SMALL_LAYER + 1)
+        assert await slots.is_needed(TakenSlot(0, tools.slot_directory / "0.slot", -1, 1))
     for taking in takings:
         await taking
     assert waits.count(False) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_needs_a_slot(tmp_path: Path, threads: Threads) -> None:
+    """Small layers wait for any slot, large ones for all but the first."""
+    tools = PackSite(tmp_path, threads, "no-program").tools
+    slots = PackingSlots(tools, SquashOptions(memory="128M", processors=1), nullcontext)
+    async with slots.try_take(1) as first, slots.try_take(1) as second:
+        assert first is not None
+        assert second is not None
+        for queue, needs in {"large": [False, True], "small": [True, True]}.items():
+            with tried_lock(tools.slot_directory / f"{queue}-{0:020}-1-0.ticket"):
+                assert [await slots.is_needed(slot) for slot in (first, second)] == needs
+        assert [await slots.is_needed(slot) for slot in (first, second)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        ("node1.cluster", "node1.cluster"),
+        ("..", "%2E."),
+        (".hidden", "%2Ehidden"),
+        ("a/../b", "a%2F..%2Fb"),
+        ("caf\udce9", "caf%E9"),
+    ],
+)
+def test_each_machine_has_its_own_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, name: str
+) -> None:
+    """The name of the machine, whatever it is, is the name of one directory below `slots`."""
+    tools = BuildTools(tmp_path, *[cast("Any", None)] * 6)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename=machine))
+    assert tools.slot_directory == tmp_path / "slots" / name
