@@ -321,7 +321,7 @@ def age(directories: list[Path]) -> None:
 async def test_a_build_that_waits_for_other_builds(counting_site: CountingSite) -> None:
     """Its stage says so while none of its layers is packed; it goes on when a slot is free."""
     site = counting_site
-    directory = site.directory / "slots"
+    directory = site.builder._tools.slot_directory
     directory.mkdir(parents=True)
     layers = [site.layer([entry("a", NOISE)]), site.layer([entry("b", NOISE)])]
     with tried_lock(directory / "0.slot"):
