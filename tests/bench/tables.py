@@ -123,7 +123,9 @@ def readme_section(results: Results, picture: str) -> str:
         " over a line, the slowest of download, `mksquashfs` and upload."
         f" Medians of {results.rounds} rounds with the lowest and the highest ratio;"
         f" {results.machine.get('processors', 'this machine')}, {results.date}."
-        " `tests/bench/run` measures it on yours."
+        " shiftergw converts images by packs, unless `Builder` or `Packer` say otherwise"
+        " ([running.md](docs/running.md#whole-images-or-packs))."
+        " `tests/bench/run` measures all of it on your machine."
     )
     lines = [
         "## Speed",
