@@ -53,7 +53,8 @@ class ComingLayer:
 
     def arrive(self, size: int) -> None:
         """Have the first `size` bytes."""
-        self._path.write_bytes(self._blob[:size])
+        with self._path.open("r+b") as file:  # a reader never sees it shorter than before
+            file.write(self._blob[:size])
         self._arriving.grow(size)
 
     def complete(self) -> None:

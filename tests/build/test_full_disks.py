@@ -25,7 +25,7 @@ from tests.parts import small_disk
 from tests.work.waiting import until
 
 NOISE = random.Random(1).randbytes(3_000_000)
-REPEATED = NOISE[:200_000] * 15
+PERIODIC_NOISE = NOISE[:200_000] * 15
 """A layer of zstd has it once, and a pack each time: it is further apart than blocks are long."""
 
 
@@ -39,7 +39,7 @@ def packs(request: pytest.FixtureRequest, tmp_path: Path, threads: Threads) -> P
 async def test_a_pack_larger_than_its_layer(packs: PackSite) -> None:
     """Unused packs make room for it once the disk is full; those in use stay."""
     old_layer = packs.layer(tar_of({"a": NOISE}))
-    layer = packs.layer(tar_of({"a": REPEATED}), "zstd")
+    layer = packs.layer(tar_of({"a": PERIODIC_NOISE}), "zstd")
     assert layer.size < 300_000
     with small_disk(packs.directory, "size=5m"):
         async with AsyncExitStack() as use:
@@ -47,7 +47,7 @@ async def test_a_pack_larger_than_its_layer(packs: PackSite) -> None:
             with pytest.raises(NoSpace):
                 await packs.pack(layer)
             assert packs.names == [".index", ".pack"]
-        assert files_of(await packs.pack(layer)) == {b"a": REPEATED}
+        assert files_of(await packs.pack(layer)) == {b"a": PERIODIC_NOISE}
         assert packs.names == [".index", ".pack"]
 
 

@@ -154,13 +154,13 @@ async def test_a_slow_download_keeps_no_slot_that_others_need(
     """
     monkeypatch.setattr(pack_job, "LOOK_SECONDS", 0.2)
     layer = packs.coming_layer(TAR, "plain")
-    with packs.busy(), ExitStack() as others:
+    with packs.busy(), ExitStack() as queue_locks:
         packing = packs.begin(layer, memory="128M")
         layer.arrive(1_500_000)
         await until(lambda: packs.part_size(layer) > 500_000)
         (part,) = packs.parts(layer)
         if queue:
-            others.enter_context(packs.queue(queue))
+            queue_locks.enter_context(packs.queue(queue))
             await until(lambda: running_in(packs.directory) == [])
             slot = packs.tools.slot_directory / "1.slot"
             await until(lambda: not slot.exists())
