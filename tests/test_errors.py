@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +20,7 @@ from shiftergw.errors import (
     Unavailable,
     amount,
     duration,
+    key_values,
     printable,
 )
 
@@ -46,6 +49,29 @@ def test_printable(text: str | bytes, limit: int) -> None:
 def test_printable_keeps_plain_text(text: str) -> None:
     """Short printable text of any language stays unchanged."""
     assert printable(text) == text
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.text()))
+def test_key_values(fields: dict[str, str]) -> None:
+    """Hostile values can neither end the line nor look like another field."""
+    line = key_values(fields)
+    assert line.isprintable()
+    pairs = re.findall(r'([a-f])=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)', line)
+    assert " ".join(map("=".join, pairs)) == line
+    values = {
+        name: "" if text == "-" else json.loads(text) if text.startswith('"') else text
+        for name, text in pairs
+    }
+    assert values == {name: printable(value) for name, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, "-"), ("-", '"-"'), (0, "0"), ({"a": 1.5, "b": 2}, "a:1.5,b:2"), ("a=b", '"a=b"')],
+)
+def test_forms_of_values(value: object, expected: str) -> None:
+    """A value that is absent is a dash, and a mapping is a list of pairs."""
+    assert key_values({"k": value}) == f"k={expected}"
 
 
 @pytest.mark.parametrize(

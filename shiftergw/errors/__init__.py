@@ -55,7 +55,7 @@ from shiftergw.errors.pulls import (
     WorkerLost,
     stage_timeout,
 )
-from shiftergw.errors.text import FOREIGN_TEXT_LIMIT, amount, duration, printable
+from shiftergw.errors.text import FOREIGN_TEXT_LIMIT, amount, duration, key_values, printable
 
 __all__ = [
     "FOREIGN_TEXT_LIMIT",
@@ -101,6 +101,7 @@ __all__ = [
     "WorkerLost",
     "amount",
     "duration",
+    "key_values",
     "printable",
     "stage_timeout",
 ]

@@ -1,6 +1,10 @@
-"""Texts for people: foreign text made printable, amounts of bytes, and durations."""
+"""Texts for people and for the log: foreign text made printable, fields, amounts, durations."""
 
 from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
 
 FOREIGN_TEXT_LIMIT = 300
 """Characters of foreign text that an error repeats."""
@@ -14,6 +18,28 @@ def printable(text: str | bytes, limit: int = FOREIGN_TEXT_LIMIT) -> str:
         return text
     line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: 2 * limit])
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+_PLAIN_VALUE = re.compile(r"[^\s\"=\\]+")
+"""A value that needs no quotes in `key_values`."""
+
+
+def key_values(fields: Mapping[str, object], limit: int = FOREIGN_TEXT_LIMIT) -> str:
+    """Return fields as `key=value` pairs on one printable line, for programs that read the log.
+
+    None and an empty value are `-`, a mapping is `key:value,key:value`. A value with a blank, a
+    quotation mark, `=` or a backslash is quoted as in JSON; it has at most `limit` characters.
+    """
+    return " ".join(f"{name}={_value_text(value, limit)}" for name, value in fields.items())
+
+
+def _value_text(value: object, limit: int) -> str:
+    if isinstance(value, Mapping):
+        value = ",".join(f"{key}:{item}" for key, item in value.items())
+    text = "" if value is None else printable(str(value), limit)
+    if not text or text == "-":
+        return '"-"' if text else "-"
+    return text if _PLAIN_VALUE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def amount(count: int) -> str:

@@ -148,6 +148,7 @@ class Installation:
             self._deltas.avoid(target, delta.name)  # the whole file was sent, perhaps after a wait
         # A hard link has reported nothing.
         attempt.report(Progress("deliver", size, size, progress.copied_bytes))
+        attempt.timeline.sent_bytes = progress.done - progress.copied_bytes
         return verification, progress
 
 

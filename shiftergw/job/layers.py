@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from functools import partial
@@ -74,29 +74,26 @@ class LayerDownloads:
         packed_blobs = [self._blobs[digest] for digest in self._packed_layers]
         sizes = {blob.descriptor.digest: blob.descriptor.size for blob in packed_blobs}
         waits: list[RetryLater] = []
-
-        def report_all() -> None:
-            watcher.report(Progress("fetch", sum(sizes.values()), self._image.download_size))
-
-        report_all()
+        meter = _DownloadMeter(watcher, sizes, self._image.download_size)
+        meter.report()
         for blob in packed_blobs:
             blob.opening.set_result(None)
             blob.path.set_result(None)
 
         async def fetch_blob(blob: _Blob) -> None:
             descriptor = blob.descriptor
-
-            def report(size: int) -> None:
-                sizes[descriptor.digest] = size
-                report_all()
-
             digest = descriptor.digest
             if digest in self._unverifiable and await self._cache.discard(digest):
                 _log.warn("{blob} was damaged in the cache", blob=str(digest))
             download = partial(
                 self._source.blob, self._image, descriptor, self._login, watcher.notify
             )
-            cache_entry = self._cache.get(descriptor, download, report, blob.opening.set_result)
+
+            def start(opening: Opening) -> None:
+                meter.start(digest)
+                blob.opening.set_result(opening)
+
+            cache_entry = self._cache.get(descriptor, download, partial(meter.add, digest), start)
             try:
                 path = await stack.enter_async_context(cache_entry)
             except ImageNotFound as error:
@@ -137,6 +134,34 @@ def _missing_blob(blob: Descriptor, error: ImageNotFound) -> PullError:
         remedy="Push the image with all its layers to a registry.",
         detail=error.detail,
     )
+
+
+class _DownloadMeter:
+    """Adds up the bytes of blobs that are there, and those that this process has downloaded."""
+
+    def __init__(self, watcher: Watcher, sizes: Mapping[Digest, int], total: int) -> None:
+        """Report to `watcher`; `sizes` has the blobs that are not needed, whose packs are there."""
+        self._watcher = watcher
+        self._sizes = dict(sizes)
+        self._total = total
+        self._own_downloads: set[Digest] = set()
+        self._downloaded_bytes = 0
+
+    def start(self, digest: Digest) -> None:
+        """Take note that this process downloads a blob: further bytes have come for it."""
+        self._own_downloads.add(digest)
+
+    def add(self, digest: Digest, size: int) -> None:
+        """Report that `size` bytes of a blob are there; fewer than before if it begins again."""
+        if digest in self._own_downloads:
+            self._downloaded_bytes += max(0, size - self._sizes.get(digest, 0))
+        self._sizes[digest] = size
+        self.report()
+
+    def report(self) -> None:
+        """Report the sums."""
+        done, own_bytes = sum(self._sizes.values()), self._downloaded_bytes
+        self._watcher.report(Progress("fetch", done, self._total, downloaded_bytes=own_bytes))
 
 
 class _Blob:

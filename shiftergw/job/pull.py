@@ -180,6 +180,7 @@ class Pull:
         image, config = await job.pipeline.resolve(
             job.reference, target.platform, job.login, job.attempt
         )
+        job.attempt.image_id = image.id
         if not self._config.enable_labels:
             config = replace(config, labels={})
         config, omissions = recordable(config, self._config.max_record_size)

@@ -18,11 +18,12 @@ from shiftergw.errors import (
     TooMany,
     Unavailable,
     WorkerLost,
+    key_values,
 )
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
-from shiftergw.job.summary import summary
+from shiftergw.job.summary import CAUSE_LIMIT, SUPERSEDED_OUTCOME, event_of, summary
 from shiftergw.model.postponement import Postponement, WaitLimits
 from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 Outcome = Ready | Expired | Failed | Postponement
-
-SUPERSEDED_RESULT = "superseded by another attempt"
-
-_WITH_CAUSE = frozenset({State.FAILURE, State.EXPIRING, State.PENDING})
 
 UNWRITTEN_MESSAGE = "The gateway's database did not take the result; the pull starts again."
 
@@ -126,7 +123,7 @@ class Worker:
             # Only after the outcome is written: until then no record owns the delivered files.
             await attempt.release()
         if outcome is None:
-            self._log_end(attempt, SUPERSEDED_RESULT)
+            self._log_end(attempt, SUPERSEDED_OUTCOME)
 
     async def _requeue(self, record: ImageRecord, message: str, *, died: bool) -> None:
         """Return the record to the queue; give up after `REQUEUE_SECONDS`, before a kill."""
@@ -192,9 +189,9 @@ class Worker:
                 outcome = self._failure_of(attempt, error)
                 record = await self._write_outcome(record, outcome)
         except Superseded:
-            self._log_end(attempt, SUPERSEDED_RESULT)
+            self._log_end(attempt, SUPERSEDED_OUTCOME)
             return
-        self._log_end(attempt, str(record.status), record.size)
+        self._log_end(attempt, str(record.status), record)
 
     async def _write_outcome(self, record: ImageRecord, outcome: Outcome) -> ImageRecord:
         """Write an outcome into the store, and return the resulting record.
@@ -270,12 +267,17 @@ class Worker:
         what, remedy = error.texts_for_users()
         return Failed(attempt.stage, what, remedy, error.retryable, own=own)
 
-    def _log_end(self, attempt: Attempt, result: str, size: int | None = None) -> None:
+    def _log_end(self, attempt: Attempt, outcome: str, image: ImageRecord | None = None) -> None:
         """Log the end of an attempt: who, what, how much, how long, and why it failed."""
-        cause = attempt.cause if result in _WITH_CAUSE else ""
-        level = LogLevel.warn if cause and result != State.PENDING else LogLevel.info
-        text = summary(attempt.record, attempt.timeline, result, size, cause)
-        self._log.emit(level, "{text}", text=text)
+        fields = summary(attempt, outcome, image)
+        has_failed = "cause" in fields and outcome != State.PENDING
+        self._log.emit(
+            LogLevel.warn if has_failed else LogLevel.info,
+            "{event} {text}",
+            event=event_of(attempt.record, outcome),
+            text=key_values(fields, CAUSE_LIMIT),
+            fields=fields,
+        )
 
 
 def _check_deaths(number: int) -> None:

@@ -20,8 +20,10 @@ class Progress:
     """The progress of a stage in bytes; `total` 0 means unknown.
 
     `copied_bytes` of the bytes done of a delivery were not sent: the system copied them from
-    another image. `signs` differs from that of the last report if the stage has worked meanwhile,
-    even if no bytes were done: `mksquashfs` may sort a large directory for minutes.
+    another image. `downloaded_bytes` have arrived from a registry since the download of layers
+    began; the others were in the cache. `signs` differs from that of the last report if the stage
+    has worked meanwhile, even if no bytes were done: `mksquashfs` may sort a large directory for
+    minutes.
     """
 
     stage: str = ""
@@ -29,6 +31,7 @@ class Progress:
     total: int = 0
     copied_bytes: int = 0
     signs: int = 0
+    downloaded_bytes: int = 0
 
     def after(self, earlier: Progress) -> Progress:
         """Return this progress as users see it after `earlier`.

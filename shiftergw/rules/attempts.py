@@ -25,3 +25,11 @@ def describe_attempt(record: ImageRecord) -> str:
     """Return the request and the attempt number that identify a record's log lines."""
     request = f"request {printable(record.request_id, 40)}, " if record.request_id else ""
     return f"{request}attempt {record.attempt}"
+
+
+def trace_of(record: ImageRecord) -> dict[str, str | int | None]:
+    """Return the members by which the log's lines of one job are found, in processes and machines.
+
+    `job` is the key of the record: all attempts at a pull have it, and so have its later polls.
+    """
+    return {"request": record.request_id, "job": record.key, "attempt": record.attempt}

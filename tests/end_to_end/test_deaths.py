@@ -103,7 +103,7 @@ def test_a_worker_that_ends(registry: FaultyRegistry, tmp_path: Path, act: str, 
         assert any(how in words for words in messages), messages
         log = gateway.log.read_text()
         assert re.search(rf"requeued: docker:lib/app0:1 on {SYSTEM}, .*attempt 1: .* {how}", log)
-        assert re.search("READY: docker:lib/app0:1 .*attempt 2", log)
+        assert re.search("outcome=READY .* image=docker:lib/app0:1 .* attempt=2 ", log)
         until(lambda: not gateway.partial_files(), 10, "the clean-up")
 
 
@@ -135,7 +135,7 @@ def test_a_worker_that_hangs(registry: FaultyRegistry, tmp_path: Path) -> None:
         assert gateway.pull("lib/app0:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"
         log = gateway.log.read_text()
         assert log.count("gives no sign of life") == 1
-        assert re.search("READY: docker:lib/app0:1 .*attempt 2", log)
+        assert re.search("outcome=READY .* image=docker:lib/app0:1 .* attempt=2 ", log)
 
 
 def test_a_log_whose_disk_is_full(registry: FaultyRegistry, tmp_path: Path) -> None:

@@ -171,23 +171,25 @@ def test_the_log_has_a_line_for_each_pull(registry: DockerRegistry, tmp_path: Pa
         failure = service.pull("lib/absent:1", BOB)
         assert failure["status"] == "FAILURE"
         # A worker logs an end after it has written it into the store.
-        end = re.compile(r"worker \d+: shiftergw\.job\.worker\.Worker: ((?:READY|FAILURE): .*)\n")
+        end = re.compile(r"worker \d+: shiftergw\.job\.worker\.Worker: (pull finished .*)\n")
         until(lambda: len(end.findall(service.log.read_text())) == 2, 30, "the ends in the log")
     text = service.log.read_text()
     ends = end.findall(text)
-    request = r"request [0-9a-f]{8}, attempt 1: "
-    stages = r"\(.*PULLING \d+\.\d s.*\)"
-    ready_line = rf"READY: docker:lib/big:1 on mycluster for alice\(2001\), {request}"
-    assert re.fullmatch(rf"{ready_line}layers \S+ MB, image \S+ MB, \S+ s {stages}", ends[0]), ends[
-        0
-    ]
+    trace = r"request=[0-9a-f]{8} job=[0-9a-f]{24} attempt=1 deaths=0 seconds=\S+ waited=\S+"
+    amounts = r"bytes_layers=(\d+) bytes_downloaded=\1 bytes_image=\d+ bytes_sent=\d+"
+    ready_line = (
+        "pull finished outcome=READY user=alice uid=2001 system=mycluster image=docker:lib/big:1"
+        rf" id={answer['id']} {trace} stages=\S*PULLING:\d+\.\d\S* steps=\S+ {amounts}"
+    )
+    assert re.fullmatch(ready_line, ends[0]), ends[0]
     failure_line = (
-        rf"FAILURE: docker:lib/absent:1 on mycluster for bob\(2002\), {request}\S+ s.*: .*"
+        "pull finished outcome=FAILURE user=bob uid=2002 system=mycluster image=docker:lib/absent:1"
+        rf" id=- {trace} stages=\S+ steps=- bytes_layers=0 bytes_downloaded=0 bytes_image=-"
+        r' bytes_sent=0 cause=".*no image.*"'
     )
     assert re.fullmatch(failure_line, ends[1]), ends[1]
-    assert "no image" in ends[1]
     for result, line in ((answer, ends[0]), (failure, ends[1])):
-        (trace,) = re.findall("request ([0-9a-f]{8})", line)
+        (trace,) = re.findall("request=([0-9a-f]{8})", line)
         assert f" {trace} " in text, "the same id begins the line of the request"
         assert result.get("request_id", trace) == trace
     assert "actory" not in text

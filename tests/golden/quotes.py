@@ -12,13 +12,14 @@ _QUOTE = re.compile(r'`([^`\n]+)`|"([^"\n]+)"')
 
 _LINE = re.compile(
     r"(?:READY|FAILURE|PENDING|PULLING|EXPIRED|begins|requeued|not requeued|stopped)(?::| by) .+"
+    r"|(?:pull|removal|change of readers) (?:finished|postponed|superseded) .+"
     r"|Waits until .+|worker \S+ .+"
 )
 """The form of a line of the log, or of a message."""
 
 _PARTS = (
-    # The stages and steps of a pull; the log omits short ones.
-    (r"\\\(waited[^)]*\\\)", r"\\(\\w+ [\\d.]+ s(?:[,;] \\w+ [\\d.]+ s)*\\)"),
+    # The values of fields that differ from pull to pull.
+    (r"(?<= )(?!outcome)(\w+)=\S+?(?=\\ |$)", r"\1=\\S+"),
     (r"\d+(?:\\\.\d+)?\\ (?:bytes|[kMG]B)", r"[\\d.]+ (?:bytes|[kMG]B)"),
     (r"\d+(?:\\\.\d+)?\\ s\b", r"[\\d.]+ s"),
     (r"docker:\S+?\\ ", r"docker:\\S+ "),

@@ -69,6 +69,11 @@ class Screen(RecordingWatcher):
         assert all(end.done == end.total for end in ends.values())
         return stages
 
+    @property
+    def downloaded_bytes(self) -> int:
+        """Return how many bytes of layers were downloaded."""
+        return max(progress.downloaded_bytes for progress in self.progress)
+
 
 @pytest.fixture(params=["whole", "packs"])
 def builder(request: pytest.FixtureRequest) -> BuilderName:
@@ -102,12 +107,14 @@ async def test_a_new_image_and_the_same_one_again(
         (CHECKING, "check", squashfs.size),
     ]
     assert 0 < sizes[2] <= squashfs.report.size
+    assert screen.downloaded_bytes == image.download_size
     screen = Screen()
     await bench.build(image, screen)
     assert screen.check() == [
         (PULLING, "fetch", image.download_size),
         (VERIFYING, "verify", squashfs.size),
     ]
+    assert screen.downloaded_bytes == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -122,6 +129,7 @@ async def test_an_image_on_a_known_base(bench: PipelineBench, builder: BuilderNa
         PULLING, READING[builder], WRITING[builder], CHECKING,
     ]  # fmt: skip
     assert [size for _, _, size in stages[:2]] == [image.download_size] * 2
+    assert screen.downloaded_bytes == image.layers[-1].size
 
 
 def remove_packs(directory: Path) -> None:
