@@ -60,6 +60,9 @@ class _Application:
         self._whiteouts = whiteouts
         # The directory and name of each hard link whose target does not exist yet.
         self._pending: dict[Leaf, tuple[Directory, bytes]] = {}
+        # The inodes that the targets of pending links had before the whiteouts. Later entries may
+        # replace the directories that lead to them.
+        self._removed_targets: dict[Leaf, Leaf] = {}
         # Directories with the name of a whiteout. Links may refer to their files while the layer is
         # applied (AUFS kept its hard links in `.wh..wh.plnk`).
         self._whiteout_directories: list[tuple[Directory, bytes]] = []
@@ -168,6 +171,9 @@ class _Application:
         if leaf is None or leaf.kind == PENDING:
             leaf = Leaf(PENDING, target=target)
             self._pending[leaf] = directory, name
+            removed_target = self._find_below_whiteouts(target)
+            if isinstance(removed_target, Leaf) and removed_target.kind != PENDING:
+                self._removed_targets[leaf] = removed_target
         return leaf
 
     def _find(self, path: bytes) -> Leaf | None:
@@ -179,11 +185,11 @@ class _Application:
         trail = follow(self._root, head, self._budget)
         return None if trail is None else _leaf_at(trail[-1].children.get(name))
 
-    def _find_below_whiteouts(self, path: bytes) -> Leaf | None:
-        """Return the inode that a path had before this layer's whiteouts, or None."""
+    def _find_below_whiteouts(self, path: bytes) -> Directory | Leaf | None:
+        """Return the node that a path had before this layer's whiteouts, or None."""
         head, _, name = path.rpartition(b"/")
         trail = self._whiteouts.follow(head)
-        return None if trail is None else _leaf_at(self._whiteouts.find_child(trail[-1], name))
+        return None if trail is None else self._whiteouts.find_child(trail[-1], name)
 
     def _make(self, directory: Directory, name: bytes, old: Leaf | None) -> Directory:
         """Create a directory without an entry of its own.
@@ -214,13 +220,16 @@ class _Application:
         """Replace a pending link, and the pending links that it refers to, by their inode."""
         chain: dict[Leaf, None] = {}
         inode: Leaf | None = leaf
+        last_link = leaf
         while inode is not None and inode.kind == PENDING and inode not in chain:
             self._budget.check_stop()
             chain[inode] = None
-            target = inode.target
-            inode = self._find(target)
+            last_link = inode
+            inode = self._find(last_link.target)
         if inode is None:
-            inode = self._find_below_whiteouts(target)
+            inode = _leaf_at(self._find_below_whiteouts(last_link.target))
+        if inode is None:
+            inode = self._removed_targets.get(last_link)
         if inode is None or inode.kind == PENDING:
             raise LayerInvalid("A layer has a hard link to a file that is not there.")
         for link in chain:

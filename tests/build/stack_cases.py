@@ -37,7 +37,8 @@ def _whiteouts() -> Layers:
 def _opaque_directories() -> Layers:
     lower = items(entry("d/"), entry("d/old", b"1"), entry("d/sub/old", b"2"), entry("e/f", b"3"))
     upper = items(entry("d/new", b"4"), entry("d/.wh..wh..opq", b""), entry("d/sub/", mode=0o700))
-    return [lower, upper, items(entry("e/.wh..wh..opq", b""))]
+    becomes_file = items(hard_link("l", "d/new"), entry("d/.wh..wh..opq", b""), entry("d", b"5"))
+    return [lower, upper, items(entry("e/.wh..wh..opq", b"")), becomes_file]
 
 
 def _hard_links_over_layers() -> Layers:

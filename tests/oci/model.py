@@ -20,11 +20,20 @@ class InvalidLayers(Exception):
 
 @dataclass(eq=False)
 class Node:
-    """An inode: `directory`, `file`, `symlink`, `device`, `under dev`, or `waiting`."""
+    """An inode: `directory`, `file`, `symlink`, `device`, `under dev`, or `waiting`.
+
+    `removed_target` is what the target of a waiting link was before the whiteouts of its layer.
+    """
 
     kind: str
     data: bytes = b""
     target: str = ""
+    removed_target: Node | None = None
+
+    def file_before_whiteouts(self) -> Node | None:
+        """Return the inode that `removed_target` is, unless a link cannot refer to it."""
+        node = self.removed_target
+        return None if node is None or node.kind in {"directory", "waiting"} else node
 
 
 @dataclass
@@ -120,8 +129,10 @@ def make_parents(view: View, place: Path) -> View:
     return view
 
 
-def add(view: View, path: Path, info: tarfile.TarInfo, data: bytes) -> View:
-    """Return the view with one more entry."""
+def add(
+    view: View, path: Path, info: tarfile.TarInfo, data: bytes, lower: View, removals: View
+) -> View:
+    """Return the view with one more entry; whiteouts took `removals` from `lower`."""
     parent = real(view, path[:-1])
     view = make_parents(view, parent)
     place = (*parent, path[-1])
@@ -140,6 +151,9 @@ def add(view: View, path: Path, info: tarfile.TarInfo, data: bytes) -> View:
             if target_node is not None and not waits
             else Node("waiting", target=info.linkname)
         )
+        if waits:
+            before = {**view, **in_lower_directories(removals, lower, view)}
+            node.removed_target = find(before, target)
     elif info.issym():
         node = Node("symlink", target=info.linkname)
     else:
@@ -170,7 +184,9 @@ def resolve_links(view: View, before: View) -> View:
             return view
         for path in waiting:
             target = split(view[path].target)
-            target_node = find(view, target) or find(before, target)
+            target_node = (
+                find(view, target) or find(before, target) or view[path].file_before_whiteouts()
+            )
             if target_node is not None and target_node.kind == "directory":
                 raise InvalidLayers
             if target_node is not None and target_node.kind != "waiting":
@@ -191,7 +207,7 @@ def flatten_model(layers: Sequence[Sequence[tuple[tarfile.TarInfo, bytes]]]) -> 
         for info, data in layer:
             path = split(info.name)
             if not path[-1].startswith(".wh."):
-                view = add(view, path, info, data)
+                view = add(view, path, info, data, lower, removals)
         view = resolve_links(view, {**view, **in_lower_directories(removals, lower, view)})
     return describe(view)
 

@@ -220,6 +220,24 @@ def test_a_link_can_refer_to_a_file_in_a_hidden_directory() -> None:
     }
 
 
+@pytest.mark.parametrize("is_mark_first", [True, False])
+def test_a_link_can_refer_into_an_opaque_directory_that_becomes_a_file(
+    is_mark_first: bool,
+) -> None:
+    """The link comes before the file, so `umoci` and containerd make it, too."""
+    lower = [entry("d/a", b"x")]
+    changes = [entry("d/.wh..wh..opq", b""), entry("d", b"new")]
+    upper = [hard_link("c", "d/a"), *(changes if is_mark_first else reversed(changes))]
+    assert image(lower, upper) == {"c": b"x", "d": b"new"}
+
+
+def test_a_link_into_an_opaque_directory_that_is_a_file_already_is_rejected() -> None:
+    """No program that unpacks layers finds the target then."""
+    upper = [entry("d", b"new"), hard_link("c", "d/a"), entry("d/.wh..wh..opq", b"")]
+    with pytest.raises(LayerInvalid, match="not there"):
+        image([entry("d/a", b"x")], upper)
+
+
 def test_a_pending_link_that_a_later_entry_replaces_is_dropped() -> None:
     """The last of two entries of one name counts, even if the first has no target."""
     assert image([hard_link("a", "nowhere"), entry("a", b"1")]) == {"a": b"1"}
