@@ -33,11 +33,11 @@ class PackPlaces:
         ]
 
     def list_packs(self) -> list[PackFiles]:
-        """Return the packs of all places that have a sidecar."""
+        """Return the packs of all places; whether they have a sidecar is not looked at."""
         packs = (
             PackFiles.of_pack(path) for place in self.list_places() for path in place.glob("*.pack")
         )
-        return [files for files in packs if files is not None and files.exist()]
+        return [files for files in packs if files is not None]
 
     def sweep(self, before: float) -> int:
         """Remove the packs that were last used before this time; return how many were removed.

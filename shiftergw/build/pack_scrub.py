@@ -83,14 +83,19 @@ class PackScrub:
         A pack was hashed when it was made. An attempt that failed counts, too: a pack that cannot
         be read is tried as seldom as others are hashed, and does not come first each time.
         """
-        times = {
-            files: max(
-                last_touch([files.pack, files.scrub_mark]),
-                self._failure_times.get(files.pack, 0.0),
-            )
-            for files in self._packs.list_packs()
-        }
-        return sorted((files for files in times if times[files] < before), key=times.__getitem__)
+        due_times: dict[PackFiles, float] = {}
+        for files in self._packs.list_packs():
+            if self._failure_times.get(files.pack, 0.0) >= before:
+                continue
+            try:
+                last_time = last_touch([files.pack, files.scrub_mark])
+                exists = files.exist()
+            except OSError as error:
+                self._note_failure(files, error)
+                continue
+            if exists and last_time < before:
+                due_times[files] = max(last_time, self._failure_times.get(files.pack, 0.0))
+        return sorted(due_times, key=due_times.__getitem__)
 
     async def _scrub_all(self, packs: list[PackFiles]) -> int:
         """Hash these packs; return how many damaged ones were removed.
@@ -103,18 +108,22 @@ class PackScrub:
             try:
                 count += await self._scrub_pack(files)
             except OSError as error:
-                if is_exhaustion(error) or error.errno in DISK_FULL:
-                    raise
-                self._failure_times[files.pack] = self._clock.seconds()
-                _log.warn(
-                    "the pack {path} could not be read or removed ({problem}), so nobody knows"
-                    " whether it is damaged: check the permissions and the disk",
-                    path=str(files.pack),
-                    problem=str(error),
-                )
+                self._note_failure(files, error)
             else:
                 self._failure_times.pop(files.pack, None)
         return count
+
+    def _note_failure(self, files: PackFiles, error: OSError) -> None:
+        """Remember and log a failure to read a pack; raise one that is not about a file."""
+        if is_exhaustion(error) or error.errno in DISK_FULL:
+            raise error
+        self._failure_times[files.pack] = self._clock.seconds()
+        _log.warn(
+            "the pack {path} could not be read or removed ({problem}), so nobody knows"
+            " whether it is damaged: check the permissions and the disk",
+            path=str(files.pack),
+            problem=str(error),
+        )
 
     async def _scrub_pack(self, files: PackFiles) -> bool:
         """Hash a pack; return whether it was damaged, and is removed."""

@@ -203,6 +203,30 @@ async def test_a_pack_that_cannot_be_read(site: ScrubSite, code: int) -> None:
     assert site.marks() == [True, True]
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("suffix", [".pack", ".index"])
+@pytest_twisted.ensureDeferred
+async def test_a_pack_whose_inode_cannot_be_read(site: ScrubSite, suffix: str, code: int) -> None:
+    """The log names it once, and the other pack is hashed."""
+    stat, unreadable = Path.stat, site.packs[1].pack.with_suffix(suffix)
+
+    def fail(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path == unreadable:
+            raise OSError(code, os.strerror(code), str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    site.clock.advance(DUE)
+    with pytest.MonkeyPatch.context() as patch, capturedLogs() as log:
+        patch.setattr(Path, "stat", fail)
+        assert await site.scrub() == 0
+        assert site.marks() == [True, False]
+        assert await site.scrub() == 0
+    texts = [formatEvent(event) or "" for event in log]
+    assert len([text for text in texts if "could not be read" in text]) == 1
+    assert await site.scrub(DUE + 1) == 0
+    assert site.marks() == [True, True]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_failure_that_says_nothing_of_the_disk(
     site: ScrubSite, monkeypatch: pytest.MonkeyPatch
