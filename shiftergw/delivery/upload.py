@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from twisted.logger import Logger
@@ -90,7 +90,8 @@ class Upload:
             report = self._report_to(lambda _: 0)
             start = await self._lay_out(files, connection, start, report)
             await files.upload(self.temporary, self.source, start, report)
-            return await self._check(files, connection)
+            start_of_check = self.clock.seconds()
+            return self._with_duration(await self._check(files, connection), start_of_check)
 
     async def _find_doubt(self, files: RemoteFiles, connection: Connection, plan: DeltaPlan) -> str:
         """Return why nothing can be copied from the other image, or "".
@@ -124,7 +125,7 @@ class Upload:
         report = self._report_to(count)
         try:
             start = await self._lay_out(files, connection, start, report)
-            await self._assemble(files, connection, start, plan, report)
+            verification = await self._assemble(files, connection, start, plan, report)
         except (DeltaUnusable, NoDigest, SftpRefused, TimedOut) as error:
             self.delta.give_up(str(error), has_begun=True)
             return None
@@ -136,7 +137,7 @@ class Upload:
             return None
         copied_bytes = count(self.source.size)
         self.delta.log_end(copied_bytes, self.source.size - begin - copied_bytes)
-        return Verification("sha256")
+        return verification
 
     async def _assemble(
         self,
@@ -145,7 +146,7 @@ class Upload:
         start: int | None,
         plan: DeltaPlan,
         report: Callable[[int], None],
-    ) -> None:
+    ) -> Verification:
         """Put the file together; raise `DeltaUnusable` unless it has the right digest."""
         path, source = self.temporary, self.source
         if files.copying is not None:
@@ -153,8 +154,10 @@ class Upload:
         else:
             assembly = Assembly(files, connection, self.clock, path, source, plan)
             await assembly.run(start, report)
+        start_of_check = self.clock.seconds()
         if await self._remote_sha256(connection, path, source.size) != self.sha256:
             raise DeltaUnusable("the file that was put together has another digest")
+        return self._with_duration(Verification("sha256"), start_of_check)
 
     async def _lay_out(
         self,
@@ -211,6 +214,11 @@ class Upload:
         digest = hashlib.sha256()
         await files.read_through(self.temporary, size, digest.update)
         return digest.hexdigest()
+
+    def _with_duration(self, verification: Verification, start: float) -> Verification:
+        """Return a verification that began at the time `start`, with its duration."""
+        seconds = max(0.0, self.clock.seconds() - start)  # the clock may be set back
+        return replace(verification, seconds=seconds)
 
     async def _check(self, files: RemoteFiles, connection: Connection) -> Verification:
         """Return how the uploaded file was verified; raise `DeliveryFailed` if it is wrong."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,9 @@ from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+REMOTE_CHECK = "remote-check"
+"""The step in which a delivered file is compared on its system, which is part of the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,9 @@ class Installation:
         await attempt.lease(target.name, image.id)
         await attempt.confirm()
         verification, progress = await self._install(job, image.id, squashfs)
+        if verification.seconds:
+            seconds = {REMOTE_CHECK: verification.seconds}
+            attempt.timeline.steps = {**attempt.timeline.steps, **seconds}
         file = await target.directory.exists(f"{image.id}.squashfs")
         records = await self._publisher.records_of(target, image.id, expiring=True)
         ready = records[0] if records else None
@@ -172,9 +178,9 @@ def _report(
     return {
         **squashfs.report.to_document(),
         "metadata": list(resolution.omissions),
-        "verification": asdict(verification),
+        "verification": {"method": verification.method, "reason": verification.reason},
         "copied_bytes": progress.copied_bytes,
         "sent_bytes": progress.done - progress.copied_bytes,
-        "seconds": {stage: round(seconds, 1) for stage, seconds in timeline.seconds().items()},
-        "steps": {step: round(seconds, 1) for step, seconds in timeline.steps.items()},
+        "seconds": {stage: round(seconds, 2) for stage, seconds in timeline.seconds().items()},
+        "steps": {step: round(seconds, 2) for step, seconds in timeline.steps.items()},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from shiftergw.ports.images import Sweepable
@@ -33,11 +33,13 @@ class Verification:
 
     `method` is `sha256` (the digest of the whole file), `read-back` (every byte was read back and
     compared) or `samples` (the size and some pieces). `reason` says in a few words why the system
-    computed no digest.
+    computed no digest. `seconds` is how long the comparison took on another machine; two
+    verifications that differ in it alone are equal.
     """
 
     method: Literal["sha256", "read-back", "samples"]
     reason: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ async def test_only_new_bytes_are_sent(system: FarSystem, tmp_path: Path, way: s
     env = busybox(tmp_path) if way == "busybox" else system.environment(way)
     verification = await system.deliver(system.open("scp" if way == "busybox" else way, env))
     assert verification == Verification("sha256")
+    assert 0 < verification.seconds < 300
     assert SENT_BYTES <= system.sent_bytes < SENT_BYTES * 1.01
     done = [report.done for report in system.reports]
     copied_counts = [report.copied_bytes for report in system.reports]

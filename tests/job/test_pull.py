@@ -37,12 +37,12 @@ async def test_a_refresh_by_a_reader_costs_one_request(tmp_path: Path) -> None:
 async def test_record_of_a_weaker_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record says how the delivered file was verified, and why only by samples."""
+    """The record says how the delivered file was verified, why only by samples, and how long."""
     install = LocalDirectory.install
 
     async def with_samples(*arguments: Any) -> Verification:
         await install(*arguments)
-        return Verification("samples", "the account runs no commands")
+        return Verification("samples", "the account runs no commands", seconds=2.5)
 
     async with running_bench(tmp_path) as bench:
         record = await bench.pull("lib/app:1")
@@ -58,6 +58,7 @@ async def test_record_of_a_weaker_verification(
             "method": "samples",
             "reason": "the account runs no commands",
         }
+        assert record.report["steps"]["remote-check"] == 2.5
 
 
 @pytest_twisted.ensureDeferred
