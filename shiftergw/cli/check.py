@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -32,17 +33,23 @@ _COLORS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 @click.command()
 @config_option
 @click.option("--database", is_flag=True, help="Tell what is in the database, and change nothing.")
-def check(config_file: Path | None, database: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(config_file: Path | None, database: bool, as_json: bool) -> None:
     """Check the configuration and everything that it names, and say what to do.
 
     With --database tell instead what is in the database of the configuration, and what becomes of
     it when the gateway starts: for one that the original gateway has filled.
 
-    Exits with 1 if something would keep the gateway from working.
+    Exits with 1 if something would keep the gateway from working, and with 2 if the configuration
+    cannot be read. Warnings, such as a registry beside the default one that does not answer, do not
+    count.
     """
     try:
         configuration = Config.load(config_file or file_of_environment(os.environ), os.environ)
     except ConfigurationError as error:
+        if as_json:
+            rows = [_row("failure", "configuration", error.what, error.remedy)]
+            click.echo(json.dumps(rows))
         raise Misuse(text_of(error)) from error
 
     async def command(reactor: Reactor) -> int:
@@ -55,22 +62,28 @@ def check(config_file: Path | None, database: bool) -> None:
             findings = await contents(reactor, configuration.config)
         else:
             findings = await checkup(reactor, configuration, os.environ)
-        return show(findings, Console(highlight=False, width=width))
+        if as_json:
+            rows = [_row(f.level, f.name, f.text, f.remedy) for f in findings]
+            click.echo(json.dumps(rows))
+        else:
+            show(findings, Console(highlight=False, width=width))
+        return FAILURE if any(f.level == "failure" for f in findings) else DONE
 
     run(command)
 
 
-def show(findings: Iterable[Finding], console: Console) -> int:
-    """Print findings as a table and return the exit code."""
+def _row(level: str, subject: str, what: str, remedy: str) -> dict[str, str]:
+    """Return a finding as JSON has it; the remedy may be empty."""
+    return {"level": str(level), "subject": subject, "what": what, "remedy": remedy}
+
+
+def show(findings: Iterable[Finding], console: Console) -> None:
+    """Print findings as a table."""
     table = Table("", "What", "Found, and what to do", box=None, pad_edge=False)
-    code = DONE
     for finding in findings:
         level = Text(finding.level, style=_COLORS[finding.level])
         text = Text(finding.text)
         if finding.remedy:
             text.append(f"\n→ {finding.remedy}", style="bold")
         table.add_row(level, Text(finding.name), text)
-        if finding.level == "failure":
-            code = FAILURE
     console.print(table)
-    return code

@@ -6,7 +6,6 @@ import datetime as dt
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,31 +29,42 @@ _REMEDY = "Check the url, the network, the proxy (https_proxy) and sslcacert."
 
 
 async def registries(config: Config, environ: Mapping[str, str], reactor: Reactor) -> list[Finding]:
-    """Return the findings about every location, each followed by its mirrors."""
+    """Return the findings about every location, each followed by its mirrors.
+
+    The default registry must answer. Another one that does not, or a mirror, concerns some images
+    only, so it is a warning.
+    """
     findings: list[Finding] = []
-    places: list[tuple[str, Location]] = []
+    places: list[tuple[str, Location, Level]] = []
     for name, location in configured_locations(config).items():
-        places.append((f"registry {name}", location))
+        places.append((f"registry {name}", location, _level_without(name, config)))
         for mirror in location.mirrors:
             label = f"mirror {mirror.location.name} of {name}"
-            places.append((label, mirror.location))
+            places.append((label, mirror.location, Level.WARNING))
             try:
                 mirror_login(mirror)
             except ConfigurationError as error:
                 findings.append(failure(label, error))
-    findings += filter(None, (_client_certificate(*place) for place in places))
+    findings += filter(None, (_client_certificate(name, location) for name, location, _ in places))
     findings += await gather_or_cancel(_answer(*place, environ, reactor) for place in places)
-    directories = starmap(_directory, layout_directories(config).items())
+    directories = [
+        _directory(f"location {name}", path, _level_without(name, config))
+        for name, path in layout_directories(config).items()
+    ]
     return [*findings, *directories, *_without_location(config)]
 
 
-def _directory(name: str, path: Path) -> Finding:
+def _level_without(name: str, config: Config) -> Level:
+    """Return how grave it is if a location does not answer."""
+    return Level.FAILURE if name == config.default_image_location else Level.WARNING
+
+
+def _directory(label: str, path: Path, level_without: Level) -> Finding:
     """Check that a directory with OCI layouts can be read."""
-    label = f"location {name}"
     if os.access(path, os.R_OK | os.X_OK) and path.is_dir():
         return Finding(label, Level.OK, str(path))
     problem = "cannot be read by you" if path.is_dir() else "is not a directory"
-    return Finding(label, Level.FAILURE, f"{path} {problem}", "Correct its url, or its mode.")
+    return Finding(label, level_without, f"{path} {problem}", "Correct its url, or its mode.")
 
 
 def _without_location(config: Config) -> list[Finding]:
@@ -92,9 +102,16 @@ def _client_certificate(name: str, location: Location) -> Finding | None:
 
 
 async def _answer(
-    name: str, location: Location, environ: Mapping[str, str], reactor: Reactor
+    name: str,
+    location: Location,
+    level_without: Level,
+    environ: Mapping[str, str],
+    reactor: Reactor,
 ) -> Finding:
-    """Check that a registry answers `GET /v2/` (distribution-spec, "Determining Support")."""
+    """Check that a registry answers `GET /v2/` (distribution-spec, "Determining Support").
+
+    Whatever `level_without` is, an error of the configuration is a failure.
+    """
     try:
         transport = Transport(reactor, location, Proxies(environ), Limits(connect=NETWORK_LIMIT))
         try:
@@ -106,10 +123,12 @@ async def _answer(
             )
         finally:
             await transport.close()
-    except (ConfigurationError, RegistryUntrusted) as error:  # their own remedies are better
+    except ConfigurationError as error:
         return failure(name, error)
+    except RegistryUntrusted as error:  # its own remedy is better
+        return replace(failure(name, error), level=level_without)
     except GatewayError as error:
-        return replace(failure(name, error), remedy=_REMEDY)
+        return replace(failure(name, error), level=level_without, remedy=_REMEDY)
     text = f"{location.base} answers with HTTP status {status}"
     if status in {200, 401} and place != location.origin:
         address = f"{place.scheme}://{place.authority}"
@@ -121,7 +140,7 @@ async def _answer(
         )
     if status in {200, 401}:
         return Finding(name, Level.OK, text)
-    return Finding(name, Level.FAILURE, text, _REMEDY)
+    return Finding(name, level_without, text, _REMEDY)
 
 
 async def _status(transport: Transport, url: str) -> tuple[int, WebOrigin]:

@@ -261,7 +261,10 @@ async def _check_expiry_finding(configuration: dict[str, Any], root: Path) -> No
 @pytest.mark.parametrize("fit", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_the_command(tmp_path: Path, fit: bool) -> None:
-    """The command prints findings and remedies; exit code 0, or 1 with a failure."""
+    """The command prints findings and remedies; exit code 0, or 1 with a failure.
+
+    `--json` prints the same.
+    """
     need("mksquashfs")
     async with listening(Site(Registry())) as registry:  # type: ignore[arg-type]  # any site
         configuration = document(tmp_path, registry, free_port()) | {"Listn": "x"}
@@ -270,7 +273,12 @@ async def test_the_command(tmp_path: Path, fit: bool) -> None:
         config = tmp_path / "imagemanager.json"
         config.write_text(json.dumps(configuration))
         result = await deferToThread(shiftergw, "check", "--config", str(config))
-    assert result.returncode == (0 if fit else 1), result.stdout
+        of_json = await deferToThread(shiftergw, "check", "--json", "--config", str(config))
+    assert (result.returncode, of_json.returncode) == ((0, 0) if fit else (1, 1)), result.stdout
+    rows = {row["subject"]: row for row in json.loads(of_json.stdout)}
+    assert all(list(row) == ["level", "subject", "what", "remedy"] for row in rows.values())
+    directory = rows["imageDir of s"]
+    assert (directory["level"] == "failure", "Make it" in directory["remedy"]) == (not fit, not fit)
     lines = result.stdout.splitlines()
     assert any(line.startswith("warning") and "Listn" in line for line in lines)
     assert any("→ Make it" in line for line in lines) is not fit
@@ -291,3 +299,7 @@ def test_a_configuration_that_cannot_be_read() -> None:
     result = shiftergw("check", "--config", "/nonexistent.json")
     assert (result.returncode, result.stdout) == (2, "")
     assert "cannot be read" in result.stderr
+    result = shiftergw("check", "--json", "--config", "/nonexistent.json")
+    (row,) = json.loads(result.stdout)
+    assert (result.returncode, row["level"], row["subject"]) == (2, "failure", "configuration")
+    assert "/nonexistent.json" in row["what"]

@@ -12,6 +12,7 @@ from shiftergw.app.checkup.finding import Finding, Level
 from shiftergw.app.checkup.registries import registries
 from tests.certificates import Authority
 from tests.configurations import load_config
+from tests.impostors import listening as tls_listening
 from tests.installed_reactor import reactor
 from tests.registries import FakeRegistry
 
@@ -48,7 +49,7 @@ def _fill(value: Any, host: str) -> Any:
 
 @pytest_twisted.ensureDeferred
 async def test_mirrors(tmp_path: Path) -> None:
-    """Each mirror is asked, and its login file is read."""
+    """Each mirror is asked, and its login file is read; one that is down is a warning."""
     login = tmp_path / "login"
     login.write_text("a:b")
     login.chmod(0o600)
@@ -56,8 +57,8 @@ async def test_mirrors(tmp_path: Path) -> None:
     results = await check({f"{PLACE}/mirrors": mirrors})
     name = "mirror HOST of registry.example.com"
     assert [finding.level for finding in results[name]] == [Level.OK]
-    (failure,) = results["mirror 127.0.0.1:1 of registry.example.com"]
-    assert (failure.level, "connection refused" in failure.text) == (Level.FAILURE, True)
+    (warning,) = results["mirror 127.0.0.1:1 of registry.example.com"]
+    assert (warning.level, "connection refused" in warning.text) == (Level.WARNING, True)
     login.chmod(0o604)
     first, second = (await check({f"{PLACE}/mirrors": mirrors}))[name]
     assert (first.level, second.level) == (Level.FAILURE, Level.OK)
@@ -123,9 +124,31 @@ async def test_directories(tmp_path: Path) -> None:
     )
     assert [(f.level, f.text) for f in results["location site"]] == [(Level.OK, str(tmp_path))]
     (finding,) = results["location absent"]
-    assert finding.level == Level.FAILURE
+    assert finding.level == Level.WARNING
     assert finding.text == f"{tmp_path}/absent is not a directory"
     assert "registry site" not in results
+    url = {"Locations/absent": layouts | {"url": f"{tmp_path.as_uri()}/absent"}}
+    (finding,) = (await check(url | {"DefaultImageLocation": "absent"}))["location absent"]
+    assert finding.level == Level.FAILURE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dead_registry_beside_the_default_one(tmp_path: Path) -> None:
+    """It is a warning, as images of other registries can be pulled; a wrong key is a failure."""
+    section = {"remotetype": "dockerv2", "url": "http://127.0.0.1:1"}
+    extra = {"Locations/extra": section}
+    (finding,) = (await check(extra))["registry extra"]
+    assert (finding.level, "connection refused" in finding.text) == (Level.WARNING, True)
+    assert finding.remedy
+    (finding,) = (await check(extra | {"DefaultImageLocation": "extra"}))["registry extra"]
+    assert finding.level is Level.FAILURE
+    wrong = {"Locations/extra": section | {"clientCertificate": str(tmp_path / "absent.pem")}}
+    (finding,) = (await check(wrong))["registry extra"]
+    assert finding.level is Level.FAILURE
+    async with tls_listening(Authority(tmp_path).server_file()) as server:
+        url = {"url": f"https://localhost:{server.port}"}
+        (finding,) = (await check({"Locations/extra": section | url}))["registry extra"]
+    assert (finding.level, "certificate" in finding.text) == (Level.WARNING, True)
 
 
 @pytest_twisted.ensureDeferred
