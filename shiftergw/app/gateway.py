@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from twisted.application.service import Service
 
 from shiftergw.app import compose
+from shiftergw.app.admin import AdminListener
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.app.preparation import Preparation
 from shiftergw.app.user_files import user_files
@@ -32,6 +33,7 @@ from shiftergw.service.gateway import Gateway, GatewayOptions
 from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.service.recovery import Recovery, WorkerShortage
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
+from shiftergw.web.admin import AdminApplication, health_pages
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.lists import ListLimits
@@ -82,6 +84,7 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
             user_threads,
             *users.listings.values(),
             *(Listener(text, site, reactor) for text in config.listen),
+            *_admin_services(config, rules, threads, reactor),
         ]
     )
 
@@ -137,6 +140,16 @@ def _authenticators(
         return authenticators, []
     single_use = SingleUse(authenticators, used_credentials, reactor)
     return dict.fromkeys(authenticators, single_use), [single_use.rounds]
+
+
+def _admin_services(
+    config: Config, rules: Gateway, threads: Threads, reactor: Reactor
+) -> Sequence[Service]:
+    """Return the admin listener, unless `AdminListen` is none."""
+    if not config.admin_listen:
+        return []
+    application = AdminApplication(health_pages(rules), reactor)
+    return [AdminListener(config, application, threads, reactor)]
 
 
 def _connection_limits(config: Config) -> ConnectionLimits:

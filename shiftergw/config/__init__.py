@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from shiftergw.config import checks
+from shiftergw.config.admin import AdminAddress, AdminListen
 from shiftergw.config.advice import advice
 from shiftergw.config.document import (
     Section,
@@ -102,6 +103,7 @@ def _defaults(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[s
         "SecretKeyFile": f"{state}/secret.key",
         "UploadDirectory": f"{state}/uploads",
         "Listen": "tcp:5000:interface=127.0.0.1" if mock else "tcp:5000:backlog=2048",
+        "AdminListen": f"{state}/admin.sock",
         # The original reads both from the environment only, and ignores their values.
         **{name: True for name in ("ENABLE_LABELS", "DISABLE_ACL_METADATA") if name in environ},
     }
@@ -149,6 +151,11 @@ class Config(Section):
     upload_keep: Duration = Field(86400, alias="UploadKeep")
     gateway_url: GatewayUrl | None = Field(None, alias="GatewayURL")
     listen: Arguments = Field(alias="Listen", min_length=1)
+    admin_listen: AdminListen = Field(AdminAddress(), alias="AdminListen")
+    admin_group: str | None = Field(None, alias="AdminGroup", min_length=1)
+    admin_token_file: LocalPath | None = Field(None, alias="AdminTokenFile")
+    admin_certificate: LocalPath | None = Field(None, alias="AdminCertificate")
+    admin_key: LocalPath | None = Field(None, alias="AdminKey")
     worker_threads: int = Field(
         default_factory=lambda: min(4, len(os.sched_getaffinity(0))), alias="WorkerThreads", ge=1
     )

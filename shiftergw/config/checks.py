@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from shiftergw.config.admin import admin_problems
 from shiftergw.config.broker import problems_of_url
 from shiftergw.config.document import objects_in, place
 from shiftergw.config.location_checks import location_problems
@@ -49,6 +50,7 @@ def relation_problems(document: Mapping[str, Any]) -> Iterator[str]:
         yield "MongoDB: is required with MongoDBURI: the name of the database"
     yield from _import_problems(document)
     yield from _broker_problems(document)
+    yield from admin_problems(document)
 
 
 def _import_problems(document: Mapping[str, Any]) -> Iterator[str]:

@@ -32,6 +32,11 @@ def _surroundings(info: ValidationInfo) -> Surroundings:
     return info.context
 
 
+def base_directory(info: ValidationInfo) -> Path:
+    """Return the directory at which relative paths start."""
+    return _surroundings(info).base
+
+
 def _local_path(value: Path, info: ValidationInfo) -> Path:
     if "\0" in str(value) or value == Path():
         raise ValueError("must be a path")

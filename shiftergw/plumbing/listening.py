@@ -24,13 +24,13 @@ ERRORS = (ValueError, TypeError, LookupError, OverflowError, OSError)
 """What Twisted raises, besides `CannotListenError`, for an unusable endpoint."""
 
 
-def endpoint_error(text: str, error: Exception) -> ConfigurationError:
-    """Return the error for the text of an endpoint that raised one of `ERRORS`."""
+def endpoint_error(text: str, error: Exception, key: str = "Listen") -> ConfigurationError:
+    """Return the error for the text of an endpoint, under `key`, that raised one of `ERRORS`."""
     if isinstance(error, OSError) and error.filename is not None:
         file = error.filename2 or error.filename
         name = file.decode(errors="replace") if isinstance(file, bytes) else str(file)
         return ConfigurationError(
-            f"Listen: {text!r} cannot be used: {printable(name)}: {error.strerror}.",
+            f"{key}: {text!r} cannot be used: {printable(name)}: {error.strerror}.",
             remedy="The gateway's user must be able to read the files that it names, and to make"
             " the socket's.",
         )
@@ -43,15 +43,21 @@ def endpoint_error(text: str, error: Exception) -> ConfigurationError:
 class Listener(Service):
     """Listens at an endpoint from its start to its stop."""
 
-    def __init__(self, text: str, factory: IProtocolFactory, reactor: Reactor) -> None:
-        """Parse the text of a Twisted endpoint; raise `ConfigurationError` if it is not one."""
+    def __init__(
+        self, text: str, factory: IProtocolFactory, reactor: Reactor, key: str = "Listen"
+    ) -> None:
+        """Parse the text of a Twisted endpoint; raise `ConfigurationError` if it is not one.
+
+        `key` is that of the configuration, for errors.
+        """
         self._text = text
+        self._key = key
         self._factory = factory
         self._port: Any = None
         try:
             self._endpoint = serverFromString(reactor, text)
         except ERRORS as error:
-            raise endpoint_error(text, error) from error
+            raise endpoint_error(text, error, key) from error
 
     def startService(self) -> Deferred[None]:
         """Start to listen; the result fails with `CannotListenError` or `ConfigurationError`."""
@@ -64,7 +70,7 @@ class Listener(Service):
         except CannotListenError:
             raise
         except ERRORS as error:
-            raise endpoint_error(self._text, error) from error
+            raise endpoint_error(self._text, error, self._key) from error
 
     def stopService(self) -> Deferred[None]:
         """Stop listening; the result fires when that is done."""
@@ -77,19 +83,19 @@ class Listener(Service):
             await maybeDeferred(port.stopListening)
 
 
-def remedy(error: CannotListenError) -> str:
-    """Return the remedy for the admin, who has set the key `Listen`."""
+def remedy(error: CannotListenError, key: str = "Listen") -> str:
+    """Return the remedy for the admin, who has set a `key` of the configuration."""
     number = getattr(error.socketError, "errno", None)
     if number == errno.EADDRINUSE:
-        return "End what listens there, or change Listen."
+        return f"End what listens there, or change {key}."
     if number == errno.EADDRNOTAVAIL:
-        return "This machine has no such address: change the interface in Listen."
+        return f"This machine has no such address: change the interface in {key}."
     if number in {errno.EACCES, errno.EPERM}:
         if isinstance(error.port, int) and error.port < USER_PORTS:
             return (
-                f"Ports below {USER_PORTS} are not for every user. Set Listen to another port; or"
+                f"Ports below {USER_PORTS} are not for every user. Set {key} to another port; or"
                 " have a proxy listen there, and pass on to the gateway; or give the gateway's unit"
                 " AmbientCapabilities=CAP_NET_BIND_SERVICE, and the same in CapabilityBoundingSet=."
             )
-        return "Let the gateway's user listen there, or change Listen."
-    return "Change Listen."
+        return f"Let the gateway's user listen there, or change {key}."
+    return f"Change {key}."

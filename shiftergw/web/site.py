@@ -38,7 +38,10 @@ BODY_LIMIT = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request before anything is decoded; `peer` is the address of the client."""
+    """One request before anything is decoded; `peer` is the address of the client.
+
+    `credentials` are the values of the header `authentication`, which has munge credentials.
+    """
 
     method: bytes
     path: bytes
@@ -46,6 +49,7 @@ class Call:
     credentials: tuple[bytes, ...] = ()
     body: bytes = b""
     peer: str = ""
+    authorization: tuple[bytes, ...] = ()
 
 
 class Application(Protocol):
@@ -177,6 +181,7 @@ class Request(server.Request):
             self.uri.partition(b"?")[2],
             tuple(self.requestHeaders.getRawHeaders(b"authentication", ())),
             peer=getattr(self.client, "host", ""),
+            authorization=tuple(self.requestHeaders.getRawHeaders(b"authorization", ())),
         )
 
     def _send(self, answer: Answer) -> None:

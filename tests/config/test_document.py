@@ -58,7 +58,7 @@ def test_a_misspelt_key_that_is_required() -> None:
         ),
         ("UserLimits/total", 1, "UserLimits.total: unknown key, not used"),
         ("Platforms/mycluster/name", "n", "Platforms.mycluster.name: unknown key, not used"),
-        ("bad\nkey", 1, r"bad\x0akey: unknown key, not used"),
+        ("zz\nzz", 1, r"zz\x0azz: unknown key, not used"),
     ],
 )
 def test_unknown_keys(path: str, value: Any, message: str) -> None:

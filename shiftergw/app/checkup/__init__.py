@@ -22,6 +22,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.web.client import Agent, HTTPConnectionPool
 
+from shiftergw.app.checkup.admin import admin_listener
 from shiftergw.app.checkup.builders import builders, link_races
 from shiftergw.app.checkup.contents import contents
 from shiftergw.app.checkup.database import state
@@ -72,7 +73,8 @@ async def checkup(
     ):
         findings += host_findings
     findings += await registries(config, environ, reactor)
-    return findings + await _listeners(config, reactor)
+    findings += await _listeners(config, reactor)
+    return [*findings, await admin_listener(config, reactor)]
 
 
 def _failure_of(name: str, check: Callable[[], object]) -> Finding | None:

@@ -1,0 +1,123 @@
+"""The admin site: metrics and health, for the people and programs that watch over the gateway.
+
+It listens apart from the API: at a UNIX socket, whose permissions say who may connect, or at a port
+with TLS, where each request needs the site's token.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from shiftergw.errors import GatewayError, NotAuthenticated, NotFound, printable
+from shiftergw.service.gateway import Gateway
+from shiftergw.web import render
+from shiftergw.web.bodies import BodyReceiver
+from shiftergw.web.connections import ConnectionLimits
+from shiftergw.web.pages import PAGES
+from shiftergw.web.render import Answer
+from shiftergw.web.routes import MethodNotAllowed
+from shiftergw.web.site import Call, Site
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+Page = Callable[[], Awaitable[Answer]]
+
+CONNECTIONS = 32
+"""Connections at once; a monitoring system needs one."""
+
+REFUSAL_SECONDS = 60.0
+"""Seconds between two log lines about requests without the token."""
+
+
+class AdminApplication:
+    """Answers GET and HEAD of its pages; with a token, only to those who send it."""
+
+    _log = Logger()
+
+    def __init__(self, pages: Mapping[str, Page], clock: IReactorTime) -> None:
+        """Answer with `pages`, by path."""
+        self.token: bytes | None = None
+        """What each request must have in `Authorization: Bearer`; None if none is needed."""
+        self._pages = pages
+        self._clock = clock
+        self._quiet_until = 0.0
+
+    async def __call__(self, call: Call) -> Answer:
+        """Return the answer to a call; every error becomes an answer, except a cancellation."""
+        try:
+            self._check_token(call)
+            return await self._page_of(call)()
+        except CancelledError:
+            raise
+        except MethodNotAllowed as error:
+            return render.refusal(error, Allow=error.methods)
+        except NotAuthenticated as error:
+            headers = {"WWW-Authenticate": "Bearer"}  # RFC 6750, section 3
+            answer = render.refusal(error)
+            return replace(answer, headers={**answer.headers, **headers})
+        except GatewayError as error:
+            return render.refusal(error)
+        except Exception:  # noqa: BLE001 - the client must get an answer also after a bug
+            self._log.failure("a request at the admin listener failed")
+            return render.refusal(GatewayError("Something went wrong in the gateway."))
+
+    def _page_of(self, call: Call) -> Page:
+        """Return the page of a call; raise `NotFound` or `MethodNotAllowed`."""
+        page = self._pages.get(call.path.decode("latin-1"))
+        if page is None:
+            raise NotFound(f"There is no page {printable(call.path, 60)} here.")
+        if call.method not in {b"GET", b"HEAD"}:
+            raise MethodNotAllowed(call.method, "GET, HEAD")
+        return page
+
+    def _check_token(self, call: Call) -> None:
+        """Raise `NotAuthenticated` without the token; the comparison takes constant time."""
+        if self.token is None:
+            return
+        scheme, _, token = b"".join(call.authorization[:1]).partition(b" ")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self.token):
+            return
+        now = self._clock.seconds()
+        if now >= self._quiet_until:
+            self._quiet_until = now + REFUSAL_SECONDS
+            self._log.warn(
+                "a request at the admin listener from {peer} lacks the token; further ones are not"
+                " logged for {seconds:.0f} s",
+                peer=call.peer,
+                seconds=REFUSAL_SECONDS,
+            )
+        raise NotAuthenticated("The request lacks the token of the admin listener.", remedy="")
+
+    def only_reads(self, call: Call) -> bool:  # noqa: ARG002 - see `Application`
+        """Return that no call changes anything."""
+        return True
+
+    def takes_long_body(self, call: Call) -> bool:  # noqa: ARG002
+        """Return that no call has a long body."""
+        return False
+
+    async def open_body(self, call: Call, size: int) -> BodyReceiver | Answer:
+        """Refuse a long body."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Do nothing: nothing is pending."""
+
+
+def health_pages(gateway: Gateway) -> dict[str, Page]:
+    """Return the pages about the gateway's health, which the public site has as well."""
+    return {path: partial(PAGES[path], gateway) for path in ("/livez", "/readyz")}
+
+
+def make_admin_site(application: AdminApplication, clock: IReactorTime) -> Site:
+    """Return the site of the admin listener; its peers at a UNIX socket have no address."""
+    limits = ConnectionLimits(total=CONNECTIONS, per_peer=CONNECTIONS)
+    return Site(application, clock, limits)
