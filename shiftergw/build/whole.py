@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from twisted.logger import Logger
 from shiftergw.build.converter import BuildRequest, timeout_error
 from shiftergw.build.examination import examine_layers
 from shiftergw.build.mksquashfs import Mksquashfs, arguments
+from shiftergw.build.packing_slots import PackingSlots, share_of
 from shiftergw.build.stage_meter import StageMeter
 from shiftergw.build.stream import stream
 from shiftergw.errors import BlobCorrupt
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from shiftergw.build.tools import BuildTools
+    from shiftergw.model.build_options import SquashOptions
     from shiftergw.oci.flatten import Plan
     from shiftergw.oci.tar import LayerIndex
 
@@ -75,7 +79,19 @@ class WholeConverter:
             raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
 
     async def write_image(self, plan: Plan, output: Path) -> PackedData:
-        """See `LayerConverter`. The file has no data of packs."""
+        """See `LayerConverter`. The file has no data of packs.
+
+        Holds one of the slots that all packings of this machine share. The caller may hold the lock
+        of the converted file: a build of the same file has nothing to do without it.
+        """
+        request, tools = self.request, self.tools
+        size = sum(layer.size for layer in dict.fromkeys(request.layers))
+        slots = PackingSlots(tools, request.options, self._queueing)
+        async with slots.take(size) as slot:
+            await self._squash(plan, output, share_of(request.options, slot.holders))
+        return PackedData()
+
+    async def _squash(self, plan: Plan, output: Path, options: SquashOptions) -> None:
         request, tools, size = self.request, self.tools, plan.report.size
         if advice := self.advice(plan):
             request.on_stage("SLOW DIRECTORY")
@@ -83,14 +99,20 @@ class WholeConverter:
         meter = StageMeter(self.write_stage, request.report, size)
         with meter.reporting(tools.clock):
             await Mksquashfs(tools.binary, tools.threads, tools.reactor, tools.clock).run(
-                arguments(request.options, output),
+                arguments(options, output),
                 max(request.created, plan.latest),
                 output,
                 partial(stream, plan, self._files),
                 lambda done: meter.set(done, size),
                 note_work=meter.note_work,
             )
-        return PackedData()
+
+    @contextmanager
+    def _queueing(self) -> Iterator[None]:
+        """Tell that the image waits for a slot of the machine, during the block."""
+        self.request.on_stage("QUEUED")
+        yield
+        self.request.on_stage(self.WRITING)
 
     def advice(self, plan: Plan) -> str:
         """See `LayerConverter`; the time is quadratic in the entries of a directory."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.build import whole
+from shiftergw.build.tools import BuildTools
 from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace
 from shiftergw.model.build_options import BuildLimits, StageLimits
+from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from tests import images
 from tests.build.parts import running_in, script
 from tests.build.site import OTHER_ID, REAL, Site
 from tests.parts import small_disk
+from tests.work.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,27 @@ async def test_a_failed_conversion_leaves_nothing(
         await site.build_image(site.two)
     assert site.names == []
     assert running_in(tmp_path / "bin") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_whole_images_share_the_slots_of_the_machine(
+    tmp_path: Path, threads: Threads
+) -> None:
+    """The image waits for a slot, and says so; then it has its part of memory and processors."""
+    (tmp_path / "bin").mkdir()
+    text = f'echo "$@" >> {tmp_path}/arguments; {REAL}; exec "$real" "$@"'
+    site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text))
+    slots = BuildTools(site.directory, *[cast("Any", None)] * 6).slot_directory
+    slots.mkdir(parents=True)
+    options = {"memory": "128M", "processors": 2}
+    with tried_lock(slots / "1.slot"):
+        with tried_lock(slots / "0.slot"):
+            waiting = Deferred.fromCoroutine(site.build_image(site.two, **options))
+            await until(lambda: site.states == ["EXAMINATION", "CONVERSION", "QUEUED"])
+            assert not (tmp_path / "arguments").exists()
+        await waiting
+    assert site.states[3:5] == ["CONVERSION", "CHECK"]
+    assert "-mem 65536K -processors 1" in (tmp_path / "arguments").read_text()
 
 
 @pytest_twisted.ensureDeferred
