@@ -7,7 +7,8 @@ An image of any user may be the base, because only bytes are copied that the new
 the user of the pull has proven access to them.
 
 A base that its system cannot read, as on a broken disk of a parallel file system, would fail each
-delivery that tries it. So a base that was of no use is avoided for hours.
+delivery that tries it. So a base that was of no use is avoided for hours by the process that tried
+it, and a pull that may have failed with a base, in any process, uses none again (`may_use_base`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from shiftergw.ports import DeltaBase, DeltaSource, ImageStore, SharedRange
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.model.records import ImageRecord
 
 SEARCH_SECONDS = 5.0
 """Seconds that a delivery waits for the search, or for the ranges of its file to be stored."""
@@ -159,6 +162,15 @@ class Deltas:
 
     def _warn(self, text: str, image_id: str, error: GatewayError) -> None:
         self._log.warn(text, id=image_id, error=error, detail=error.detail)
+
+
+def may_use_base(record: ImageRecord) -> bool:
+    """Return whether an attempt may use a base: none before it may have failed with one.
+
+    A disk that hangs makes the pull wait for its system, or kills the worker. An outage of the
+    system does the same; then the whole file is sent.
+    """
+    return not record.deaths and not record.waited_for_system
 
 
 def shared_ranges(file: PackedData, base: PackedData) -> tuple[SharedRange, ...]:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError, NoSpace, stage_timeout
 from shiftergw.job.attempt import Attempt
-from shiftergw.job.delta import Deltas
+from shiftergw.job.delta import Deltas, may_use_base
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.publication import Publisher, Resolution
 from shiftergw.job.targets import Target
@@ -128,7 +128,9 @@ class Installation:
         attempt, target, size = job.attempt, job.target, squashfs.size
         seconds = self._config.stage_limits.transfer
         name = f"{image_id}.squashfs"
-        delta = await self._deltas.find(target, image_id, squashfs)
+        delta = None
+        if may_use_base(attempt.record):
+            delta = await self._deltas.find(target, image_id, squashfs)
         progress = Progress()
 
         def report(latest_progress: Progress) -> None:

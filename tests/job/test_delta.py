@@ -28,7 +28,7 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.job import delta
-from shiftergw.job.delta import SEARCH_SECONDS, Deltas, shared_ranges
+from shiftergw.job.delta import SEARCH_SECONDS, Deltas, may_use_base, shared_ranges
 from shiftergw.model.images import BuiltImage, ContentReport, Digest
 from shiftergw.model.packed_data import SHORTEST_RANGE, DataRange, PackedData
 from shiftergw.model.records import ImageRecord
@@ -257,6 +257,39 @@ async def test_a_base_that_fails_a_delivery_is_avoided(
     monkeypatch.setattr(LocalDirectory, "install", fail)
     assert (await site.try_to_pull(2, COMMON_BYTES)).status in {State.FAILURE, State.PENDING}
     assert (await site.try_to_pull(2, COMMON_BYTES)).status is FAILURES[error]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pull_that_waited_for_its_system_uses_no_base(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker, which does not know why the pull waits, sends the whole file, too."""
+    await site.pull(1, COMMON_BYTES)
+    install = LocalDirectory.install
+
+    async def hang(*arguments: Any) -> Any:
+        if arguments[-1] is not None:
+            raise RetryLater(0, SYSTEM, DeliveryFailed("The disk hangs."), system=SYSTEM)
+        return await install(*arguments)
+
+    monkeypatch.setattr(LocalDirectory, "install", hang)
+    monkeypatch.setattr(Deltas, "avoid", lambda *_: None)
+    assert (await site.try_to_pull(2, COMMON_BYTES)).status is State.PENDING
+    await site.pull(2, COMMON_BYTES)
+    assert (await site.try_to_pull(3, COMMON_BYTES, 1)).status is State.PENDING
+
+
+@pytest.mark.parametrize(
+    ("record", "is_allowed"),
+    [
+        (ImageRecord(attempt=3, waited=60.0, waited_for_pulls=60.0), True),
+        (ImageRecord(attempt=2, waited_for_system=1.0), False),
+        (ImageRecord(attempt=2, deaths=1), False),
+    ],
+)
+def test_which_pulls_use_bases(record: ImageRecord, is_allowed: bool) -> None:
+    """Those that waited for a registry or other pulls do; not those that may have had a base."""
+    assert may_use_base(record) is is_allowed
 
 
 @pytest_twisted.ensureDeferred
