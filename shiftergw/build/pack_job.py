@@ -17,7 +17,7 @@ from shiftergw.build.direct_packer import pack_directly
 from shiftergw.build.pack_archive import pack_by_mksquashfs
 from shiftergw.build.pack_feed import PackedLayer
 from shiftergw.build.pack_files import Pack, PackFiles, install_pack
-from shiftergw.build.packing_slots import PackingSlots, share_of
+from shiftergw.build.packing_slots import PackingSlots, hold_large_window, share_of
 from shiftergw.errors import (
     BlobCorrupt,
     ImageTooLarge,
@@ -26,9 +26,8 @@ from shiftergw.errors import (
     PackCorrupt,
 )
 from shiftergw.oci.budget import LayersPending
-from shiftergw.oci.compression import LARGE_WINDOW, WindowRefused, opening_of
+from shiftergw.oci.compression import LargeWindow, WindowRefused, opening_of
 from shiftergw.oci.tar import LayerIndex, ReadFile, index_layer
-from shiftergw.oci.zstd_frames import WINDOW_LIMIT
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import POLL_SECONDS, tried_file_lock
 from shiftergw.plumbing.timing import pause, within
@@ -82,6 +81,8 @@ class PackJob:
     slots: PackingSlots
     _arrival: Deferred[None] = field(default_factory=Deferred, init=False)
     """Fires when the layer is on this machine."""
+    _has_large_window: bool = field(default=False, init=False)
+    """Whether the layer is known to need a large zstd window."""
 
     async def run(self, opening: Opening | None, use: AsyncExitStack) -> Pack:
         """Find or make the pack of a layer that arrives by `opening`, or of its file."""
@@ -152,18 +153,25 @@ class PackJob:
     async def _make_of_file(self, use: AsyncExitStack) -> Pack | None:
         """Return the pack that is made of the file of the layer.
 
-        Returns None if another process makes it, once that has ended.
+        Returns None if another process makes it, once that has ended, or if it turns out that the
+        layer needs a large window, for which it must wait without a slot and a lock.
         """
         packer, files, tools = self.packer, self.files, self.packer.tools
-        async with (
-            self.slots.take(self.layer.size) as slot,
-            tried_file_lock(files.lock, tools.threads) as is_alone,
-        ):
-            if is_alone:
-                pack = await self._find(use)
-                if pack is None:
-                    pack = await self._make_with_room(slot, use)
-                return pack
+        async with AsyncExitStack() as use_of_window:
+            if self._has_large_window:
+                await use_of_window.enter_async_context(hold_large_window(tools.clock))
+            async with (
+                self.slots.take(self.layer.size) as slot,
+                tried_file_lock(files.lock, tools.threads) as is_alone,
+            ):
+                if is_alone:
+                    pack = await self._find(use)
+                    if pack is None:
+                        try:
+                            pack = await self._make_with_room(slot, use)
+                        except WindowRefused:
+                            await self._remove_part()
+                    return pack
         async with packer.lock(files):
             return await self._find(use)
 
@@ -177,9 +185,10 @@ class PackJob:
         if path is None:
             raise PackCorrupt("A converted layer is no longer in the cache.")
         await self._make_room_for(path, is_full=False)
+        window = LargeWindow.OWN if self._has_large_window else LargeWindow.REFUSE
         while True:
             try:
-                contents = await self._compress(opening_of(path), slot)
+                contents = await self._compress(opening_of(path), slot, window)
                 return await self._install(contents, use)
             except NoSpace:
                 await self._remove_part()
@@ -225,7 +234,7 @@ class PackJob:
     async def _compress_unless_idle(self, opening: Opening, slot: TakenSlot) -> PackedLayer | None:
         """Write the part file; return None if the slot is needed, and the download is too slow."""
         meter = ArrivalMeter(opening)
-        compressing = Deferred.fromCoroutine(self._compress(meter.open, slot, LARGE_WINDOW))
+        compressing = Deferred.fromCoroutine(self._compress(meter.open, slot))
         is_given_up = False
 
         async def give_up_when_idle() -> None:
@@ -252,7 +261,7 @@ class PackJob:
                 await watching
 
     async def _compress(
-        self, opening: Opening, slot: TakenSlot, largest_window: int = WINDOW_LIMIT
+        self, opening: Opening, slot: TakenSlot, large_window: LargeWindow = LargeWindow.REFUSE
     ) -> PackedLayer:
         """Write the part file; return the index of the layer and the digests of its contents."""
         tools, part = self.packer.tools, self.files.part
@@ -268,13 +277,17 @@ class PackJob:
                 stop,
                 report_position,
                 read_file,
-                largest_window=largest_window,
+                large_window=large_window,
             )
 
         with disk_errors():
             await tools.threads.run(make_empty, part)
             write = pack_directly if options.packs_directly else pack_by_mksquashfs
-            return await write(tools, options, part, read, self.report)
+            try:
+                return await write(tools, options, part, read, self.report)
+            except WindowRefused:
+                self._has_large_window = True
+                raise
 
     async def _install(self, contents: PackedLayer, use: AsyncExitStack) -> Pack:
         """Put the pack with these contents in its place, under its lock."""

@@ -11,14 +11,19 @@ large ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from shiftergw.oci.compression import LARGE_WINDOWS
 from shiftergw.plumbing.file_slots import FileSlots
+from shiftergw.plumbing.locks import POLL_SECONDS
+from shiftergw.plumbing.timing import pause
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
     from shiftergw.build.tools import BuildTools
     from shiftergw.model.build_options import SquashOptions
     from shiftergw.plumbing.file_slots import TakenSlot
@@ -81,6 +86,20 @@ class PackingSlots:
     def _is_large(self, size: int) -> bool:
         """Return whether the first slot is kept from a layer of this size."""
         return size > SMALL_LAYER and slot_count(self.options) > 1
+
+
+@asynccontextmanager
+async def hold_large_window(clock: IReactorTime) -> AsyncIterator[None]:
+    """Hold the memory for one of the large zstd windows of this process during the block.
+
+    Waits without a limit; cancellable. The caller must hold no slot and no lock.
+    """
+    while not LARGE_WINDOWS.acquire(blocking=False):
+        await pause(POLL_SECONDS, clock)
+    try:
+        yield
+    finally:
+        LARGE_WINDOWS.release()
 
 
 def slot_count(options: SquashOptions) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum, auto
 from pathlib import Path
 from threading import BoundedSemaphore, Event
 from typing import IO, BinaryIO, Self, cast
@@ -38,7 +39,9 @@ _DROP_SIZE = 1 << 25
 LARGE_WINDOW = 1 << 23
 """Bytes of a zstd window (that of `zstd -19`) above which two streams at most run at a time."""
 
-_LARGE_WINDOWS = BoundedSemaphore(2)
+LARGE_WINDOWS = BoundedSemaphore(2)
+"""The large windows of this process. A caller that holds one passes `LargeWindow.OWN`."""
+
 _POLL_SECONDS = 0.1
 
 
@@ -47,7 +50,18 @@ class StopRequested(Exception):
 
 
 class WindowRefused(Exception):
-    """A zstd window is larger than the caller takes now: it reads the blob later."""
+    """A blob has a large zstd window, and the caller takes none now: it reads the blob later."""
+
+
+class LargeWindow(Enum):
+    """What a reader does when a zstd window is larger than `LARGE_WINDOW` bytes."""
+
+    WAIT = auto()
+    """It waits until few other streams have such a window."""
+    REFUSE = auto()
+    """It raises `WindowRefused`."""
+    OWN = auto()
+    """It reads on, because its caller holds one of `LARGE_WINDOWS`."""
 
 
 def is_packed(magic: bytes) -> bool:
@@ -76,22 +90,21 @@ def decompress(
     report: Callable[[int], None] | None = None,
     *,
     is_last_reading: bool = False,
-    largest_window: int = WINDOW_LIMIT,
+    large_window: LargeWindow = LargeWindow.WAIT,
 ) -> Generator[bytes, None, None]:
     """Yield the whole uncompressed stream of a blob in pieces of at most about 256 KiB.
 
     Blocks: run it in a thread, and close it if you stop early. Calls `report` with the compressed
     bytes read so far. Raises `LayerInvalid` if the blob is damaged, ends too early, has bytes
-    after its end or needs too much memory, `WindowRefused` if a zstd window has more bytes than
-    `largest_window`, and `StopRequested` soon after `stop` is set, even while the blob yields no
-    output.
+    after its end or needs too much memory, `WindowRefused` if `large_window` says so, and
+    `StopRequested` soon after `stop` is set, even while the blob yields no output.
 
     If it `is_last_reading`, the page cache is told to forget what was read, as far as it is on the
     disk: its memory is free for the files that are made of it.
     """
     with opening(stop) as blob, _translate_errors():
         source = _ForgettingSource(blob, stop) if is_last_reading else _Source(blob, stop)
-        for piece in _pieces(source, largest_window):
+        for piece in _pieces(source, large_window):
             if stop.is_set():
                 raise StopRequested
             if report is not None:
@@ -150,21 +163,21 @@ class _ForgettingSource(_Source):
 class _Window:
     """The memory for the window of one zstd stream; at most two streams have a large window."""
 
-    def __init__(self, source: _Source, largest: int) -> None:
+    def __init__(self, source: _Source, large_window: LargeWindow) -> None:
         self._source = source
-        self._largest = largest
+        self._large_window = large_window
         self._is_large = False
 
     def claim(self, size: int) -> None:
         """Wait until a window of this size is allowed; raise `StopRequested` if the flag is set.
 
-        Raises `WindowRefused` at once if it is larger than the caller takes.
+        Raises `WindowRefused` at once if the caller takes no large window.
         """
-        if size > self._largest:
-            raise WindowRefused
-        if size <= LARGE_WINDOW or self._is_large:
+        if size <= LARGE_WINDOW or self._is_large or self._large_window is LargeWindow.OWN:
             return
-        while not _LARGE_WINDOWS.acquire(timeout=_POLL_SECONDS):
+        if self._large_window is LargeWindow.REFUSE:
+            raise WindowRefused
+        while not LARGE_WINDOWS.acquire(timeout=_POLL_SECONDS):
             self._source.check_stop()
         self._is_large = True
 
@@ -173,7 +186,7 @@ class _Window:
 
     def __exit__(self, *_: object) -> None:
         if self._is_large:
-            _LARGE_WINDOWS.release()
+            LARGE_WINDOWS.release()
             self._is_large = False
 
 
@@ -192,12 +205,12 @@ def _translate_errors() -> Generator[None, None, None]:
         )
 
 
-def _pieces(source: _Source, largest_window: int) -> Iterator[bytes]:
+def _pieces(source: _Source, large_window: LargeWindow) -> Iterator[bytes]:
     magic = source.peek()
     if magic.startswith(_GZIP_MAGIC):
         return _gunzip(source)
     if is_frame(magic):
-        return _unzstd(source, largest_window)
+        return _unzstd(source, large_window)
     return iter(lambda: source.read(PIECE), b"")
 
 
@@ -246,9 +259,9 @@ def _check_zeros(data: bytes, source: _Source) -> None:
         data = source.read(_READ_SIZE)
 
 
-def _unzstd(source: _Source, largest_window: int) -> Iterator[bytes]:
+def _unzstd(source: _Source, large_window: LargeWindow) -> Iterator[bytes]:
     """Yield the content of all frames of a zstd file."""
-    window = _Window(source, largest_window)
+    window = _Window(source, large_window)
     frames = FrameReader(source.read, window.claim)
     unpacker = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)
     with (

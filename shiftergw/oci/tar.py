@@ -16,14 +16,13 @@ from threading import Event
 from shiftergw.errors import BlobCorrupt, LayerInvalid
 from shiftergw.model.images import Digest, Opening
 from shiftergw.oci.budget import Cost, LayerBudget
-from shiftergw.oci.compression import decompress
+from shiftergw.oci.compression import LargeWindow, decompress
 from shiftergw.oci.extended import LIMIT, ExtendedHeader
 from shiftergw.oci.header import BLOCK, FIELDS, has_valid_checksum, number
 from shiftergw.oci.paths import PATH_LIMIT, clean
 from shiftergw.oci.sparse import SparseMap, old_gnu_map, pax_map
 from shiftergw.oci.tar_stream import TarStream
 from shiftergw.oci.tree import NO_CONTENT, REGULAR, SPECIAL, SYMLINK
-from shiftergw.oci.zstd_frames import WINDOW_LIMIT
 
 DIRECTORY = 16
 HARDLINK = 17
@@ -100,7 +99,7 @@ def index_layer(
     report: Callable[[int], None] | None = None,
     read_file: ReadFile | None = None,
     *,
-    largest_window: int = WINDOW_LIMIT,
+    large_window: LargeWindow = LargeWindow.WAIT,
 ) -> LayerIndex:
     """Read a layer once, from its first byte to its last, and return its index.
 
@@ -131,9 +130,7 @@ def index_layer(
     algorithm = diff_id.algorithm if diff_id else "sha256"
     is_packed = read_file is not None
     is_hashed = diff_id is not None or is_packed
-    pieces = decompress(
-        opening, stop, read, is_last_reading=is_packed, largest_window=largest_window
-    )
+    pieces = decompress(opening, stop, read, is_last_reading=is_packed, large_window=large_window)
     with closing(pieces):
         stream = TarStream(count(pieces), hashlib.new(algorithm) if is_hashed else None)
         for entry in read_entries(stream):

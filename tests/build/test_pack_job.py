@@ -23,14 +23,16 @@ from shiftergw.build.pack_files import Pack, remove_abandoned_parts
 from shiftergw.build.pack_options import pack_arguments
 from shiftergw.errors import ConversionFailed, ImageTooLarge, RetryLater
 from shiftergw.model.build_options import BuildLimits, SquashOptions
-from shiftergw.model.images import Digest
+from shiftergw.model.images import Digest, LayerFile
 from shiftergw.oci import budget as budget_module
 from shiftergw.oci.budget import Budget, LayerBudget
+from shiftergw.oci.compression import LARGE_WINDOWS
 from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Layer
 from tests.build.packing import ComingLayer, PackSite, budget, files_of, real
 from tests.build.parts import running_in
+from tests.build.site import StoredLayer
 from tests.images import tar_of
 from tests.oci.test_compression import long_window
 from tests.parts import need
@@ -225,6 +227,24 @@ async def test_an_arriving_layer_takes_no_large_window(packs: WaitingSite, tmp_p
     await packs.settle_without_slots()
     layer.complete()
     assert files_of(await packing) == {b"a": NOISE}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_waits_for_a_large_window_without_a_slot(
+    packs: WaitingSite, tmp_path: Path
+) -> None:
+    """Nor with a lock: other layers are packed meanwhile, and another process may pack it."""
+    path = tmp_path / "layer"
+    path.write_bytes(long_window(TAR, 27))
+    layer = StoredLayer(LayerFile(path, Digest.of(TAR)))
+    with LARGE_WINDOWS, LARGE_WINDOWS:
+        packing = packs.begin(layer)
+        await packs.settle_without_slots()
+        assert (packing.called, packs.is_locked(layer)) == (False, False)
+        assert files_of(await packs.begin(packs.layer(tar_of({"b": b"1"})))) == {b"b": b"1"}
+    assert files_of(await packing) == {b"a": NOISE}
+    with LARGE_WINDOWS, LARGE_WINDOWS:
+        pass  # none is kept
 
 
 @pytest_twisted.ensureDeferred

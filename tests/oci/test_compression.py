@@ -14,7 +14,13 @@ import zstandard
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci import compression
-from shiftergw.oci.compression import StopRequested, WindowRefused, decompress, opening_of
+from shiftergw.oci.compression import (
+    LargeWindow,
+    StopRequested,
+    WindowRefused,
+    decompress,
+    opening_of,
+)
 
 PLAIN = b"".join(b"line %d\n" % n for n in range(200_000))
 HALF = len(PLAIN) // 2
@@ -201,16 +207,25 @@ def test_a_single_segment_has_the_same_limit(tmp_path: Path) -> None:
 
 
 def test_a_window_that_the_caller_refuses(tmp_path: Path) -> None:
-    """A reader that must not wait for memory reads blobs with windows of at most its limit."""
+    """A reader that must not wait for memory reads blobs with small windows only."""
     path = tmp_path / "blob"
     for window_log, is_refused in ((23, False), (24, True)):
         path.write_bytes(long_window(PLAIN, window_log))
-        pieces = decompress(opening_of(path), Event(), largest_window=compression.LARGE_WINDOW)
+        pieces = decompress(opening_of(path), Event(), large_window=LargeWindow.REFUSE)
         if is_refused:
             with pytest.raises(WindowRefused):
                 next(pieces)
         else:
             assert b"".join(pieces) == PLAIN
+
+
+def test_a_window_that_the_caller_holds(tmp_path: Path) -> None:
+    """It is not taken twice."""
+    path = tmp_path / "blob"
+    path.write_bytes(long_window(PLAIN, 27))
+    with compression.LARGE_WINDOWS, compression.LARGE_WINDOWS:
+        pieces = decompress(opening_of(path), Event(), large_window=LargeWindow.OWN)
+        assert b"".join(pieces) == PLAIN
 
 
 @pytest.mark.parametrize("kind", ["window", "single segment"])
@@ -224,7 +239,7 @@ def test_few_large_windows_at_a_time(
     for pieces in other_blobs:
         next(pieces)
     refusal, stop = Event(), Event()
-    acquire = compression._LARGE_WINDOWS.acquire
+    acquire = compression.LARGE_WINDOWS.acquire
     ends: list[str] = []
 
     def acquire_or_refuse(timeout: float) -> bool:
@@ -241,7 +256,7 @@ def test_few_large_windows_at_a_time(
         ends.append("ended")
         refusal.set()
 
-    monkeypatch.setattr(compression._LARGE_WINDOWS, "acquire", acquire_or_refuse)
+    monkeypatch.setattr(compression.LARGE_WINDOWS, "acquire", acquire_or_refuse)
     waiting = Thread(target=wait)
     waiting.start()
     refusal.wait()
