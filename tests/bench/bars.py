@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tests.bench.figures import Measurement, NoFigures, Spread, Term, ratio
+from tests.bench.figures import Combination, Measurement, NoFigures, Spread, Term, ratio
 
 FLOOR = "floor"
 RAW_FLOOR = "mksquashfs alone"
@@ -54,7 +54,7 @@ class Bar:
     scenario: str
     text: str
     numerator: Term
-    denominator: Term
+    denominator: Term | Combination
     limit: float
     builders: tuple[str, ...] = EACH_BUILDER
     is_least: bool = False
@@ -99,6 +99,8 @@ _FLOOR = Term((FLOOR,))
 _ALTERNATIVES = Term((SKOPEO, PODMAN), choose=min)
 _TENTH = _pull(PULL_TENTH)
 _NEW = (PACKS, DIRECT)
+_SLOWEST = Combination((Term((DOWNLOAD, UPLOAD)), Term((PULL_LOCAL,), "packing")), max)
+_REMOTE_PARTS = Combination((_SLOWEST, Term((PULL_LOCAL,), "composing")), sum)
 
 BARS: Sequence[Bar] = (
     Bar("1", "gzip-9", "pull, cold, gzip 9, by the floor", _pull(), _FLOOR, 1.05),
@@ -118,20 +120,28 @@ BARS: Sequence[Bar] = (
         _pull(PULL_ZSTD, "size"), Term((ORIGINAL,), "size"), 1.05,
     ),
     Bar(
-        "4", "zstd", "scratch disk by layers and result",
-        _pull(figure="scratch"), _pull(figure="scratch limit"), 1.01, (WHOLE,),
+        "4", "zstd", "scratch disk by downloaded layers, result, and packs",
+        _pull(figure="scratch"), _pull(figure="scratch limit"), 1.01,
     ),
     Bar(
-        "4", "zstd", "scratch files by 2 x layers + 10",
-        _pull(figure="scratch files"), _pull(figure="scratch files limit"), 1, (WHOLE,),
+        "4", "zstd", "scratch files by 2 x layers + 10, with packs 4 x layers + 10",
+        _pull(figure="scratch files"), _pull(figure="scratch files limit"), 1,
     ),
-    Bar(
-        "5", "files", "memory of the worker by 200 MB + 400 B an entry",
-        _pull(figure="memory"), _pull(figure="memory limit"), 1,
+    *(
+        Bar(
+            "5", scenario, f"memory of the worker{pull} by 200 MB + 400 B an entry",
+            _pull(figure="memory"), _pull(figure="memory limit"), 1,
+        )
+        for scenario, pull in (("files", ""), ("zstd", ", cold,"), ("base", ", known base,"))
     ),
     Bar(
         "8", "remote", "pull to a remote system by the slowest of download, conversion, upload",
-        _pull(), Term((DOWNLOAD, PULL_LOCAL, UPLOAD)), 1.25,
+        _pull(), Term((DOWNLOAD, PULL_LOCAL, UPLOAD)), 1.25, (WHOLE,),
+    ),
+    Bar(
+        "8", "remote",
+        "pull to a remote system by the slowest of download, packing, upload, plus composing",
+        _pull(), _REMOTE_PARTS, 1.25, _NEW,
     ),
     Bar("14", "zstd", "pull, cold, zstd 3, by the floor", _pull(), _FLOOR, 1.35, _NEW),
     Bar(
@@ -149,8 +159,8 @@ BARS: Sequence[Bar] = (
         _pull(PULL_KNOWN_BASE, "sent bytes"), _pull(PULL_KNOWN_BASE, "new bytes"), 1.01, _NEW,
     ),
     Bar(
-        "17", "remote", "pull on a known base without the remote verification by the full upload",
-        _pull(PULL_KNOWN_BASE, "wall without verification"), Term((UPLOAD,)), 0.35, _NEW,
+        "17", "remote", "pull on a known base without the remote check by the full upload",
+        _pull(PULL_KNOWN_BASE, "wall without remote check"), Term((UPLOAD,)), 0.35, _NEW,
     ),
     Bar("18", "directory", "one big directory by the floor", _pull(), _FLOOR, 2, _NEW),
     Bar("18", "directory", "one big directory by a tenth of it", _pull(), _TENTH, 11, _NEW),
@@ -200,7 +210,7 @@ def judge(
 
 
 def _judgment(bar: Bar, builder: str, measurement: Measurement) -> Judgment:
-    numerator, denominator = (_bind(term, builder) for term in (bar.numerator, bar.denominator))
+    numerator, denominator = bar.numerator.bind(builder), bar.denominator.bind(builder)
     variants = {*numerator.variants, *denominator.variants}
     if variants & set(measurement.failures):
         reasons = [measurement.reasons[name] for name in measurement.failures if name in variants]
@@ -210,8 +220,3 @@ def _judgment(bar: Bar, builder: str, measurement: Measurement) -> Judgment:
     except NoFigures as error:
         return Judgment(bar, builder, Verdict.NO_FIGURES, reason=str(error))
     return Judgment(bar, builder, bar.verdict(spread), spread)
-
-
-def _bind(term: Term, builder: str) -> Term:
-    variants = tuple(name.format(builder=builder) for name in term.variants)
-    return Term(variants, term.figure, term.choose)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,16 +90,37 @@ def _kill(group: int) -> None:
 def tree_cpu(pid: int) -> float:
     """Return the CPU seconds that a process and its descendants have taken.
 
-    Descendants that have ended count if their parents have waited for them (proc(5), `cutime`).
+    Descendants that have ended count if their parents have waited for them.
     """
-    seconds = 0.0
+    return sum(process.own + process.children for process in processes_of(pid))
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process with its CPU seconds: its own, and those of children that it has waited for.
+
+    `start` is the time of its start in ticks, which tells it from a later process of the same id.
+    """
+
+    pid: int
+    name: str
+    start: int
+    own: float
+    children: float
+
+
+def processes_of(pid: int) -> Iterator[Process]:
+    """Yield a process and its descendants (proc(5), `stat`), as far as they are still there."""
     with suppress(FileNotFoundError, ProcessLookupError):
         # The name of the program, in parentheses, may contain spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        seconds += sum(int(field) for field in fields[11:15]) / _TICKS
+        head, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        fields = rest.split()
+        user, system, child_user, child_system = (int(field) / _TICKS for field in fields[11:15])
+        name = head.partition("(")[2]
+        yield Process(pid, name, int(fields[19]), user + system, child_user + child_system)
         for task in Path(f"/proc/{pid}/task").iterdir():
-            seconds += sum(tree_cpu(int(child)) for child in _children(task))
-    return seconds
+            for child in _children(task):
+                yield from processes_of(int(child))
 
 
 def _children(task: Path) -> list[str]:

@@ -13,26 +13,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.profile import Part, median_profile
+
 
 @dataclass(frozen=True)
 class Sample:
     """The costs of one run of a variant.
 
     `figures` are its costs by name: `wall` and `cpu` in seconds, `size` and other amounts in bytes.
-    `stages` are the seconds of its stages.
+    `stages` are the seconds of its stages, `profile` tells where they went.
     """
 
     figures: Mapping[str, float]
     stages: Mapping[str, float] = field(default_factory=dict)
+    profile: tuple[Part, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return the sample as an object of JSON."""
-        return {"figures": dict(self.figures), "stages": dict(self.stages)}
+        parts = [part.to_document() for part in self.profile]
+        return {"figures": dict(self.figures), "stages": dict(self.stages), "profile": parts}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Sample:
-        """Return the sample of such an object."""
-        return cls(document["figures"], document["stages"])
+        """Return the sample of such an object; those of earlier versions have no profile."""
+        parts = tuple(Part(**part) for part in document.get("profile", ()))
+        return cls(document["figures"], document["stages"], parts)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,10 @@ class Measurement:
             name: statistics.median(sample.stages[name] for sample in samples) for name in names
         }
 
+    def profile(self, variant: str) -> list[Part]:
+        """Return the median profile of all rounds; it is empty for programs of others."""
+        return median_profile([sample.profile for sample in self.samples.get(variant, ())])
+
     def to_document(self) -> dict[str, Any]:
         """Return the measurement as an object of JSON."""
         return {
@@ -122,6 +131,11 @@ class Term:
     figure: str = "wall"
     choose: Callable[[Sequence[float]], float] = max
 
+    def bind(self, builder: str) -> Term:
+        """Return the term for one builder, whose name replaces `{builder}` in the variants."""
+        variants = tuple(name.format(builder=builder) for name in self.variants)
+        return Term(variants, self.figure, self.choose)
+
     def figures(self, measurement: Measurement) -> list[float]:
         """Return the figure of each round; raise `NoFigures` if a variant has none.
 
@@ -140,6 +154,33 @@ class Term:
         return [self.choose(row) for row in zip(*columns, strict=True)]
 
 
+@dataclass(frozen=True)
+class Combination:
+    """Figures of several terms, combined in each round: their sum, or the largest of them."""
+
+    terms: tuple[Term | Combination, ...]
+    combine: Callable[[Sequence[float]], float]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Return the variants of all terms."""
+        return tuple(name for term in self.terms for name in term.variants)
+
+    @property
+    def figure(self) -> str:
+        """Return the name of the first figure, for messages."""
+        return self.terms[0].figure
+
+    def bind(self, builder: str) -> Combination:
+        """Return the combination for one builder."""
+        return Combination(tuple(term.bind(builder) for term in self.terms), self.combine)
+
+    def figures(self, measurement: Measurement) -> list[float]:
+        """Return the figure of each round; raise `NoFigures` if a term has none."""
+        columns = [term.figures(measurement) for term in self.terms]
+        return [self.combine(row) for row in zip(*columns, strict=True)]
+
+
 class NoFigures(Exception):
     """A ratio cannot be computed; the text says why."""
 
@@ -151,7 +192,7 @@ def reason(measurement: Measurement, variant: str, figure: str) -> str:
     return f"{variant}: {measurement.reasons.get(variant, 'not part of this run')}"
 
 
-def ratio(measurement: Measurement, numerator: Term, denominator: Term) -> Spread:
+def ratio(measurement: Measurement, numerator: Term, denominator: Term | Combination) -> Spread:
     """Return the ratio of two terms over all rounds; raise `NoFigures`."""
     pairs = zip(numerator.figures(measurement), denominator.figures(measurement), strict=True)
     ratios = [above / below for above, below in pairs if below > 0]

@@ -11,19 +11,21 @@ from __future__ import annotations
 import json
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import connect
-from threading import Event, Thread
-from typing import Any, Self
+from typing import Any
 
 from shiftergw.config import Config
 from shiftergw.errors import ConfigurationError
-from tests.bench.commands import Commands, NoMeasurement, peak_memory, tree_cpu
+from shiftergw.job.installation import REMOTE_CHECK
+from tests.bench.commands import NoMeasurement, peak_memory, tree_cpu
 from tests.bench.figures import Sample
 from tests.bench.image_files import ImageOnDisk
+from tests.bench.meters import ProcessMeter, ScratchMeter, used_space
+from tests.bench.profile import profile
 from tests.bench.tools import Compression
 from tests.distance import Distance
 from tests.registries import DockerRegistry
@@ -40,8 +42,6 @@ BUILDERS: Mapping[str, Mapping[str, str]] = {
 
 _POLL_SHARE = 0.01  # of the time so far: the end of a pull is noticed that late
 _SHORTEST_POLL, _LONGEST_POLL = 0.01, 0.25
-_SCRATCH_SECONDS = 0.1
-_BLOCK = 512
 _MEMORY, _MEMORY_OF_ENTRY = 200_000_000, 400  # bytes: limit 5 of the design
 _SUPERBLOCK = struct.Struct("<40xQ16xQ")  # bytes_used, inode_table_start
 
@@ -105,27 +105,34 @@ class Pulls:
             base_id = "" if self.base is None else self._pull(service, self.base.name)[0]
             requests = len(self.registry.blobs_asked_for())
             sent_before = 0 if self.remote is None else self.remote.link.sent_bytes()
+            packs_before = _pack_bytes(service)
             cpu = tree_cpu(service.pid)
-            with _ScratchMeter([service.root / "cache", service.root / "expand"]) as scratch:
+            names = {service.pid: "gateway", **dict.fromkeys(service.workers(), "worker")}
+            with (
+                ScratchMeter([service.root / name for name in ("cache", "expand")]) as scratch,
+                ProcessMeter(service.pid, names) as processes,
+            ):
                 image_id, wall = self._pull(service, self.image.name)
             file = service.images / f"{image_id}.squashfs"
+            report = _report(service, image_id)
             figures = {
                 "wall": wall,
                 "cpu": tree_cpu(service.pid) - cpu,
                 **self._amounts(file, requests),
                 **self._memory(service),
                 "scratch": scratch.bytes,
-                "scratch limit": self.image.size + file.stat().st_size,
                 "scratch files": scratch.files,
-                "scratch files limit": 2 * len(self.image.layers) + 10,
+                **step_figures(report["steps"], wall),
             }
+            new_packs = _pack_bytes(service) - packs_before
+            figures |= self._scratch_limits(figures["layer bytes"], figures["size"], new_packs)
             if self.remote is not None:
                 figures["sent bytes"] = self.remote.link.sent_bytes() - sent_before
-                verification = verification_seconds(file, self.limit)
-                figures["wall without verification"] = wall - verification
             if base_id:
                 figures["new bytes"] = new_bytes(service.images / f"{base_id}.squashfs", file)
-            return Sample(figures, _stages(service, image_id))
+            stages = report["seconds"]
+            parts = profile(processes.looks, stages, report["steps"])
+            return Sample(figures, stages, tuple(parts))
 
     @contextmanager
     def _gateway(self, where: Path) -> Iterator[Service]:
@@ -170,6 +177,14 @@ class Pulls:
             "new layer bytes": sum(sizes[digest] for digest in sizes.keys() - base_digests),
         }
 
+    def _scratch_limits(self, layers: float, result: float, packs: int) -> dict[str, float]:
+        """Return the limits of scratch disk and files for bytes of layers, result and packs."""
+        files_of_layer = 4 if packs else 2
+        return {
+            "scratch limit": layers + result + packs,
+            "scratch files limit": files_of_layer * len(self.image.layers) + 10,
+        }
+
     def _memory(self, service: Service) -> dict[str, float]:
         return {
             "memory": max(peak_memory(pid) for pid in service.workers()),
@@ -188,60 +203,32 @@ def new_bytes(base: Path, image: Path) -> int:
     return int(end - base_data_end)
 
 
-def verification_seconds(image: Path, limit: float) -> float:
-    """Return the seconds in which a system computes the digest of a file, as for a delivery."""
-    commands = Commands(limit)
-    try:
-        return commands.run(["openssl", "dgst", "-sha256", image]).wall
-    except NoMeasurement:
-        return commands.run(["sha256sum", image]).wall
+def step_figures(steps: Mapping[str, float], wall: float) -> dict[str, float]:
+    """Return the figures that come from the steps of a pull, as far as it has these steps.
+
+    `wall` is the seconds of the whole pull.
+    """
+    figures: dict[str, float] = {}
+    if "pack" in steps:
+        composing = ("plan", "compose", "check")
+        figures["packing"] = steps["pack"]
+        figures["composing"] = sum(steps.get(name, 0.0) for name in composing)
+    if REMOTE_CHECK in steps:
+        figures["remote check"] = steps[REMOTE_CHECK]
+        figures["wall without remote check"] = wall - steps[REMOTE_CHECK]
+    return figures
 
 
-def _stages(service: Service, image_id: str) -> dict[str, float]:
-    """Return the seconds of the stages that the record of an image has."""
+def _pack_bytes(service: Service) -> int:
+    """Return the bytes of the packs that a gateway has, with their sidecars."""
+    return used_space(list((service.root / "cache").rglob("packs")))[0]
+
+
+def _report(service: Service, image_id: str) -> dict[str, dict[str, float]]:
+    """Return what the record of an image tells of its pull: the seconds of stages and steps."""
     with closing(connect(service.root / "state" / "shiftergw.sqlite")) as store:
         rows = store.execute("SELECT document FROM images").fetchall()
     documents: list[dict[str, Any]] = [json.loads(text) for (text,) in rows]
     reports = [document.get("report") for document in documents if document["id"] == image_id]
-    stages: dict[str, float] = next(report for report in reports if report)["seconds"]
-    return stages
-
-
-@dataclass
-class _ScratchMeter:
-    """Measures the most bytes and files that directories have while the context lasts.
-
-    What they have at the start does not count.
-    """
-
-    directories: Sequence[Path]
-    bytes: int = 0
-    files: int = 0
-    _end: Event = field(default_factory=Event)
-
-    def __enter__(self) -> Self:
-        self._start = self._look()
-        self._thread = Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._end.wait(_SCRATCH_SECONDS):
-            count, files = self._look()
-            self.bytes = max(self.bytes, count - self._start[0])
-            self.files = max(self.files, files - self._start[1])
-
-    def _look(self) -> tuple[int, int]:
-        blocks = {}
-        for directory in self.directories:
-            for path in directory.rglob("*"):
-                try:
-                    status = path.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                blocks[status.st_dev, status.st_ino] = status.st_blocks
-        return sum(blocks.values()) * _BLOCK, len(blocks)
+    report: dict[str, dict[str, float]] = next(report for report in reports if report)
+    return report

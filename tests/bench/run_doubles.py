@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.bench.bars import FLOOR, PODMAN, PULL, SKOPEO
 from tests.bench.figures import Measurement, Sample
+from tests.bench.profile import Part
 from tests.bench.results import Results
 
 PULL_WHOLE = PULL.format(builder="whole")
@@ -37,7 +38,11 @@ def results_of(
     samples = {
         FLOOR: wall_samples(*[10] * count, size=5e6),
         PULL_WHOLE: [
-            Sample(sample.figures, {"PULLING": 1.0, "CONVERSION": sample.figures["wall"] - 1})
+            Sample(
+                sample.figures,
+                {"PULLING": 1.0, "CONVERSION": sample.figures["wall"] - 1},
+                (Part("compose", 1.0, {"worker": 0.75, "mksquashfs": 0.5}),),
+            )
             for sample in wall_samples(*pull_seconds, size=5e6)
         ],
         SKOPEO: wall_samples(*[60] * count, size=6e6),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.bench.bars import DOWNLOAD, FLOOR, PODMAN, PULL, RAW_FLOOR, SKOPEO, UPLOAD, Judgment
 from tests.bench.figures import Measurement, NoFigures, Spread, Term, ratio
+from tests.bench.profile import programs_of
 from tests.bench.results import Results
 
 BEGIN = "<!-- tests/bench/run --readme writes the lines from here -->"
@@ -16,11 +17,14 @@ REFERENCES = ((FLOOR,), (DOWNLOAD, RAW_FLOOR), (DOWNLOAD, UPLOAD))
 """The variants by which others are divided, of which the slowest counts: the first that exist."""
 
 _AMOUNTS = {
-    "layer bytes": "downloaded",
-    "sent bytes": "sent",
-    "memory": "worker's memory",
-    "scratch": "scratch disk",
+    "layer bytes": "downloaded MB",
+    "sent bytes": "sent MB",
+    "memory": "worker's memory MB",
+    "scratch": "scratch disk MB",
+    "scratch files": "scratch files",
+    "remote check": "remote check s",
 }
+"""The column of each figure that some scenarios have; bytes are shown in MB."""
 
 
 def full_report(results: Results) -> str:
@@ -40,6 +44,7 @@ def _full_report(results: Results) -> Iterator[str]:
         yield from _variants_table(measurement)
         yield ""
         yield from _stages(measurement)
+        yield from _profiles(measurement)
     yield "## Bars"
     yield ""
     yield from bars_table(results.judgments())
@@ -62,13 +67,14 @@ def _variants_table(measurement: Measurement) -> Iterator[str]:
         if any(measurement.figures(variant, name) for variant in measurement.samples)
     ]  # fmt: skip
     columns = ["variant", "wall s", "CPU s", "x reference", "MB"]
-    yield from _head([*columns, *(f"{_AMOUNTS[name]} MB" for name in amounts)])
+    yield from _head([*columns, *(_AMOUNTS[name] for name in amounts)])
     for variant in measurement.samples:
         cells = [
             spread_text(measurement.spread(variant, "wall")),
             spread_text(measurement.spread(variant, "cpu")),
             spread_text(reference_ratio(measurement, variant)),
-            *(_megabytes(measurement.spread(variant, name)) for name in ("size", *amounts)),
+            _amount(measurement.spread(variant, "size"), "MB"),
+            *(_amount(measurement.spread(variant, name), _AMOUNTS[name]) for name in amounts),
         ]
         yield _row([variant, *cells])
     for variant, reason in measurement.reasons.items():
@@ -82,6 +88,20 @@ def _stages(measurement: Measurement) -> Iterator[str]:
             seconds = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())
             yield f"* {variant}: {seconds}"
     yield ""
+
+
+def _profiles(measurement: Measurement) -> Iterator[str]:
+    """Yield a table for each of our pulls: the seconds of its parts, and of programs in them."""
+    for variant in measurement.samples:
+        parts = measurement.profile(variant)
+        programs = list(programs_of(parts))
+        if parts:
+            yield from _head([variant, "wall s", "CPU s", *programs])
+            for part in parts:
+                cpu = [part.cpu.get(program, 0.0) for program in programs]
+                cells = [f"{seconds:.2f}" for seconds in (part.wall, sum(cpu), *cpu)]
+                yield _row([part.name, *cells])
+            yield ""
 
 
 def bars_table(judgments: Sequence[Judgment]) -> Iterator[str]:
@@ -165,8 +185,12 @@ def spread_text(spread: Spread | None) -> str:
     return median if low == high else f"{median} ({low}-{high})"
 
 
-def _megabytes(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.median / 1e6:.1f}"
+def _amount(spread: Spread | None, title: str) -> str:
+    """Return the median of a figure in the unit that its title ends with."""
+    if spread is None:
+        return ""
+    divisor, digits = (1e6, 1) if title.endswith("MB") else (1, 2 if title.endswith(" s") else 0)
+    return f"{spread.median / divisor:.{digits}f}"
 
 
 def _head(cells: Sequence[str]) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.figures import Measurement, NoFigures, Sample, Spread, Term, ratio
+from tests.bench.figures import Combination, Measurement, NoFigures, Sample, Spread, Term, ratio
+from tests.bench.profile import Part
 from tests.bench.run_doubles import measurement_of, wall_samples
 
 
@@ -41,6 +42,23 @@ def test_a_variant_without_figures() -> None:
         Term(("c",), choose=min).figures(times)
 
 
+def test_terms_are_combined_in_each_round() -> None:
+    """The slowest of several parts, plus another part, is a term of its own."""
+    times = measurement_of(
+        {"a": wall_samples(1, 8), "b, x": wall_samples(4, 2, packing=3), "c": wall_samples(1, 1)}
+    )
+    slowest = Combination((Term(("a",)), Term(("b, {builder}",), "packing")), max)
+    total = Combination((slowest, Term(("c",))), sum).bind("x")
+    assert total.variants == ("a", "b, x", "c")
+    assert total.figures(times) == [4, 9]
+    assert ratio(times, Term(("a",)), total) == Spread((1 / 4 + 8 / 9) / 2, 1 / 4, 8 / 9)
+    with pytest.raises(NoFigures, match="b, y: not part of this run"):
+        slowest.bind("y").figures(times)
+    empty = measurement_of({"a": wall_samples(0)})
+    with pytest.raises(NoFigures, match="a: its wall is 0"):
+        ratio(empty, Term(("a",)), Combination((Term(("a",)),), max))
+
+
 def test_a_ratio_to_nothing_is_none() -> None:
     """A divisor of 0 is no ratio, and no error of arithmetic."""
     times = measurement_of({"a": wall_samples(1, sent=5), "b": wall_samples(1, sent=0)})
@@ -57,6 +75,7 @@ def test_stages_are_medians_of_those_in_all_rounds() -> None:
 
 def test_a_measurement_survives_json() -> None:
     """The document of a measurement gives the same measurement."""
-    samples = {"a": [Sample({"wall": 1.5}, {"x": 1.0})]}
+    samples = {"a": [Sample({"wall": 1.5}, {"x": 1.0}, (Part("x", 1.0, {"worker": 0.5}),))]}
     measurement = measurement_of(samples, reasons={"b": "lacking"}, failures=["b"])
     assert Measurement.from_document(measurement.to_document()) == measurement
+    assert Sample.from_document({"figures": {}, "stages": {}}) == Sample({}, {})

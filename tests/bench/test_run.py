@@ -10,8 +10,8 @@ import pytest
 
 from tests.bench import __main__ as command
 from tests.bench.bars import DOWNLOAD, FLOOR, PULL, PULL_KNOWN_BASE, SKOPEO
-from tests.bench.commands import NoMeasurement
-from tests.bench.gateway import is_supported, new_bytes, verification_seconds
+from tests.bench.gateway import is_supported, new_bytes, step_figures
+from tests.bench.profile import BEFORE, DELIVERY
 from tests.bench.results import Results
 from tests.bench.scenarios import SCENARIOS
 from tests.parts import need
@@ -39,6 +39,12 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert sample.figures["cpu"] > 0
         assert sample.figures["size"] > 0
         assert sample.stages.keys() >= {"CONVERSION", "TRANSFER"}
+        parts = {part.name: part for part in sample.profile}
+        assert parts.keys() >= {BEFORE, DELIVERY, "plan", "check"}
+        assert sum(part.wall for part in parts.values()) == pytest.approx(
+            sample.figures["wall"], rel=0.5, abs=0.2
+        )
+        assert {"worker", "gateway"} <= {name for part in parts.values() for name in part.cpu}
     (sample,) = results.measurements["base"].samples[PULL_WHOLE]
     assert sample.figures["layer bytes"] == sample.figures["new layer bytes"] > 0
     assert 0 < sample.figures["new bytes"] < sample.figures["size"]
@@ -47,6 +53,7 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         variant = PULL_KNOWN_BASE.format(builder="whole")
         (sample,) = results.measurements["remote"].samples[variant]
         assert sample.figures["sent bytes"] > sample.figures["size"]
+        assert 0 < sample.figures["remote check"] < sample.figures["wall"]
     assert (tmp_path / "output" / "results.md").read_text() == capsys.readouterr().out
     ET.parse(tmp_path / "output" / "results.svg")
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
@@ -77,12 +84,16 @@ def test_new_bytes_are_data_behind_the_base_and_metadata(tmp_path: Path) -> None
     assert new_bytes(*files) == 9000 - 4000
 
 
-def test_a_digest_takes_time(tmp_path: Path) -> None:
-    """The time of a verification is that of a program that reads the file."""
-    (tmp_path / "file").write_bytes(bytes(1000))
-    assert verification_seconds(tmp_path / "file", 300) > 0
-    with pytest.raises(NoMeasurement, match="sha256sum exits with 1"):
-        verification_seconds(tmp_path / "absent", 300)
+def test_steps_become_figures() -> None:
+    """Packing, composing and the remote check are figures of pulls that have these steps."""
+    assert step_figures({"fetch": 1.0, "index": 2.0, "squash": 3.0}, 9.0) == {}
+    steps = {"pack": 4.0, "plan": 0.5, "compose": 1.0, "check": 0.25, "remote-check": 2.0}
+    assert step_figures(steps, 9.0) == {
+        "packing": 4.0,
+        "composing": 1.75,
+        "remote check": 2.0,
+        "wall without remote check": 7.0,
+    }
 
 
 def test_a_program_that_is_lacking_is_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -36,12 +37,28 @@ def test_the_report_has_every_variant_and_bar() -> None:
     assert f"| {PULL_WHOLE} | 15.00 (14.00-16.00) | 7.50 (7.00-8.00) | 1.50 (1.40-1.60) |" in text
     assert "| podman | not measured: podman is / not installed |" in text
     assert "* shiftergw, whole: PULLING 1.0 s, CONVERSION 14.0 s" in text
+    assert f"| {PULL_WHOLE} | wall s | CPU s | worker | mksquashfs |" in text
+    assert "| compose | 1.00 | 1.25 | 0.75 | 0.50 |" in text
     assert "| pull, cold, zstd 3, by the floor | whole | 1.50 (1.40-1.60) | ≤ 1.6 | met |" in text
     for bar in BARS:
         assert (f"| {bar.number} | {bar.text} |" in text) == (bar.scenario == "zstd")
     assert "* processors: 2 x CPU <fast> & quiet" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {6, 7}
+
+
+def test_amounts_have_units() -> None:
+    """Bytes are shown in MB, numbers of files and seconds as they are."""
+    samples = {
+        PULL_WHOLE: wall_samples(
+            3, **{"layer bytes": 2_500_000, "scratch files": 12, "remote check": 1.234}
+        ),
+        "floor": wall_samples(1),
+    }
+    results = replace(results_of([15]), measurements={"zstd": measurement_of(samples)})
+    text = full_report(results)
+    assert "| MB | downloaded MB | scratch files | remote check s |" in text
+    assert f"| {PULL_WHOLE} | 3.00 | 1.50 | 3.00 |  | 2.5 | 12 | 1.23 |" in text
 
 
 def test_the_reference_is_the_slowest_part() -> None:
