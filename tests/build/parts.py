@@ -102,7 +102,7 @@ def running_in(path: Path) -> list[str]:
     command_lines = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            line = cmdline.read_bytes().replace(b"\0", b" ").decode()
+            line = os.fsdecode(cmdline.read_bytes().replace(b"\0", b" "))
             if str(path) in line:
                 command_lines.append(line)
     return command_lines

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from shiftergw.build import pack_job
+from shiftergw.build.arrival_meter import ArrivalMeter
 from shiftergw.build.pack_files import Pack, remove_abandoned_parts
 from shiftergw.build.pack_options import pack_arguments
 from shiftergw.errors import ConversionFailed, ImageTooLarge, RetryLater
@@ -166,12 +167,32 @@ async def test_a_slow_download_keeps_no_slot_that_others_need(
             await until(lambda: running_in(packs.directory) == [])
             slot = packs.tools.slot_directory / "1.slot"
             await until(lambda: not slot.exists())
+            assert not part.exists()
         else:
             await deferLater(real, 0.8)
             assert running_in(packs.directory) != []
     layer.complete()
     assert files_of(await packing) == {b"a": NOISE}
     assert (part.exists(), packs.names) == (False, [".index", ".pack"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_that_keeps_its_packing_busy_goes_on(
+    packs: WaitingSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait for its slot; begun anew from the file, it would hold one for as long."""
+    monkeypatch.setattr(pack_job, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(ArrivalMeter, "seconds", lambda _: 0.0)
+    layer = packs.coming_layer(TAR, "plain")
+    with packs.busy():
+        packing = packs.begin(layer, memory="128M")
+        layer.arrive(1_500_000)
+        await until(lambda: packs.part_size(layer) > 500_000)
+        with packs.queue("small"):
+            await settle()
+            assert running_in(packs.directory) != []
+    layer.complete()
+    assert files_of(await packing) == {b"a": NOISE}
 
 
 @pytest_twisted.ensureDeferred
@@ -241,6 +262,7 @@ async def test_a_layer_waits_for_a_large_window_without_a_slot(
         packing = packs.begin(layer)
         await packs.settle_without_slots()
         assert (packing.called, packs.is_locked(layer)) == (False, False)
+        assert packs.parts(layer) == []
         assert files_of(await packs.begin(packs.layer(tar_of({"b": b"1"})))) == {b"b": b"1"}
     assert files_of(await packing) == {b"a": NOISE}
     with LARGE_WINDOWS, LARGE_WINDOWS:
