@@ -12,13 +12,14 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from shiftergw.delivery.delta import DeltaUnusable, Segment, cloneable_segments, segments_of
 from shiftergw.delivery.proof import time_limit
 from shiftergw.model.records import Progress
-from shiftergw.plumbing.hashing import hash_file
+from shiftergw.plumbing.hashing import PIECE_BYTES, hash_file
 
 if TYPE_CHECKING:
     from shiftergw.delivery.disk_calls import DiskCall
@@ -60,11 +61,21 @@ class DeltaCopy:
             return False
         call.note_progress(time_limit(os.fstat(copy.fileno()).st_size))
         os.fsync(copy.fileno())
-        if hash_file(path, should_stop=call.note_progress)[1] == self.sha256:
+        if self._hash(path, report, call) == self.sha256:
             return True
         self.log("the copy with ranges of another image has another digest")
         os.ftruncate(copy.fileno(), 0)
         return False
+
+    def _hash(self, path: Path, report: Callable[[Progress], None], call: DiskCall) -> str:
+        """Return the digest of a file, and report the bytes that were read."""
+        size, pieces = path.stat().st_size, count()
+
+        def note_piece() -> None:
+            call.note_progress()
+            report(Progress("compare", min(next(pieces) * PIECE_BYTES, size), size))
+
+        return hash_file(path, should_stop=note_piece)[1]
 
     def _fill(
         self, source: int, copy: int, report: Callable[[Progress], None], call: DiskCall

@@ -6,7 +6,8 @@ What the system has in another image is copied there, if the result can be prove
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -90,8 +91,9 @@ class Upload:
             report = self._report_to(lambda _: 0)
             start = await self._lay_out(files, connection, start, report)
             await files.upload(self.temporary, self.source, start, report)
-            start_of_check = self.clock.seconds()
-            return self._with_duration(await self._check(files, connection), start_of_check)
+            with self._comparison(self.source.size):
+                start_of_check = self.clock.seconds()
+                return self._with_duration(await self._check(files, connection), start_of_check)
 
     async def _find_doubt(self, files: RemoteFiles, connection: Connection, plan: DeltaPlan) -> str:
         """Return why nothing can be copied from the other image, or "".
@@ -154,9 +156,10 @@ class Upload:
         else:
             assembly = Assembly(files, connection, self.clock, path, source, plan)
             await assembly.run(start, report)
-        start_of_check = self.clock.seconds()
-        if await self._remote_sha256(connection, path, source.size) != self.sha256:
-            raise DeltaUnusable("the file that was put together has another digest")
+        with self._comparison(source.size):
+            start_of_check = self.clock.seconds()
+            if await self._remote_sha256(connection, path, source.size) != self.sha256:
+                raise DeltaUnusable("the file that was put together has another digest")
         return self._with_duration(Verification("sha256"), start_of_check)
 
     async def _lay_out(
@@ -174,6 +177,16 @@ class Upload:
         ):
             return 0
         return start
+
+    @contextmanager
+    def _comparison(self, size: int) -> Iterator[None]:
+        """Report the comparison of `size` bytes on the system, during the block.
+
+        The program there says nothing until it has read them all.
+        """
+        self.retries.report(Progress("compare", 0, size))
+        yield
+        self.retries.report(Progress("compare", size, size))
 
     def _report_to(self, count_copied: Callable[[int], int]) -> Callable[[int], None]:
         """Return a function that reports how many bytes the system has."""

@@ -33,6 +33,13 @@ REMOTE_CHECK = "remote-check"
 """The step in which a delivered file is compared on its system, which is part of the delivery."""
 
 
+_MESSAGES = {
+    "deliver": "Transferring image",
+    "compare": "Comparing the image on the system",
+}
+"""The message for the user in each stage of `ImageDirectory.install`."""
+
+
 @dataclass(frozen=True, slots=True)
 class PullJob:
     """One pull: its attempt, the image directory it delivers to, and what the user asks for.
@@ -82,7 +89,7 @@ class Installation:
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
         attempt, target, image = job.attempt, job.target, resolution.image
-        attempt.enter_stage(State.TRANSFER, "Transferring image")
+        attempt.enter_stage(State.TRANSFER, _MESSAGES["deliver"])
         # The system may be down since the conversion began; the next attempt finds the built file.
         await target.directory.reach()
         await attempt.lease(target.name, image.id)
@@ -124,7 +131,7 @@ class Installation:
     async def _install(
         self, job: PullJob, image_id: str, squashfs: BuiltImage
     ) -> tuple[Verification, Progress]:
-        """Put the image into the directory; return how it was compared, and the last progress."""
+        """Put the image into the directory; return how it was compared, and what was sent."""
         attempt, target, size = job.attempt, job.target, squashfs.size
         seconds = self._config.stage_limits.transfer
         name = f"{image_id}.squashfs"
@@ -132,13 +139,18 @@ class Installation:
         if may_use_base(attempt.record):
             delta = await self._deltas.find(target, image_id, squashfs)
         progress = Progress()
+        last_report = Progress("deliver", 0, size)
 
         def report(latest_progress: Progress) -> None:
-            nonlocal progress
-            progress = latest_progress
-            attempt.report(progress)
+            nonlocal progress, last_report
+            if latest_progress.stage != last_report.stage:
+                attempt.notify(_MESSAGES[latest_progress.stage])
+            last_report = latest_progress
+            if latest_progress.stage == "deliver":
+                progress = latest_progress
+            attempt.report(latest_progress)
 
-        attempt.report(Progress("deliver", 0, size))
+        attempt.report(last_report)
         try:
             verification = await within(
                 seconds,
@@ -155,7 +167,7 @@ class Installation:
         if delta is not None and progress.done and not progress.copied_bytes:
             self._deltas.avoid(target, delta.name)  # the whole file was sent, perhaps after a wait
         # A hard link has reported nothing.
-        attempt.report(Progress("deliver", size, size, progress.copied_bytes))
+        attempt.report(replace(last_report, done=size, total=size))
         attempt.timeline.sent_bytes = progress.done - progress.copied_bytes
         return verification, progress
 

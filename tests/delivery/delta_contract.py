@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,22 @@ def write_converted(path: Path, content: bytes) -> tuple[Path, str]:
     return path, hashlib.sha256(content).hexdigest()
 
 
+def check_progress(reports: Sequence[Progress], size: int) -> None:
+    """Check the reports of a delivery that puts a file of `size` bytes together, then compares it.
+
+    Each report of a stage is further than the one before, and both stages end with all bytes.
+    """
+    for stage in ("deliver", "compare"):
+        done = [report.done for report in reports if report.stage == stage]
+        assert done == sorted(set(done))
+        assert done[-1] == size
+        assert {report.total for report in reports} == {size}
+    stages = [report.stage for report in reports]
+    assert stages == sorted(stages, reverse=True)
+    copied_counts = [report.copied_bytes for report in reports if report.stage == "deliver"]
+    assert copied_counts == sorted(copied_counts)
+
+
 class SharedRangesContract:
     """The tests of the promises about `delta` of `ImageDirectory.install`."""
 
@@ -54,9 +71,7 @@ class SharedRangesContract:
         assert (root / NEXT_IMAGE).stat().st_mode & 0o7777 == 0o600
         assert names(root) == sorted([IMAGE, NEXT_IMAGE])
         assert (root / IMAGE).read_bytes() == CONTENT
-        done = [report.done for report in reports]
-        assert done == sorted(done)
-        assert reports[-1].done == reports[-1].total == len(NEXT_CONTENT)
+        check_progress(reports, len(NEXT_CONTENT))
 
     @pytest_twisted.ensureDeferred
     async def test_ranges_that_are_wrong(

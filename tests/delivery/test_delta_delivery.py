@@ -32,7 +32,7 @@ from tests.delivery.counted_system import (
     SHARED_BYTES,
     FarSystem,
 )
-from tests.delivery.delta_contract import NEXT_IMAGE
+from tests.delivery.delta_contract import NEXT_IMAGE, check_progress
 from tests.delivery.far import without_ssh
 from tests.installed_reactor import reactor
 from tests.matrices import LONG
@@ -69,10 +69,8 @@ async def test_only_new_bytes_are_sent(system: FarSystem, tmp_path: Path, way: s
     assert verification == Verification("sha256")
     assert 0 < verification.seconds < 300
     assert SENT_BYTES <= system.sent_bytes < SENT_BYTES * 1.01
-    done = [report.done for report in system.reports]
-    copied_counts = [report.copied_bytes for report in system.reports]
-    assert (done, copied_counts) == (sorted(done), sorted(copied_counts))
-    assert (done[-1], copied_counts[-1]) == (len(NEXT_CONTENT), SHARED_BYTES)
+    check_progress(system.reports, len(NEXT_CONTENT))
+    assert max(report.copied_bytes for report in system.reports) == SHARED_BYTES
     saving = f"the system had {SHARED_BYTES} bytes in another image, {SENT_BYTES} bytes were sent"
     assert system.log("info") == [f"{NEXT_IMAGE}: {saving}"]
 
@@ -95,7 +93,7 @@ async def test_server_that_copies_wrongly(
     directory = system.open("copy-data", system.environment("copy-data"))
     assert await system.deliver(directory) == Verification("sha256")
     assert system.sent_bytes > len(NEXT_CONTENT)
-    assert system.reports[-1].copied_bytes == 0
+    assert [report.copied_bytes for report in system.reports if report.stage == "deliver"][-1] == 0
     (line,) = system.log("warn")
     assert line.startswith(f"{NEXT_IMAGE} is sent as a whole: ")
 
@@ -265,5 +263,5 @@ async def test_part_of_an_earlier_delivery(
     (system.root / PART).write_bytes(NEXT_CONTENT[:size])
     await system.deliver(system.open(way, system.environment(way)))
     assert system.reports[0].done == size
-    assert system.reports[-1].copied_bytes == DELTA.ranges[1].length
+    assert max(report.copied_bytes for report in system.reports) == DELTA.ranges[1].length
     assert system.sent_bytes < (SENT_BYTES - 1_000_000) * 1.03

@@ -152,10 +152,11 @@ async def test_connection_that_breaks_after_the_rename(
     breaks = f"[ -e {marker} ] || {{ touch {marker}; {damages}; {kills}; }}"
     env = program_is(tmp_path, "mv", f'{need("mv")} "$@"; {breaks}', before="export SSH=$$;")
     directory = opens(UNUSED_ACCOUNT, root, env=env, open_files=ScpFiles.begin)
-    reports: list[int] = []
-    await directory.install(source, IMAGE, SHA256, lambda progress: reports.append(progress.done))
+    reports: list[Progress] = []
+    await directory.install(source, IMAGE, SHA256, reports.append)
     assert marker.exists()
-    assert reports.count(len(CONTENT)) == 1 + is_damaged
+    whole = Progress("deliver", len(CONTENT), len(CONTENT))
+    assert reports.count(whole) == 1 + is_damaged
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == CONTENT
 

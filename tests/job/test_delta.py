@@ -28,6 +28,7 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.job import delta
+from shiftergw.job.attempt import Attempt
 from shiftergw.job.delta import SEARCH_SECONDS, Deltas, may_use_base, shared_ranges
 from shiftergw.model.images import BuiltImage, ContentReport, Digest
 from shiftergw.model.packed_data import SHORTEST_RANGE, DataRange, PackedData
@@ -372,8 +373,15 @@ def delivered_bytes(record: ImageRecord) -> tuple[int, int]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_record_reports_what_was_sent(site: Site) -> None:
-    """It has the bytes that the system copied, and the rest; a hard link has none of both."""
+async def test_the_record_reports_what_was_sent(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the bytes that the system copied, and the rest; a hard link has none of both.
+
+    The user reads when the bytes that were copied are compared.
+    """
+    messages: list[str] = []
+    monkeypatch.setattr(Attempt, "notify", lambda _, message: messages.append(message))
     record = await site.pull(1, COMMON_BYTES)
     assert delivered_bytes(record) == (0, record.size)
     builder, base = site.bench.builder, site.path(1).read_bytes()
@@ -386,6 +394,7 @@ async def test_the_record_reports_what_was_sent(site: Site) -> None:
     copied_bytes, sent_bytes = delivered_bytes(record)
     assert copied_bytes + sent_bytes == record.size == 96 + COMMON_BYTES + 999
     assert COMMON_BYTES - 2 * 4096 <= copied_bytes <= COMMON_BYTES
+    assert "Comparing the image on the system" in messages
     mask = os.umask(0o077)
     try:
         assert delivered_bytes(await site.pull(3, COMMON_BYTES)) == (0, 0)
