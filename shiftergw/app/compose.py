@@ -21,6 +21,7 @@ from shiftergw.app.deliveries import (
     ssh_directory,
 )
 from shiftergw.app.locations import layout_directories, registry_names
+from shiftergw.app.log import LogOptions
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
@@ -99,18 +100,26 @@ def state_file(config: Config) -> Path:
     return config.state_directory / "shiftergw.sqlite"
 
 
-def queue(reactor: Reactor, config: Config, config_file: Path) -> WorkerPool | CeleryQueue:
-    """Return the job queue: Celery if `BrokerURL` is set, otherwise a pool of local processes."""
+def queue(
+    reactor: Reactor, config: Config, config_file: Path, log_options: LogOptions | None = None
+) -> WorkerPool | CeleryQueue:
+    """Return the job queue: Celery if `BrokerURL` is set, otherwise a pool of local processes.
+
+    The local processes follow when debug messages are switched in `log_options`.
+    """
     if config.broker_url is not None:
         from shiftergw.work.celery.queue import CeleryQueue  # noqa: PLC0415 - an extra
 
         return CeleryQueue(reactor, config.broker_url)
-    return WorkerPool(
+    pool = WorkerPool(
         reactor,
         [sys.executable, "-m", "shiftergw.runner", "--config", str(config_file)],
         dict(os.environ),
         PoolOptions(config.worker_threads, JOBS_PER_WORKER, warm=1, systems=tuple(config.systems)),
     )
+    if log_options is not None:
+        log_options.on_switch = pool.set_debug
+    return pool
 
 
 def explainer(reactor: Reactor, config_file: Path) -> ExplainerProcess:

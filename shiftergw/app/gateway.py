@@ -10,6 +10,7 @@ from twisted.application.service import Service
 
 from shiftergw.app import compose
 from shiftergw.app.admin import AdminListener
+from shiftergw.app.log import LogOptions
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.app.preparation import Preparation
 from shiftergw.app.user_files import user_files
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
 
 
-def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Service:
-    """Return the gateway's process as one service.
+def gateway_service(
+    reactor: Reactor, config: Config, config_file: Path, log_options: LogOptions | None = None
+) -> Service:
+    """Return the gateway's process as one service, whose workers follow `log_options`.
 
     Raises `ConfigurationError` for what the configuration's own checks cannot see.
     """
@@ -53,7 +56,7 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
     preparation = Preparation(config, threads, reactor)
 
     store = compose.store(reactor, config, CHECK_SECONDS)
-    queue, wake, work_services = _work_services(reactor, config, config_file, store)
+    queue, wake, work_services = _work_services(reactor, config, config_file, store, log_options)
 
     # The host's user database may block all its places; each listing is parsed beside them.
     user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
@@ -90,13 +93,17 @@ def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Serv
 
 
 def _work_services(
-    reactor: Reactor, config: Config, config_file: Path, store: ImageStore
+    reactor: Reactor,
+    config: Config,
+    config_file: Path,
+    store: ImageStore,
+    log_options: LogOptions | None,
 ) -> tuple[JobQueue, Callable[[], None], Sequence[Service]]:
     """Return the queue, a function for new work in the store, and the services, to start in order.
 
     The services bring the store's work to the queue, and its results back.
     """
-    queue = compose.queue(reactor, config, config_file)
+    queue = compose.queue(reactor, config, config_file, log_options)
     limits = config.heartbeat_limit, config.systems, config.user_limits.running
     dispatch = Dispatch(store, queue, reactor, *limits)
     recovery = Recovery(store, dispatch, reactor)

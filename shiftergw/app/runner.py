@@ -5,7 +5,8 @@ It reads JSON lines from standard input, `{"record": KEY}` for each record to wo
 of input it stops after the current record, so a worker whose gateway was killed finishes its
 record.
 
-`{"late": KEY}` fails the current record because it has taken too long.
+`{"late": KEY}` fails the current record because it has taken too long. `{"debug": true}` or `false`
+switches debug messages.
 
 With `--with-caller` the end of input stops the current record, as SIGTERM does. So no job on a
 worker machine goes on after the process that started it was killed. If the clean-up of the record
@@ -31,12 +32,14 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from shiftergw.app.log import start_worker_logging
+from shiftergw.app.log import LogOptions, start_worker_logging
 from shiftergw.app.reactor import run_main
 from shiftergw.app.worker import worker_service
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE, Exhausted
+from shiftergw.plumbing.reactor import with_threads
+from shiftergw.plumbing.signals import ignore
 from shiftergw.work.worker_protocol import KILL_SECONDS
 
 if TYPE_CHECKING:
@@ -53,11 +56,20 @@ class Jobs(LineOnlyReceiver):
 
     delimiter = b"\n"
 
-    def __init__(self, on_end: Callable[[], object], time_out: Callable[[str], object]) -> None:
-        """Call `on_end` at the end of input, and `time_out` with the key of a late record."""
+    def __init__(
+        self,
+        on_end: Callable[[], object],
+        time_out: Callable[[str], object],
+        set_debug: Callable[[bool], object],
+    ) -> None:
+        """Call `on_end` at the end of input, and `time_out` with the key of a late record.
+
+        Call `set_debug` with whether debug messages are to be logged.
+        """
         self.keys: DeferredQueue[str | None] = DeferredQueue()
         self._on_end = on_end
         self._time_out = time_out
+        self._set_debug = set_debug
 
     def lineReceived(self, line: bytes) -> None:
         """Take the key of a record; log an invalid line, which is a fault of the gateway."""
@@ -65,6 +77,8 @@ class Jobs(LineOnlyReceiver):
             message = json.loads(line)
             if "late" in message:
                 self._time_out(message["late"])
+            elif "debug" in message:
+                self._set_debug(message["debug"] is True)
             else:
                 self.keys.put(message["record"])
         except (ValueError, TypeError, KeyError):
@@ -80,10 +94,13 @@ class Jobs(LineOnlyReceiver):
         self.sendLine(json.dumps(message).encode())
 
 
-async def work(reactor: Reactor, config: Config, with_caller: bool = False) -> int:
+async def work(
+    reactor: Reactor, config: Config, log_options: LogOptions, with_caller: bool = False
+) -> int:
     """Work on records until the input ends; return the exit code.
 
-    With `with_caller`, the end of input stops the current record.
+    With `with_caller`, the end of input stops the current record. Lines of the log name the current
+    record.
     """
     services, make_worker = worker_service(reactor, config)
     try:
@@ -110,9 +127,10 @@ async def work(reactor: Reactor, config: Config, with_caller: bool = False) -> i
 
     try:
         worker = make_worker()
+        log_options.context = worker.trace
         # A process group of its own, so that a kill of this process includes `mksquashfs`.
         os.setpgrp()
-        jobs = Jobs(stop_without_caller, worker.time_out)
+        jobs = Jobs(stop_without_caller, worker.time_out, log_options.switch_debug)
         StandardIO(jobs, reactor=reactor)
         jobs.answer({"ready": True})
         while (key := await jobs.keys.get()) is not None:
@@ -152,5 +170,15 @@ def main() -> None:
         loaded_config = Config.load(arguments.config, os.environ)
     except GatewayError as error:
         sys.exit(f"worker cannot start: {error}")
-    start_worker_logging(loaded_config.config.log_level)
-    sys.exit(run_main(lambda reactor: work(reactor, loaded_config.config, arguments.with_caller)))
+    config = loaded_config.config
+    log_options = LogOptions(config.log_level, config.log_format, "worker")
+    start_worker_logging(log_options)
+    # A signal that is meant for the gateway may reach all its processes.
+    signal.signal(signal.SIGUSR2, ignore)
+
+    async def command(reactor: Reactor) -> int:
+        if arguments.with_caller:  # no gateway tells this process what the signal means
+            log_options.handle_signal(with_threads(reactor).callFromThread)
+        return await work(reactor, config, log_options, arguments.with_caller)
+
+    sys.exit(run_main(command))

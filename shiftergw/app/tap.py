@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from shiftergw import __version__
 from shiftergw.app.gateway import gateway_service
-from shiftergw.app.log import start_logging
+from shiftergw.app.log import LogOptions, start_logging
 from shiftergw.config import Config, LoadedConfig, file_of_environment
 from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.plumbing.listening import remedy
@@ -57,8 +57,11 @@ class Options(usage.Options):
 class GatewayService(Service):
     """The gateway's parts as one service; a failed start ends the process with exit code 1."""
 
-    def __init__(self, parts: Service, options: Options, reactor: Reactor) -> None:
+    def __init__(
+        self, parts: Service, options: Options, log_options: LogOptions, reactor: Reactor
+    ) -> None:
         """Wrap `parts`."""
+        self._log_options = log_options
         self._parts = parts
         self._options = options
         self._reactor = reactor
@@ -73,7 +76,8 @@ class GatewayService(Service):
 
     def _begin(self) -> None:
         gc.freeze()  # imported modules live as long as the process
-        start_logging(self._options.loaded_config.config.log_level)
+        start_logging(self._log_options)
+        self._log_options.handle_signal(with_threads(self._reactor).callFromThread)
         self._handle_hangup()
         for warning in self._options.loaded_config.warnings:
             _log.warn("configuration: {warning}", warning=warning)
@@ -138,8 +142,10 @@ def makeService(options: Options, reactor: Reactor | None = None) -> Service:
         from twisted.internet import reactor as installed_reactor  # noqa: PLC0415
 
         reactor = installed_reactor
+    config = options.loaded_config.config
+    log_options = LogOptions(config.log_level, config.log_format)
     try:
-        parts = gateway_service(reactor, options.loaded_config.config, options.file)
+        parts = gateway_service(reactor, config, options.file, log_options)
     except ConfigurationError as error:
         sys.exit(f"shiftergw cannot start: {error}")
-    return GatewayService(parts, options, reactor)
+    return GatewayService(parts, options, log_options, reactor)

@@ -208,6 +208,7 @@ class Config(Section):
     log_level: Literal["debug", "info", "warn", "error", "critical"] = Field(
         "info", alias="LogLevel"
     )
+    log_format: Literal["text", "json"] = Field("text", alias="LogFormat")
     registry_rules: RegistryRules = RegistryRules()
     """The content of `RegistriesConf`; it is not a key of the document."""
 

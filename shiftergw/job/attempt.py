@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, RetryLater, Superseded, Unavailable
-from shiftergw.job.summary import Timeline
+from shiftergw.job.timeline import Timeline
 from shiftergw.model.postponement import Postponement, WaitLimits
 from shiftergw.model.records import ImageRecord, Progress
 from shiftergw.plumbing.retry import retry_while_unavailable

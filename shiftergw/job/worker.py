@@ -23,14 +23,19 @@ from shiftergw.errors import (
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
-from shiftergw.job.summary import CAUSE_LIMIT, SUPERSEDED_OUTCOME, event_of, summary
 from shiftergw.model.postponement import Postponement, WaitLimits
 from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
-from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED_MESSAGE, describe_attempt, describe_work
+from shiftergw.rules.attempts import (
+    MAX_ATTEMPTS,
+    STOPPED_MESSAGE,
+    log_values,
+    trace_of,
+)
+from shiftergw.rules.work_ends import CAUSE_LIMIT, SUPERSEDED_OUTCOME, end_fields, event_of
 from shiftergw.states import State
 
 if TYPE_CHECKING:
@@ -70,6 +75,10 @@ class Worker:
         self._working: tuple[ImageRecord, Deferred[Any]] | None = None
         self._overdue = False
 
+    def trace(self) -> dict[str, str | int | None]:
+        """Return the fields that name the job in work in lines of the log; none without a job."""
+        return {} if self._working is None else trace_of(self._working[0])
+
     def time_out(self, key: str) -> None:
         """Fail a record that has taken too long, if this worker still works on it."""
         if self._working is not None and self._working[0].key == key:
@@ -104,9 +113,7 @@ class Worker:
         )
         if record is None:
             return
-        self._log.info(
-            "begins: {what}, {trace}", what=describe_work(record), trace=describe_attempt(record)
-        )
+        self._log.info("begins: {what}, {trace}", **log_values(record))
         attempt = Attempt(record, self._store, self._clock, limit, self._waits)
         try:
             outcome = await self._outcome(attempt)
@@ -139,16 +146,14 @@ class Worker:
         except Unavailable as error:
             self._log.error(
                 "not requeued: {what}, {trace}: {error}",
-                what=describe_work(record),
-                trace=describe_attempt(record),
                 error=error,
+                **log_values(record),
             )
         else:
             self._log.warn(
                 "requeued: {what}, {trace}: {message}",
-                what=describe_work(record),
-                trace=describe_attempt(record),
                 message=message,
+                **log_values(record),
             )
 
     async def _outcome(self, attempt: Attempt) -> Outcome | None:
@@ -249,9 +254,7 @@ class Worker:
         """Return the failure that an error means; log the traceback of an unexpected one."""
         record = attempt.record
         if not isinstance(error, GatewayError):
-            self._log.failure(
-                "fault: {what}, {trace}", what=describe_work(record), trace=describe_attempt(record)
-            )
+            self._log.failure("fault: {what}, {trace}", **log_values(record))
             attempt.cause = f"{type(error).__name__}; its traceback is in the line before"
             error = GatewayError("The gateway met a fault of its own.")
             return Failed(attempt.stage, error.what, error.remedy, retryable=False)
@@ -269,15 +272,20 @@ class Worker:
 
     def _log_end(self, attempt: Attempt, outcome: str, image: ImageRecord | None = None) -> None:
         """Log the end of an attempt: who, what, how much, how long, and why it failed."""
-        fields = summary(attempt, outcome, image)
-        has_failed = "cause" in fields and outcome != State.PENDING
-        self._log.emit(
-            LogLevel.warn if has_failed else LogLevel.info,
-            "{event} {text}",
-            event=event_of(attempt.record, outcome),
-            text=key_values(fields, CAUSE_LIMIT),
-            fields=fields,
+        record = attempt.record
+        fields = end_fields(
+            record,
+            outcome,
+            attempt.timeline.measures(),
+            image_id=(None if image is None else image.id) or attempt.image_id,
+            image_size=None if image is None else image.size,
+            cause=attempt.cause,
         )
+        has_failed = "cause" in fields and outcome != State.PENDING
+        level = LogLevel.warn if has_failed else LogLevel.info
+        text = key_values(fields, CAUSE_LIMIT)
+        event = event_of(record, outcome)
+        self._log.emit(level, "{event} {text}", event=event, text=text, fields=fields)
 
 
 def _check_deaths(number: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shiftergw.errors import printable
 from shiftergw.model.records import ImageRecord
 
@@ -33,3 +35,12 @@ def trace_of(record: ImageRecord) -> dict[str, str | int | None]:
     `job` is the key of the record: all attempts at a pull have it, and so have its later polls.
     """
     return {"request": record.request_id, "job": record.key, "attempt": record.attempt}
+
+
+def log_values(record: ImageRecord) -> dict[str, Any]:
+    """Return the values of `what` and `trace` in a line about a job, and its fields in JSON."""
+    return {
+        "what": describe_work(record),
+        "trace": describe_attempt(record),
+        "fields": trace_of(record),
+    }

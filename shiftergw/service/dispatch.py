@@ -16,7 +16,7 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
-from shiftergw.rules.attempts import describe_attempt, describe_work
+from shiftergw.rules.attempts import log_values
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -132,8 +132,7 @@ class Dispatch(Rounds):
         """Requeue work whose worker vanished or hangs, and stop the worker if it runs here."""
         self._log.warn(
             "requeued: {what}, {trace}: worker {runner} gives no sign of life",
-            what=describe_work(record),
-            trace=describe_attempt(record),
+            **log_values(record),
             runner=record.runner,
         )
         message = "The worker of this pull has vanished; another one takes over."

@@ -11,17 +11,20 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from shiftergw.errors import GatewayError, Superseded
+from shiftergw.errors import GatewayError, Superseded, key_values
 from shiftergw.model.records import Failed, ImageRecord
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageStore, JobEnd, JobQueue, QueueTrouble
-from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED_MESSAGE, describe_attempt, describe_work
+from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED_MESSAGE, log_values
+from shiftergw.rules.work_ends import CAUSE_LIMIT, WorkMeasures, end_fields, event_of
 from shiftergw.service.dispatch import Dispatch
 from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+_log = Logger()
 
 GATEWAY = "gateway"
 """The runner of an attempt that the gateway begins only to end the work."""
@@ -136,8 +139,7 @@ class Recovery(Service):
             return
         self._log.warn(
             "requeued: {what}, {trace}: worker {runner} {loss} ({deaths} of {most} deaths)",
-            what=describe_work(record),
-            trace=describe_attempt(record),
+            **log_values(record),
             runner=end.runner,
             loss=loss,
             deaths=record.deaths,
@@ -156,8 +158,7 @@ class Recovery(Service):
             "worker {runner} {loss} before it began {what}, {trace}",
             runner=end.runner,
             loss=end.loss,
-            what=describe_work(record),
-            trace=describe_attempt(record),
+            **log_values(record),
         )
         if deaths >= MAX_ATTEMPTS:
             del self._early_deaths[end.key]
@@ -182,8 +183,6 @@ class WorkerShortage(Rounds):
     If another gateway on the same store has workers, it starts these pulls, and they do not fail.
     It shows that by work in progress, or by starting a pull within `HANDOVER_SECONDS`.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -247,23 +246,24 @@ class WorkerShortage(Rounds):
         duration = f"{seconds:.0f} s" if seconds < MINUTES else f"{seconds / 60:.0f} minutes"
         cause = f"For {duration} no worker could start on the gateway's machine."
         remedy = "Pull again once the gateway's admins have mended it; its log has the reason."
-        if await _fail(self._store, record, cause, remedy, now):
-            self._log.error(
-                "FAILURE: {what}, {trace}: no worker can start: {why}",
-                what=describe_work(record),
-                trace=describe_attempt(record),
-                why=trouble.detail,
-            )
+        await _fail(self._store, record, cause, remedy, now, detail=trouble.detail)
 
 
 async def _fail(
-    store: ImageStore, record: ImageRecord, cause: str, remedy: str, now: float
-) -> bool:
-    """End work in FAILURE; return False if a worker has begun it meanwhile."""
+    store: ImageStore, record: ImageRecord, cause: str, remedy: str, now: float, *, detail: str = ""
+) -> None:
+    """End work in FAILURE, and log that with `detail`, unless a worker has begun it meanwhile."""
     work = await store.begin(record.key, GATEWAY, now, math.inf)
     if work is None:
-        return False
+        return
     own = record.sealed is not None or record.kind == "acl"
     outcome = Failed(str(State.PENDING), cause, remedy, retryable=True, own=own)
     await store.finish(record.key, work.attempt, outcome, now)
-    return True
+    text = f"{cause} {detail}".strip()
+    fields = end_fields(work, str(State.FAILURE), WorkMeasures(now, now), cause=text)
+    _log.error(
+        "{event} {text}",
+        event=event_of(work, str(State.FAILURE)),
+        text=key_values(fields, CAUSE_LIMIT),
+        fields=fields,
+    )

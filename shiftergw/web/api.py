@@ -130,7 +130,10 @@ class Api:
             request.line.why = printable(f"{error.what} {error.detail}".strip(), 600)
             headers = {"Allow": error.methods} if isinstance(error, MethodNotAllowed) else {}
             return render.refusal(error, place, **headers)
-        self._log.failure("request {request} failed", request=request.line.request_id)
+        request_id = request.line.request_id
+        self._log.failure(
+            "request {request} failed", request=request_id, fields={"request": request_id}
+        )
         fault = GatewayError(
             "Something went wrong in the gateway.",
             remedy=f"Tell the site's support, and name the request {request.line.request_id}.",

@@ -108,7 +108,19 @@ class Journal:
         )
         level = LogLevel.debug if quiet else LogLevel.info
         why = line.why and f": {line.why}"
-        self._log.emit(level, "{text}{why}", text=text, why=why, request=line.request_id)
+        fields = {
+            "request": line.request_id,
+            "peer": call.peer,
+            "user": line.user,
+            "method": printable(call.method, 20),
+            "path": printable(call.path, 600),
+            "system": line.system,
+            "status": outcome,
+            "state": line.word or None,
+            "seconds": round(seconds, 3),
+            "cause": line.why or None,
+        }
+        self._log.emit(level, "{text}{why}", text=text, why=why, fields=fields)
 
     def close(self) -> None:
         """Log the counts now."""

@@ -96,6 +96,7 @@ class WorkerPool(Service):
         self._backoff: Any = None
         self._settling: Any = None
         self._is_open = False
+        self._is_debug = False
 
     def startService(self) -> None:
         """Start the warm workers and accept offers."""
@@ -173,6 +174,12 @@ class WorkerPool(Service):
         text = f"The gateway's workers take long to start ({seconds:.0f} s so far)."
         return QueueTrouble(text, "", start, grave=False)
 
+    def set_debug(self, is_on: bool) -> None:
+        """Have all workers log debug messages, or no longer; also workers that start later."""
+        self._is_debug = is_on
+        for worker in self._workers:
+            worker.set_debug(is_on=is_on)
+
     async def cancel(self, key: str) -> None:
         """See `JobQueue`; returns when the worker that had the job has ended."""
         for worker in [worker for worker in self._workers if worker.job == key]:
@@ -187,6 +194,8 @@ class WorkerPool(Service):
             self._note_failed_start(f"cannot be started: {error.strerror}")
             raise Unavailable("No worker can be started.", detail=str(error)) from error
         self._workers.append(worker)
+        if self._is_debug:
+            worker.set_debug(is_on=True)
         return worker
 
     def _start_warm_workers(self) -> None:

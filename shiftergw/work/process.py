@@ -17,6 +17,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
+from shiftergw.plumbing import log_lines
 from shiftergw.plumbing.child_end import LEAVE_AFTER, leave_behind, note_end, send_signal
 from shiftergw.work.worker_protocol import (
     KILL_SECONDS,
@@ -126,7 +127,7 @@ class WorkerProcess(ProcessProtocol):
         self._start_limit = START_SECONDS
         self._timer: Any = None
         self._stdout = LineSplitter(self._read_answer)
-        self._stderr = LineSplitter(self._log_line)
+        self._stderr = LineSplitter(self._log_stderr, log_lines.LINE_LIMIT)
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], limit: float) -> None:
         """Start the process; kill it if it is not ready in `limit` seconds. Raises `OSError`."""
@@ -143,6 +144,11 @@ class WorkerProcess(ProcessProtocol):
         assert self.is_idle
         self.job, self._line_count = key, 0
         self._transport.write(json.dumps({"record": key}).encode() + b"\n")
+
+    def set_debug(self, *, is_on: bool) -> None:
+        """Have the worker log debug messages, or no longer; one that is about to end does not."""
+        if self.state in ACTIVE:
+            self._transport.write(json.dumps({"debug": is_on}).encode() + b"\n")
 
     def leave(self) -> None:
         """Close the worker's input, so that it exits after its job."""
@@ -236,16 +242,31 @@ class WorkerProcess(ProcessProtocol):
             self._cancel_timer()
         self._on_ready(self)
 
+    def _log_stderr(self, line: bytes) -> None:
+        """Log a line of standard error: a JSON object of its log, or text."""
+        parsed_line = log_lines.read_line(line)
+        if parsed_line is None:
+            for start in range(0, len(line) or 1, LINE_LIMIT):
+                self._log_line(line[start : start + LINE_LIMIT])
+            return
+        # The object names its process itself.
+        level, fields = LogLevel.levelWithName(parsed_line.level), parsed_line.members
+        self._log_text(parsed_line.message, level, "{line}", fields=fields)
+
     def _log_line(self, line: bytes) -> None:
-        """Log a line that is not an answer, unless this job has caused too many."""
-        self._line_count += 1
+        """Log a line of text that is not an answer."""
         word, blank, rest = line.partition(b" ")
         level = _LEVELS.get(word) if blank else None
         text = printable(rest if level else line, LINE_LIMIT)
+        self._log_text(text, level or LogLevel.info, "worker {pid}: {line}")
+
+    def _log_text(self, text: str, level: Any, form: str, **values: Any) -> None:
+        """Log a text, unless this job has caused too many lines."""
+        self._line_count += 1
         if self.ready_at is None and text.strip():
             self.last_words = text.strip()[:LAST_WORDS]
         if self._line_count <= LINES_LOGGED:
-            self._log.emit(level or LogLevel.info, "worker {pid}: {line}", pid=self.pid, line=text)
+            self._log.emit(level, form, pid=self.pid, line=text, **values)
         elif self._line_count == LINES_LOGGED + 1:
             self._log.warn("worker {pid} says too much; the rest is dropped", pid=self.pid)
 

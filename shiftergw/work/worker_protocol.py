@@ -2,7 +2,8 @@
 
 A worker is any command that reads and writes lines of JSON. It writes `{"ready": true}` to its
 standard output once it has started. Then it reads `{"record": KEY}` from its standard input, one
-record at a time, and writes `{"done": KEY}` after each. At the end of its input it finishes the
+record at a time, and writes `{"done": KEY}` after each. It may read `{"debug": true}` or `false` at
+any time, which switches debug messages. At the end of its input it finishes the
 current record and exits, so no worker outlives a gateway that was killed. Its standard error goes
 into the log of the process that started it.
 
@@ -39,9 +40,10 @@ STOPPED_CODE = 130
 class LineSplitter:
     """Split a stream into lines of bounded length."""
 
-    def __init__(self, on_line: Callable[[bytes], object]) -> None:
-        """Call `on_line` with each line, without its newline."""
+    def __init__(self, on_line: Callable[[bytes], object], limit: int = LINE_LIMIT) -> None:
+        """Call `on_line` with each line, without its newline; split one beyond `limit` bytes."""
         self._on_line = on_line
+        self._limit = limit
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
@@ -49,7 +51,7 @@ class LineSplitter:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._on_line(line)
-        if len(self._rest) >= LINE_LIMIT:
+        if len(self._rest) >= self._limit:
             line, self._rest = self._rest, b""
             self._on_line(line)
 

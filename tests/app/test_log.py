@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -27,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from shiftergw.app.log import (
+    LogOptions,
     filter_events,
     line_of,
     start_logging,
@@ -76,7 +82,7 @@ def logger_into(observer: ILogObserver, namespace: str = "shiftergw.test") -> Lo
 def test_levels(level: str, expected: list[str]) -> None:
     """Events below the configured level are dropped."""
     sink = EventList()
-    log = logger_into(filter_events(sink, level))
+    log = logger_into(filter_events(sink, LogOptions(level)))
     for name in ("debug", "info", "warn", "error", "critical"):
         log.emit(LogLevel.levelWithName(name), name)
     assert sink.texts == expected
@@ -91,7 +97,7 @@ def test_levels(level: str, expected: list[str]) -> None:
 def test_quiet_namespaces(level: str, expected: int, namespace: str) -> None:
     """Packets and connections stay out of the log at every level; warnings follow the level."""
     sink = EventList()
-    log = logger_into(filter_events(sink, level), namespace)
+    log = logger_into(filter_events(sink, LogOptions(level)), namespace)
     log.debug("packet")
     log.info("packet")
     log.emit(LogLevel.warn, "trouble")
@@ -106,7 +112,7 @@ def test_factories_are_quiet(level: str) -> None:
         """Says that it starts and stops."""
 
     sink = EventList()
-    observer = filter_events(sink, level)
+    observer = filter_events(sink, LogOptions(level))
     globalLogPublisher.addObserver(observer)
     try:
         factory = Loud()
@@ -122,7 +128,7 @@ def test_factories_are_quiet(level: str) -> None:
 def test_one_line() -> None:
     """Control characters and line separators of foreign text are escaped."""
     file = io.StringIO()
-    log = logger_into(filter_events(textFileLogObserver(file), "info"))
+    log = logger_into(filter_events(textFileLogObserver(file), LogOptions("info")))
     log.info("the registry says {text}", text=HOSTILE)
     (line,) = file.getvalue().splitlines()
     assert line.isprintable()
@@ -133,14 +139,16 @@ def test_one_line() -> None:
 def test_braces_are_not_formatted_again() -> None:
     """Text that looks like a format field stays text."""
     file = io.StringIO()
-    logger_into(filter_events(textFileLogObserver(file), "info")).info("{text}", text="{log_level}")
+    logger_into(filter_events(textFileLogObserver(file), LogOptions("info"))).info(
+        "{text}", text="{log_level}"
+    )
     assert file.getvalue().endswith("{log_level}\n")
 
 
 def test_traceback_on_one_line() -> None:
     """A failure keeps its traceback, joined into the event's line."""
     file = io.StringIO()
-    log = logger_into(filter_events(textFileLogObserver(file), "info"))
+    log = logger_into(filter_events(textFileLogObserver(file), LogOptions("info")))
     log.failure("cannot {what}", what="go\non", failure=Failure(ValueError(HOSTILE)))
     (line,) = file.getvalue().splitlines()
     assert r"cannot go\x0aon | Traceback" in line
@@ -164,7 +172,7 @@ def test_sink_sees_time_and_origin() -> None:
         "log_format": "{password} is not in it",
         "password": "hidden",
     }
-    filter_events(sink, "info")(event)
+    filter_events(sink, LogOptions("info"))(event)
     (event_at_sink,) = sink.events
     names = ("log_time", "log_level", "log_namespace", "log_system")
     assert {name: event_at_sink[name] for name in names} == {name: event[name] for name in names}
@@ -175,7 +183,7 @@ def test_start_logging_wraps_the_launchers_observers() -> None:
     """The launcher's observers get the events, filtered and as single lines."""
     first, second = EventList(), EventList()
     publisher = LogPublisher(first, second)
-    start_logging("warn", publisher)
+    start_logging(LogOptions("warn"), publisher)
     log = logger_into(publisher)
     log.info("left out")
     log.emit(LogLevel.warn, "two\nlines")
@@ -183,10 +191,78 @@ def test_start_logging_wraps_the_launchers_observers() -> None:
         assert sink.texts == [r"two\x0alines"]
 
 
+def test_json() -> None:
+    """Every line has its process and the fields of the event, and nothing else of the event."""
+    file, job = io.StringIO(), {"request": "1a", "job": "k", "attempt": 1}
+    publisher = LogPublisher(textFileLogObserver(file))
+    options = LogOptions(form="json", context=lambda: job)
+    start_logging(options, publisher)
+    log = logger_into(publisher)
+    log.info("{what} of {secret}", what=HOSTILE, secret="-", fields={"uid": 7, "attempt": 2})
+    log.failure("broken", Failure(ValueError("why")))
+    first, second = map(json.loads, file.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "info",
+        "logger": "shiftergw.test",
+        "message": r"a\x0ab\x0d\x1b[2J\x00\x2028c\x85d\xd800 of -",
+        "process": "gateway",
+        "pid": os.getpid(),
+        "machine": socket.gethostname(),
+        **job,
+        "uid": 7,
+        "attempt": 2,
+    }
+    assert (second["level"], second["request"]) == ("critical", "1a")
+    assert "ValueError: why" in second["message"]
+
+
+def test_json_for_another_observer() -> None:
+    """An observer that is not of a file, such as that of syslog, gets the object as the text."""
+    sink = EventList()
+    publisher = LogPublisher(sink)
+    start_logging(LogOptions(form="json"), publisher)
+    logger_into(publisher).info("text")
+    assert json.loads(sink.texts[0])["message"] == "text"
+
+
+def test_json_of_a_worker() -> None:
+    """A worker's line is complete, since a worker machine writes it into its own log."""
+    file = io.StringIO()
+    observer = worker_observer(file, LogOptions("info", "json", "worker"))
+    logger_into(observer, "shiftergw.worker").error("text")
+    line = json.loads(file.getvalue())
+    assert (line["process"], line["level"], line["message"]) == ("worker", "error", "text")
+    assert line["time"]
+
+
+def test_debug_messages_by_signal() -> None:
+    """SIGUSR2 switches debug messages on and off again; the log and the workers are told."""
+    sink = EventList()
+    switches: list[bool] = []
+    options = LogOptions("error", on_switch=switches.append)
+    observer = filter_events(sink, options)
+    globalLogPublisher.addObserver(observer)
+    old_handler = signal.getsignal(signal.SIGUSR2)
+    try:
+        options.handle_signal(lambda function: function())
+        log = logger_into(observer)
+        for text in ("before", "meanwhile", "after"):
+            log.debug(text)
+            os.kill(os.getpid(), signal.SIGUSR2)
+        options.switch_debug(True)
+    finally:
+        signal.signal(signal.SIGUSR2, old_handler)
+        globalLogPublisher.removeObserver(observer)
+    on, off = "LogLevel is debug until the next SIGUSR2", "LogLevel is error again"
+    assert sink.texts == [on, "meanwhile", off, on]
+    assert switches == [True, False, True]
+
+
 def test_worker_lines() -> None:
     """A worker's line has level and namespace; the gateway's log adds the time."""
     file = io.StringIO()
-    log = logger_into(worker_observer(file, "info"), "shiftergw.worker")
+    log = logger_into(worker_observer(file, LogOptions()), "shiftergw.worker")
     log.debug("left out")
     log.error("no\nspace")
     assert file.getvalue() == "error shiftergw.worker: no\\x0aspace\n"
@@ -195,7 +271,7 @@ def test_worker_lines() -> None:
 def test_a_worker_does_not_log_its_reactor() -> None:
     """A signal is worth a line in the gateway's log, but not in that of each worker."""
     file, sink = io.StringIO(), EventList()
-    for observer in (worker_observer(file, "info"), filter_events(sink, "info")):
+    for observer in (worker_observer(file, LogOptions()), filter_events(sink, LogOptions("info"))):
         logger_into(observer, "twisted.internet.base").info("Received SIGTERM, shutting down.")
     assert (file.getvalue(), len(sink.texts)) == ("", 1)
 
@@ -203,7 +279,7 @@ def test_a_worker_does_not_log_its_reactor() -> None:
 def test_a_site_logs_no_start_and_end() -> None:
     """Twisted's messages about listening and idle connections are dropped."""
     sink = EventList()
-    observer = filter_events(sink, "debug")
+    observer = filter_events(sink, LogOptions("debug"))
     globalLogPublisher.addObserver(observer)
     try:
         clock = Clock()
@@ -222,9 +298,9 @@ def test_start_worker_logging_leaves_stdout_alone() -> None:
     """The worker's answers on standard output are neither redirected nor mixed with its log."""
     program = (
         "import sys\n"
-        "from shiftergw.app.log import start_worker_logging\n"
+        "from shiftergw.app.log import LogOptions, start_worker_logging\n"
         "from twisted.logger import Logger\n"
-        "start_worker_logging('info')\n"
+        "start_worker_logging(LogOptions())\n"
         "Logger(namespace='n').info('logged')\n"
         "sys.stdout.write('answered\\n')\n"
     )
@@ -243,7 +319,7 @@ def test_start_worker_logging_keeps_earlier_events(capsys: pytest.CaptureFixture
     publisher = LogPublisher()
     beginner = LogBeginner(publisher, io.StringIO(), sys, warnings)
     logger_into(publisher, "early").warn("before")
-    start_worker_logging("info", beginner)
+    start_worker_logging(LogOptions(), beginner)
     logger_into(publisher, "late").warn("after")
     assert capsys.readouterr().err == "warn early: before\nwarn late: after\n"
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from shiftergw.app.runner import Jobs
 from tests import children
 from tests.patience import patient
 
@@ -25,6 +26,9 @@ class Services(MultiService):
         return succeed(None)
 
 class Worker:
+    def trace(self):
+        return {}
+
     def time_out(self, key):
         pass
 
@@ -47,7 +51,8 @@ class Worker:
 
 runner.worker_service = lambda reactor, config: (Services(), Worker)
 runner.CLEANUP_SECONDS, runner.KILL_SECONDS = 0.1, 1.0 if kind == "away" else 1000.0
-sys.exit(run_main(lambda reactor: runner.work(reactor, None, with_caller=True)))
+options = runner.LogOptions()
+sys.exit(run_main(lambda reactor: runner.work(reactor, None, options, with_caller=True)))
 """
 
 
@@ -80,3 +85,13 @@ def test_a_job_whose_caller_is_killed(kind: str, words: bytes) -> None:
     assert words in output
     assert (b"abandoned" in output) is (words != b"")
     assert (process.returncode == -signal.SIGKILL) is (kind != "quick")
+
+
+def test_orders_of_the_gateway() -> None:
+    """The gateway orders work, its end, and debug messages; another line is logged as a fault."""
+    late: list[str] = []
+    debug: list[bool] = []
+    jobs = Jobs(lambda: None, late.append, debug.append)
+    for line in (b'{"record": "k"}', b'{"late": "k"}', b'{"debug": true}', b'{"debug": 0}', b"[]"):
+        jobs.lineReceived(line)
+    assert (jobs.keys.pending, late, debug) == (["k"], ["k"], [True, False])

@@ -36,6 +36,21 @@ async def test_a_pull_delivers_and_records(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_log_names_the_job_in_work(bench: Bench) -> None:
+    """During a job the worker tells which record and attempt it works on, before and after none."""
+    traces = [bench.worker.trace()]
+
+    async def note_trace() -> None:
+        traces.append(bench.worker.trace())
+
+    bench.builder.on_build = note_trace
+    await bench.pull()
+    idle_trace, work_trace = traces
+    assert (idle_trace, bench.worker.trace()) == ({}, {})
+    assert (len(str(work_trace["job"])), work_trace["attempt"]) == (24, 1)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_record_names_the_kind_of_source(bench: Bench) -> None:
     """The source says of which kind it is, and the record repeats it as `remotetype`."""
     bench.source.kind = "archive"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from shiftergw.errors import Unavailable
 from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
@@ -181,7 +184,18 @@ async def test_an_image_that_kills_its_workers_fails(bench: Bench, begins: bool)
         assert (await bench.end(key, KILL_LOSS, died=True)).status is State.PENDING
     if begins:
         await bench.begin(key)
-    record = await bench.end(key, KILL_LOSS, died=True)
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        record = await bench.end(key, KILL_LOSS, died=True)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert any(re.match(f"pull finished outcome=FAILURE .* job={key} .* cause=", x) for x in lines)
     assert record.status is State.FAILURE
     assert record.cause == "5 workers died on this image; the last one was killed by signal 9."
     assert not record.in_flight

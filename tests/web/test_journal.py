@@ -37,7 +37,7 @@ class Site:
         self.gateway = FakeGateway(pulls=[WAITS])
         self.clock = Clock()
         self._site = site_of(self.gateway, self.clock)
-        self._events = events
+        self.events = events
 
     def ask(self, path: str, method: str = "GET", user: str = "ann", status: int = 200) -> None:
         """Send a request over a new connection, as clients do."""
@@ -55,8 +55,8 @@ class Site:
 
     def lines(self, level: LogLevel = LogLevel.info) -> list[str]:
         """Return the lines of this level since the last call."""
-        lines = [formatEvent(event) for event in self._events if event["log_level"] is level]
-        self._events.clear()
+        lines = [formatEvent(event) for event in self.events if event["log_level"] is level]
+        self.events.clear()
         return lines
 
 
@@ -73,6 +73,17 @@ def site() -> Iterator[Site]:
     globalLogPublisher.addObserver(observe)
     yield Site(events)
     globalLogPublisher.removeObserver(observe)
+
+
+def test_fields(site: Site) -> None:
+    """The line of a request has its parts as fields, for logs in JSON."""
+    site.ask("/api/pull/elsewhere/docker/ubuntu/", "POST", status=404)
+    (event,) = site.events
+    fields = event["fields"]
+    assert formatEvent(event).startswith(f"{fields['request']} ")
+    assert (fields["method"], fields["path"]) == ("POST", "/api/pull/elsewhere/docker/ubuntu/")
+    assert (fields["status"], fields["state"]) == (404, None)
+    assert "no system" in fields["cause"]
 
 
 @pytest.mark.parametrize("end", [State.READY, State.FAILURE])

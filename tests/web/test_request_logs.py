@@ -11,7 +11,7 @@ from tests.web.fakes import FakeGateway, Reply, Wire, hang_up, site_of
 
 
 def _lines(events: list[LogEvent]) -> list[str]:
-    return [formatEvent(event) for event in events if "request" in event]
+    return [formatEvent(event) for event in events if "fields" in event]
 
 
 def test_one_line_in_the_log_for_each_request(wire: Wire, events: list[LogEvent]) -> None:
@@ -37,7 +37,7 @@ def test_probes_do_not_fill_the_log(wire: Wire, events: list[LogEvent]) -> None:
     """Requests without a user are logged at debug."""
     wire.ask("/livez", headers=())
     wire.ask("/", headers=())
-    assert {event["log_level"] for event in events if "request" in event} == {LogLevel.debug}
+    assert {event["log_level"] for event in events if "fields" in event} == {LogLevel.debug}
 
 
 def test_the_duration_is_in_the_log(gateway: FakeGateway, events: list[LogEvent]) -> None:

@@ -19,6 +19,7 @@ from shiftergw.errors import Unavailable
 from shiftergw.ports import JobEnd
 from shiftergw.work import pool, process, worker_protocol
 from shiftergw.work.pool import PoolOptions, WorkerPool
+from shiftergw.work.process import WorkerProcess
 from shiftergw.work.worker_protocol import LineSplitter
 from tests.patience import patient
 from tests.work.contract import QueueContract
@@ -252,6 +253,7 @@ async def test_workers_end_with_a_killed_gateway(traces: Path) -> None:
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from shiftergw.work.pool import PoolOptions, WorkerPool
+from shiftergw.work.process import WorkerProcess
 pool = WorkerPool(reactor, [{sys.executable!r}, {str(WORKERS)!r}, "good", {str(traces)!r}],
                   {{}}, PoolOptions(2, 50))
 def go():
@@ -281,3 +283,18 @@ def test_a_stream_is_split_into_lines(size: int) -> None:
     splitter.feed(b"x" * 5000)
     splitter.feed(b"y\n")
     assert lines[3:] == [b"x" * 5000, b"y"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_debug_messages(queue: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers are told to log debug messages, also those that start later."""
+    orders: list[tuple[WorkerProcess, bool]] = []
+    monkeypatch.setattr(
+        WorkerProcess, "set_debug", lambda worker, is_on: orders.append((worker, is_on))
+    )
+    await queue.offer("sleep-1")
+    queue.set_debug(True)
+    await queue.offer("sleep-2")
+    queue.set_debug(False)
+    first, second = queue._workers
+    assert orders == [(first, True), (second, True), (first, False), (second, False)]

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from shiftergw.plumbing import child_end
 from shiftergw.plumbing.child_end import LEAVE_AFTER
+from shiftergw.plumbing.log_lines import write_line
 from shiftergw.work.process import (
     PIPE_SECONDS,
     STEPS,
@@ -31,11 +34,13 @@ class ProcessTransport:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.signals: list[str] = []
+        self.input = b""
         self.has_exited = False
         self.is_open = True
 
     def write(self, data: bytes) -> None:
-        """Ignore the input of the worker."""
+        """Record the input of the worker."""
+        self.input += data
 
     def closeStdin(self) -> None:
         """Ignore the end of input."""
@@ -115,6 +120,41 @@ def test_a_step_that_the_table_lacks(worker: Worker) -> None:
     worker.write_line({"ready": True})
     with pytest.raises(AssertionError, match=r"no step leads from WorkerState\.READY"):
         worker.process._step(WorkerState.OVERDUE)
+
+
+def test_lines_in_json(worker: Worker) -> None:
+    """A line in JSON keeps its level and its fields; a text line that looks like it stays text."""
+    events: list[LogEvent] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        line = write_line(0, "warn", "a.b", "text", {"process": "worker", "request": "1a"})
+        for text in (line, '{"level": "warn"}', "", "x" * 5000):
+            worker.process.errReceived(text.encode() + b"\n")
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert worker.process.last_words == "x" * 300
+    first, *rest = events
+    assert (first["log_level"], formatEvent(first)) == (LogLevel.warn, "text")
+    assert first["fields"] == {
+        "time": "1970-01-01T00:00:00.000Z", "logger": "a.b", "process": "worker", "request": "1a",
+    }  # fmt: skip
+    pid = worker.process.pid
+    lines = ['{"level": "warn"}', "", "x" * 4096, "x" * 904]
+    assert [formatEvent(event) for event in rest] == [f"worker {pid}: {line}" for line in lines]
+
+
+def test_debug_messages(worker: Worker) -> None:
+    """A worker is told to log debug messages; one that is about to end is not."""
+    worker.process.set_debug(is_on=True)
+    worker.process.set_debug(is_on=False)
+    worker.process.stop()
+    worker.process.set_debug(is_on=True)
+    assert worker.transport.input == b'{"debug": true}\n{"debug": false}\n'
 
 
 def test_a_job_is_done(worker: Worker) -> None:

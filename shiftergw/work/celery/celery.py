@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+
+from celery import Celery
 
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
-from shiftergw.work.celery.worker import make_worker
+from shiftergw.work.celery.worker import log_json, make_worker
 
 
-def _read_configuration() -> tuple[str, int, list[str], Collection[str]]:
-    """Return the broker's URL, the slots, the command of a job, and the names of all systems.
+def _make_app() -> Celery:
+    """Return the application of this machine's configuration.
 
     Exits with a message if the configuration is invalid or names no broker.
     """
@@ -32,7 +33,9 @@ def _read_configuration() -> tuple[str, int, list[str], Collection[str]]:
     if config.broker_url is None:
         sys.exit(f"shiftergw worker cannot start: {file} has no BrokerURL")
     argv = [sys.executable, "-m", "shiftergw.runner", "--with-caller", "--config", str(file)]
-    return config.broker_url, config.worker_threads, argv, config.systems
+    if config.log_format == "json":
+        log_json()
+    return make_worker(config.broker_url, config.worker_threads, argv, config.systems)
 
 
-app = make_worker(*_read_configuration())
+app = _make_app()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Collection, Sequence
 from types import FrameType
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup
+from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_after_setup
 
 from shiftergw.errors import printable
+from shiftergw.plumbing import log_lines
 from shiftergw.work.celery.app import TASK, is_key, make_app
 from shiftergw.work.celery.slot_gate import SlotGate, SlotGateStep
 from shiftergw.work.subprocess_job import JobLimits, StartLimit, SubprocessJob
@@ -73,6 +76,31 @@ def make_worker(
         send_events=False,
     )
     return app
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats records of Python's `logging` as the other processes do theirs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line."""
+        message = record.getMessage()
+        if record.exc_info:
+            lines = self.formatException(record.exc_info).splitlines()
+            message = " | ".join([message, *(line.strip() for line in lines)])
+        level = {"WARNING": "warn"}.get(record.levelname, record.levelname.lower())
+        fields = {"process": "machine", "pid": record.process, "machine": socket.gethostname()}
+        return log_lines.write_line(record.created, level, record.name, message, fields)
+
+
+def log_json() -> None:
+    """Have Celery's own loggers write JSON, once it has set them up."""
+
+    def set_formatter(logger: logging.Logger, **_: Any) -> None:
+        for handler in logger.handlers:
+            handler.setFormatter(JsonFormatter())
+
+    for signal_of_log in (after_setup_logger, after_setup_task_logger):
+        signal_of_log.connect(set_formatter, weak=False)
 
 
 class _Termination(BaseException):
