@@ -1,4 +1,4 @@
-"""Downloads of layers resume after the death of a worker, and after the failure of a pull.
+"""Downloads of layers resume within a pull, after the death of a worker, and after a failure.
 
 The registry is the real one; a relay in front of it counts the bytes of the layer. With
 `SHIFTERGW_LONG=1` the layer has 300 MB and workers are killed at ten points of it.
@@ -69,6 +69,12 @@ class Gateway(Service):
             return self._partial.stat().st_size
         return 0
 
+    def bytes_of_parts(self) -> int:
+        """Return the size of the packs that are being made."""
+        with suppress(FileNotFoundError):
+            return sum(part.stat().st_size for part in self._partial.parents[1].rglob("*.part"))
+        return 0
+
     def download(self, position: int) -> None:
         """Request the image until a worker has written its layer up to a position."""
         deadline = time.monotonic() + patient(SECONDS)
@@ -115,6 +121,36 @@ def test_a_killed_worker(relay: BlobRelay, tmp_path: Path) -> None:
         assert request.start + request.count - position <= IN_FLIGHT
     last = relay.requests[-1]
     assert last.start + last.count == relay.blob.size
+
+
+METER = """#!/bin/sh
+[ "$1" = - ] || exec {program} "$@"
+mkfifo {fifo}
+wc -c <{fifo} >>{counts} &
+tee {fifo} | {program} "$@"
+"""
+"""A script that appends the bytes which one run of `mksquashfs` gets to a file."""
+
+
+def test_a_download_that_breaks_while_it_is_packed(relay: BlobRelay, tmp_path: Path) -> None:
+    """The layer is converted in one pass over both connections, and no byte is fed twice."""
+    meter, counts = tmp_path / "meter", tmp_path / "counts"
+    program = need("mksquashfs")
+    meter.write_text(METER.format(program=program, fifo=tmp_path / "fifo", counts=counts))
+    meter.chmod(0o755)
+    relay.limit = point = SIZE // 2
+    with Gateway(tmp_path / "service", relay, Mksquashfs=str(meter)) as gateway:
+        gateway.download(point)
+        until(lambda: gateway.bytes_of_parts() > point // 2, SECONDS, "half of the pack")
+        relay.break_connections()
+        relay.mend()
+        answer = gateway.pull(NAME, seconds=SECONDS)
+        assert answer["status"] == "READY", answer
+    assert [request.start for request in relay.requests] == [0, point]
+    assert sum(request.count for request in relay.requests) == relay.blob.size
+    until(lambda: counts.exists() and counts.read_text(), 10, "the count of bytes")
+    (fed_bytes,) = map(int, counts.read_text().split())
+    assert SIZE < fed_bytes < SIZE + 100_000  # with the headers of the archive
 
 
 def test_a_failed_pull(relay: BlobRelay, tmp_path: Path) -> None:
