@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shiftergw.model.build_options import BuilderName
+from shiftergw.model.build_options import BuilderName, PackerName
 from shiftergw.plumbing.threads import Threads
 from tests.build.site import Site
 
@@ -19,9 +19,15 @@ def builder(request: pytest.FixtureRequest) -> BuilderName:
 
 
 @pytest.fixture
-def site(tmp_path: Path, threads: Threads, builder: BuilderName) -> Site:
+def packer() -> PackerName:
+    """Return `mksquashfs`; a test that is marked `with_each_packer` runs with our own, too."""
+    return "mksquashfs"
+
+
+@pytest.fixture
+def site(tmp_path: Path, threads: Threads, builder: BuilderName, packer: PackerName) -> Site:
     """Return a site with the real `mksquashfs`, for each builder."""
-    return Site(tmp_path, threads, builder=builder)
+    return Site(tmp_path, threads, builder=builder, packer=packer)
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from twisted.internet import reactor
 
 from shiftergw.build.builder import SquashBuilder
 from shiftergw.build.by_packs import PackConverter
 from shiftergw.build.converter import LayerConverter
 from shiftergw.build.whole import WholeConverter
-from shiftergw.model.build_options import BuilderName, BuildLimits, SquashOptions
+from shiftergw.model.build_options import BuilderName, BuildLimits, PackerName, SquashOptions
 from shiftergw.model.images import BuiltImage, Digest, LayerFile, Opening
 from shiftergw.model.records import Progress
 from shiftergw.plumbing.hashing import hash_file
@@ -47,6 +48,13 @@ ABOVE = [
     images.entry("bin/through", b"4"),
     images.entry("closed", b"5", mode=0o600),
 ]
+
+
+with_each_packer = pytest.mark.parametrize(
+    ("builder", "packer"),
+    [("whole", "mksquashfs"), ("packs", "mksquashfs"), ("packs", "direct")],
+)
+"""Marks a test that runs with each builder and, with packs, each packer."""
 
 
 class StoredLayer:
@@ -92,9 +100,16 @@ class Site:
         threads: Threads,
         binary: str | None = None,
         builder: BuilderName = "whole",
+        packer: PackerName = "mksquashfs",
     ) -> None:
-        """Use `directory` for everything; builds use `builder` unless their options name it."""
-        self._kind: BuilderName = builder
+        """Use `directory` for everything.
+
+        Builds use `builder` and `packer` unless their options name others; our own packer needs a
+        library for gzip, so its images are of zstd.
+        """
+        self._defaults: dict[str, Any] = {"level": 1, "memory": "64M", "builder": builder}
+        if packer == "direct":
+            self._defaults |= {"packer": packer, "compressor": "zstd"}
         self.converter = self.CONVERTERS[builder]
         self.directory = directory / "converted"
         self.pack_directory = directory / "packs"
@@ -139,7 +154,7 @@ class Site:
 
     def options(self, **changes: Any) -> SquashOptions:
         """Return the options of builds with these changes."""
-        return SquashOptions(**{"level": 1, "memory": "64M", "builder": self._kind, **changes})
+        return SquashOptions(**{**self._defaults, **changes})
 
     async def build_image(self, layers: Sequence[LayerFile | Layer], **options: Any) -> BuiltImage:
         """Build an image, and end its use at once."""

@@ -17,7 +17,7 @@ from shiftergw.model.records import Progress
 from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
 from tests.build.packing import ComingLayer
-from tests.build.site import OTHER_ID, TREE, Site, StoredLayer, real
+from tests.build.site import OTHER_ID, TREE, Site, StoredLayer, real, with_each_packer
 from tests.build.test_by_packs import CountingSite, DamagingStates, remove
 from tests.images import compress, entry, tar_of
 from tests.work.waiting import until
@@ -105,6 +105,7 @@ def size_of(layers: Sequence[Any]) -> int:
     )
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_progress_on_a_known_base(site: Site) -> None:
     """Layers that were converted before count as converted, all bytes of them."""
@@ -147,6 +148,7 @@ async def test_progress_of_a_repair(tmp_path: Path, threads: Threads) -> None:
     assert set(image.seconds) == {"repair", *site.stages}
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_progress_of_a_layer_that_arrives_twice(site: Site, tmp_path: Path) -> None:
     """A download that proved wrong is read again, and no bytes are taken back."""

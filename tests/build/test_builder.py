@@ -36,13 +36,14 @@ from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
 from tests import images
 from tests.build.parts import content_of, converter, mount, open_descriptors, running_in
-from tests.build.site import ID, OTHER_ID, REAL, TREE, Site
+from tests.build.site import ID, OTHER_ID, REAL, TREE, Site, with_each_packer
 from tests.parts import lacking, need, small_disk
 from tests.work.waiting import until
 
 real: Any = reactor
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_layers_become_one_file(site: Site) -> None:
     """The file has the merged tree with its data; beside it is its sidecar only; both private."""
@@ -84,6 +85,7 @@ async def test_what_is_told_on_the_way(site: Site, builder: BuilderName) -> None
     assert image.report.modes >= 1
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_a_built_file_is_used_again(site: Site) -> None:
     """A second build of an image finds the file, verifies it, and returns the same report."""
@@ -197,6 +199,7 @@ async def test_an_image_id_is_never_a_path(site: Site) -> None:
     assert not site.directory.exists()
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_an_image_without_layers(site: Site) -> None:
     """No layer, or an empty one, is an empty file system."""
@@ -205,6 +208,7 @@ async def test_an_image_without_layers(site: Site) -> None:
     assert content_of(empty.path) == {}
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_a_bad_layer_stops_everything(site: Site) -> None:
     """A layer that is no archive, or not the one promised, fails and leaves nothing."""
@@ -217,6 +221,7 @@ async def test_a_bad_layer_stops_everything(site: Site) -> None:
     await until(lambda: site.names == [])  # a lock that came too late goes in a thread
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_vanished(site: Site, tmp_path: Path) -> None:
     """A missing file of a layer raises `BlobCorrupt`, so that the pull fetches it again."""
@@ -354,6 +359,7 @@ async def test_what_cannot_be_removed_is_told(site: Site) -> None:
         await site.builder.sweep(math.inf)
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
     """Mounted, the file shows data, links, modes and owners as planned."""
@@ -377,6 +383,7 @@ async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
             assert {path.lstat().st_uid for path in place.rglob("*")} == {0}
 
 
+@with_each_packer
 @pytest_twisted.ensureDeferred
 async def test_layers_lie_in_the_order_of_the_manifest(site: Site) -> None:
     """The file of the upper layer is visible, whichever layer is examined first."""
