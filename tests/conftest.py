@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import itertools
-import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +16,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tests.children import guard
+from tests.processes import run_in_processes
 from tests.rabbitmq import RabbitMQ
 from tests.reactor_disk import WATCH
 from tests.tracing import MEASUREMENT, measure_call, measure_fixtures, trace_first_examples
@@ -49,120 +47,24 @@ settings.register_profile(
 )
 settings.load_profile("busy machine")
 
-MEASUREMENT.start(os.environ.get("PYTEST_XDIST_WORKER"))
+MEASUREMENT.start()
 
 
-COSTLY_FIXTURES = {"broker": 2}
-"""Fixtures whose set-up takes seconds of processor time, and the number of processes with them."""
-
-ROOM_SECONDS = {
-    "end_to_end": 5.0,
-    "work": 1.5,
-    "delivery": 0.7,
-    "sftp": 0.6,
-    "cli": 0.35,
-    "ssh": 0.3,
-}
-"""The average duration of a test in rooms whose tests start programs.
-
-Tests of a file often share a gateway, a registry or a machine.
-"""
-
-OTHER_SECONDS = 0.1
-COSTLY_SECONDS = 7.0
-SLOW_SECONDS = 12.0
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests run in several processes."""
+    parser.addoption(
+        "--processes", type=int, default=1, help="number of processes that run the tests"
+    )
 
 
-def seconds_of(group: Iterable[pytest.Item]) -> float:
-    """Return about how long a group of tests takes."""
-    return sum(map(_seconds, group))
-
-
-def _seconds(item: pytest.Item) -> float:
-    if item.get_closest_marker("slow") is not None:
-        return SLOW_SECONDS
-    if costly_fixture(item) is not None:
-        return COSTLY_SECONDS
-    return ROOM_SECONDS.get(room_of(item), OTHER_SECONDS)
-
-
-def room_of(item: pytest.Item) -> str:
-    """Return the directory below `tests/` in which a test is."""
-    return _room_of_file(item.path)
-
-
-@functools.cache
-def _room_of_file(path: Path) -> str:
-    return path.relative_to(Path(__file__).parent).parts[0]
-
-
-def deal(groups: Iterable[Sequence[pytest.Item]], count: int) -> list[list[pytest.Item]]:
-    """Return `count` shares of about the same duration; the tests of a group are in one share."""
-    shares: list[list[pytest.Item]] = [[] for _ in range(count)]
-    durations = [0.0] * count
-    weights = [(seconds_of(group), group) for group in groups]
-    for seconds, group in sorted(weights, key=lambda weight: weight[0], reverse=True):
-        shortest = durations.index(min(durations))
-        shares[shortest].extend(group)
-        durations[shortest] += seconds
-    return shares
-
-
-def deal_slow_tests(
-    groups: Iterable[Sequence[pytest.Item]], rest: Sequence[pytest.Item], processes: int
-) -> list[pytest.Item]:
-    """Return an order in which the share of each process begins with slow tests.
-
-    The schedule `worksteal` of xdist gives each process a contiguous share of the tests. If all
-    slow tests came first, they would be the share of one process. The tests of a group are in the
-    same share, one after another.
-    """
-    shares = deal(groups, processes)
-    order: list[pytest.Item] = []
-    remaining = list(rest)
-    total = sum(map(len, shares)) + len(rest)
-    for process, share in enumerate(shares):
-        size = (total - len(order)) // (processes - process)
-        count = max(0, size - len(share))
-        order += share + remaining[:count]
-        remaining = remaining[count:]
-    return order + remaining
-
-
-def group_by_fixture(items: Iterable[pytest.Item], count: int) -> list[list[pytest.Item]]:
-    """Return `count` groups of about the same length; the tests of a file are in one group."""
-    return deal(group_by_file(items), count)
-
-
-def group_by_file(items: Iterable[pytest.Item]) -> list[list[pytest.Item]]:
-    """Return a group for each file."""
-    return [list(tests) for _, tests in itertools.groupby(items, key=lambda item: item.path)]
-
-
-def costly_fixture(item: pytest.Item) -> str | None:
-    """Return the first of `COSTLY_FIXTURES` that a test uses, directly or not."""
-    names = getattr(item, "fixturenames", ())
-    return next((name for name in COSTLY_FIXTURES if name in names), None)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow tests, so that the run does not end with a wait for one of them.
-
-    Tests that share a costly fixture run in few processes, each of which sets it up. So do the
-    tests of a file that start programs, as long as no other process has run out of tests.
-    """
-    groups: list[list[pytest.Item]] = []
-    for name, count in COSTLY_FIXTURES.items():
-        users = [item for item in items if costly_fixture(item) == name]
-        groups += group_by_fixture(users, count)
-    independent = [item for item in items if costly_fixture(item) is None]
-    groups += group_by_file(item for item in independent if room_of(item) in ROOM_SECONDS)
-    independent = [item for item in independent if room_of(item) not in ROOM_SECONDS]
-    groups += [[item] for item in independent if item.get_closest_marker("slow") is not None]
-    rest = [item for item in independent if item.get_closest_marker("slow") is None]
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    items[:] = deal_slow_tests(groups, rest, processes)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run the tests in several processes if the command line says so."""
+    processes = session.config.getoption("processes")
+    if processes == 1 or session.config.option.collectonly or session.testsfailed:
+        return None
+    run_in_processes(session, processes)
+    return True
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -10,17 +10,7 @@ from typing import Any
 import pytest
 
 from tests import conftest
-from tests.conftest import deal_slow_tests
-
-
-def _shares(order: list[Any], processes: int) -> list[list[Any]]:
-    """Return the first share of each process, as the schedule `worksteal` of xdist forms them."""
-    shares: list[list[Any]] = []
-    for process in range(processes):
-        size = (len(order) - sum(map(len, shares))) // (processes - process)
-        begin = sum(map(len, shares))
-        shares.append(order[begin : begin + size])
-    return shares
+from tests.schedule import form_groups
 
 
 @dataclass(frozen=True)
@@ -50,63 +40,38 @@ def _tests(file: str, count: int, *, slow: int = 0, fixture: str = "") -> list[A
     ]
 
 
-@pytest.mark.parametrize(
-    ("slow_tests", "other_tests", "processes"),
-    [(3, 20, 1), (7, 93, 6), (12, 40, 4), (0, 9, 2), (8, 0, 4), (5, 1003, 6), (6, 94, 8)],
-)
-def test_each_process_begins_with_slow_tests(
-    slow_tests: int, other_tests: int, processes: int
-) -> None:
-    """Each share begins with its slow tests, and no share has two more of them than another."""
-    slow, rest = _tests("slow", slow_tests, slow=slow_tests), _tests("rest", other_tests)
-    order = deal_slow_tests([[test] for test in slow], rest, processes)
-    assert len(order) == len(set(order)) == slow_tests + other_tests
-    counts = []
-    for share in _shares(order, processes):
-        kinds = [test in slow for test in share]
-        assert kinds == sorted(kinds, reverse=True), share
-        counts.append(sum(kinds))
-    assert max(counts) - min(counts) <= 1
-    assert [test for test in order if test in rest] == rest
+def test_slow_tests_come_first() -> None:
+    """Each slow test is a group of its own; the others follow in their order, a few at a time."""
+    slow, rest = _tests("slow", 3, slow=3), _tests("rest", 60)
+    groups = form_groups([*rest[:30], *slow, *rest[30:]])
+    assert groups[:3] == [[test] for test in slow]
+    assert [test for group in groups[3:] for test in group] == rest
+    assert [len(group) for group in groups[3:]] == [50, 10]
 
 
-def test_more_slow_tests_than_a_share_holds() -> None:
-    """No test is lost or repeated, even if the slow tests fill all shares."""
-    slow, rest = _tests("slow", 10, slow=10), _tests("rest", 1)
-    order = deal_slow_tests([[test] for test in slow], rest, 4)
-    assert len(order) == 11
-    assert set(order) == {*slow, *rest}
+def test_small_files_are_not_split() -> None:
+    """Tests of several files are in one group while they fit; the next file begins another."""
+    files = [_tests(name, count) for name, count in (("a", 20), ("b", 20), ("c", 20), ("d", 5))]
+    groups = form_groups([test for tests in files for test in tests])
+    assert groups == [files[0] + files[1], files[2] + files[3]]
 
 
-def test_a_group_stays_together() -> None:
-    """The tests of a group are the beginning of one share; other shares begin with slow tests."""
-    group, slow = _tests("group", 20, fixture="broker"), _tests("slow", 9, slow=9)
-    order = deal_slow_tests([[test] for test in slow] + [group], _tests("rest", 200), 4)
-    shares = _shares(order, 4)
-    assert shares[0][:20] == group
-    assert [sum(test in slow for test in share) for share in shares] == [0, 3, 3, 3]
-
-
-def test_few_processes_start_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of six processes begin with the tests of the broker; those of a file stay together."""
-    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "6")
+def test_few_processes_start_a_broker() -> None:
+    """The tests that use it form two groups of about the same duration; files stay together."""
     items = _tests("d", 600, slow=4)
     for file, count in (("a", 5), ("b", 3), ("c", 2)):
         items += _tests(file, count, slow=1, fixture="broker")
-    conftest.pytest_collection_modifyitems(items)
-    assert len(items) == 610
-    begins = [[test.file for test in share[:5]] for share in _shares(items, 6)]
-    assert begins == [["b", "b", "b", "c", "c"], ["a"] * 5, *[["d"] * 5] * 4]
+    groups = form_groups(items)
+    assert sum(map(len, groups)) == 610
+    files = [[test.path.name for test in group] for group in groups[:2]]
+    assert files == [["b", "b", "b", "c", "c"], ["a"] * 5]
 
 
-def test_tests_with_programs_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests of files whose tests start programs begin a share, with those that are slow."""
-    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
-    files = _tests("end_to_end/x", 9, slow=2), _tests("end_to_end/y", 8, slow=1)
-    items = [*_tests("d", 100), *files[0], *files[1]]
-    conftest.pytest_collection_modifyitems(items)
-    first, second = _shares(items, 2)
-    assert (first[:9], second[:8]) == files
+def test_tests_with_programs_stay_together() -> None:
+    """The tests of a file that start programs form a group; the longest group is the first."""
+    files = _tests("end_to_end/x", 8, slow=1), _tests("end_to_end/y", 9, slow=2)
+    groups = form_groups([*_tests("d", 20), *files[0], *files[1]])
+    assert groups[:2] == [files[1], files[0]]
 
 
 def test_garbage_is_collected_after_the_collection_of_tests(

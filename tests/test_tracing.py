@@ -112,11 +112,8 @@ def test_a_random_test_without_a_trace_function() -> None:
     assert numbers[-1] == 1000
 
 
-@pytest.mark.parametrize(("process", "measures"), [("gw0", True), ("gw1", False)])
-def test_one_process_measures_the_collection(
-    monkeypatch: pytest.MonkeyPatch, process: str, measures: bool
-) -> None:
-    """The others begin to measure with the first test; the programs they start never do."""
+def test_the_collection_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement begins at once and can be paused; programs that start never measure."""
 
     def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
         """Trace nothing."""
@@ -127,8 +124,8 @@ def test_one_process_measures_the_collection(
     measurement = Measurement()
     before = sys.gettrace()
     try:
-        measurement.start(process)
-        assert (sys.gettrace() is trace) == measures
+        measurement.start()
+        assert sys.gettrace() is trace
         measurement.pause()
         assert sys.gettrace() is None
         measurement.resume()
@@ -138,12 +135,15 @@ def test_one_process_measures_the_collection(
     assert "COVERAGE_PROCESS_START" not in os.environ
 
 
-def test_nothing_is_measured_without_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A single process measures nothing, and leaves the trace function of a debugger alone."""
+def test_nothing_is_measured_unless_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such a process leaves the trace function of a debugger alone."""
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
     monkeypatch.setattr("coverage.process_startup", lambda: pytest.fail("measures"))
     measurement = Measurement()
     before = sys.gettrace()
-    measurement.start(None)
+    measurement.start()
     measurement.pause()
     assert sys.gettrace() is before
     measurement.resume()

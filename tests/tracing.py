@@ -1,8 +1,8 @@
 """Measure coverage where that tells something, since it doubles the time of Python code.
 
-A process measures from its start, so that the lines of modules count, which run once. During the
-collection one process is enough: all import the same modules. Afterwards it measures while tests
-and their fixtures run, and not while pytest works in between.
+The process that collects the tests measures from its start, so that the lines of modules count,
+which run once. Its forks (`tests.processes`) measure while tests and their fixtures run, and not
+while pytest works in between.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from tests import thread_tracing
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-FIRST_PROCESS = "gw0"
-"""The process of xdist that measures what the imports of all tests run."""
-
 
 class Measurement:
     """The trace function of the main thread of a process that measures coverage."""
@@ -34,19 +31,17 @@ class Measurement:
         """Measure nothing until `start` is called."""
         self._trace: Any = None
 
-    def start(self, process: str | None) -> None:
-        """Measure in a process of xdist, if the environment says so.
+    def start(self) -> None:
+        """Measure if the environment says so.
 
         The programs that this process starts do not measure, since that would make them slow.
         """
-        if process is None:
+        if "COVERAGE_PROCESS_START" not in os.environ:
             return
         thread_tracing.install()
         coverage.process_startup()
-        os.environ.pop("COVERAGE_PROCESS_START", None)
+        del os.environ["COVERAGE_PROCESS_START"]
         self._trace = sys.gettrace()
-        if process != FIRST_PROCESS:
-            self.pause()
 
     def pause(self) -> None:
         """Measure nothing in this thread for now."""
