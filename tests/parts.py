@@ -129,7 +129,11 @@ class HungDisk:
 
 @contextmanager
 def small_disk(directory: Path, options: str) -> Iterator[None]:
-    """Mount a tmpfs on `directory` with `options` such as `size=2m`; unmount it at the end."""
+    """Mount a tmpfs on `directory` with `options` such as `size=2m`; unmount it at the end.
+
+    After a failure programs may still write there, and the disk cannot be unmounted. Then it is
+    detached instead, so that the test reports its failure.
+    """
     need_root()
     directory.mkdir(exist_ok=True)
     command = [need("mount"), "-t", "tmpfs", "-o", options, "none", str(directory)]
@@ -137,5 +141,7 @@ def small_disk(directory: Path, options: str) -> Iterator[None]:
         lacking("mounting is not allowed here")
     try:
         yield
-    finally:
-        subprocess.run([need("umount"), directory], check=True)
+    except BaseException:
+        subprocess.run([need("umount"), "--lazy", directory], check=True)
+        raise
+    subprocess.run([need("umount"), directory], check=True)

@@ -69,6 +69,11 @@ class ComingLayer:
         self._path.write_bytes(self._blob)
         self._file.set_result(self._path)
 
+    def end(self) -> None:
+        """Let those who wait for the rest continue; a failed test has not completed the layer."""
+        if not self._file.is_set:
+            self.begin_anew()
+
 
 class PackSite:
     """A packer in a directory of its own."""
@@ -95,6 +100,12 @@ class PackSite:
             DiskBudget((pack_groups(self.directory),)),
         )
         self.reports: list[int] = []
+        self._coming_layers: list[ComingLayer] = []
+
+    def end(self) -> None:
+        """Let no thread wait for a layer, since the threads could not be stopped."""
+        for layer in self._coming_layers:
+            layer.end()
 
     def packer(self, key: str = "tools", seconds: float = 3600, **options: Any) -> Packer:
         """Return a packer; `options` are those of `SquashOptions`."""
@@ -117,7 +128,10 @@ class PackSite:
 
     def coming_layer(self, tar: bytes, compression: str = "gzip") -> ComingLayer:
         """Return a layer that has yet to arrive."""
-        return ComingLayer(self._layers / "arriving", compress(tar, compression), Digest.of(tar))
+        blob = compress(tar, compression)
+        layer = ComingLayer(self._layers / "arriving", blob, Digest.of(tar))
+        self._coming_layers.append(layer)
+        return layer
 
     async def pack(self, layer: Layer, limits: BuildLimits | None = None, **options: Any) -> Pack:
         """Pack a layer, and end the use of the pack at once."""

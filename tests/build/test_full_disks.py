@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ PERIODIC_NOISE = NOISE[:200_000] * 15
 
 
 @pytest.fixture(params=["mksquashfs", "direct"])
-def packs(request: pytest.FixtureRequest, tmp_path: Path, threads: Threads) -> PackSite:
+def packs(request: pytest.FixtureRequest, tmp_path: Path, threads: Threads) -> Iterator[PackSite]:
     """Return each packer."""
-    return PackSite(tmp_path, threads, packer=request.param)
+    site = PackSite(tmp_path, threads, packer=request.param)
+    yield site
+    site.end()
 
 
 @pytest_twisted.ensureDeferred

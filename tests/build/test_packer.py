@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import subprocess
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,11 @@ NOISE = random.Random(1).randbytes(3_000_000)
 
 
 @pytest.fixture(params=["mksquashfs", "direct"])
-def packs(request: pytest.FixtureRequest, tmp_path: Path, threads: Threads) -> PackSite:
+def packs(request: pytest.FixtureRequest, tmp_path: Path, threads: Threads) -> Iterator[PackSite]:
     """Return each packer: the real `mksquashfs`, and our own."""
-    return PackSite(tmp_path, threads, packer=request.param)
+    site = PackSite(tmp_path, threads, packer=request.param)
+    yield site
+    site.end()
 
 
 def output_of(*argv: str) -> bytes:
