@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -22,7 +23,15 @@ class Podman:
     """Runs podman with a storage of its own, and has two images in it."""
 
     def __init__(self, root: Path) -> None:
-        """Load the images `localhost/app:1` of two layers, and `localhost/base:1` of the first."""
+        """Load the images `localhost/app:1` of two layers, and `localhost/base:1` of the first.
+
+        The locks are files in a directory of its own. By default all podmans of the machine share
+        one segment of memory, and two that create it at the same time fail with exit code 125:
+        "failed to create 2048 locks in /libpod_lock: file exists".
+        """
+        configuration = root / "containers.conf"
+        configuration.write_text('[engine]\nlock_type = "file"\n', encoding="utf-8")
+        self.environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
         self._options = [
             *["--root", str(root / "storage"), "--runroot", str(root / "run")],
             *["--tmpdir", str(root / "tmp"), "--storage-driver", "vfs", "--events-backend", "none"],
@@ -38,8 +47,10 @@ class Podman:
 
     def run(self, *command: str) -> bytes:
         """Return the output of a command; show what it said if it fails."""
-        done = subprocess.run(self.arguments(*command), check=False, capture_output=True)
-        assert done.returncode == 0, done.stderr
+        done = subprocess.run(
+            self.arguments(*command), env=self.environment, check=False, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
         return done.stdout
 
 
@@ -100,7 +111,9 @@ def test_a_pipe(podman: Podman, tmp_path: Path) -> None:
     """`podman save NAME | shiftergw convert - OUT` needs no file."""
     out = tmp_path / "out.squashfs"
     with subprocess.Popen(
-        podman.arguments("save", "--quiet", "localhost/app:1"), stdout=subprocess.PIPE
+        podman.arguments("save", "--quiet", "localhost/app:1"),
+        env=podman.environment,
+        stdout=subprocess.PIPE,
     ) as saving:
         result = subprocess.run(
             [*PROGRAM, "convert", "-", str(out)],
