@@ -95,8 +95,7 @@ class QueueContract:
 
     def test_processes_that_claim_at_once_observe_the_limit(self, place: Place) -> None:
         """Four processes together do not exceed the limit."""
-        crowd = [hammer.start(place.location, "fill", str(n), "10") for n in range(4)]
-        assert sum(hammer.go(crowd)) == 10
+        assert sum(hammer.go(place.location, "fill", *[[str(n), "10"] for n in range(4)])) == 10
 
     @pytest_twisted.ensureDeferred
     async def test_running_work_of_a_user_is_bounded(self, place: Place) -> None:

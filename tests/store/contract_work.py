@@ -67,8 +67,7 @@ class ClaimContract:
 
     def test_processes_that_claim_at_once_create_each_record_once(self, place: Place) -> None:
         """Four processes claim the same 200 tags."""
-        crowd = [hammer.start(place.location, "claims", "200") for _ in range(4)]
-        assert sum(hammer.go(crowd)) == 200
+        assert sum(hammer.go(place.location, "claims", *[["200"]] * 4)) == 200
 
     @pytest_twisted.ensureDeferred
     async def test_a_new_document_is_like_the_originals(self, place: Place) -> None:
@@ -192,14 +191,14 @@ class WorkContract:
     async def test_processes_that_begin_at_once_share_the_records(self, place: Place) -> None:
         """Each record is begun by exactly one process."""
         keys = [(await place.store.claim(request(f"x:{n}"), NOW))[0].key for n in range(30)]
-        answers = hammer.go([hammer.start(place.location, "begins", *keys) for _ in range(3)])
+        answers = hammer.go(place.location, "begins", *[keys] * 3)
         assert sorted(key for answer in answers for key in answer) == sorted(keys)
 
     @pytest_twisted.ensureDeferred
     async def test_at_most_one_attempt_finishes_the_work(self, place: Place) -> None:
         """Three processes supersede each other's attempts all the time."""
         record, _ = await place.store.claim(request(), NOW)
-        answers = hammer.go([hammer.start(place.location, "duel", record.key) for _ in range(3)])
+        answers = hammer.go(place.location, "duel", *[[record.key]] * 3)
         remaining = await place.store.get(record.key)
         assert remaining is not None
         attempts = [attempt for answer in answers for attempt in answer]
@@ -275,10 +274,10 @@ class WorkContract:
     async def test_finished_work_survives_a_killed_process(self, place: Place) -> None:
         """All confirmed steps of the process are in the store, and the store still works."""
         assert await place.store.queue("alpha") == []  # it is open before we hold the reactor up
-        process = hammer.start(place.location, "churn", "churn")
+        process = hammer.start(place.location, "churn", ["churn"])
         assert process.stdin is not None
         assert process.stdout is not None
-        hammer.release([process])
+        hammer.release(process)
         numbers = [int(process.stdout.readline()) for _ in range(50)]
         process.send_signal(signal.SIGKILL)
         numbers += [int(line) for line in process.stdout.read().splitlines() if line]

@@ -1,7 +1,8 @@
-"""One of several processes that use a store at once: `python -m tests.store.hammer ...`.
+"""Several processes that use a store at once: `python -m tests.store.hammer ...`.
 
-A process prints that it is ready, waits for a line on standard input, and prints one JSON value at
-its end.
+They are forks of one process, since the imports of each would take a second of processor time. A
+fork prints that it is ready, waits for a byte on standard input, and prints one JSON value at its
+end.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 
@@ -23,6 +26,9 @@ from shiftergw.ports import ImageStore
 from tests.patience import patient
 from tests.store.places import open_store
 from tests.store.pulls import NOW, request
+
+STANDARD_INPUT = 0
+STANDARD_OUTPUT = 1
 
 
 async def claims(store: ImageStore, number: int) -> int:
@@ -89,22 +95,27 @@ ACTIONS: dict[str, Any] = {
 }
 
 
-async def main(_: Any, kind: str, location: str, action: str, *arguments: str) -> None:
+def print_line(line: str) -> None:
+    """Print a line at once, so that those of several processes do not mix."""
+    os.write(STANDARD_OUTPUT, f"{line}\n".encode())
+
+
+async def main(kind: str, location: str, action: str, *arguments: str) -> None:
     """Open the store and run one action."""
     store = open_store(kind, location)
-    print("ready", flush=True)  # noqa: T201
-    sys.stdin.readline()
+    print_line("ready")
+    os.read(STANDARD_INPUT, 1)
     await maybeDeferred(store.startService)
     values = [int(argument) if argument.isdigit() else argument for argument in arguments]
     result = await ACTIONS[action](store, *values)
     await store.stopService()
-    print(json.dumps(result), flush=True)  # noqa: T201
+    print_line(json.dumps(result))
 
 
-def start(location: tuple[str, str], action: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start one process, which waits for `go`."""
+def start(location: tuple[str, str], action: str, *crowd: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a process for each list of arguments in `crowd`; all wait for `go`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.store.hammer", *location, action, *arguments],
+        [sys.executable, "-m", "tests.store.hammer", *location, action, json.dumps(crowd)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=dict(os.environ),
@@ -112,28 +123,45 @@ def start(location: tuple[str, str], action: str, *arguments: str) -> subprocess
     )
 
 
-def release(processes: list[subprocess.Popen[str]]) -> None:
-    """Let all processes start their action at once."""
-    for process in processes:
-        assert process.stdout is not None
+def release(process: subprocess.Popen[str], count: int = 1) -> None:
+    """Let `count` forks of a process start their action at once."""
+    assert process.stdout is not None
+    assert process.stdin is not None
+    for _ in range(count):
         assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
+    process.stdin.write("." * count)
+    process.stdin.flush()
 
 
-def go(processes: list[subprocess.Popen[str]]) -> list[Any]:
-    """Let all processes start at once; return the final output of each."""
-    release(processes)
-    answers = []
-    for process in processes:
-        output, _ = process.communicate(timeout=patient(60))
-        assert process.returncode == 0
-        answers.append(json.loads(output.splitlines()[-1]))
+def go(location: tuple[str, str], action: str, *crowd: Sequence[str]) -> list[Any]:
+    """Run an action in a process for each list of arguments; return the final output of each."""
+    process = start(location, action, *crowd)
+    release(process, len(crowd))
+    output, _ = process.communicate(timeout=patient(60))
+    assert process.returncode == 0
+    answers = [json.loads(line) for line in output.splitlines()]
+    assert len(answers) == len(crowd)
     return answers
+
+
+def run(kind: str, location: str, action: str, crowd: str) -> None:
+    """Fork for all lists of arguments but the last; end with an error if a fork does."""
+    *rest, own = json.loads(crowd)
+    pids: list[int] = []
+    for arguments in rest:
+        pid = os.fork()
+        if pid == 0:
+            own, pids = arguments, []
+            reactor.__init__()  # type: ignore[misc] # forks share its descriptors
+            break
+        pids.append(pid)
+    try:
+        react(lambda _: Deferred.fromCoroutine(main(kind, location, action, *own)))
+    except SystemExit as end:
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        sys.exit(end.code or any(codes))
 
 
 if __name__ == "__main__":
     gc.freeze()  # the exit of each of many processes is cheaper
-    react(lambda reactor: Deferred.fromCoroutine(main(reactor, *sys.argv[1:])))
+    run(*sys.argv[1:])

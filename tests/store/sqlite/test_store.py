@@ -82,8 +82,7 @@ async def test_a_second_gateway_takes_no_work(place: Place, path: Path) -> None:
 
 def test_many_processes_create_one_file(path: Path) -> None:
     """Processes that start in an empty directory at once share one database."""
-    crowd = [hammer.start(("sqlite", str(path)), "claims", "5") for _ in range(4)]
-    assert sum(hammer.go(crowd)) == 5
+    assert sum(hammer.go(("sqlite", str(path)), "claims", *[["5"]] * 4)) == 5
 
 
 async def _broken_start(path: Path, expected: type[Exception]) -> Exception:
