@@ -26,6 +26,7 @@ from shiftergw.build.data_copy import copied_data
 from shiftergw.build.data_layout import DataLayout, PackRanges, lay_out
 from shiftergw.build.image_output import ImageOutput
 from shiftergw.build.image_tree import ImageTree
+from shiftergw.build.large_contents import digest_large_contents
 from shiftergw.build.pack_contents import LayerPack, leaves_with_content, open_packs
 from shiftergw.build.tail_blocks import write_tails
 from shiftergw.errors import SquashfsUnsupported
@@ -107,6 +108,7 @@ def compose(
         open_packs(packs, compression, options.block_bytes, stop) as contents,
         _open_output(output) as descriptor,
     ):
+        digest_large_contents(contents, compression, stop)
         contents.select(leaves_with_content(plan.root, stop))
         image = ImageOutput(descriptor, squashfs_options.data_start(), stop)
         layout = lay_out(contents, image.position)

@@ -36,7 +36,7 @@ class LayerPack(Protocol):
 
     @property
     def digests(self) -> Sequence[bytes]:
-        """Return the digests, all of one algorithm, which is the same in all packs."""
+        """Return the SHA-256 of each content of at most `BUFFER_LIMIT` bytes; others have any."""
         ...
 
 
@@ -44,13 +44,14 @@ class LayerPack(Protocol):
 class OpenPack:
     """A pack whose file is open: the places of its contents, and its fragment blocks.
 
-    Its data area begins at `data_start`.
+    Equal contents have equal `digests`, once `digest_large_contents` has set those of large ones.
+    The data area begins at `data_start`.
     """
 
     path: Path
     descriptor: int
     places: range
-    digests: Sequence[bytes]
+    digests: list[bytes]
     fragments: list[FragmentBlock]
     data_start: int
 
@@ -175,7 +176,7 @@ def _read_pack(
     if len(places) != len(pack.digests):
         raise pack_error(f"it has {len(places)} contents and {len(pack.digests)} digests")
     return OpenPack(
-        pack.path, descriptor, places, pack.digests, tables.fragments, tables.data_start
+        pack.path, descriptor, places, list(pack.digests), tables.fragments, tables.data_start
     )
 
 

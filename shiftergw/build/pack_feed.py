@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import sha256
 from threading import Event
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.oci.compression import PIECE
 from shiftergw.oci.sparse import data_extents
 from shiftergw.oci.tar import Entry, LayerIndex, ReadFile
 from shiftergw.oci.tar_stream import TarStream
+
+if TYPE_CHECKING:
+    import hashlib
 
 PER_DIRECTORY = 512
 """Files in one directory of a pack."""
@@ -27,9 +30,13 @@ MOST_CONTENTS = 100_000 * PER_DIRECTORY
 BUFFER_LIMIT = 1 << 20
 """Bytes of the largest file that is read whole before it is written.
 
-Such a file is written only if its content is new in the layer. A larger file is always written; if
-its content occurs twice, the composed image leaves the second copy out.
+Such a file is hashed, and written only if its content is new in the layer. A larger file is always
+written, and not hashed; if its content occurs twice, the composed image leaves the second copy out
+(`large_contents`).
 """
+
+NO_DIGEST = bytes(32)
+"""Stands for the digest of a content of more than `BUFFER_LIMIT` bytes."""
 
 _LARGEST = 2**63 - 1
 """Bytes of the largest file that Linux can open."""
@@ -89,8 +96,10 @@ class PackFeed:
         self._sink = sink
         self._block_size = block_size
         self._numbers: dict[bytes, int] = {}
+        self._hasher: hashlib._Hash | None = None
+        """The hash of the content that was begun; None for a large one."""
         self.digests: list[bytes] = []
-        """The SHA-256 of each content, by number."""
+        """The SHA-256 of each content, or `NO_DIGEST`, by number."""
 
     def read_file(self, entry: Entry, stream: TarStream) -> int:
         """Read the data of a regular file and give it its number; see `ReadFile`."""
@@ -123,18 +132,33 @@ class PackFeed:
     def _begin(self, entry: Entry, size: int) -> None:
         """Give an entry the next number, and begin its content of `size` bytes."""
         entry.number = self._next_number()
+        self._hasher = sha256() if size <= BUFFER_LIMIT else None
         self._sink.begin(entry.number, size)
+
+    def _add(self, part: memoryview) -> None:
+        """Add the next bytes of the content."""
+        if self._hasher is not None:
+            self._hasher.update(part)
+        self._sink.add(part)
+
+    def _end(self, entry: Entry) -> None:
+        """End the content of `entry`, and note its digest."""
+        self._sink.end()
+        if self._hasher is None:
+            self.digests.append(NO_DIGEST)
+            return
+        digest = self._hasher.digest()
+        self.digests.append(digest)
+        self._numbers.setdefault(digest, entry.number)
 
     def _write_large(self, entry: Entry, stream: TarStream) -> None:
         self._begin(entry, entry.size)
-        hasher = sha256()
         rest = entry.size
         while rest:
             data = stream.view(rest)
-            hasher.update(data)
-            self._sink.add(data)
+            self._add(data)
             rest -= len(data)
-        self._end(entry, hasher.digest())
+        self._end(entry)
 
     def _write_sparse(self, entry: Entry, stream: TarStream) -> int:
         """Write the blocks that hold data; return how many of their bytes are zeros between pieces.
@@ -149,7 +173,6 @@ class PackFeed:
             return 0
         size = sum(end - start for start, end in extents)
         self._begin(entry, size)
-        hasher = sha256()
         zeros = 0
 
         def add_zeros(size: int) -> None:
@@ -157,8 +180,7 @@ class PackFeed:
             zeros += size
             while size:
                 part = _ZEROS[:size]
-                hasher.update(part)
-                self._sink.add(part)
+                self._add(part)
                 size -= len(part)
 
         pieces = iter(entry.sparse)
@@ -170,16 +192,9 @@ class PackFeed:
                 position = offset + length
                 while length:
                     data = stream.view(length)
-                    hasher.update(data)
-                    self._sink.add(data)
+                    self._add(data)
                     length -= len(data)
                 offset, length = next(pieces, (entry.size, 0))
             add_zeros(end - position)
-        self._end(entry, hasher.digest())
+        self._end(entry)
         return zeros
-
-    def _end(self, entry: Entry, digest: bytes) -> None:
-        """End the content of `entry`, and note its digest."""
-        self._sink.end()
-        self.digests.append(digest)
-        self._numbers.setdefault(digest, entry.number)

@@ -73,9 +73,9 @@ _BASE = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})-[0-9a-f]{12}(?:
 class Pack:
     """The contents of the files of one layer, compressed, and the index of the layer.
 
-    `digests` has the SHA-256 of each content by its number, which the entries of `index` have.
-    `size` is the bytes of the file at `path`. `data_sha256` is the digest of its data area: equal
-    data of two packs can replace each other.
+    `digests` has the SHA-256 of each content, or `NO_DIGEST`, by its number, which the entries of
+    `index` have. `size` is the bytes of the file at `path`. `data_sha256` is the digest of its data
+    area: equal data of two packs can replace each other.
     """
 
     path: Path

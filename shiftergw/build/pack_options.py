@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from shiftergw.model.build_options import SquashOptions
     from shiftergw.plumbing.threads import Threads
 
-_REVISION = 1
-"""The number of our own arguments and of the order of contents: packs of another one are unused."""
+_REVISION = 2
+"""The number of our own arguments, of the order of contents, and of what is hashed.
+
+Packs of another number are not used.
+"""
 
 _LIBRARY = re.compile(rb"^\s*\S+ => (/\S+) \(0x", re.MULTILINE)
 _NO_COMPRESSOR = re.compile(r"lib(c|m|pthread|dl|rt|gcc_s)\.so")

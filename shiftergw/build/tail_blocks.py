@@ -15,11 +15,11 @@ from itertools import pairwise
 
 from shiftergw.build.block_compressor import BlockCompressor
 from shiftergw.build.data_layout import DataLayout
+from shiftergw.build.fragment_reader import FragmentReader
 from shiftergw.build.image_output import ImageOutput
-from shiftergw.build.pack_contents import OpenPack, PackContents, pack_error
-from shiftergw.errors import SquashfsCorrupt
+from shiftergw.build.pack_contents import PackContents
 from shiftergw.squashfs.columns import FileColumns
-from shiftergw.squashfs.compressors import Compression, data_compressor, decompress_with
+from shiftergw.squashfs.compressors import Compression, data_compressor
 from shiftergw.squashfs.inodes import STORED_BLOCK
 from shiftergw.squashfs.nodes import FragmentBlock
 
@@ -77,25 +77,10 @@ def _tails(
     contents: PackContents, layout: DataLayout, compression: Compression
 ) -> Iterator[tuple[int, memoryview]]:
     """Yield place and bytes of each tail, in the order of the packs and of their blocks."""
-    columns = contents.columns
-    decompress = decompress_with(compression.compressor)
+    reader = FragmentReader(contents.columns, compression)
     for pack, places in zip(contents.packs, layout.tails, strict=True):
-        number = -1
-        content = memoryview(b"")
-        for place in _by_position(columns, places):
-            fragment, offset = columns.fragments[place], columns.offsets[place]
-            if fragment != number:
-                number = fragment
-                block, is_stored = _read_block(pack, pack.fragments[fragment])
-                try:
-                    data = block if is_stored else decompress(block, columns.block_size)
-                except SquashfsCorrupt as error:
-                    raise pack_error(error.detail) from error
-                content = memoryview(data)
-            tail = content[offset : offset + columns.sizes[place] % columns.block_size]
-            if len(tail) != columns.sizes[place] % columns.block_size:
-                raise pack_error(f"fragment block {fragment} has {len(content)} bytes")
-            yield place, tail
+        for place in _by_position(contents.columns, places):
+            yield place, reader.tail(pack, place)
 
 
 def _by_position(columns: FileColumns, places: array[int]) -> list[int]:
@@ -104,12 +89,3 @@ def _by_position(columns: FileColumns, places: array[int]) -> list[int]:
     if all(first < second for first, second in pairwise(keys)):
         return list(places)
     return [place for _, place in sorted(zip(keys, places, strict=True))]
-
-
-def _read_block(pack: OpenPack, fragment: FragmentBlock) -> tuple[bytes, bool]:
-    """Return the bytes of a fragment block, and whether they are stored uncompressed."""
-    start, size = fragment
-    block = os.pread(pack.descriptor, size & ~STORED_BLOCK, start)
-    if len(block) != size & ~STORED_BLOCK:
-        raise pack_error(f"it ends within the fragment block at {start}")
-    return block, bool(size & STORED_BLOCK)

@@ -17,7 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.build import pack_feed
-from shiftergw.build.pack_feed import BUFFER_LIMIT
+from shiftergw.build.pack_feed import BUFFER_LIMIT, NO_DIGEST
 from shiftergw.build.pack_files import Pack
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
 from shiftergw.model.build_options import BuildLimits, PackerName
@@ -48,6 +48,11 @@ def packs(request: pytest.FixtureRequest, tmp_path: Path, threads: Threads) -> I
 def output_of(*argv: str) -> bytes:
     """Return what a program prints."""
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
+
+
+def digest_of(content: bytes) -> bytes:
+    """Return the digest that a pack has of a content: only that of one that is buffered."""
+    return hashlib.sha256(content).digest() if len(content) <= BUFFER_LIMIT else NO_DIGEST
 
 
 LARGEST = {
@@ -86,7 +91,7 @@ async def test_a_pack_has_the_contents_of_its_layer(packs: PackSite, kind: str) 
     assert files_of(pack) == {name.encode(): data for name, data in files.items()}
     contents = stored_contents(pack)
     assert len(contents) == count
-    assert [hashlib.sha256(content).digest() for content in contents] == list(pack.digests)
+    assert list(map(digest_of, contents)) == list(pack.digests)
     assert pack.diff_id == Digest.of(tar)
     assert packs.names == [".index", ".pack"]
 
