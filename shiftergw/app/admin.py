@@ -11,6 +11,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
 
 from shiftergw.config import Config
 from shiftergw.errors import ConfigurationError, printable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
 
 KEY = "AdminListen"
+
+_log = Logger()
 
 LEAST_TOKEN = 20
 """Characters of the shortest token; 20 random letters and digits cannot be guessed."""
@@ -45,7 +48,10 @@ class AdminListener(Service):
         self._listener: Service | None = None
 
     def startService(self) -> Deferred[None]:
-        """Start to listen; the result fails with `ConfigurationError`."""
+        """Start to listen; the result fails with `ConfigurationError`.
+
+        A socket that the configuration does not name may be impossible: the log has a warning.
+        """
         super().startService()
         return Deferred.fromCoroutine(self._start())
 
@@ -57,8 +63,14 @@ class AdminListener(Service):
             if config.admin_group is not None:
                 group = await self._threads.run(group_id, config.admin_group)
             socket = UnixListener(KEY, address.path, group, site, self._threads, self._reactor)
-            await socket.startService()
-            self._listener = socket
+            try:
+                await socket.startService()
+            except ConfigurationError as error:
+                if not address.is_default:
+                    raise
+                _log.warn("the gateway works without its admin listener: {error}", error=error)
+            else:
+                self._listener = socket
             return
         assert config.admin_token_file is not None  # a port without it does not load
         self._application.token = await self._threads.run(read_token, config.admin_token_file)

@@ -246,6 +246,9 @@ class Config(Section):
         except ValidationError as error:
             # A missing key may be in the document, misspelled.
             raise refusal([*problems, *problems_of(error), *unknown(cls, document)]) from None
+        if document.get("AdminListen") is None:
+            address = replace(config.admin_listen, is_default=True)
+            config = config.model_copy(update={"admin_listen": address})
         problems += checks.ssh_option_problems(config)
         if problems:
             raise refusal(problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +20,15 @@ _MOST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class AdminAddress:
-    """A UNIX socket at `path`, or a port of a `host`; with neither, there is no listener."""
+    """A UNIX socket at `path`, or a port of a `host`; with neither, there is no listener.
+
+    Without a default listener, if it is impossible, the gateway works all the same.
+    """
 
     path: Path | None = None
     host: str = ""
     port: int = 0
+    is_default: bool = field(default=False, compare=False)
 
     def __bool__(self) -> bool:
         """Return whether there is a listener."""

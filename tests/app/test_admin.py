@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,8 @@ from typing import Any, cast
 import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from shiftergw.app.admin import AdminListener, group_id, read_token
 from shiftergw.config import Config
@@ -43,6 +45,20 @@ async def running(root: Path, changes: Mapping[str, Any]) -> AsyncIterator[Confi
         yield config
 
 
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Return the lines that are logged during the test."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
 async def check(root: Path, changes: Mapping[str, Any]) -> tuple[str, str]:
     """Return the level and the text of the finding of `shiftergw check`."""
     text = {**document(root, 1, free_port()), "Mksquashfs": "true", **changes}
@@ -66,6 +82,28 @@ async def test_a_socket(tmp_path: Path) -> None:
     assert await check(tmp_path, {"AdminListen": "none"}) == ("ok", "none")
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_default_refuses_no_start(tmp_path: Path, log: list[str]) -> None:
+    """If a socket that nobody has asked for is impossible, the log has a warning."""
+    (tmp_path / "state").mkdir()
+    async with running(tmp_path, {}):
+        async with running(tmp_path, {}):  # a second gateway with this StateDirectory
+            assert answers(tmp_path / "state" / "admin.sock")
+        assert answers(tmp_path / "state" / "admin.sock")
+    async with running(tmp_path, {"StateDirectory": "x" * 100}):
+        pass
+    async with running(tmp_path, {"StateDirectory": "nosuch"}):
+        pass
+    warnings = [line for line in log if "works without its admin listener" in line]
+    for warning, words in zip(
+        warnings, ("another process", "at most 107 bytes", "No such file"), strict=True
+    ):
+        assert words in warning
+    with pytest.raises(ConfigurationError, match="another process"):
+        async with running(tmp_path, {}), running(tmp_path, {"AdminListen": "state/admin.sock"}):
+            pass
+
+
 @pytest.mark.parametrize(
     ("changes", "level", "words"),
     [
@@ -73,9 +111,10 @@ async def test_a_socket(tmp_path: Path) -> None:
         ({"AdminListen": "./nosuch/socket"}, "failure", "no such directory"),
         ({"AdminListen": "/proc/socket"}, "failure", "you may not write to it"),
         ({"AdminListen": "/" + "x" * 107}, "failure", "at most 107 bytes"),
-        ({"AdminGroup": "no such group"}, "failure", "no group no such group"),
+        ({"StateDirectory": "x" * 100}, "warning", "at most 107 bytes"),
+        ({"AdminGroup": "no such group"}, "warning", "no group no such group"),
         ({"AdminGroup": str(os.getegid())}, "warning", "AdminGroup has no effect"),
-        ({"AdminGroup": "54321"}, "failure", "AdminGroup: you are not in the group 54321"),
+        ({"AdminGroup": "54321"}, "warning", "AdminGroup: you are not in the group 54321"),
         ({}, "ok", "state/admin.sock"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 
 async def admin_listener(config: Config, reactor: Reactor) -> Finding:
     """Return the finding about `AdminListen`, and what belongs to it."""
+    finding = await _finding(config, reactor)
+    if config.admin_listen.is_default and finding.level is Level.FAILURE:
+        return replace(finding, level=Level.WARNING)  # the gateway works without it
+    return finding
+
+
+async def _finding(config: Config, reactor: Reactor) -> Finding:
     address = config.admin_listen
     try:
         if address.path is not None:
