@@ -86,7 +86,7 @@ LAYERS = {
         ("app", "runner"),
         ("vocabulary", "rules", "configuration", "formats", "plumbing", "protocols", "adapters",
          "domain", "web"),
-        ("twisted", "zope"),
+        ("twisted", "zope", "prometheus_client"),
     ),
 }  # fmt: skip
 
@@ -100,6 +100,7 @@ HOMES = {
     "kombu": ("work.celery",),
     "amqp": ("work.celery",),
     "deflate": ("squashfs.direct_compressors",),
+    "prometheus_client": ("app.metrics",),
     "treq": ("sources", "cli"),
     "twisted.internet.reactor": ("app.reactor", "app.tap"),
     "twisted.internet.ssl": ("plumbing.tls",),

@@ -33,7 +33,15 @@ from shiftergw.job.policy import ImagePolicies, Verifiers
 from shiftergw.model.source_names import LocalSourceName, SourceKind
 from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator, ImageSource, Notify, Report, UserDirectory
+from shiftergw.ports import (
+    NO_METRICS,
+    Authenticator,
+    ImageSource,
+    Metrics,
+    Notify,
+    Report,
+    UserDirectory,
+)
 from shiftergw.signatures.gpg import GpgVerifier
 from shiftergw.signatures.sigstore import SigstoreVerifier
 from shiftergw.sources.by_location import SourcesByLocation
@@ -166,6 +174,7 @@ def registry(
     shared_breakers: SharedBreakers | None = None,
     threads: Threads | None = None,
     on_mirror_failure: OnMirrorFailure = ignore_failure,
+    metrics: Metrics = NO_METRICS,
 ) -> RegistryClient:
     """Return the client of all configured registries.
 
@@ -182,6 +191,7 @@ def registry(
         _registry_options(config, shared_breakers),
         share_manifests=share_manifests,
         on_mirror_failure=on_mirror_failure,
+        metrics=metrics,
     )
     proxies = Proxies(os.environ, config.proxied_hosts)
     return RegistryClient(reactor, registry_names(config), proxies, options)

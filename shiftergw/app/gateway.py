@@ -11,6 +11,9 @@ from twisted.application.service import Service
 from shiftergw.app import compose
 from shiftergw.app.admin import AdminListener
 from shiftergw.app.log import LogOptions
+from shiftergw.app.measured_store import with_measurements
+from shiftergw.app.metric_counts import MetricCounts
+from shiftergw.app.metrics import MetricsPage, ReactorLag, count_job_end
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.app.preparation import Preparation
 from shiftergw.app.user_files import user_files
@@ -24,7 +27,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import (
     Authenticator,
     ImageStore,
-    JobQueue,
+    JobEnd,
     UsedCredentials,
     UserDirectory,
 )
@@ -34,13 +37,15 @@ from shiftergw.service.gateway import Gateway, GatewayOptions
 from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.service.recovery import Recovery, WorkerShortage
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
-from shiftergw.web.admin import AdminApplication, health_pages
+from shiftergw.web.admin import AdminApplication, Page, health_pages
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.lists import ListLimits
+from shiftergw.work.pool import WorkerPool
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
+    from shiftergw.work.celery.queue import CeleryQueue
 
 
 def gateway_service(
@@ -55,8 +60,11 @@ def gateway_service(
     threads = Threads(reactor, 8 + len(config.systems), "gateway")
     preparation = Preparation(config, threads, reactor)
 
-    store = compose.store(reactor, config, CHECK_SECONDS)
-    queue, wake, work_services = _work_services(reactor, config, config_file, store, log_options)
+    counts = MetricCounts()
+    store_service = compose.store(reactor, config, CHECK_SECONDS)
+    store = with_measurements(store_service, counts, reactor)
+    queue = _queue(reactor, config, config_file, counts, log_options)
+    wake, work_services = _work_services(reactor, config, store, queue, counts)
 
     # The host's user database may block all its places; each listing is parsed beside them.
     user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
@@ -72,14 +80,15 @@ def gateway_service(
     rules = Gateway(config, store, preparation.seal, wake, reactor, queue, options)
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
     connections = _connection_limits(config)
-    site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
+    site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections, counts)
+    metrics = MetricsPage(counts, store, queue, config.systems, threads, reactor)
     return OrderedServices(
         [
             threads,
             preparation,
             # With a broker, other machines pull the images.
             *([] if config.broker_url else [PolicyPreparation(config, threads, reactor)]),
-            store,
+            store_service,
             *work_services,
             *credential_rounds,
             *file_services,
@@ -87,27 +96,47 @@ def gateway_service(
             user_threads,
             *users.listings.values(),
             *(Listener(text, site, reactor) for text in config.listen),
-            *_admin_services(config, rules, threads, reactor),
+            ReactorLag(counts, reactor),
+            *_admin_services(config, rules, metrics, threads, reactor),
         ]
     )
+
+
+def _queue(
+    reactor: Reactor,
+    config: Config,
+    config_file: Path,
+    counts: MetricCounts,
+    log_options: LogOptions | None,
+) -> WorkerPool | CeleryQueue:
+    """Return the queue, whose local workers follow `log_options` and add to `counts`."""
+    queue = compose.queue(reactor, config, config_file, log_options)
+    if isinstance(queue, WorkerPool):
+        queue.on_metrics, queue.on_metrics_end = counts.merge, counts.forget
+    return queue
 
 
 def _work_services(
     reactor: Reactor,
     config: Config,
-    config_file: Path,
     store: ImageStore,
-    log_options: LogOptions | None,
-) -> tuple[JobQueue, Callable[[], None], Sequence[Service]]:
-    """Return the queue, a function for new work in the store, and the services, to start in order.
+    queue: WorkerPool | CeleryQueue,
+    counts: MetricCounts,
+) -> tuple[Callable[[], None], Sequence[Service]]:
+    """Return a function for new work in the store, and the services, to start in order.
 
     The services bring the store's work to the queue, and its results back.
     """
-    queue = compose.queue(reactor, config, config_file, log_options)
     limits = config.heartbeat_limit, config.systems, config.user_limits.running
     dispatch = Dispatch(store, queue, reactor, *limits)
     recovery = Recovery(store, dispatch, reactor)
-    queue.on_idle, queue.on_end = dispatch.wake, recovery.job_ended
+    queue.on_idle = dispatch.wake
+
+    def note_end(end: JobEnd) -> None:
+        count_job_end(counts, end)
+        recovery.job_ended(end)
+
+    queue.on_end = note_end
     # Only for a local pool: a broken installation must be repaired, but worker machines that are
     # down may come back, so pulls wait for them.
     shortage = WorkerShortage(
@@ -118,7 +147,7 @@ def _work_services(
     )
     housekeeping = Housekeeping(store, dispatch.wake, reactor, schedule)
     local = [] if config.broker_url else [shortage]
-    return queue, dispatch.wake, [recovery, queue, dispatch, *local, housekeeping]
+    return dispatch.wake, [recovery, queue, dispatch, *local, housekeeping]
 
 
 def _explanations(reactor: Reactor, config: Config, config_file: Path) -> Explanations | None:
@@ -150,12 +179,13 @@ def _authenticators(
 
 
 def _admin_services(
-    config: Config, rules: Gateway, threads: Threads, reactor: Reactor
+    config: Config, rules: Gateway, metrics: MetricsPage, threads: Threads, reactor: Reactor
 ) -> Sequence[Service]:
     """Return the admin listener, unless `AdminListen` is none."""
     if not config.admin_listen:
         return []
-    application = AdminApplication(health_pages(rules), reactor)
+    pages: dict[str, Page] = {**health_pages(rules), "/metrics": metrics}
+    application = AdminApplication(pages, reactor)
     return [AdminListener(config, application, threads, reactor)]
 
 

@@ -5,6 +5,9 @@ It reads JSON lines from standard input, `{"record": KEY}` for each record to wo
 of input it stops after the current record, so a worker whose gateway was killed finishes its
 record.
 
+It also writes `{"metrics": [...]}` before each `done`, and now and then during a job: the sums of
+its measurements since its start.
+
 `{"late": KEY}` fails the current record because it has taken too long. `{"debug": true}` or `false`
 switches debug messages.
 
@@ -33,6 +36,8 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from shiftergw.app.log import LogOptions, start_worker_logging
+from shiftergw.app.metric_counts import MetricCounts
+from shiftergw.app.metric_reports import MetricReports
 from shiftergw.app.reactor import run_main
 from shiftergw.app.worker import worker_service
 from shiftergw.config import Config
@@ -102,7 +107,8 @@ async def work(
     With `with_caller`, the end of input stops the current record. Lines of the log name the current
     record.
     """
-    services, make_worker = worker_service(reactor, config)
+    counts = MetricCounts()
+    services, make_worker = worker_service(reactor, config, counts)
     try:
         await services.startService()
     except GatewayError as error:
@@ -133,10 +139,12 @@ async def work(
         jobs = Jobs(stop_without_caller, worker.time_out, log_options.switch_debug)
         StandardIO(jobs, reactor=reactor)
         jobs.answer({"ready": True})
+        reports = MetricReports(counts, jobs.answer, reactor)
         while (key := await jobs.keys.get()) is not None:
             running.append(Deferred.fromCoroutine(worker.run(key)))
             try:
-                await running[0]
+                with reports:
+                    await running[0]
             except GatewayError as error:
                 _log.error("record {key}: {error}", key=key, error=error)
             except Exhausted as error:

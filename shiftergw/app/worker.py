@@ -23,7 +23,7 @@ from shiftergw.job.worker import Worker
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import ImageDirectory, Sweepable, runner_name
+from shiftergw.ports import NO_METRICS, ImageDirectory, Metrics, Sweepable, runner_name
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
 from shiftergw.service.scrubbing import Scrubbing
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
 
 
-def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[[], Worker]]:
+def worker_service(
+    reactor: Reactor, config: Config, metrics: Metrics = NO_METRICS
+) -> tuple[Service, Callable[[], Worker]]:
     """Return a worker process's services, and a function that returns the worker once they run."""
     parts = ConversionParts(reactor, config)
     # Threads of their own, since an image directory that hangs keeps its threads.
@@ -48,7 +50,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         return preparation.seal().fingerprint(f"{login.user}:{login.password}", "registry login")
 
     shared_breakers = SharedBreakers(store, machine, fingerprint)
-    registry = compose.registry(reactor, config, shared_breakers, parts.threads)
+    registry = compose.registry(reactor, config, shared_breakers, parts.threads, metrics=metrics)
     lookasides = compose.lookasides(reactor, config, shared_breakers)
     policies = compose.policies(reactor, config, registry, lookasides, parts.threads)
     source = compose.image_source(registry, config, parts.layouts)
@@ -71,7 +73,7 @@ def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[
         removal = Removal(store, targets)
         runner = runner_name(machine, os.getpid())
         limits = config.heartbeat_limit, config.wait_limits()
-        return Worker(store, pull, removal, reactor, runner, *limits)
+        return Worker(store, pull, removal, reactor, runner, *limits, metrics)
 
     services = [
         disks,

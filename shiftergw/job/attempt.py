@@ -75,6 +75,8 @@ class Attempt:
         self.timeline = Timeline(clock, str(record.status))
         self.cause = ""
         """The cause of a failure, for the log."""
+        self.cause_code = ""
+        """The code of the error, or the kind of wait, for the metrics."""
         self.image_id = record.id or ""
         """The id of the image, for the log, once it is known."""
         self._last_beat = self._last_change = clock.seconds()

@@ -21,6 +21,7 @@ from shiftergw.errors import (
     key_values,
 )
 from shiftergw.job.attempt import Attempt
+from shiftergw.job.measures import measure
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.model.postponement import Postponement, WaitLimits
@@ -28,7 +29,7 @@ from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import ImageStore
+from shiftergw.ports import NO_METRICS, ImageStore, Metrics
 from shiftergw.rules.attempts import (
     MAX_ATTEMPTS,
     STOPPED_MESSAGE,
@@ -63,8 +64,10 @@ class Worker:
         runner: str,
         heartbeat_limit: float,
         waits: WaitLimits | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """Do pulls and removals; `runner` names this process in the store."""
+        self._metrics = metrics
         self._waits = waits or WaitLimits()
         self._store = store
         self._pull = pull
@@ -171,7 +174,7 @@ class Worker:
             if not self._overdue:
                 raise
             error = TimedOut("The site's limit of time for one image was reached.")
-            attempt.cause = error.what
+            attempt.cause, attempt.cause_code = error.what, "time-limit"
             return Failed(attempt.stage, error.what, error.remedy, error.retryable)
         finally:
             self._working = None
@@ -243,6 +246,7 @@ class Worker:
         Removals are not postponed: the store repeats failed removals later.
         """
         attempt.cause = f"{delay.why}: {delay.what} {delay.detail}".strip()
+        attempt.cause_code = f"wait-for-{delay.cause}"
         if attempt.record.status is State.EXPIRING:
             return self._failure_of(attempt, delay.failure)
         try:
@@ -256,9 +260,10 @@ class Worker:
         if not isinstance(error, GatewayError):
             self._log.failure("fault: {what}, {trace}", **log_values(record))
             attempt.cause = f"{type(error).__name__}; its traceback is in the line before"
+            attempt.cause_code = "fault"
             error = GatewayError("The gateway met a fault of its own.")
             return Failed(attempt.stage, error.what, error.remedy, retryable=False)
-        attempt.cause = f"{error.what} {error.detail}".strip()
+        attempt.cause, attempt.cause_code = f"{error.what} {error.detail}".strip(), error.code
         # A failure that depends on the login, or on its absence, concerns this user alone, as does
         # that of an upload.
         own = (
@@ -271,7 +276,8 @@ class Worker:
         return Failed(attempt.stage, what, remedy, error.retryable, own=own)
 
     def _log_end(self, attempt: Attempt, outcome: str, image: ImageRecord | None = None) -> None:
-        """Log the end of an attempt: who, what, how much, how long, and why it failed."""
+        """Log and count the end of an attempt: who, what, how much, how long, why it failed."""
+        measure(self._metrics, attempt, outcome, image)
         record = attempt.record
         fields = end_fields(
             record,

@@ -28,6 +28,7 @@ from shiftergw.ports.images import (
 )
 from shiftergw.ports.leases import LeaseStore
 from shiftergw.ports.lookups import LookupStore
+from shiftergw.ports.metrics import NO_METRICS, Metrics
 from shiftergw.ports.people import (
     CREDENTIAL_SECONDS,
     Authenticator,
@@ -44,6 +45,7 @@ from shiftergw.ports.uploads import UploadSpool, UploadWriter
 
 __all__ = [
     "CREDENTIAL_SECONDS",
+    "NO_METRICS",
     "Authenticator",
     "BlobCache",
     "BlobSink",
@@ -63,6 +65,7 @@ __all__ = [
     "Layer",
     "LeaseStore",
     "LookupStore",
+    "Metrics",
     "Notify",
     "QueueTrouble",
     "RangeStore",

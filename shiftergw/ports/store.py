@@ -178,6 +178,10 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
         """
         ...
 
+    async def count_work(self) -> Mapping[tuple[str, str], int]:
+        """Return the number of records in flight by system and state."""
+        ...
+
     async def waiting(
         self,
         now: float,

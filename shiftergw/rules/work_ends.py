@@ -72,7 +72,7 @@ def end_fields(
         **trace_of(record),
         "deaths": record.deaths,
         "seconds": round(max(0.0, measures.end - measures.start), 1),
-        "waited": round(_seconds_until_begin(record, measures.start), 1),
+        "waited": round(seconds_until_begin(record, measures.start), 1),
         "stages": _long_enough(measures.stages),
         "steps": _long_enough(measures.steps),
         "bytes_layers": measures.layer_bytes,
@@ -88,7 +88,7 @@ def _long_enough(seconds: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 1) for name, value in seconds.items() if value >= QUIET_SECONDS}
 
 
-def _seconds_until_begin(record: ImageRecord, start: float) -> float:
+def seconds_until_begin(record: ImageRecord, start: float) -> float:
     """Return the seconds from the request to the begin of this attempt, with earlier attempts.
 
     Removals do not record when they were requested.

@@ -16,8 +16,9 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError, NotFound, printable
+from shiftergw.model.metrics import REQUEST_SECONDS
 from shiftergw.model.requests import ANONYMOUS, Session
-from shiftergw.ports import Authenticator, ReplayUnchecked
+from shiftergw.ports import NO_METRICS, Authenticator, Metrics, ReplayUnchecked
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render, uploads
 from shiftergw.web.bodies import BodyReceiver
@@ -58,8 +59,10 @@ class Api:
         authenticators: Mapping[str, Authenticator],
         clock: IReactorTime,
         lists: Lists,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """Authenticate users by `authenticators`, one for each system."""
+        self._metrics = metrics
         self._gateway = gateway
         self._authenticators = authenticators
         self._clock = clock
@@ -120,6 +123,8 @@ class Api:
             line.quiet, line.word = line.quiet or answer.quiet, answer.word
         seconds = self._clock.seconds() - request.start
         self._journal.write(request.call, line, None if answer is None else answer.status, seconds)
+        status = "hung up" if answer is None else f"{answer.status // 100}xx"
+        self._metrics.observe(REQUEST_SECONDS, max(0.0, seconds), line.route or "none", status)
         answer = answer or Answer(HTTPStatus.OK, b"")
         return replace(answer, headers={**answer.headers, "X-Request-Id": line.request_id})
 
@@ -237,7 +242,8 @@ def make_site(
     in_thread: InThread,
     list_limits: ListLimits | None = None,
     limits: ConnectionLimits | None = None,
+    metrics: Metrics = NO_METRICS,
 ) -> Site:
     """Return the web site of a gateway; `authenticators` has one for each of its systems."""
     lists = Lists(in_thread, list_limits or ListLimits(), clock)
-    return Site(Api(gateway, authenticators, clock, lists), clock, limits)
+    return Site(Api(gateway, authenticators, clock, lists, metrics), clock, limits)

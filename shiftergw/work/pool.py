@@ -82,6 +82,11 @@ class WorkerPool(Service):
         """Called when a slot has become free."""
         self.on_end: Callable[[JobEnd], object] = lambda _: None
         """Called at the end of each job."""
+        self.on_metrics: Callable[[str, object], object] = lambda *_: None
+        """Called with a name of a worker that no other one has, and what it has measured."""
+        self.on_metrics_end: Callable[[str], object] = lambda _: None
+        """Called with the name of a worker that has ended."""
+        self._started_workers = 0
         self._host = socket.gethostname()
         self._reactor = reactor
         self._argv = argv
@@ -187,7 +192,16 @@ class WorkerPool(Service):
             await shield(worker.termination)
 
     def _start_worker(self) -> WorkerProcess:
-        worker = WorkerProcess(self._reactor, self._note_ready, self._note_done, self._note_end)
+        self._started_workers += 1
+        name = f"worker {self._started_workers}"
+        worker = WorkerProcess(
+            self._reactor,
+            self._note_ready,
+            self._note_done,
+            self._note_end,
+            lambda _, entries: self.on_metrics(name, entries),
+        )
+        worker.termination.addCallback(lambda _: self.on_metrics_end(name))
         try:
             worker.start(self._argv, self._env, self._start_limit)
         except OSError as error:

@@ -103,8 +103,12 @@ class WorkerProcess(ProcessProtocol):
         on_ready: Callable[[WorkerProcess], object],
         on_done: Callable[[WorkerProcess, str], object],
         on_end: Callable[[WorkerProcess, WorkerEnd], object],
+        on_metrics: Callable[[WorkerProcess, object], object] = lambda *_: None,
     ) -> None:
-        """Call `on_ready` once, `on_done` after each job with its key, and `on_end` once."""
+        """Call `on_ready` once, `on_done` after each job with its key, and `on_end` once.
+
+        `on_metrics` is called with what the worker has measured.
+        """
         self.state = S.STARTING
         self.job: str | None = None
         """The key of the record that this worker has."""
@@ -120,6 +124,7 @@ class WorkerProcess(ProcessProtocol):
         self._on_ready = on_ready
         self._on_done = on_done
         self._on_end = on_end
+        self._on_metrics = on_metrics
         self._last_state = S.STARTING
         """The state of the living process before its latest step; in the end, that at its exit."""
         self._leads_group = False
@@ -225,6 +230,8 @@ class WorkerProcess(ProcessProtocol):
             if self.state is S.LEAVING:
                 self._set_timer(LEAVE_SECONDS, self.stop)
             self._on_done(self, key)
+        elif isinstance(answer, dict) and answer.keys() == {"metrics"}:
+            self._on_metrics(self, answer["metrics"])
         else:
             self._log_line(line)
 

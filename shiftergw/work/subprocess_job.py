@@ -160,7 +160,9 @@ class SubprocessJob:
 
     def _read_answer(self, line: bytes) -> None:
         with suppress(ValueError):
-            self._answers = [*self._answers[-1:], json.loads(line)]
+            answer = json.loads(line)
+            if not (isinstance(answer, dict) and "metrics" in answer):
+                self._answers = [*self._answers[-1:], answer]
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -49,7 +49,7 @@ class Worker:
             await Deferred()
         return True
 
-runner.worker_service = lambda reactor, config: (Services(), Worker)
+runner.worker_service = lambda reactor, config, metrics: (Services(), Worker)
 runner.CLEANUP_SECONDS, runner.KILL_SECONDS = 0.1, 1.0 if kind == "away" else 1000.0
 options = runner.LogOptions()
 sys.exit(run_main(lambda reactor: runner.work(reactor, None, options, with_caller=True)))

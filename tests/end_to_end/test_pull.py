@@ -94,6 +94,27 @@ def test_an_image_becomes_a_squashfs_and_its_metadata(service: Service) -> None:
     assert service.leftovers() == []
 
 
+def test_the_admin_socket_has_what_workers_measure(service: Service) -> None:
+    """A scrape shows the pull, its bytes and its requests, once the worker has reported them."""
+    service.pull("lib/plain:same")
+    path = str(service.root / "state" / "admin.sock")
+    ready = (
+        r'shiftergw_attempts_total\{cause="",kind="pull",outcome="READY",system="mycluster"\} (\S+)'
+    )
+
+    def scrape() -> re.Match[str] | None:
+        command = ["curl", "-sS", "--unix-socket", path, "http://gateway/metrics"]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert 'shiftergw_request_seconds_count{route="pull",status="2xx"}' in text
+        assert 'shiftergw_store_seconds_count{call="claim"}' in text
+        assert "shiftergw_work_known 1.0" in text
+        return re.search(ready, text)
+
+    match = until(scrape, 10, "the report of the worker")
+    assert float(match[1]) >= 1
+    assert service.get("/metrics")[0] == 404
+
+
 def test_the_first_answer_says_init_and_polls_find_the_same_pull(service: Service) -> None:
     """The first request starts the pull; later requests report that pull, to its end."""
     first = service.poll("lib/big:1")

@@ -150,6 +150,17 @@ class ReadContract:
         assert [record.pulltag for record in await store.waiting(NOW + 99, 10)] == ["b:2", "a:3"]
 
     @pytest_twisted.ensureDeferred
+    async def test_work_is_counted_by_system_and_state(self, place: Place) -> None:
+        """Only work in flight counts: what waits, and what has begun."""
+        store = place.store
+        assert await store.count_work() == {}
+        await store.claim(request("w:1"), NOW)
+        await store.claim(request("w:2"), NOW)
+        await begin_pull(store, request("b:1"))
+        await complete_pull(store, request("r:1"))
+        assert await store.count_work() == {("alpha", "PENDING"): 2, ("alpha", "PULLING"): 1}
+
+    @pytest_twisted.ensureDeferred
     async def test_work_is_stale_after_an_old_heartbeat(self, place: Place) -> None:
         """Work that waits for its first attempt is never stale."""
         store = place.store

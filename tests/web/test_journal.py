@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+from shiftergw.app.metric_counts import MetricCounts
 from shiftergw.errors import Unavailable
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
+from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.web import journal
+from shiftergw.web.api import make_site
 from shiftergw.web.journal import NEWS_SECONDS, PERIOD, SLOW
-from tests.web.fakes import READY, FakeGateway, Wire, site_of
+from tests.web.fakes import READY, FakeAuthenticator, FakeGateway, Wire, in_no_thread, site_of
 
 PULL = "/api/pull/mycluster/docker/ubuntu%3A24.04/"
 LOOKUP = "/api/lookup/mycluster/docker/ubuntu%3A24.04/"
@@ -202,3 +206,27 @@ def test_the_oldest_pulls_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None
         assert pulls.is_news(session, "docker", f"x:{number}", WAITS)
     assert not pulls.is_news(session, "docker", "x:1", WAITS)
     assert pulls.is_news(session, "docker", "x:0", WAITS)
+
+
+def test_requests_are_measured() -> None:
+    """Each request counts by its route and the class of its status, whatever its path says."""
+    counts = MetricCounts()
+    clock = Clock()
+    site = make_site(
+        cast("Gateway", FakeGateway()),
+        {"mycluster": FakeAuthenticator()},
+        clock,
+        in_no_thread,
+        metrics=counts,
+    )
+    wire = Wire(site)
+    for path in ("/livez", "/nosuch/1", "/api/nosuch/2", "/api/list/mycluster/"):
+        wire.ask(path)
+    wire.ask("/api/list/mycluster/", headers=[])
+    labels = {tuple(labels): numbers[0] for _, labels, numbers in counts.entries()}
+    assert labels == {
+        ("none", "2xx"): 1,
+        ("none", "4xx"): 2,
+        ("list", "2xx"): 1,
+        ("list", "4xx"): 1,
+    }

@@ -115,6 +115,22 @@ async def test_other_output_of_a_worker_is_logged(
 
 
 @pytest_twisted.ensureDeferred
+async def test_measurements_of_workers(start_pool: StartPool) -> None:
+    """What a worker measures is passed on under a name of its own, and so is its end."""
+    reports: list[object] = []
+    queue = start_pool(size=1, jobs_per_worker=1)
+    queue.on_metrics = lambda name, entries: reports.append((name, entries))
+    queue.on_metrics_end = reports.append
+    for key in ("measure a", "measure b"):
+        await until(lambda: queue.slots() == 1)
+        await queue.offer(key)
+        await until(lambda: queue.slots() == 1)
+    entries = [["name", [], [1]]]
+    await until(lambda: len(reports) == 4)
+    assert reports == [("worker 1", entries), "worker 1", ("worker 2", entries), "worker 2"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_line_of_a_workers_log_keeps_its_level(
     start_pool: StartPool, log: list[str]
 ) -> None:

@@ -65,6 +65,7 @@ class Worker:
         self.done: list[str] = []
         self.ready = 0
         self.ends: list[WorkerEnd] = []
+        self.metrics: list[object] = []
         clock: Any = self.clock
         clock.spawnProcess = lambda protocol, *_, **__: protocol.makeConnection(self.transport)
         self.process = WorkerProcess(
@@ -72,6 +73,7 @@ class Worker:
             self._note_ready,
             lambda _, key: self.done.append(key),
             lambda _, end: self.ends.append(end),
+            lambda _, entries: self.metrics.append(entries),
         )
         self.process.start(["worker"], {}, START_LIMIT)
 
@@ -155,6 +157,17 @@ def test_debug_messages(worker: Worker) -> None:
     worker.process.stop()
     worker.process.set_debug(is_on=True)
     assert worker.transport.input == b'{"debug": true}\n{"debug": false}\n'
+
+
+def test_measurements(worker: Worker) -> None:
+    """Measurements are passed on at any time, and are neither an answer nor a line of the log."""
+    worker.write_line({"ready": True})
+    worker.process.take("k")
+    worker.write_line({"metrics": [["name", [], [1]]]})
+    worker.write_line({"done": "k"})
+    worker.write_line({"metrics": []})
+    assert worker.metrics == [[["name", [], [1]]], []]
+    assert worker.done == ["k"]
 
 
 def test_a_job_is_done(worker: Worker) -> None:

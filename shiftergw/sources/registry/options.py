@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import random as system_random
 
+from shiftergw.ports import NO_METRICS, Metrics
 from shiftergw.sources.registry.reader import Limits
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.shared_breakers import SharedBreakers
@@ -36,3 +37,4 @@ class RegistryOptions:
     shared_breakers: SharedBreakers = field(default_factory=SharedBreakers)
     share_manifests: ShareManifests | None = None
     on_mirror_failure: OnMirrorFailure = ignore_failure
+    metrics: Metrics = NO_METRICS

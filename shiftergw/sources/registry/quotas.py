@@ -13,8 +13,10 @@ from collections import OrderedDict
 from twisted.logger import Logger
 
 from shiftergw.model.images import Digest
+from shiftergw.model.metrics import REQUESTS_LEFT
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
+from shiftergw.ports import NO_METRICS, Metrics
 from shiftergw.sources.registry.shared_manifests import RecentManifest, SharedManifests
 
 MOST_LOGINS = 256
@@ -29,12 +31,18 @@ _log = Logger()
 class Quotas:
     """The limits of one registry, and its recent manifests."""
 
-    def __init__(self, location: str, files: SharedManifests | None = None) -> None:
+    def __init__(
+        self,
+        location: str,
+        files: SharedManifests | None = None,
+        metrics: Metrics = NO_METRICS,
+    ) -> None:
         """Start without knowledge of the registry; `location` names it in the log.
 
         `files` has the manifests that other processes have read, if there are any.
         """
         self._location = location
+        self._metrics = metrics
         self._files = files
         self._may_share: bool | None = None
         self._limits: OrderedDict[RegistryLogin | None, RateLimit] = OrderedDict()
@@ -45,6 +53,8 @@ class Quotas:
         """Remember a limit on the requests with a login, or without one; log that it gets low."""
         if limit is None:
             return
+        if login is None:
+            self._metrics.set(REQUESTS_LEFT, limit.remaining, self._location)
         earlier = self._limits.pop(login, None)
         self._limits[login] = limit
         if len(self._limits) > MOST_LOGINS:

@@ -185,7 +185,8 @@ class Registries:
             self._tls_of(location),
         )
         share = options.share_manifests
-        quotas = Quotas(location.name, None if share is None else share(location.name))
+        files = None if share is None else share(location.name)
+        quotas = Quotas(location.name, files, options.metrics)
         return Registry(
             self._reactor,
             location,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 
 from shiftergw.model.records import ImageRecord
@@ -87,6 +88,12 @@ async def list_queue(db: Database, system: str, after: str) -> Sequence[ImageRec
     # A record that fails between the two queries is in both answers.
     records = {record.key: record for record in (*in_flight, *failures) if record.key > after}
     return sorted(records.values(), key=_by_key)
+
+
+async def count_work(db: Database) -> Mapping[tuple[str, str], int]:
+    """Return the number of records in flight by system and state."""
+    documents = await db.find(queries.all_in_flight())
+    return Counter((str(record.get("system")), str(record.get("status"))) for record in documents)
 
 
 async def list_expired(

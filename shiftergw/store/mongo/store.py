@@ -146,6 +146,10 @@ class MongoStore(MongoConnections):
         """See `ImageStore`."""
         await self.waiting(0.0, 1)
 
+    async def count_work(self) -> Mapping[tuple[str, str], int]:
+        """See `ImageStore`."""
+        return await reads.count_work(self._db)
+
     async def waiting(
         self,
         now: float,

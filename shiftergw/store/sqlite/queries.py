@@ -66,6 +66,11 @@ QUEUE = """
     ) ORDER BY key LIMIT ?3
 """
 
+COUNT_WORK = """
+    SELECT ifnull(system, ''), ifnull(status, ''), count(*) FROM images INDEXED BY images_turns
+    WHERE claim IS NOT NULL GROUP BY system, status
+"""
+
 # The input of fair_schedule(). The index has all of these columns, so no document is read.
 # Older versions of this program do not remove `not_before` when they begin postponed work.
 ALL_IN_FLIGHT = f"""

@@ -130,6 +130,11 @@ class SqliteStore(SqliteLookups):
             return await self._list_records(queries.QUEUE, system, after, -1)
         return await self._list_page(queries.QUEUE, system, after, limit)
 
+    async def count_work(self) -> Mapping[tuple[str, str], int]:
+        """See `ImageStore`."""
+        rows = await self._read(lambda db: db.execute(queries.COUNT_WORK).fetchall())
+        return {(system, status): number for system, status, number in rows}
+
     async def waiting(
         self,
         now: float,

@@ -12,8 +12,10 @@ import pytest_twisted
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from shiftergw.app.metric_counts import MetricCounts
 from shiftergw.errors import RetryLater
 from shiftergw.model.images import Digest, Platform
+from shiftergw.model.metrics import REQUESTS_LEFT
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.oci.rate_limits import RateLimit
@@ -177,6 +179,15 @@ async def test_the_reset_is_waited_for() -> None:
             await resolve(client)
     assert caught.value.registry == "test"
     assert len(site.requests) == 1
+
+
+def test_the_anonymous_limit_is_a_metric() -> None:
+    """What is left without a login is measured; limits of users' logins are theirs."""
+    counts = MetricCounts()
+    quotas = Quotas("docker.io", metrics=counts)
+    quotas.note(None, RateLimit(76, 100))
+    quotas.note(RegistryLogin("ann", ""), RateLimit(5, 10))
+    assert list(counts.entries()) == [[REQUESTS_LEFT.name, ["docker.io"], [76]]]
 
 
 def test_memory_is_bounded() -> None:
