@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from shiftergw.build.pack_files import pack_groups
 from shiftergw.errors import ConversionFailed, ImageTooLarge, LayerInvalid, NoSpace
 from shiftergw.plumbing.threads import Threads
-from tests.build.packing import PackSite, budget, files_of
+from tests.build.packing import ComingLayer, PackSite, budget, files_of
 from tests.build.parts import running_in, script
 from tests.images import compress, tar_of
 from tests.parts import need, small_disk
@@ -67,6 +67,23 @@ async def test_broken_layers_leave_nothing(packs: PackSite, kind: str, tmp_path:
     with pytest.raises(error):
         await packs.pack(packs.layer(damage(tar_of({"a": NOISE[:300_000], "b": b"2"}))))
     assert (running_in(tmp_path), packs.names) == ([], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_part_of_an_early_packing_that_fails(packs: PackSite, tmp_path: Path) -> None:
+    """It is removed at once: others need the disk while the rest of the layer arrives."""
+    tar = tar_of({"a": NOISE[:1_000_000], "b": NOISE})
+    sound_size = 512 + -(-1_000_000 // 512) * 512  # the header and the content of the first file
+    layer = ComingLayer(tmp_path / "arriving", tar[:sound_size] + b"no header" * 100_000, None)
+    packing = Deferred.fromCoroutine(packs.pack(layer))
+    layer.arrive(sound_size)
+    await until(lambda: packs.part_size(layer) > 500_000)
+    layer.arrive(layer.size - 1)
+    await until(lambda: packs.parts(layer) == [])
+    assert not packing.called
+    layer.complete()
+    with pytest.raises(LayerInvalid):
+        await packing
 
 
 @pytest.mark.parametrize(
