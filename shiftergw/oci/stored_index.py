@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, repeat
 from struct import Struct, error
 from threading import Event
 from typing import Final
@@ -34,6 +34,10 @@ _SPARSE: Final = 0x40
 _KIND: Final = 0x3F
 """Bits of the column of kinds."""
 
+_KINDS = bytes(flag & _KIND for flag in range(256))
+_XATTRS_OF = bytes(flag & _XATTRS for flag in range(256))
+"""What the column of kinds says, by its value."""
+
 _PIECE = 1 << 24
 """Bytes that are compressed between two checks of the stop flag."""
 
@@ -56,10 +60,10 @@ def encode_index(index: LayerIndex, stop: Event) -> bytes:
     parts[0] = _HEADER.pack(len(index.entries), len(parents), *index.cost)
     if sum(map(len, parts)) > SIZE_LIMIT:
         raise ImageTooLarge("The names and numbers of a layer's entries take too much space.")
-    return _compress(b"".join(parts), stop)
+    return compress_columns(b"".join(parts), stop)
 
 
-def _compress(data: bytes, stop: Event) -> bytes:
+def compress_columns(data: bytes, stop: Event) -> bytes:
     """Return a frame of zstd with its length; raise `StopRequested` soon after `stop` is set."""
     compressor = zstandard.ZstdCompressor(level=1).compressobj(size=len(data))
     view = memoryview(data)
@@ -77,10 +81,10 @@ def decode_index(data: bytes | memoryview, diff_id: Digest, stop: Event) -> Laye
     Raises `StopRequested` soon after `stop` is set.
     """
     try:
-        reader = _Columns(_decompress(data))
+        reader = _Columns(decompress_columns(data))
         entries = list(stoppable(_entries_of(reader), stop))
         return LayerIndex(entries, diff_id, reader.cost)
-    except (error, zstandard.ZstdError, IndexError) as cause:
+    except (error, IndexError) as cause:
         raise ValueError("not the index of a layer") from cause
 
 
@@ -126,11 +130,15 @@ def _little_endian(column: array[int]) -> bytes:
     return column.tobytes()
 
 
-def _decompress(data: bytes | memoryview) -> bytes:
-    size = zstandard.frame_content_size(data)
-    if not 0 <= size <= SIZE_LIMIT:
-        raise ValueError(f"an index of {size} bytes")
-    return zstandard.ZstdDecompressor().decompress(data)
+def decompress_columns(data: bytes | memoryview) -> bytes:
+    """Return what `compress_columns` compressed; raise `ValueError` for anything else."""
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= SIZE_LIMIT:
+            raise ValueError(f"an index of {size} bytes, or columns")
+        return zstandard.ZstdDecompressor().decompress(data)
+    except zstandard.ZstdError as cause:
+        raise ValueError("a damaged index, or damaged columns") from cause
 
 
 class _Columns:
@@ -154,7 +162,7 @@ class _Columns:
         """Yield the next texts, which have these lengths."""
         bounds = list(accumulate(lengths, initial=0))
         text = self._take(bounds[-1])
-        return (text[start:end] for start, end in pairwise(bounds))
+        return map(text.__getitem__, map(slice, bounds, islice(bounds, 1, None)))
 
     def _take(self, size: int) -> bytes:
         end = self._position + size
@@ -184,22 +192,21 @@ def _entries_of(reader: _Columns) -> Iterator[Entry]:
     parents = list(reader.texts(parent_lengths))
     reader.check_end()
     maps = _maps_of(map_lengths, map_numbers)
-    for flag, mode, mtime, size, offset, number, parent, name, target in zip(
-        flags, modes, mtimes, sizes, offsets, numbers, parent_numbers, names, targets, strict=True
-    ):
-        yield Entry(
-            flag & _KIND,
-            parents[parent],
-            name,
-            mode,
-            mtime,
-            size,
-            target,
-            offset,
-            next(maps) if flag & _SPARSE else None,
-            flag & _XATTRS != 0,
-            number - _NUMBER_BIAS,
-        )
+    # Calls of `map` run without a step of the interpreter between two entries.
+    return map(
+        Entry,
+        flags.tobytes().translate(_KINDS),
+        map(parents.__getitem__, parent_numbers),
+        names,
+        modes,
+        mtimes,
+        sizes,
+        targets,
+        offsets,
+        (next(maps) if flag & _SPARSE else None for flag in flags) if map_lengths else repeat(None),
+        map(bool, flags.tobytes().translate(_XATTRS_OF)),
+        map((-_NUMBER_BIAS).__add__, numbers),
+    )
 
 
 def _maps_of(lengths: Iterable[int], numbers: array[int]) -> Iterator[SparseMap]:
