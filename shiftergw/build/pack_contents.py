@@ -17,17 +17,22 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
+from shiftergw.build.pack_feed import directory_count
 from shiftergw.errors import BlobCorrupt, SquashfsCorrupt, SquashfsUnsupported
 from shiftergw.oci.budget import stoppable
 from shiftergw.oci.tree import NO_CONTENT, Directory, Leaf
 from shiftergw.squashfs.columns import FileColumns
 from shiftergw.squashfs.compressors import Compression
+from shiftergw.squashfs.inodes import NO_FRAGMENT
 from shiftergw.squashfs.nodes import FragmentBlock
-from shiftergw.squashfs.reader import SquashfsReader
+from shiftergw.squashfs.tables import read_tables
 
 
 class LayerPack(Protocol):
-    """What composing needs of a pack: its file, and the digest of each content by its number."""
+    """What composing needs of a pack: its file, and digest and data of each content by its number.
+
+    The data is as `read_columns` finds it in the file.
+    """
 
     @property
     def path(self) -> Path:
@@ -37,6 +42,11 @@ class LayerPack(Protocol):
     @property
     def digests(self) -> Sequence[bytes]:
         """Return the SHA-256 of each content of at most `BUFFER_LIMIT` bytes; others have any."""
+        ...
+
+    @property
+    def columns(self) -> FileColumns:
+        """Return where the data of the contents is."""
         ...
 
 
@@ -131,10 +141,11 @@ class PackContents:
 def open_packs(
     packs: Sequence[LayerPack], compression: Compression, block_size: int, stop: Event
 ) -> Iterator[PackContents]:
-    """Open the packs of the layers of an image, lowest first, and read where their contents are.
+    """Open the packs of the layers of an image, lowest first, and collect their contents.
 
-    Blocks. Raises `BlobCorrupt` for a pack that is missing or damaged, or was made with another
-    compression or block size, and `StopRequested` soon after `stop` is set.
+    Blocks. Raises `BlobCorrupt` for a pack that is missing, has damaged tables, does not fit its
+    columns, or was made with another compression or block size, and `StopRequested` soon after
+    `stop` is set.
     """
     contents = PackContents(block_size, stop)
     by_path: dict[Path, OpenPack] = {}
@@ -146,35 +157,36 @@ def open_packs(
                 except FileNotFoundError as error:
                     raise pack_error(str(error)) from error
                 files.callback(os.close, descriptor)
-                by_path[pack.path] = _read_pack(contents, pack, descriptor, compression, stop)
+                by_path[pack.path] = _add_pack(contents, pack, descriptor, compression)
                 contents.packs.append(by_path[pack.path])
             contents.by_layer.append(by_path[pack.path])
         yield contents
 
 
-def _read_pack(
-    contents: PackContents,
-    pack: LayerPack,
-    descriptor: int,
-    compression: Compression,
-    stop: Event,
+def _add_pack(
+    contents: PackContents, pack: LayerPack, descriptor: int, compression: Compression
 ) -> OpenPack:
     """Append the contents of a pack."""
     columns = contents.columns
-    first = len(columns)
     try:
-        reader = SquashfsReader(partial(os.pread, descriptor), os.fstat(descriptor).st_size)
-        tables = reader.tables
-        block_size = tables.superblock.block_size
-        if tables.compression != compression or block_size != columns.block_size:
-            raise pack_error(f"it has {tables.compression} and blocks of {block_size} bytes")
-        for data, link in stoppable(reader.file_data(), stop):
-            columns.append(data, None if link is None else (first, link))
+        tables = read_tables(partial(os.pread, descriptor), os.fstat(descriptor).st_size)
     except (SquashfsCorrupt, SquashfsUnsupported) as error:
         raise pack_error(f"{error.what} {error.detail}") from error
-    places = range(first, len(columns))
-    if len(places) != len(pack.digests):
-        raise pack_error(f"it has {len(places)} contents and {len(pack.digests)} digests")
+    count = len(pack.columns)
+    superblock = tables.superblock
+    block_size = superblock.block_size
+    if tables.compression != compression or block_size != columns.block_size:
+        raise pack_error(f"it has {tables.compression} and blocks of {block_size} bytes")
+    if count != len(pack.digests) or superblock.inodes != 1 + directory_count(count) + count:
+        raise pack_error(f"it has {superblock.inodes} inodes, {len(pack.digests)} digests")
+    fragments = {*pack.columns.fragments} - {NO_FRAGMENT}
+    if (
+        max(fragments, default=-1) >= len(tables.fragments)
+        or max(pack.columns.starts, default=0) > superblock.inode_table
+    ):
+        raise pack_error("its contents are beyond its data")
+    places = range(len(columns), len(columns) + count)
+    columns.extend(pack.columns)
     return OpenPack(
         pack.path, descriptor, places, list(pack.digests), tables.fragments, tables.data_start
     )

@@ -5,7 +5,8 @@ A directory holds, for each (layer blob, key):
 * `<digest>-<key>.pack`, a squashfs with the contents of the layer's files (see `pack_feed`), which
   gets this name only after the digest of the blob and the `diff_id` were proven;
 * `<digest>-<key>.index`, its sidecar, written after it: the index of the layer, the digests of the
-  contents, and the size and digests of the pack. Without it there is no pack;
+  contents and where their data is, and the size and digests of the pack. Without it there is no
+  pack;
 * `<digest>-<key>.lock`, the lock of the process that makes the pack of a layer that has arrived;
 * `<digest>-<key>-early.lock`, the lock of the first process that needs the pack: it reads the
   layer while it arrives;
@@ -35,7 +36,7 @@ from threading import Event
 from twisted.logger import Logger
 
 from shiftergw.build import pack_sidecar
-from shiftergw.build.pack_measures import measure
+from shiftergw.build.pack_measures import measure, read_columns
 from shiftergw.build.pack_sidecar import Measures, Sidecar
 from shiftergw.errors import (
     BlobCorrupt,
@@ -54,6 +55,7 @@ from shiftergw.plumbing.files import (
     write_private,
 )
 from shiftergw.plumbing.locks import tried_lock, try_share
+from shiftergw.squashfs.columns import FileColumns
 
 _log = Logger()
 
@@ -74,13 +76,15 @@ class Pack:
     """The contents of the files of one layer, compressed, and the index of the layer.
 
     `digests` has the SHA-256 of each content, or `NO_DIGEST`, by its number, which the entries of
-    `index` have. `size` is the bytes of the file at `path`. `data_sha256` is the digest of its data
-    area: equal data of two packs can replace each other.
+    `index` have; `columns` says where its data is in the file. `size` is the bytes of the file at
+    `path`. `data_sha256` is the digest of its data area: equal data of two packs can replace each
+    other.
     """
 
     path: Path
     index: LayerIndex
     digests: Sequence[bytes]
+    columns: FileColumns
     size: int
     data_sha256: str
 
@@ -145,13 +149,14 @@ def install_pack(
         with files.part.open("rb") as file, ThreadPoolExecutor(1, "sync") as disk:
             syncing = disk.submit(os.fsync, file.fileno())
             measures = measure(file.fileno(), len(digests), stop)
+            columns = read_columns(file.fileno(), stop)
             syncing.result()
     except (SquashfsCorrupt, SquashfsUnsupported) as error:
         raise ConversionFailed(
             "The packer has written a damaged pack of a layer.", detail=error.detail
         ) from error
-    pack = Pack(files.pack, index, digests, measures.size, measures.data_sha256)
-    content = pack_sidecar.encode(Sidecar(index, digests, measures), stop)
+    pack = Pack(files.pack, index, digests, columns, measures.size, measures.data_sha256)
+    content = pack_sidecar.encode(Sidecar(index, digests, columns, measures), stop)
     replace_durably(files.part, files.pack)
     with removed_on_error(files.pack):
         write_private(files.sidecar, content)
@@ -167,10 +172,15 @@ def find_pack(files: PackFiles, stop: Event) -> Pack | None:
     """
     try:
         sidecar = pack_sidecar.read(files.sidecar, stop)
-        if _is_unchanged(files, sidecar.measures) or _has_digests(files, sidecar, stop):
-            measures = sidecar.measures
+        measures = sidecar.measures
+        if _is_unchanged(files, measures) or _has_digests(files, sidecar, stop):
             return Pack(
-                files.pack, sidecar.index, sidecar.digests, measures.size, measures.data_sha256
+                files.pack,
+                sidecar.index,
+                sidecar.digests,
+                sidecar.columns,
+                measures.size,
+                measures.data_sha256,
             )
         problem = "its bytes have changed"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Measure the file of a pack: its size and time, and the digests of its data and of the rest."""
+"""Measure the file of a pack: size, time, digests of its data and of the rest, and its columns."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from threading import Event
 from shiftergw.build.pack_feed import directory_count
 from shiftergw.build.pack_sidecar import Measures
 from shiftergw.errors import SquashfsCorrupt
+from shiftergw.oci.budget import stoppable
 from shiftergw.oci.compression import StopRequested
 from shiftergw.plumbing.hashing import PIECE_BYTES
 from shiftergw.squashfs.blocks import Source, read_options
+from shiftergw.squashfs.columns import FileColumns
+from shiftergw.squashfs.reader import SquashfsReader
 from shiftergw.squashfs.superblock import SIZE as SUPERBLOCK_SIZE
 from shiftergw.squashfs.superblock import Superblock
 
@@ -50,6 +53,18 @@ def measuring(descriptor: int, contents: int) -> Generator[int, None, Measures]:
     yield from _hashing(descriptor, data, start, head.inode_table)
     yield from _hashing(descriptor, rest, head.inode_table, state.st_size)
     return Measures(state.st_size, state.st_mtime_ns, data.hexdigest(), rest.hexdigest())
+
+
+def read_columns(descriptor: int, stop: Event) -> FileColumns:
+    """Return where the data of each content of an open pack is, by number.
+
+    Raises `SquashfsCorrupt`, `SquashfsUnsupported`, and `StopRequested` soon after `stop` is set.
+    """
+    reader = SquashfsReader(partial(os.pread, descriptor), os.fstat(descriptor).st_size)
+    columns = FileColumns(reader.tables.superblock.block_size)
+    for data, link in stoppable(reader.file_data(), stop):
+        columns.append(data, link)
+    return columns
 
 
 def _hashing(descriptor: int, hasher: hashlib._Hash, start: int, end: int) -> Iterator[int]:

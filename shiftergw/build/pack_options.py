@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from shiftergw.model.build_options import SquashOptions
     from shiftergw.plumbing.threads import Threads
 
-_REVISION = 2
-"""The number of our own arguments, of the order of contents, and of what is hashed.
+_REVISION = 3
+"""The number of our arguments, the order of contents, what is hashed, and the form of sidecars.
 
 Packs of another number are not used.
 """

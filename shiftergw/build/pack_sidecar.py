@@ -1,7 +1,8 @@
-"""The sidecar of a pack: the index of its layer, the digests of its contents, and its measures.
+"""The sidecar of a pack: index of its layer, measures, and digests and data of its contents.
 
 It is `_MAGIC`, the SHA-256 of all that follows, the length of a JSON document and the document, the
-digests of the contents, and the index.
+digests of the contents, the length of their columns and the columns, which say where the data of
+each content is, and the index. So nobody parses the inodes of a pack once more.
 """
 
 from __future__ import annotations
@@ -16,14 +17,27 @@ from threading import Event
 from typing import Any
 
 from shiftergw.model.images import Digest
-from shiftergw.oci.stored_index import SIZE_LIMIT, decode_index, encode_index
+from shiftergw.oci.budget import stoppable
+from shiftergw.oci.stored_index import (
+    SIZE_LIMIT,
+    compress_columns,
+    decode_index,
+    decompress_columns,
+    encode_index,
+)
 from shiftergw.oci.tar import LayerIndex
+from shiftergw.oci.tree import NO_CONTENT
 from shiftergw.plumbing.files import read_whole
+from shiftergw.squashfs.columns import FileColumns
 
-_MAGIC = b"sgwpack\1"
+_MAGIC = b"sgwpack\2"
 """The first bytes of a sidecar; the last of them is the version of its format."""
 
+_MAGICS = (b"sgwpack\1", _MAGIC)
+"""The first bytes of sidecars whose document can be read, so that the scrub knows old packs."""
+
 _DIGEST_SIZE = 32
+_DIGEST = Struct(f"{_DIGEST_SIZE}s")
 _LENGTH = Struct("<I")
 _BODY = len(_MAGIC) + _DIGEST_SIZE
 _LIMIT = 2 * SIZE_LIMIT
@@ -48,10 +62,11 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """The content of a sidecar; `digests` are those of the contents, by number."""
+    """The content of a sidecar; `digests` and `columns` are those of the contents, by number."""
 
     index: LayerIndex
     digests: Sequence[bytes]
+    columns: FileColumns
     measures: Measures
 
 
@@ -73,8 +88,10 @@ def encode(sidecar: Sidecar, stop: Event) -> bytes:
             **asdict(sidecar.measures),
         }
     ).encode()
+    columns = compress_columns(sidecar.columns.encode(), stop)
     index = encode_index(sidecar.index, stop)
-    body = b"".join([_LENGTH.pack(len(document)), document, *sidecar.digests, index])
+    parts = [_LENGTH.pack(len(document)), document, *sidecar.digests]
+    body = b"".join([*parts, _LENGTH.pack(len(columns)), columns, index])
     return b"".join([_MAGIC, sha256(body).digest(), body])
 
 
@@ -84,14 +101,20 @@ def read(path: Path, stop: Event) -> Sidecar:
     Raises `ValueError`, `KeyError` or `TypeError` for damage, and `OSError`. Blocks.
     """
     content = _read_sound(path)
+    if not content.startswith(_MAGIC):
+        raise ValueError("its sidecar is of another version of this program")
     head, position = _decode_head(content)
     body = memoryview(content)
     end = position + _DIGEST_SIZE * head.contents
-    digests = [bytes(body[at : at + _DIGEST_SIZE]) for at in range(position, end, _DIGEST_SIZE)]
+    digests = [digest for (digest,) in _DIGEST.iter_unpack(body[position:end])]
+    start = end + _LENGTH.size
+    end = start + int.from_bytes(body[end:start], "little")
+    columns = FileColumns.decode(decompress_columns(body[start:end]))
     index = decode_index(body[end:], head.diff_id, stop)
-    if any(entry.number >= len(digests) for entry in index.entries):
+    numbers = stoppable((entry.number for entry in index.entries), stop)
+    if len(columns) != len(digests) or max(numbers, default=NO_CONTENT) >= len(digests):
         raise ValueError("its sidecar names a content that the pack does not have")
-    return Sidecar(index, digests, head.measures)
+    return Sidecar(index, digests, columns, head.measures)
 
 
 def read_head(path: Path) -> SidecarHead:
@@ -112,7 +135,7 @@ def _read_sound(path: Path) -> bytes:
     """Return the bytes of a sidecar after a check of their digest."""
     content, _ = read_whole(path, _LIMIT)
     digest = content[len(_MAGIC) : _BODY]
-    if not content.startswith(_MAGIC) or sha256(memoryview(content)[_BODY:]).digest() != digest:
+    if not content.startswith(_MAGICS) or sha256(memoryview(content)[_BODY:]).digest() != digest:
         raise ValueError("its sidecar is damaged")
     return content
 
@@ -120,7 +143,7 @@ def _read_sound(path: Path) -> bytes:
 def _decode_head(content: bytes) -> tuple[SidecarHead, int]:
     """Return the document at the beginning of a sidecar, and the position behind it."""
     start = _BODY + _LENGTH.size
-    if not content.startswith(_MAGIC) or len(content) < start:
+    if not content.startswith(_MAGICS) or len(content) < start:
         raise ValueError("its sidecar is damaged")
     (length,) = _LENGTH.unpack_from(content, _BODY)
     document: dict[str, Any] = json.loads(content[start : start + length])

@@ -104,6 +104,14 @@ def integers(typecode: str, raw: bytes) -> array[int]:
     return numbers
 
 
+def integer_bytes(numbers: array[int]) -> bytes:
+    """Return the bytes of integers as `integers` takes them."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
 def _checked_fragment(start: int, size: int, block: Superblock, data_start: int) -> FragmentBlock:
     stored_size = size & ~STORED_BLOCK
     if not 0 < stored_size <= block.block_size:

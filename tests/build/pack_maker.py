@@ -21,10 +21,12 @@ from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.sparse import data_extents
 from shiftergw.oci.tar import LayerIndex, index_layer
 from shiftergw.oci.tree import REGULAR
+from shiftergw.squashfs.columns import FileColumns
 from tests.build.parts import squash_tar
 from tests.images import tar_of
 from tests.oci.layers import Layer, stream_plan
 from tests.parts import need
+from tests.squashfs.parts import read_file
 
 IMAGE_DATE = 1_710_000_000
 GZIP = SquashOptions(memory="64M", processors=1)
@@ -38,6 +40,7 @@ class MadePack:
 
     path: Path
     digests: list[bytes]
+    columns: FileColumns
 
 
 def make_pack(path: Path, contents: Sequence[bytes], options: SquashOptions) -> MadePack:
@@ -52,7 +55,8 @@ def make_pack(path: Path, contents: Sequence[bytes], options: SquashOptions) -> 
     argv += ["-all-root", "-no-xattrs", "-no-duplicates", "-mkfs-time", "0", "-all-time", "0"]
     argv += options.arguments
     subprocess.run(argv, input=tar.getvalue(), check=True, stderr=subprocess.PIPE)
-    return MadePack(path, [hashlib.sha256(content).digest() for content in contents])
+    digests = [hashlib.sha256(content).digest() for content in contents]
+    return MadePack(path, digests, read_file(path).files())
 
 
 def number_contents(tar: bytes, index: LayerIndex, block_size: int) -> list[bytes]:

@@ -15,7 +15,7 @@ from shiftergw.build.pack_contents import PackContents
 from shiftergw.errors import BlobCorrupt
 from shiftergw.model.build_options import SquashOptions
 from shiftergw.oci.tree import NO_CONTENT, Leaf
-from tests.build.pack_maker import GZIP, XZ, ZSTD, MadePack, Stack, make_pack, stack
+from tests.build.pack_maker import GZIP, XZ, ZSTD, Stack, make_pack, stack
 from tests.images import entry
 from tests.matrices import LONG
 from tests.squashfs.parts import read_file
@@ -125,10 +125,20 @@ def fewer_contents(layers: Stack) -> None:
     make_pack(path, [LARGE], layers.options)
 
 
+def fragments_beyond_the_pack(layers: Stack) -> None:
+    """Let the columns name a fragment block that the pack does not have."""
+    layers.packs[0].columns.fragments[3] = 9
+
+
+def data_beyond_the_pack(layers: Stack) -> None:
+    """Let the columns name a position behind the pack."""
+    layers.packs[0].columns.starts[0] = 1 << 40
+
+
 DAMAGES = [
     remove, empty, cut_tables, lose_a_digest, swap_a_digest, number_too_high, number_below_zero,
     without_number, other_size, other_pieces, other_compressor, other_level, other_block_size,
-    fewer_contents,
+    fewer_contents, fragments_beyond_the_pack, data_beyond_the_pack,
 ]  # fmt: skip
 
 
@@ -178,9 +188,7 @@ def test_a_fragment_block_that_is_too_short_is_noticed(tmp_path: Path) -> None:
             file.seek(start)
             file.write(block)
     with pytest.raises(BlobCorrupt):
-        layers.compose(
-            tmp_path / "composed", packs=[MadePack(long.path, long.digests), *layers.packs[1:]]
-        )
+        layers.compose(tmp_path / "composed", packs=[long, *layers.packs[1:]])
 
 
 def test_a_flipped_bit_in_the_tables_gives_an_error_or_the_same_image(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from shiftergw.build.pack_files import (
     promises_pack,
 )
 from shiftergw.build.pack_measures import measure
+from shiftergw.build.pack_sidecar import read_head
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import Digest
 from shiftergw.oci.compression import StopRequested
@@ -44,11 +45,11 @@ def files(tmp_path: Path, threads: Threads) -> PackFiles:
     return packs.packer().files(layer.digest)
 
 
-def flip(path: Path, position: int, keep_time: bool = False) -> None:
-    """Change a byte of a file, from the end if `position` is negative."""
+def flip(path: Path, position: int, keep_time: bool = False, mask: int = 1) -> None:
+    """Change bits of a byte of a file, from the end if `position` is negative."""
     state = path.stat()
     content = bytearray(path.read_bytes())
-    content[position] ^= 1
+    content[position] ^= mask
     path.write_bytes(content)
     if keep_time:
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -79,7 +80,8 @@ DAMAGES: dict[str, Callable[[PackFiles], object]] = {
     "no pack": lambda files: files.pack.unlink(),
     "empty sidecar": lambda files: files.sidecar.write_bytes(b""),
     "short sidecar": lambda files: os.truncate(files.sidecar, files.sidecar.stat().st_size - 1),
-    "another version": lambda files: flip(files.sidecar, 7),
+    "another version": lambda files: flip(files.sidecar, 7, mask=4),
+    "earlier version": lambda files: flip(files.sidecar, 7, mask=3),
     "digest of the sidecar": lambda files: flip(files.sidecar, 8),
     "length in the sidecar": lambda files: flip(files.sidecar, 43),
     "end of the sidecar": lambda files: flip(files.sidecar, -1),
@@ -209,3 +211,11 @@ def test_an_index_without_digest_is_no_pack(files: PackFiles) -> None:
     files.pack.rename(files.part)
     with pytest.raises(ConversionFailed):
         install_pack(files, LayerIndex(), [], Event())
+
+
+def test_the_beginning_of_an_earlier_sidecar_is_read(files: PackFiles) -> None:
+    """A pack of an earlier version is not used, but the scrub does not take it for damaged."""
+    head = read_head(files.sidecar)
+    flip(files.sidecar, 7, mask=3)
+    assert files.sidecar.read_bytes().startswith(b"sgwpack\1")
+    assert read_head(files.sidecar) == head
