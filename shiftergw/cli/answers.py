@@ -15,10 +15,10 @@ from shiftergw.states import State
 
 _TEXTS = (
     *("status", "status_message", "id", "system", "itype", "type", "image", "user"),
-    *("stage", "cause", "remedy", "request_id", "location", "host"),
+    *("stage", "activity", "cause", "remedy", "request_id", "location", "host"),
 )
-_COUNTS = ("done", "total")
-_TIMES = ("last_pull", "time", "heard")
+_COUNTS = ("done", "total", "rate")
+_TIMES = ("last_pull", "time", "heard", "time_left")
 _ANONYMOUS = -1
 """The uid of a look-up without a credential, in `metrics`."""
 

@@ -111,7 +111,7 @@ def queue_table(rows: Iterable[Mapping[str, Any]]) -> str:
         if message == row.get("status"):
             message = None  # nothing that a user could not see
         note = row.get("cause") or message or row.get("stage") or ""
-        if row.get("total"):
+        if row.get("total") and "activity" not in row:  # else the message has the bytes
             note = f"{note} {100 * row.get('done', 0) // row['total']} %"
         status, image = printable(str(row.get("status"))), printable(str(row.get("image")), 1000)
         lines.append(f"{status:12} {image:40} {printable(str(note))}".rstrip() + "\n")

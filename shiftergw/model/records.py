@@ -23,7 +23,8 @@ class Progress:
     another image. `downloaded_bytes` have arrived from a registry since the download of layers
     began; the others were in the cache. `signs` differs from that of the last report if the stage
     has worked meanwhile, even if no bytes were done: `mksquashfs` may sort a large directory for
-    minutes.
+    minutes. `rate` is in bytes a second, and `time_left` the seconds until the end of the whole
+    pull, where they are known: an attempt adds them to the reports of its stages.
     """
 
     stage: str = ""
@@ -32,6 +33,8 @@ class Progress:
     copied_bytes: int = 0
     signs: int = 0
     downloaded_bytes: int = 0
+    rate: int | None = None
+    time_left: float | None = None
 
     def after(self, earlier: Progress) -> Progress:
         """Return this progress as users see it after `earlier`.
@@ -142,6 +145,8 @@ class ImageRecord:
     stage: str | None = None
     done: int = 0
     total: int = 0
+    rate: int | None = None
+    time_left: float | None = None
     cause: str | None = None
     remedy: str | None = None
     retryable: bool | None = None

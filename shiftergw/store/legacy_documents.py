@@ -202,10 +202,11 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _read_texts),
     **dict.fromkeys(
         ("last_pull", "expiration", "last_heartbeat", "not_before", "waited",
-         "waited_for_pulls", "waited_for_system"), read_number
+         "waited_for_pulls", "waited_for_system", "time_left"), read_number
     ),
     **dict.fromkeys(
-        ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _read_integer
+        ("attempt", "deaths", "requested_by", "size", "modified", "done", "total",
+         "rate"), _read_integer
     ),
     **dict.fromkeys(("by_admin", "retryable", "own_failure", "with_login"), _read_flag),
     **dict.fromkeys(("userACL", "groupACL"), _read_uids),

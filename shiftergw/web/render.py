@@ -15,6 +15,7 @@ from typing import Any
 
 from shiftergw.errors import GatewayError, UploadConflict
 from shiftergw.model.names import MISSING, is_count, is_time
+from shiftergw.model.progress_text import has_bytes, progress_text
 from shiftergw.model.records import ImageRecord, WorkerMachine
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.web.spool import Spool
@@ -114,7 +115,7 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
             "WORKDIR": image.workdir or None,
             "LABELS": image.labels if labels else None,
             "last_pull": float(image.last_pull) if is_time(image.last_pull) else None,
-            "status_message": image.notice or image.status_message,
+            "status_message": image.notice or progress_text(image) or image.status_message,
         }
     )
     return members | policy
@@ -128,7 +129,7 @@ def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
 def queue_row(image: ImageRecord) -> dict[str, Any]:
     """Return one row of the queue."""
     row = {"status": image.status.value, "image": image.pulltag}
-    message = {"status_message": image.status_message} if image.status_message else {}
+    message = {"status_message": progress_text(image)} if image.status_message else {}
     return {**_without_null(row), **message, **_work(image)}
 
 
@@ -165,6 +166,10 @@ def _work(image: ImageRecord) -> dict[str, Any]:
         "notice": image.notice or None,
     }
     if image.stage:
-        counts = {"done": image.done, "total": image.total}
+        counts = {"done": image.done, "total": image.total, "rate": image.rate}
         members |= {name: count for name, count in counts.items() if is_count(count)}
+    if has_bytes(image):
+        # The message without numbers: it changes with the stage only.
+        members["activity"] = image.status_message
+        members["time_left"] = image.time_left if is_time(image.time_left) else None
     return {name: value for name, value in members.items() if value is not None}

@@ -70,16 +70,18 @@ async def test_lookup() -> None:
 async def test_queue() -> None:
     """There is one line per pull, with progress or cause; `--json` prints the rows."""
     silent = replace(WORKING, pulltag="c:1", total=0, status_message="waiting 6 s: no answer")
+    download = replace(silent, pulltag="d:1", done=5, total=9000)
     fake = FakeGateway(
-        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILURE, pulltag="b:1"), silent]
+        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILURE, pulltag="b:1"), silent, download]
     )
     result = await ask(fake, "queue")
     assert [line.split(maxsplit=2) for line in result.stdout.splitlines()] == [
         ["PULLING", "a:1", "fetch 25 %"],
         ["FAILURE", "b:1", "No such tag."],
         ["PULLING", "c:1", "waiting 6 s: no answer"],
+        ["PULLING", "d:1", "waiting 6 s: no answer (5 of 9,000 bytes)"],
     ]
-    assert len(json.loads((await ask(fake, "queue", "--json")).stdout)) == 3
+    assert len(json.loads((await ask(fake, "queue", "--json")).stdout)) == 4
 
 
 @pytest.mark.parametrize(

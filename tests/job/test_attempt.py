@@ -110,6 +110,24 @@ async def test_changed_progress_is_written_once(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_progress_has_a_rate(bench: Bench) -> None:
+    """The record has the rate of its stage; a stage that stands still has none, nor a new stage."""
+    bench.attempt.enter_stage(State.PULLING, "Pulling layers")
+    for second in range(6):
+        bench.attempt.report(Progress("fetch", 100 * second, 1000))
+        await bench.attempt.write()
+        bench.clock.advance(1)
+    record = await bench.load()
+    assert (record.rate, record.time_left) == (100, None)
+    bench.clock.advance(LIMIT / 4)
+    await bench.attempt.write()
+    assert ((await bench.load()).rate or 0) < 50
+    bench.attempt.report(Progress("index", 0, 1000))
+    await bench.attempt.write()
+    assert (await bench.load()).rate is None
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_silent_stage_writes_heartbeats(bench: Bench) -> None:
     """A stage without progress writes a heartbeat after each quarter of the limit."""
     bench.clock.advance(LIMIT / 4)

@@ -76,8 +76,23 @@ def test_a_pull_tells_progress_only_where_there_is_some() -> None:
     assert set(render.pull_answer(silent)) == MEMBERS
     running = replace(READY, status=State.PULLING, stage="fetch", done=5, total=9)
     extra = {k: v for k, v in render.pull_answer(running).items() if k not in MEMBERS}
-    assert extra == {"stage": "fetch", "done": 5, "total": 9}
+    activity = {"activity": "Transferring image"}
+    assert extra == {"stage": "fetch", "done": 5, "total": 9, **activity}
     assert set(render.pull_answer(READY)) == MEMBERS
+
+
+def test_progress_in_words_and_in_numbers() -> None:
+    """Clients that read the message alone see the progress; others have each part of it."""
+    running = replace(
+        READY, status=State.PULLING, status_message="Pulling layers", stage="fetch",
+        done=812_000_000, total=1_430_000_000, rate=42_000_000, time_left=15.0,
+    )  # fmt: skip
+    for answer in (render.pull_answer(running), render.queue_row(running)):
+        assert answer["status_message"] == "Pulling 812 of 1,430 MB, 42 MB/s, 15 s left"
+        assert answer["activity"] == "Pulling layers"
+        assert (answer["rate"], answer["time_left"]) == (42_000_000, 15.0)
+    odd = replace(running, rate=-1, time_left=float("nan"))
+    assert not render.queue_row(odd).keys() & {"rate", "time_left"}
 
 
 def test_a_failure_tells_cause_and_remedy() -> None:
