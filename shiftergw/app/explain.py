@@ -85,6 +85,9 @@ class _Listener:
     def report(self, progress: Progress) -> None:
         """Do nothing."""
 
+    def report_reading(self, progress: Progress) -> None:
+        """Do nothing."""
+
 
 class _LookUps:
     """Looks up the facts of one image; an error of one look-up does not keep the others."""

@@ -242,6 +242,9 @@ class DisplayWatcher:
         self._progress = progress.after(self._progress)
         self._display.bytes(self._progress.done, self._progress.total)
 
+    def report_reading(self, progress: Progress) -> None:
+        """Show nothing: the display has one stage."""
+
     def notify(self, message: str) -> None:
         """Show what the conversion waits for."""
         self._display.notify(message)

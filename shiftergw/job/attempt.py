@@ -8,14 +8,13 @@ notices when a newer attempt has taken over.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, RetryLater, Superseded, Unavailable
-from shiftergw.job.pace import Pace
+from shiftergw.job.estimate import Estimate
 from shiftergw.job.timeline import Timeline
 from shiftergw.model.postponement import Postponement, WaitLimits
 from shiftergw.model.records import ImageRecord, Progress
@@ -72,7 +71,8 @@ class Attempt:
         self._state = self._written_state = record.status
         self._message = self._written_message = ""
         self._progress = self._written_progress = self._last_report = Progress()
-        self._pace = Pace()
+        self.estimate = Estimate()
+        """The rate of the stage, and the time left."""
         self._has_worked = False
         """Whether a report since the last write was another one than that before it."""
         self.timeline = Timeline(clock, str(record.status))
@@ -110,8 +110,12 @@ class Attempt:
         self._has_worked |= progress != self._last_report
         self._last_report = progress
         self._progress = progress.after(self._progress)
-        self._pace.add(progress.stage, self._progress.done, self._clock.seconds())
+        self.estimate.add(self._progress, self._clock.seconds())
         self.timeline.report(progress)
+
+    def report_reading(self, progress: Progress) -> None:
+        """Estimate the time left by how far layers are read; users see the download."""
+        self.estimate.add_reading(progress, self._clock.seconds())
 
     def notify(self, message: str) -> None:
         """Tell the user in one line what the stage waits for; the stage stays the same."""
@@ -185,26 +189,23 @@ class Attempt:
             await self._store.advance(key, number, state, message, now)
             self._last_change = now
         elif message != self._written_message or progress != self._written_progress:
-            await self._store.heartbeat(key, number, self._estimate(progress, now), now, message)
+            await self._store.heartbeat(
+                key, number, self.estimate.complete(progress, now), now, message
+            )
             self._last_change = now
         elif now - self._last_change > HUNG_SECONDS:
             # The worker cancels the stage. If it hangs all the same, the heartbeats stop, and
             # the whole process is stopped for that.
             raise Superseded("The stage has made no progress for hours.")
         elif due:
-            await self._store.heartbeat(key, number, self._estimate(progress, now), now, message)
+            await self._store.heartbeat(
+                key, number, self.estimate.complete(progress, now), now, message
+            )
         else:
             return
         self._last_beat = now
         self._written_state, self._written_message = state, message
         self._written_progress = progress
-
-    def _estimate(self, progress: Progress, now: float) -> Progress:
-        """Return the progress with its rate."""
-        if not progress.stage:
-            return progress
-        self._pace.add(progress.stage, progress.done, now)  # a stage that stands still slows down
-        return replace(progress, rate=self._pace.rate())
 
     async def _renew_leases(self, now: float, older_than: float) -> None:
         """Renew leases that were last renewed `older_than` seconds ago or earlier.

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import GatewayError, NoSpace, stage_timeout
+from shiftergw.errors import GatewayError, NoSpace, Unavailable, stage_timeout
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.delta import Deltas, may_use_base
 from shiftergw.job.pipeline import Pipeline
@@ -24,6 +24,7 @@ from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import Verification
 from shiftergw.rules import access
+from shiftergw.rules.time_left import REPORTS, learn_costs
 from shiftergw.states import State
 
 if TYPE_CHECKING:
@@ -74,11 +75,20 @@ class Installation:
         image, target = resolution.image, job.target
         await job.pipeline.check_space(image, target.options)
         await target.check_space(image)
+        await self._learn(job, image)
         async with job.pipeline.convert(
             image, resolution.config, job.login, target.options, job.attempt
         ) as squashfs:
             job.attempt.timeline.steps = squashfs.seconds
             return await self._deliver(job, resolution, squashfs, tag_record)
+
+    async def _learn(self, job: PullJob, image: ResolvedImage) -> None:
+        """Have the pull estimate its time left by earlier pulls; without the store it does not."""
+        try:
+            reports = await self._publisher.store.reports(job.attempt.record.system, REPORTS)
+        except Unavailable:
+            return
+        job.attempt.estimate.learn(learn_costs(reports), image.download_size)
 
     async def _deliver(
         self,
@@ -191,6 +201,7 @@ def _report(
     timeline = attempt.timeline
     return {
         **squashfs.report.to_document(),
+        "layer_bytes": resolution.image.download_size,
         "metadata": list(resolution.omissions),
         "verification": {"method": verification.method, "reason": verification.reason},
         "copied_bytes": progress.copied_bytes,

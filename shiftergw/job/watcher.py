@@ -38,6 +38,10 @@ class Watcher(Protocol):
         """Take note of how far the stage is."""
         ...
 
+    def report_reading(self, progress: Progress) -> None:
+        """Take note of how far layers are read while the stage is their download."""
+        ...
+
     def notify(self, message: str) -> None:
         """Take note of what the stage waits for; `message` is one line for the user."""
         ...
@@ -51,6 +55,7 @@ class ForwardWatcher:
         self._watcher = watcher
         self._furthest = State.PENDING
         self.report = watcher.report
+        self.report_reading = watcher.report_reading
         self.notify = watcher.notify
 
     def enter_stage(self, state: State, message: str) -> None:
@@ -109,3 +114,5 @@ class BuildWatcher:
         self._progress = progress
         if self._is_fetched:
             self._watcher.report(progress)
+        else:
+            self._watcher.report_reading(progress)

@@ -25,10 +25,13 @@ _ROUND_NUMBER = 10
 def progress_text(record: ImageRecord) -> str:
     """Return the message for the user, with bytes, rate and time left while these are known.
 
-    For example `Pulling 812 of 1,430 MB, 42 MB/s, 15 s left`. The result is "" if there is no
-    message.
+    For example `Pulling 812 of 1,430 MB, 42 MB/s, 15 s left`, or the place in the queue. The result
+    is "" if there is no message.
     """
     message = record.status_message or ""
+    if record.queue_place is not None:
+        place = f"Place {record.queue_place:,} of {record.queue_length:,} in the queue."
+        return f"{message} {place}".strip()
     if not has_bytes(record):
         return message
     verb = _VERBS.get(message)

@@ -165,6 +165,9 @@ class ImageRecord:
     """The uids of the users who own the tags of a custom image, see `rules.access`."""
     unusable_id: str = ""
     """The invalid image id of a record that the original gateway wrote; not in documents."""
+    queue_place: int | None = None
+    queue_length: int | None = None
+    """The place of waiting work, from 1, and of how many; in answers of a gateway only."""
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> ImageRecord:
@@ -254,7 +257,7 @@ _OBJECT_CLASSES: Mapping[str, type[Origin | ImageFile]] = {"origin": Origin, "up
 _MEMBERS = tuple(
     (f.name, _WIRE_NAMES.get(f.name, f.name))
     for f in fields(ImageRecord)
-    if f.name != "unusable_id"
+    if f.name not in {"unusable_id", "queue_place", "queue_length"}
 )
 """The name in the document of each attribute."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shiftergw.ports.breakers import BreakerStore
 from shiftergw.ports.leases import LeaseStore
@@ -168,6 +168,13 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
         """
         ...
 
+    async def reports(self, system: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return what the newest READY records of a system report of their pulls, newest first.
+
+        At most `limit` records count; those without a report are left out.
+        """
+        ...
+
     async def queue(
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
@@ -208,6 +215,13 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
 
         `offers` are keys of records that were offered to a worker. They count as begun; those that
         no attempt has begun yet come first.
+        """
+        ...
+
+    async def schedule(self, now: float) -> Sequence[str]:
+        """Return the keys of all work that waits and is not postponed beyond `now`, in fair order.
+
+        The order is that of `waiting` without limits and shares.
         """
         ...
 

@@ -23,6 +23,7 @@ from shiftergw.service.housekeeping import extend_expiration
 from shiftergw.service.polls import LastAnswers
 from shiftergw.service.redaction import may_see, redact
 from shiftergw.service.registry_logins import login_for
+from shiftergw.service.waiting import WaitingWork
 from shiftergw.states import State
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Claims:
 
         `trouble` returns what keeps the workers of a system from starting, see `JobQueue`.
         """
+        self.waiting = WaitingWork(store, trouble, clock)
         self._config = config
         self._store = store
         self._seal = seal
@@ -105,7 +107,7 @@ class Claims:
             if answer is None:
                 raise
             return answer
-        record = self.with_queue_trouble(record)
+        record = await self.waiting.describe(record)
         self._last_answers.remember(poll, record)
         return record
 
@@ -157,14 +159,6 @@ class Claims:
             ready = await self._store.find(request.system, request.itype, [request.tag, text])
             if ready is not None and ready.upload is not None:
                 check_owner(session, ready, request.tag)
-
-    def with_queue_trouble(self, record: ImageRecord) -> ImageRecord:
-        """Add to the message of a waiting record what keeps the workers of its system from it."""
-        trouble = self._trouble(record.system) if record.status is State.PENDING else None
-        if trouble is None:
-            return record
-        message = f"{record.status_message or ''} {trouble.what}".strip()
-        return replace(record, status_message=message)
 
     async def _work(
         self, session: Session, request: PullRequest, *, with_login: bool

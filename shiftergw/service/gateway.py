@@ -38,6 +38,7 @@ from shiftergw.service.image_requests import (
 from shiftergw.service.imports import FileImports, ImportChoice
 from shiftergw.service.redaction import may_see
 from shiftergw.service.user_files import UserFileServices
+from shiftergw.service.work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
 PAGE = 250
 """Records of a list that are processed at once; other requests are answered between two pages."""
-
-QUEUE_PAGE = 500
-"""The same for the queue: its records are short, but each page sorts all records that follow."""
 
 READY_SECONDS = 5.0
 """Seconds for the database to show that it is ready: monitoring does not wait for long."""
@@ -92,6 +90,7 @@ class Gateway:
         self._files = options.files
         self._explanations = options.explanations
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble, options.is_judged)
+        self.work = WorkQueue(store, self._claims.waiting)
         uploads = None if options.files is None else options.files.uploads
         self._custom_claims = CustomClaims(config, store, self._claims, uploads, wake, clock)
 
@@ -269,14 +268,12 @@ class Gateway:
 
     async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
         """Yield pages of the work and failures that this user may see, oldest first."""
-        page = await self._store.queue(session.system, limit=QUEUE_PAGE)
-        while page:
-            yield [
-                self._claims.with_queue_trouble(record)
-                for record in page
-                if session.admin or may_see(session, record)
-            ]
-            page = await self._store.queue(session.system, page[-1].key, QUEUE_PAGE)
+        async for page in self.work.pages(session.system):
+            yield [record for record in page if session.admin or may_see(session, record)]
+
+    def tag_of(self, session: Session, itype: str, text: str) -> str:
+        """Return the tag of the pull of an image; raise `BadRequest` for an invalid name."""
+        return pull_request(session, itype, text, request_id="").tag
 
 
 def _database_is_late() -> Unavailable:

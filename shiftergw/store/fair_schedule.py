@@ -7,6 +7,7 @@ module chooses.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
@@ -129,3 +130,31 @@ def fair_schedule(
         queues[origin].popleft()
         load.add(origin)
     return keys[:limit]
+
+
+def fair_order(records: Iterable[InFlight]) -> list[str]:
+    """Return the keys of all waiting records, as `ImageStore.schedule` promises.
+
+    The order is that of `fair_schedule` without limits and shares, in less time.
+    """
+    running: Counter[int] = Counter()
+    last_turns: dict[int, float] = {}
+    queues: dict[int, deque[str]] = {}
+    for record in records:
+        last_turns[record.uid] = -1.0 if record.last_turn is None else record.last_turn
+        if record.waits:
+            queues.setdefault(record.uid, deque()).append(record.key)
+        else:
+            running[record.uid] += 1
+    turns = [(running[uid], last_turns[uid], queue[0], uid) for uid, queue in queues.items()]
+    heapq.heapify(turns)
+    keys: list[str] = []
+    while turns:
+        count, last_turn, key, uid = turns[0]
+        keys.append(key)
+        queues[uid].popleft()
+        if queues[uid]:
+            heapq.heapreplace(turns, (count + 1, last_turn, queues[uid][0], uid))
+        else:
+            heapq.heappop(turns)
+    return keys

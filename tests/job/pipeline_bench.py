@@ -42,6 +42,7 @@ class RecordingWatcher:
         """Start with a pending image."""
         self.stages = [(State.PENDING, "")]
         self.progress: list[Progress] = []
+        self.reading: list[Progress] = []
         self.notices: list[str] = []
 
     @property
@@ -57,6 +58,10 @@ class RecordingWatcher:
     def report(self, progress: Progress) -> None:
         """Record the progress."""
         self.progress.append(progress)
+
+    def report_reading(self, progress: Progress) -> None:
+        """Record how far the layers are read during the download."""
+        self.reading.append(progress)
 
     def notify(self, message: str) -> None:
         """Record the message."""

@@ -128,6 +128,21 @@ async def test_progress_has_a_rate(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_progress_has_the_time_left(bench: Bench) -> None:
+    """The record has the time left of the whole pull: of the slower stage, and what follows."""
+    costs = dict.fromkeys(("plan", "compose", "check", "deliver"), 0.01)
+    bench.attempt.estimate.learn(costs, 1000)
+    bench.attempt.enter_stage(State.PULLING, "Pulling layers")
+    for second in range(6):
+        bench.attempt.report_reading(Progress("pack", 50 * second, 1000))
+        bench.attempt.report(Progress("fetch", 100 * second, 1000))
+        await bench.attempt.write()
+        bench.clock.advance(1)
+    record = await bench.load()
+    assert (record.done, record.rate, record.time_left) == (500, 100, 15 + 4 * 10)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_silent_stage_writes_heartbeats(bench: Bench) -> None:
     """A stage without progress writes a heartbeat after each quarter of the limit."""
     bench.clock.advance(LIMIT / 4)

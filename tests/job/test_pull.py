@@ -50,6 +50,7 @@ async def test_record_of_a_weaker_verification(
         assert record.report["verification"] == {"method": "sha256", "reason": ""}
         assert {"PULLING", "TRANSFER"} <= record.report["seconds"].keys()
         assert record.report["steps"].keys() == {"fetch"}  # this builder measures nothing
+        assert record.report["layer_bytes"] == 5
         bench.image_path.unlink()
         monkeypatch.setattr(LocalDirectory, "install", with_samples)
         record = await bench.pull("lib/app:1")

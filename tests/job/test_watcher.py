@@ -32,6 +32,7 @@ def test_a_build_is_shown_once_the_layers_have_arrived(watcher: RecordingWatcher
     build.report(Progress("pack", 5, 10))
     build.enter_stage("PACKING ELSEWHERE")
     assert (len(watcher.stages), watcher.progress, watcher.notices) == (2, [], [])
+    assert watcher.reading == [Progress("pack", 5, 10)]  # for the estimate of the time left
     build.end_fetch()
     assert watcher.stages[2:] == [CONVERTING]
     assert (watcher.progress, watcher.notices) == ([Progress("pack", 5, 10)], [WAIT])

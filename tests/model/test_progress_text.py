@@ -65,6 +65,20 @@ def test_the_message_stays_in_front(message: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("", "Place 3 of 1,200 in the queue."),
+        (None, "Place 3 of 1,200 in the queue."),
+        ("No worker is there.", "No worker is there. Place 3 of 1,200 in the queue."),
+    ],
+)
+def test_the_place_in_the_queue(message: str | None, text: str) -> None:
+    """Waiting work shows its place, after what else there is to say."""
+    record = ImageRecord(status_message=message, queue_place=3, queue_length=1200)
+    assert progress_text(record) == text
+
+
+@pytest.mark.parametrize(
     ("done", "total", "text"),
     [
         (9_999, 9_999, "9,999 of 9,999 bytes"),

@@ -114,6 +114,19 @@ class QueueContract:
         assert await order(store, 9, 2) == ["b:0", "a:2"]
 
     @pytest_twisted.ensureDeferred
+    async def test_the_schedule_has_all_that_waits(self, place: Place) -> None:
+        """It is in fair order, has no work that has begun, and postponed work when it is due."""
+        store = place.store
+        first, second, third = await claim_pulls(store, "alpha", 1, 3)
+        (pull_of_beta,) = await claim_pulls(store, "beta", 2, 1, NOW + 9)
+        assert await store.schedule(NOW) == [first, pull_of_beta, second, third]
+        await store.begin(first, "n", NOW, LIMIT)
+        assert await store.schedule(NOW) == [pull_of_beta, second, third]
+        await store.postpone(first, 1, NOW + 60, "a registry", NOW)
+        assert await store.schedule(NOW) == [pull_of_beta, second, third]
+        assert set(await store.schedule(NOW + 60)) == {first, second, third, pull_of_beta}
+
+    @pytest_twisted.ensureDeferred
     async def test_systems_without_workers_are_passed_over(self, place: Place) -> None:
         """Work of systems without workers takes no slots; offers are still returned."""
         store = place.store

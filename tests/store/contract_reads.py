@@ -35,6 +35,20 @@ class ReadContract:
         assert await store.find("alpha", "custom", ["y:1"]) is None
 
     @pytest_twisted.ensureDeferred
+    async def test_reports_are_those_of_the_newest_images(self, place: Place) -> None:
+        """A system's reports come newest first; images without one teach nothing."""
+        for number in range(1, 5):
+            report = {"report": {"layer_bytes": number}} if number != 3 else {}
+            document = OF_THE_ORIGINAL | {"tag": [f"x:{number}"], "id": f"{number}" * 64} | report
+            place.put(f"{number}" * 24, document)
+        place.put("5" * 24, OF_THE_ORIGINAL | {"system": "beta", "report": {"layer_bytes": 5}})
+        place.put("6" * 24, OF_THE_ORIGINAL | {"status": "FAILURE", "report": {"layer_bytes": 6}})
+        place.put("7" * 24, OF_THE_ORIGINAL | {"tag": ["x:7"], "id": "7" * 64, "report": "none"})
+        reports = await place.store.reports("alpha", 4)
+        assert [report["layer_bytes"] for report in reports] == [4, 2]
+        assert await place.store.reports("gamma", 4) == []
+
+    @pytest_twisted.ensureDeferred
     async def test_find_returns_the_newest_record_of_a_tag(self, place: Place) -> None:
         """If an original left a tag on two records, the newest READY one counts."""
         place.put("1" * 24, OF_THE_ORIGINAL | {"last_pull": 5.0})

@@ -128,6 +128,12 @@ def ready_on(word: str, system: str, after: str, limit: int) -> Query:
     return Query(IMAGES, records, {"_id": 1}, limit)
 
 
+def newest_reports(system: str, limit: int) -> Query:
+    """Return the query for the reports of the newest READY records of a system."""
+    records = {"system": system, "status": str(State.READY)}
+    return Query(IMAGES, records, {"_id": -1}, limit, members=("report",))
+
+
 def in_flight_on(system: str) -> Query:
     """Return the query for the work in flight of a system, whose claims start with `system/`."""
     after = chr(ord("/") + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
+from typing import Any
 
 from shiftergw.model.records import ImageRecord
 from shiftergw.mongo.database import Database, Query
@@ -76,6 +77,13 @@ async def list_ready(
         if usable or not page:
             return usable
         after = page[-1].key
+
+
+async def reports(db: Database, system: str, limit: int) -> Sequence[Mapping[str, Any]]:
+    """Return the reports of the newest READY records of a system, newest first."""
+    documents = await db.find(queries.newest_reports(system, limit))
+    values = [document.get("report") for document in documents]
+    return [report for report in values if isinstance(report, Mapping)]
 
 
 async def list_queue(db: Database, system: str, after: str) -> Sequence[ImageRecord]:

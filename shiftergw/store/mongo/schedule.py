@@ -10,7 +10,7 @@ from bson.objectid import ObjectId
 from shiftergw.model.records import ImageRecord
 from shiftergw.mongo.database import Database, Document
 from shiftergw.states import State
-from shiftergw.store.fair_schedule import REMOVALS_UID, InFlight, fair_schedule
+from shiftergw.store.fair_schedule import REMOVALS_UID, InFlight, fair_order, fair_schedule
 from shiftergw.store.legacy_documents import read_time
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import key_of, records_of
@@ -27,6 +27,20 @@ async def waiting(
     system_shares: Mapping[str, int] | None,
 ) -> Sequence[ImageRecord]:
     """Return the work that may begin, as `ImageStore.waiting` promises."""
+    in_order = await _all_in_flight(db, now)
+    keys = fair_schedule(in_order, limit, running_per_user, offers, without, share, system_shares)
+    # An attempt may have begun after the first query.
+    records = {record.key: record for record in await _with_keys(db, keys) if _waits(record)}
+    return [records[key] for key in keys if key in records]
+
+
+async def order(db: Database, now: float) -> Sequence[str]:
+    """Return the keys of all work that waits, as `ImageStore.schedule` promises."""
+    return fair_order(await _all_in_flight(db, now))
+
+
+async def _all_in_flight(db: Database, now: float) -> list[InFlight]:
+    """Return the work in flight that is not postponed beyond `now`, in the order of arrival."""
     documents = [
         document
         for document in await db.find(queries.all_in_flight())
@@ -35,11 +49,7 @@ async def waiting(
     uids = sorted({_uid_of(document) for document in documents})
     turns = await db.find(queries.last_turns(uids)) if uids else []
     times = {turn["_id"]: turn["served"] for turn in turns}
-    in_order = [_in_flight(document, times) for document in sorted(documents, key=key_of)]
-    keys = fair_schedule(in_order, limit, running_per_user, offers, without, share, system_shares)
-    # An attempt may have begun after the first query.
-    records = {record.key: record for record in await _with_keys(db, keys) if _waits(record)}
-    return [records[key] for key in keys if key in records]
+    return [_in_flight(document, times) for document in sorted(documents, key=key_of)]
 
 
 async def stale(db: Database, before: float) -> Sequence[ImageRecord]:

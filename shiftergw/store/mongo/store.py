@@ -133,6 +133,10 @@ class MongoStore(MongoConnections):
         """See `ImageStore`."""
         return await reads.list_ready(self._db, system, after, limit)
 
+    async def reports(self, system: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """See `ImageStore`."""
+        return await reads.reports(self._db, system, limit)
+
     async def queue(
         self,
         system: str,
@@ -165,6 +169,10 @@ class MongoStore(MongoConnections):
         return await schedule.waiting(
             self._db, now, limit, running_per_user, offers, without, *shares
         )
+
+    async def schedule(self, now: float) -> Sequence[str]:
+        """See `ImageStore`."""
+        return await schedule.order(self._db, now)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`. Also complete pulls whose process died within `finish`."""

@@ -55,6 +55,11 @@ PAGE = f"""
     FROM images WHERE system = ? AND status = 'READY' AND key > ? ORDER BY key LIMIT ?
 """  # noqa: S608 - a constant
 
+REPORTS = """
+    SELECT json_extract(document, '$.report') FROM images INDEXED BY images_listed
+    WHERE system = ? AND status = 'READY' ORDER BY key DESC LIMIT ?
+"""
+
 QUEUE = """
     SELECT key, document FROM (
         SELECT key, document FROM images INDEXED BY images_in_flight

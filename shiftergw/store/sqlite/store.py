@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from shiftergw.model.packed_data import PackedData
 from shiftergw.model.postponement import Breaker, PostponeLimits
@@ -19,7 +20,7 @@ from shiftergw.model.requests import PullRequest, QueueLimits
 from shiftergw.ports import DeltaBase
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
-from shiftergw.store.fair_schedule import InFlight, fair_schedule
+from shiftergw.store.fair_schedule import InFlight, fair_order, fair_schedule
 from shiftergw.store.sqlite import breakers, images, leases, queries, ranges, rows, steps
 from shiftergw.store.sqlite.connections import require_open
 from shiftergw.store.sqlite.lookups import SqliteLookups
@@ -122,6 +123,12 @@ class SqliteStore(SqliteLookups):
             return await self._list_records(queries.LIST, system, after, -1)
         return await self._list_page(queries.PAGE, system, after, limit)
 
+    async def reports(self, system: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """See `ImageStore`."""
+        values = system, limit
+        texts = await self._read(lambda db: db.execute(queries.REPORTS, values).fetchall())
+        return [report for (text,) in texts if isinstance(report := json.loads(text or "0"), dict)]
+
     async def queue(
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
@@ -158,6 +165,15 @@ class SqliteStore(SqliteLookups):
                 db.execute("COMMIT")
 
         return await require_open(self._lister).run(choose)
+
+    async def schedule(self, now: float) -> Sequence[str]:
+        """See `ImageStore`."""
+
+        def order(db: sqlite3.Connection) -> list[str]:
+            rows_in_flight = db.execute(queries.ALL_IN_FLIGHT, (now,))
+            return fair_order(InFlight(*row) for row in rows_in_flight)
+
+        return await require_open(self._lister).run(order)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""

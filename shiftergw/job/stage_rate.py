@@ -14,11 +14,12 @@ SAMPLE_SECONDS = 0.4
 """Seconds between two samples at least: attempts write their progress every half second."""
 
 
-class Pace:
+class StageRate:
     """Measures the rate of one stage after the other, from samples of the bytes done."""
 
-    def __init__(self) -> None:
-        """Start without a stage."""
+    def __init__(self, seconds: float = WINDOW_SECONDS) -> None:
+        """Measure the rate of the last `seconds`; start without a stage."""
+        self._seconds = seconds
         self._stage = ""
         self._samples: deque[tuple[float, int]] = deque()
 
@@ -31,11 +32,11 @@ class Pace:
             return
         self._samples.append((now, done))
         # The oldest sample is the last one before the window, so that the window is covered.
-        while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_SECONDS:
+        while len(self._samples) > 1 and self._samples[1][0] <= now - self._seconds:
             self._samples.popleft()
 
     def rate(self) -> int | None:
-        """Return the bytes a second of the last `WINDOW_SECONDS`, or None if they are unknown."""
+        """Return the bytes a second, or None if the stage has worked for too short a time."""
         if not self._samples:
             return None
         (start, first), (end, last) = self._samples[0], self._samples[-1]
