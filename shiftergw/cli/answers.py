@@ -15,10 +15,10 @@ from shiftergw.states import State
 
 _TEXTS = (
     *("status", "status_message", "id", "system", "itype", "type", "image", "user"),
-    *("stage", "activity", "cause", "remedy", "request_id", "location", "host"),
+    *("stage", "activity", "waits_for", "cause", "remedy", "request_id", "location", "host"),
 )
-_COUNTS = ("done", "total", "rate")
-_TIMES = ("last_pull", "time", "heard", "time_left")
+_COUNTS = ("done", "total", "rate", "queue_place", "queue_length")
+_TIMES = ("last_pull", "time", "heard", "time_left", "waits_until")
 _ANONYMOUS = -1
 """The uid of a look-up without a credential, in `metrics`."""
 

@@ -166,7 +166,7 @@ async def _last_answer(
 
 def _show(display: Display | Line, record: Mapping[str, Any]) -> None:
     # With numbers the message changes at each poll, and the display has the numbers already.
-    message = record.get("activity") or record.get("status_message", "")
+    message = record.get("activity", record.get("status_message", ""))
     state = str(record.get("status"))
     display.stage(state if message in ("", MISSING, state) else f"{state}: {message}")
     done, total = record.get("done"), record.get("total")

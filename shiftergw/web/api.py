@@ -23,6 +23,7 @@ from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render, uploads
 from shiftergw.web.bodies import BodyReceiver
 from shiftergw.web.connections import ConnectionLimits
+from shiftergw.web.event_stream import EventStreams
 from shiftergw.web.journal import Journal, RequestLog
 from shiftergw.web.lists import ListLimits, Lists
 from shiftergw.web.pages import PAGES
@@ -59,6 +60,7 @@ class Api:
         authenticators: Mapping[str, Authenticator],
         clock: IReactorTime,
         lists: Lists,
+        streams: EventStreams,
         metrics: Metrics = NO_METRICS,
     ) -> None:
         """Authenticate users by `authenticators`, one for each system."""
@@ -67,6 +69,7 @@ class Api:
         self._authenticators = authenticators
         self._clock = clock
         self._lists = lists
+        self._streams = streams
         self._journal = Journal(clock)
 
     async def __call__(self, call: Call) -> Answer:
@@ -110,7 +113,8 @@ class Api:
         )
 
     def close(self) -> None:
-        """Log the counts that have not been logged yet."""
+        """End the streams of events; log the counts that have not been logged yet."""
+        self._streams.close()
         self._journal.close()
 
     def _begin(self, call: Call) -> OpenRequest:
@@ -186,6 +190,7 @@ class Api:
             call.body,
             line.request_id,
             self._lists,
+            self._streams,
             self._journal,
         )
         return route, handler, request
@@ -245,5 +250,8 @@ def make_site(
     metrics: Metrics = NO_METRICS,
 ) -> Site:
     """Return the web site of a gateway; `authenticators` has one for each of its systems."""
+    limits = limits or ConnectionLimits()
     lists = Lists(in_thread, list_limits or ListLimits(), clock)
-    return Site(Api(gateway, authenticators, clock, lists, metrics), clock, limits)
+    streams = EventStreams(gateway.work, clock, limits.streams)
+    api = Api(gateway, authenticators, clock, lists, streams, metrics)
+    return Site(api, clock, limits)

@@ -268,11 +268,12 @@ def _head_too_large() -> TooLarge:
 
 
 def headers_of(answer: Answer) -> dict[bytes, bytes]:
-    """Return all headers of an answer."""
+    """Return all headers of an answer; the length of a stream is unknown."""
+    length = {b"Content-Length": b"%d" % len(answer.spool or answer.body)}
     return {
         b"Server": b"shiftergw",
         b"Date": datetimeToString(),
         b"Content-Type": answer.content_type,
-        b"Content-Length": b"%d" % len(answer.spool or answer.body),
+        **(length if answer.stream is None else {}),
         **{name.encode("ascii"): value.encode("ascii") for name, value in answer.headers.items()},
     }

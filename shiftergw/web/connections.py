@@ -58,6 +58,11 @@ class ConnectionLimits:
         """Return how many connections without a valid credential may wait."""
         return max(1, self.total // 2)
 
+    @property
+    def streams(self) -> int:
+        """Return how many connections may be streams of events, which are never idle."""
+        return max(1, self.total // 2)
+
     @classmethod
     def within(
         cls,

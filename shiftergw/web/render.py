@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shiftergw.errors import GatewayError, UploadConflict
 from shiftergw.model.names import MISSING, is_count, is_time
@@ -19,6 +19,9 @@ from shiftergw.model.progress_text import has_bytes, progress_text
 from shiftergw.model.records import ImageRecord, WorkerMachine
 from shiftergw.model.signatures import PolicyVerdict
 from shiftergw.web.spool import Spool
+
+if TYPE_CHECKING:
+    from shiftergw.web.event_stream import EventStream
 
 JSON = b"application/json"
 """The content type; clients compare it byte by byte, so it has no charset."""
@@ -31,7 +34,8 @@ RETRY_AFTER = 5.0
 class Answer:
     """One HTTP answer: status, complete body, and the headers that only some answers have.
 
-    A body that is too long for memory is in `spool`; the sender closes it. `word` and `quiet` are
+    A body that is too long for memory is in `spool`, and one without an end is a `stream`; the
+    sender closes either. `word` and `quiet` are
     for the log: a quiet answer repeats the last one to the same user.
     """
 
@@ -40,6 +44,7 @@ class Answer:
     content_type: bytes = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
     spool: Spool | None = None
+    stream: EventStream | None = None
     quiet: bool = False
     word: str = ""
 
@@ -62,6 +67,12 @@ def to_json(document: object) -> bytes:
 def text(line: str, status: int = 200) -> Answer:
     """Return one line of plain text as an answer."""
     return Answer(status, line.encode("ascii"), b"text/plain")
+
+
+def events(stream: EventStream) -> Answer:
+    """Return server-sent events as an answer; no cache or proxy may keep them back."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Answer(HTTPStatus.OK, b"", b"text/event-stream", headers, stream=stream)
 
 
 def refusal(error: GatewayError, place: str = "", **headers: str) -> Answer:
@@ -129,8 +140,21 @@ def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
 def queue_row(image: ImageRecord) -> dict[str, Any]:
     """Return one row of the queue."""
     row = {"status": image.status.value, "image": image.pulltag}
-    message = {"status_message": progress_text(image)} if image.status_message else {}
-    return {**_without_null(row), **message, **_work(image)}
+    message = progress_text(image)
+    messages = {"status_message": message} if message else {}
+    return {**_without_null(row), **messages, **_work(image)}
+
+
+def event_row(image: ImageRecord) -> dict[str, Any]:
+    """Return the data of an event about work in flight, or a failure: its row of the queue."""
+    return {"key": image.key, "type": image.itype, **queue_row(image)}
+
+
+def end_row(work: ImageRecord, image: ImageRecord) -> dict[str, Any]:
+    """Return the data of the event that a pull has ended with a READY `image`."""
+    row = {"key": work.key, "type": work.itype, "status": image.status.value, "id": image.id}
+    notice = {"notice": image.notice} if image.notice else {}
+    return {**row, "image": work.pulltag, **notice}
 
 
 def machine_row(machine: WorkerMachine, jobs: Sequence[str]) -> dict[str, Any]:
@@ -164,12 +188,17 @@ def _work(image: ImageRecord) -> dict[str, Any]:
         "retryable": image.retryable,
         "request_id": image.request_id,
         "notice": image.notice or None,
+        "waits_for": image.waits_for,
+        "waits_until": float(image.not_before) if is_time(image.not_before) else None,
+        "queue_place": image.queue_place,
+        "queue_length": image.queue_length,
     }
     if image.stage:
         counts = {"done": image.done, "total": image.total, "rate": image.rate}
         members |= {name: count for name, count in counts.items() if is_count(count)}
-    if has_bytes(image):
+    if has_bytes(image) or image.queue_place is not None:
         # The message without numbers: it changes with the stage only.
-        members["activity"] = image.status_message
+        members["activity"] = image.status_message or ""
+    if has_bytes(image):
         members["time_left"] = image.time_left if is_time(image.time_left) else None
     return {name: value for name, value in members.items() if value is not None}

@@ -11,6 +11,7 @@ from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render, uploads
+from shiftergw.web.event_stream import EventStreams
 from shiftergw.web.journal import Journal
 from shiftergw.web.lists import Lists
 from shiftergw.web.parameters import RequestPath
@@ -40,6 +41,7 @@ class RoutedRequest:
     body: bytes
     request_id: str
     lists: Lists
+    streams: EventStreams
     journal: Journal
 
 
@@ -87,6 +89,13 @@ async def _queue(gateway: Gateway, request: RoutedRequest) -> Answer:
         gateway.queue(request.session),
         lambda image, _: render.to_json(render.queue_row(image)),
     )
+
+
+async def _events(gateway: Gateway, request: RoutedRequest) -> Answer:
+    name = None
+    if request.image:
+        name = request.itype, gateway.tag_of(request.session, request.itype, request.image)
+    return render.events(request.streams.open(request.session, name))
 
 
 async def _import(gateway: Gateway, request: RoutedRequest) -> Answer:
@@ -232,6 +241,7 @@ ROUTES: dict[str, Route] = {
     "expire": Route("GET", _expire, Names.IMAGE, changes=True),
     "autoexpire": Route("GET", _autoexpire, changes=True),
     "queue": Route("GET", _queue),
+    "events": Route("GET", _events, siblings=(Route("GET", _events, Names.IMAGE),)),
     "metrics": Route("GET", _metrics),
     "workers": Route("GET", _workers),
     "registries": Route("GET", _registries),

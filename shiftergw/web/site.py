@@ -26,6 +26,7 @@ from shiftergw.model.uploads import CHUNK_LIMIT
 from shiftergw.web.bodies import ArrivingBody, BodyReceiver
 from shiftergw.web.channel import IDLE_LIMIT, LEAST_RATE, RequestChannel, headers_of
 from shiftergw.web.connections import ConnectionLimits, ConnectionTable
+from shiftergw.web.event_stream import EventStream
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import Spool
 
@@ -167,6 +168,8 @@ class Request(server.Request):
                 self._send(answer)
             elif answer.spool is not None:
                 answer.spool.close()
+            elif answer.stream is not None:
+                answer.stream.close()
 
         self.notifyFinish().addErrback(note_hang_up)
         working.addCallback(send)
@@ -188,11 +191,23 @@ class Request(server.Request):
         self.setResponseCode(answer.status)
         for name, value in headers_of(answer).items():
             self.setHeader(name, value)
-        if answer.spool is None:
+        if answer.stream is not None:
+            self._send_events(answer.stream)
+        elif answer.spool is None:
             self.write(answer.body)
             self.finish()
         else:
             self._send_file(answer.spool)
+
+    def _send_events(self, stream: EventStream) -> None:
+        """Send events until the stream ends or the client hangs up."""
+        if self.method == b"HEAD":
+            stream.close()
+            self.write(b"")
+            self.finish()
+            return
+        self.notifyFinish().addErrback(lambda _: stream.abandon())
+        stream.start(self)
 
     def _send_file(self, body: Spool) -> None:
         """Send a file as the client receives it; each piece and the whole have a time limit."""

@@ -31,7 +31,7 @@ READY_ID = image_of("lib/ready").digest.hex
 API = "/api/{}/mycluster/"
 READERS = {"allowed_uids": "2001,2002", "allowed_gids": [2300]}
 
-MASKS = {"request_id": "request", "error": "text"}
+MASKS = {"request_id": "request", "error": "text", "waits_until": "time"}
 
 REQUESTS: Mapping[str, tuple[str, str, str | None, Any]] = {
     "front page": ("GET", "/", None, None),

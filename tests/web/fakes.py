@@ -55,6 +55,31 @@ class FakeAuthenticator:
 
 
 @dataclass
+class FakeWork:
+    """The work of a system: `records` is what is read next, `ends` are READY images by key.
+
+    `reads` counts the looks; each raises `raises` if it is set.
+    """
+
+    records: Sequence[ImageRecord] = ()
+    ends: dict[str, ImageRecord] = field(default_factory=dict)
+    raises: Exception | None = None
+    reads: int = 0
+
+    async def pages(self, system: str) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield all records of the system, one on each page."""
+        self.reads += 1
+        if self.raises is not None:
+            raise self.raises
+        for record in self.records:
+            yield [record]
+
+    async def end_of(self, record: ImageRecord) -> ImageRecord | None:
+        """Return the READY image of a pull that has ended."""
+        return self.ends.get(record.key)
+
+
+@dataclass
 class FakeGateway:
     """Has the methods that the HTTP edge uses; each raises `raises` if it is set.
 
@@ -76,6 +101,14 @@ class FakeGateway:
     raises: Exception | None = None
     gate: Deferred[None] | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    work: FakeWork = field(default_factory=FakeWork)
+
+    def tag_of(self, session: Session, itype: str, text: str) -> str:
+        """Return the name, or raise."""
+        self.calls.append(("tag_of", session, itype, text))
+        if self.raises is not None:
+            raise self.raises
+        return text
 
     @property
     def files(self) -> FakeGateway:

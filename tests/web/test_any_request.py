@@ -37,7 +37,7 @@ from shiftergw.web.api import make_site
 from shiftergw.web.routes import ROUTES, Names
 from tests.configurations import load_config
 from tests.matrices import examples
-from tests.web.fakes import Reply, Wire, in_no_thread
+from tests.web.fakes import Reply, Wire, hang_up, in_no_thread
 from tests.work.fakes import FakeQueue
 
 START = 1_000_000.0
@@ -107,9 +107,13 @@ class Place:
             data = wire.transport.value()
             if data.startswith(b"HTTP/1.1 100 "):
                 data = data.partition(b"\r\n\r\n")[2]
-            if b"\r\n\r\n" in data:
+            if b"\r\n\r\n" in data and (not _is_stream(data) or b"event: current" in data):
                 break
             await pause(0.001, reactor)
+        if _is_stream(data):
+            hang_up(wire)
+            head = {"content-type": "application/json"}
+            return Reply(200, head, json.dumps(data.decode("ascii")).encode())
         has_body = not data.endswith(b"\r\n\r\n")  # a refusal of HEAD may have one
         reply, rest = Reply.parse(data, "GET" if has_body else method)
         assert rest == b""
@@ -127,6 +131,11 @@ class Place:
             await self.store.finish(
                 record.key, record.attempt, Expired() if removal else outcome, now
             )
+
+
+def _is_stream(data: bytes) -> bool:
+    """Return whether an answer is one of events, apart from that to HEAD."""
+    return b"Transfer-Encoding: chunked" in data and not data.endswith(b"\r\n\r\n\r\n")
 
 
 async def _fill(store: SqliteStore) -> None:

@@ -91,6 +91,10 @@ def test_progress_in_words_and_in_numbers() -> None:
         assert answer["status_message"] == "Pulling 812 of 1,430 MB, 42 MB/s, 15 s left"
         assert answer["activity"] == "Pulling layers"
         assert (answer["rate"], answer["time_left"]) == (42_000_000, 15.0)
+    waiting = ImageRecord(queue_place=3, queue_length=9, waits_for="a registry", not_before=5)
+    answer = render.pull_answer(waiting)
+    assert (answer["queue_place"], answer["queue_length"], answer["activity"]) == (3, 9, "")
+    assert (answer["waits_for"], answer["waits_until"]) == ("a registry", 5.0)
     odd = replace(running, rate=-1, time_left=float("nan"))
     assert not render.queue_row(odd).keys() & {"rate", "time_left"}
 
