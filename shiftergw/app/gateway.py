@@ -21,8 +21,10 @@ from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import CONCURRENT_QUERIES
 from shiftergw.config import Config
 from shiftergw.plumbing import descriptors
+from shiftergw.plumbing.line_file import LineFile
 from shiftergw.plumbing.listening import Listener
-from shiftergw.plumbing.services import OrderedServices
+from shiftergw.plumbing.log_lines import write_members
+from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import (
     Authenticator,
@@ -40,6 +42,7 @@ from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.web.admin import AdminApplication, Page, health_pages
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
+from shiftergw.web.journal import Audit, audit_nothing
 from shiftergw.web.lists import ListLimits
 from shiftergw.work.pool import WorkerPool
 
@@ -60,11 +63,12 @@ def gateway_service(
     threads = Threads(reactor, 8 + len(config.systems), "gateway")
     preparation = Preparation(config, threads, reactor)
 
+    audit, audit_services = audit_of(config, threads, reactor)
     counts = MetricCounts()
     store_service = compose.store(reactor, config, CHECK_SECONDS)
     store = with_measurements(store_service, counts, reactor)
     queue = _queue(reactor, config, config_file, counts, log_options)
-    wake, work_services = _work_services(reactor, config, store, queue, counts)
+    wake, work_services = _work_services(reactor, config, store, queue, counts, audit)
 
     # The host's user database may block all its places; each listing is parsed beside them.
     user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
@@ -80,11 +84,14 @@ def gateway_service(
     rules = Gateway(config, store, preparation.seal, wake, reactor, queue, options)
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
     connections = _connection_limits(config)
-    site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections, counts)
+    site = make_site(
+        rules, authenticators, reactor, threads.run, list_limits, connections, counts, audit
+    )
     metrics = MetricsPage(counts, store, queue, config.systems, threads, reactor)
     return OrderedServices(
         [
             threads,
+            *audit_services,
             preparation,
             # With a broker, other machines pull the images.
             *([] if config.broker_url else [PolicyPreparation(config, threads, reactor)]),
@@ -116,12 +123,25 @@ def _queue(
     return queue
 
 
+def audit_of(config: Config, threads: Threads, reactor: Reactor) -> tuple[Audit, Sequence[Service]]:
+    """Return what adds events to the audit log, and the service that writes the rest at the end."""
+    if config.audit_log is None:
+        return audit_nothing, []
+    file = LineFile(config.audit_log, threads)
+
+    def audit(fields: Mapping[str, object]) -> None:
+        file.append(write_members(reactor.seconds(), fields))
+
+    return audit, [ClosedAtStop(file.close)]
+
+
 def _work_services(
     reactor: Reactor,
     config: Config,
     store: ImageStore,
     queue: WorkerPool | CeleryQueue,
     counts: MetricCounts,
+    audit: Audit,
 ) -> tuple[Callable[[], None], Sequence[Service]]:
     """Return a function for new work in the store, and the services, to start in order.
 
@@ -145,7 +165,7 @@ def _work_services(
     schedule = Schedule(
         config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys()
     )
-    housekeeping = Housekeeping(store, dispatch.wake, reactor, schedule)
+    housekeeping = Housekeeping(store, dispatch.wake, reactor, schedule, audit=audit)
     local = [] if config.broker_url else [shortage]
     return dispatch.wake, [recovery, queue, dispatch, *local, housekeeping]
 

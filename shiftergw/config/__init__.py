@@ -209,6 +209,7 @@ class Config(Section):
         "info", alias="LogLevel"
     )
     log_format: Literal["text", "json"] = Field("text", alias="LogFormat")
+    audit_log: LocalPath | None = Field(None, alias="AuditLog")
     registry_rules: RegistryRules = RegistryRules()
     """The content of `RegistriesConf`; it is not a key of the document."""
 

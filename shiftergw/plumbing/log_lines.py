@@ -47,9 +47,7 @@ def write_line(
 
     A field `time` or `logger` replaces that of the event, which another process has logged.
     """
-    time = dt.datetime.fromtimestamp(seconds, dt.UTC)
-    text = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    head = {"time": text, "level": level, "logger": logger, "message": message}
+    head = {"time": _time_text(seconds), "level": level, "logger": logger, "message": message}
     rest = {name: value for name, value in fields.items() if name not in {"level", "message"}}
     for message_limit, limit in _LIMITS:
         members = _members_of(head | rest, limit) | {"message": printable(message, message_limit)}
@@ -57,6 +55,16 @@ def write_line(
         if len(line) < LINE_LIMIT:
             return line
     return json.dumps(head | {"message": printable(message, _LIMITS[-1][0])})
+
+
+def write_members(seconds: float, fields: Mapping[str, object]) -> str:
+    """Return a line that has only `time` and these fields, for logs of one kind of event."""
+    return json.dumps(_members_of({"time": _time_text(seconds)} | dict(fields), _LIMITS[0][1]))
+
+
+def _time_text(seconds: float) -> str:
+    time = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def read_line(line: bytes) -> LogLine | None:

@@ -67,12 +67,17 @@ class Housekeeping(Rounds):
         clock: IReactorTime,
         schedule: Schedule = Schedule(),
         interval: float = INTERVAL,
+        audit: Callable[[Mapping[str, object]], object] = bool,
     ) -> None:
-        """Work on `store`; call `wake` when there are files to remove."""
+        """Work on `store`; call `wake` when there are files to remove.
+
+        Tell each image that expires to `audit`.
+        """
         super().__init__(self._tidy_up, clock, interval, "housekeeping")
         self._store = store
         self._wake = wake
         self._schedule = schedule
+        self._audit = audit
         self._logged_state: bool | None = None
 
     async def _tidy_up(self) -> None:
@@ -88,6 +93,15 @@ class Housekeeping(Rounds):
                 id=record.id,
                 system=record.system,
                 tags=record.tags,
+            )
+            names = (f"{record.itype}:{tag}" for tag in record.tags)
+            self._audit(
+                {
+                    "system": record.system,
+                    "action": "expiry",
+                    "image": ",".join(names) or None,
+                    "id": record.id,
+                }
             )
             self._wake()
         # Last, since ranges are only a help: if the database refuses this, images still expire.

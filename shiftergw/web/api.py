@@ -24,7 +24,7 @@ from shiftergw.web import parameters, render, uploads
 from shiftergw.web.bodies import BodyReceiver
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.event_stream import EventStreams
-from shiftergw.web.journal import Journal, RequestLog
+from shiftergw.web.journal import Audit, Journal, RequestLog, audit_nothing
 from shiftergw.web.lists import ListLimits, Lists
 from shiftergw.web.pages import PAGES
 from shiftergw.web.parameters import RequestPath
@@ -62,15 +62,16 @@ class Api:
         lists: Lists,
         streams: EventStreams,
         metrics: Metrics = NO_METRICS,
+        audit: Audit = audit_nothing,
     ) -> None:
-        """Authenticate users by `authenticators`, one for each system."""
+        """Authenticate users by `authenticators`, one for each system; tell changes to `audit`."""
         self._metrics = metrics
         self._gateway = gateway
         self._authenticators = authenticators
         self._clock = clock
         self._lists = lists
         self._streams = streams
-        self._journal = Journal(clock)
+        self._journal = Journal(clock, audit)
 
     async def __call__(self, call: Call) -> Answer:
         """Return the answer to a call; every error becomes an answer, except a cancellation."""
@@ -125,6 +126,7 @@ class Api:
         line = request.line
         if answer is not None and answer.status == HTTPStatus.OK:
             line.quiet, line.word = line.quiet or answer.quiet, answer.word
+            line.image_id = answer.image_id or line.image_id
         seconds = self._clock.seconds() - request.start
         self._journal.write(request.call, line, None if answer is None else answer.status, seconds)
         status = "hung up" if answer is None else f"{answer.status // 100}xx"
@@ -169,6 +171,9 @@ class Api:
         _check_method(call, routes.methods_at(address))
         self._check_system(address)
         line.system, line.route = address.system, address.page
+        line.is_audited = route.is_audited
+        line.image = f"{address.itype}:{address.image}" if address.itype else ""
+        line.image_id = "" if address.itype else address.image
         handler = route.answer
         try:
             session = (
@@ -181,6 +186,7 @@ class Api:
                 raise
             session, handler = error.session, route.unproved_answer
             line.why = printable(error.detail, 600)
+        line.session = session
         line.user = f"{session.user}({session.uid})"
         request = RoutedRequest(
             session,
@@ -248,10 +254,14 @@ def make_site(
     list_limits: ListLimits | None = None,
     limits: ConnectionLimits | None = None,
     metrics: Metrics = NO_METRICS,
+    audit: Audit = audit_nothing,
 ) -> Site:
-    """Return the web site of a gateway; `authenticators` has one for each of its systems."""
+    """Return the web site of a gateway; `authenticators` has one for each of its systems.
+
+    Requests that change something, and refusals of such, are told to `audit`.
+    """
     limits = limits or ConnectionLimits()
     lists = Lists(in_thread, list_limits or ListLimits(), clock)
     streams = EventStreams(gateway.work, clock, limits.streams)
-    api = Api(gateway, authenticators, clock, lists, streams, metrics)
+    api = Api(gateway, authenticators, clock, lists, streams, metrics, audit)
     return Site(api, clock, limits)

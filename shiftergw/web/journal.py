@@ -9,6 +9,7 @@ in that minute.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class RequestLog:
     """What the log line of a request says; a `quiet` request is only counted if it succeeds.
 
     `word` is the content of the answer: the state of a pull, and the request that started the pull.
+    The audit log has requests that change something, with the names of the session and the image.
     """
 
     request_id: str
@@ -57,6 +59,37 @@ class RequestLog:
     why: str = ""
     quiet: bool = False
     word: str = ""
+    is_audited: bool = False
+    session: Session | None = None
+    image: str = ""
+    image_id: str = ""
+
+
+Audit = Callable[[Mapping[str, object]], object]
+"""Adds an event to the audit log."""
+
+
+def audit_nothing(_: Mapping[str, object]) -> None:
+    """Add no event: the site has no audit log."""
+
+
+def _audit_fields(call: Call, line: RequestLog, outcome: int | None) -> dict[str, object]:
+    """Return who wanted to change what, from where, and the answer; None of what is unknown."""
+    session = line.session
+    return {
+        "request": line.request_id,
+        "peer": call.peer,
+        "user": None if session is None else session.user,
+        "uid": None if session is None else session.uid,
+        "is_admin": session is not None and session.admin,
+        "system": line.system,
+        "action": f"{printable(call.method, 20)} {line.route}",
+        "image": line.image or None,
+        "id": line.image_id or None,
+        "status": outcome,
+        "state": line.word or None,
+        "cause": line.why or None,
+    }
 
 
 class Journal:
@@ -64,8 +97,9 @@ class Journal:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, audit: Audit = audit_nothing) -> None:
         self._clock = clock
+        self._audit = audit
         self._last_answers: RecentValues[Pull, str] = RecentValues(MOST_KEPT, NEWS_SECONDS, clock)
         self._quiet: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
@@ -92,6 +126,8 @@ class Journal:
             self._count(line.route, seconds)
         if outcome != HTTPStatus.OK and self._is_beyond_limit(line.user, seconds):
             quiet = True
+        if line.is_audited and not quiet:
+            self._audit(_audit_fields(call, line, outcome))
         # Formatted here: the logger's own formatting costs as much as the store query of a look-up.
         text = " ".join(
             (

@@ -35,8 +35,8 @@ class Answer:
     """One HTTP answer: status, complete body, and the headers that only some answers have.
 
     A body that is too long for memory is in `spool`, and one without an end is a `stream`; the
-    sender closes either. `word` and `quiet` are
-    for the log: a quiet answer repeats the last one to the same user.
+    sender closes either. `word`, `image_id` and `quiet` are for the logs: a quiet answer repeats
+    the last one to the same user.
     """
 
     status: int
@@ -47,6 +47,7 @@ class Answer:
     stream: EventStream | None = None
     quiet: bool = False
     word: str = ""
+    image_id: str = ""
 
 
 def answer(document: Mapping[str, Any], status: int = 200, **headers: str) -> Answer:

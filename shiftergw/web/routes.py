@@ -74,7 +74,7 @@ def _pull_answer(gateway: Gateway, request: RoutedRequest, image: ImageRecord) -
     word = image.status.value
     if image.request_id and image.request_id != request.request_id:
         word += f" by request {printable(image.request_id, 40)}"
-    return replace(answer, quiet=not news, word=word)
+    return replace(answer, quiet=not news, word=word, image_id=image.id or "")
 
 
 async def _last_answer(gateway: Gateway, request: RoutedRequest) -> Answer:
@@ -170,8 +170,9 @@ class Route:
     Existing clients request some `changes` by GET. `unproved_answer` handles requests whose
     credential may have been used before: they must change nothing and reveal nothing new. A route
     with `takes_long_body` receives the body while it arrives (`web.bodies`). Routes `for_workers`
-    answer the site's own workers and nobody else. `siblings` are further routes of the same name,
-    with other methods.
+    answer the site's own workers and nobody else. Requests of a route that
+    `is_audited` are in the audit log. `siblings` are further routes of the same name, with other
+    methods.
     """
 
     method: str
@@ -181,6 +182,7 @@ class Route:
     unproved_answer: Callable[[Gateway, RoutedRequest], Awaitable[Answer]] | None = None
     takes_long_body: bool = False
     for_workers: bool = False
+    is_audited: bool = False
     siblings: tuple[Route, ...] = ()
 
     def choose(self, address: RequestPath, method: str) -> Route | None:
@@ -211,16 +213,24 @@ class Route:
 ROUTES: dict[str, Route] = {
     "list": Route("GET", _list),
     "lookup": Route("GET", _lookup, Names.IMAGE),
-    "pull": Route("POST", _pull, Names.IMAGE, changes=True, unproved_answer=_last_answer),
+    "pull": Route(
+        "POST",
+        _pull,
+        Names.IMAGE,
+        changes=True,
+        unproved_answer=_last_answer,
+        is_audited=True,
+    ),
     "upload": Route(
         "POST",
         uploads.declare,
         changes=True,
+        is_audited=True,
         siblings=(
             Route("GET", uploads.list_own),
             Route("GET", uploads.show, Names.ID),
             Route("PUT", uploads.refuse_short, Names.ID, changes=True, takes_long_body=True),
-            Route("DELETE", uploads.remove, Names.ID, changes=True),
+            Route("DELETE", uploads.remove, Names.ID, changes=True, is_audited=True),
         ),
     ),
     "spool": Route(
@@ -230,7 +240,14 @@ ROUTES: dict[str, Route] = {
         for_workers=True,
         siblings=(Route("DELETE", uploads.discard, Names.ID, changes=True, for_workers=True),),
     ),
-    "doimport": Route("POST", _import, Names.IMAGE, changes=True, unproved_answer=_last_answer),
+    "doimport": Route(
+        "POST",
+        _import,
+        Names.IMAGE,
+        changes=True,
+        unproved_answer=_last_answer,
+        is_audited=True,
+    ),
     "explain": Route(
         "POST",
         _explain,
@@ -238,13 +255,13 @@ ROUTES: dict[str, Route] = {
         changes=True,
         siblings=(Route("GET", _explanation, Names.ID),),
     ),
-    "expire": Route("GET", _expire, Names.IMAGE, changes=True),
-    "autoexpire": Route("GET", _autoexpire, changes=True),
+    "expire": Route("GET", _expire, Names.IMAGE, changes=True, is_audited=True),
+    "autoexpire": Route("GET", _autoexpire, changes=True, is_audited=True),
     "queue": Route("GET", _queue),
     "events": Route("GET", _events, siblings=(Route("GET", _events, Names.IMAGE),)),
     "metrics": Route("GET", _metrics),
     "workers": Route("GET", _workers),
     "registries": Route("GET", _registries),
-    "takedown": Route("POST", _take_down, Names.ID, changes=True),
-    "allow": Route("POST", _allow, Names.ID, changes=True),
+    "takedown": Route("POST", _take_down, Names.ID, changes=True, is_audited=True),
+    "allow": Route("POST", _allow, Names.ID, changes=True, is_audited=True),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -152,7 +152,9 @@ class Housekeeper:
         self.clock = Clock()
         self.clock.advance(NOW)
         self.wakes = 0
-        self.service = Housekeeping(store, self.wake, self.clock, schedule)
+        self.audit_events: list[Mapping[str, object]] = []
+        audit = self.audit_events.append
+        self.service = Housekeeping(store, self.wake, self.clock, schedule, audit=audit)
 
     def wake(self) -> None:
         """Count a call."""
@@ -205,6 +207,9 @@ async def test_due_images_expire(store: SqliteStore) -> None:
     await keeper.round()
     assert [record.key for record in await store.waiting(NOW, 5)] == [due.key]
     assert keeper.wakes == 1
+    assert keeper.audit_events == [
+        {"system": due.system, "action": "expiry", "image": "docker:due:1", "id": "a" * 64}
+    ]
     for record in (young, timeless):
         ready = await store.get(record.key)
         assert ready is not None

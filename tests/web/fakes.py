@@ -24,6 +24,7 @@ from shiftergw.service.imports import ImportChoice
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
+from shiftergw.web.journal import Audit, audit_nothing
 from shiftergw.web.site import Site
 from shiftergw.web.spool import InThread
 
@@ -248,11 +249,17 @@ def site_of(
     clock: Any = None,
     in_thread: InThread = in_no_thread,
     limits: ConnectionLimits | None = None,
+    audit: Audit = audit_nothing,
 ) -> Site:
     """Return the real site around a fake gateway."""
     authenticators = dict.fromkeys(gateway.systems, FakeAuthenticator())
     return make_site(
-        cast("Gateway", gateway), authenticators, clock or Clock(), in_thread, limits=limits
+        cast("Gateway", gateway),
+        authenticators,
+        clock or Clock(),
+        in_thread,
+        limits=limits,
+        audit=audit,
     )
 
 
