@@ -1,11 +1,13 @@
 """Map each request to a call of the gateway by its route, authenticate it, and log it.
 
-Each request has an id. The answer's `X-Request-Id`, the log line of the request, and the record of
-a pull that the request started all contain it.
+Each request has an id: that of its `X-Request-Id` if it is well-formed, else a new one. It is in
+the answer's `X-Request-Id`, the log line of the request, and the record of a pull that the request
+has started.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -119,7 +121,7 @@ class Api:
         self._journal.close()
 
     def _begin(self, call: Call) -> OpenRequest:
-        return OpenRequest(call, RequestLog(secrets.token_hex(4)), self._clock.seconds())
+        return OpenRequest(call, RequestLog(_request_id(call)), self._clock.seconds())
 
     def _end(self, request: OpenRequest, answer: Answer | None) -> Answer:
         """Log the end of a request, without an `answer` if the client hung up."""
@@ -224,6 +226,17 @@ class Api:
 
 WORKER = "worker"
 """The name of the site's own workers in the log."""
+
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{7,39}")
+"""The form of ids that are taken from clients: they are words of log lines and of records."""
+
+
+def _request_id(call: Call) -> str:
+    """Return the client's own id of a request, or a new one."""
+    if len(call.request_ids) == 1 and _REQUEST_ID.fullmatch(call.request_ids[0]):
+        return call.request_ids[0].decode("ascii")
+    return secrets.token_hex(4)
 
 
 def _method(call: Call) -> str:

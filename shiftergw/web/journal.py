@@ -87,9 +87,15 @@ def _audit_fields(call: Call, line: RequestLog, outcome: int | None) -> dict[str
         "image": line.image or None,
         "id": line.image_id or None,
         "status": outcome,
-        "state": line.word or None,
+        **_state_fields(line),
         "cause": line.why or None,
     }
+
+
+def _state_fields(line: RequestLog) -> dict[str, object]:
+    """Return the state of a pull, and the request that has started it if that was another one."""
+    state, _, first_request = line.word.partition(" by request ")
+    return {"state": state or None, "started_by": first_request or None}
 
 
 class Journal:
@@ -152,7 +158,7 @@ class Journal:
             "path": printable(call.path, 600),
             "system": line.system,
             "status": outcome,
-            "state": line.word or None,
+            **_state_fields(line),
             "seconds": round(seconds, 3),
             "cause": line.why or None,
         }

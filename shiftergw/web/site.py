@@ -41,7 +41,8 @@ BODY_LIMIT = 64 * 1024
 class Call:
     """One request before anything is decoded; `peer` is the address of the client.
 
-    `credentials` are the values of the header `authentication`, which has munge credentials.
+    `credentials` are the values of the header `authentication`, which has munge credentials;
+    `request_ids` are those of `X-Request-Id`.
     """
 
     method: bytes
@@ -51,6 +52,7 @@ class Call:
     body: bytes = b""
     peer: str = ""
     authorization: tuple[bytes, ...] = ()
+    request_ids: tuple[bytes, ...] = ()
 
 
 class Application(Protocol):
@@ -185,6 +187,7 @@ class Request(server.Request):
             tuple(self.requestHeaders.getRawHeaders(b"authentication", ())),
             peer=getattr(self.client, "host", ""),
             authorization=tuple(self.requestHeaders.getRawHeaders(b"authorization", ())),
+            request_ids=tuple(self.requestHeaders.getRawHeaders(b"x-request-id", ())),
         )
 
     def _send(self, answer: Answer) -> None:

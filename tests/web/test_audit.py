@@ -52,6 +52,7 @@ def test_a_pull(site: AuditedSite) -> None:
         "id": READY.id,
         "status": 200,
         "state": "READY",
+        "started_by": None,
         "cause": None,
     }
 
@@ -61,13 +62,14 @@ def test_polls_and_look_ups(site: AuditedSite) -> None:
     site.gateway.pulls = [replace(READY, status=State.PENDING, id=None)]
     for _ in range(3):
         site.ask(PULL, "POST")
-    site.gateway.pulls = [READY]
+    site.gateway.pulls = [replace(READY, request_id="1a2b3c4d")]
     for _ in range(3):
         site.ask(PULL, "POST")
     site.ask("/api/lookup/mycluster/docker/ubuntu%3A24.04/")
     site.ask("/api/list/mycluster/")
     site.ask("/livez", user="")
     assert [event["state"] for event in site.events] == ["PENDING", "READY"]
+    assert [event["started_by"] for event in site.events] == [None, "1a2b3c4d"]
 
 
 def test_removals(site: AuditedSite) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, formatEvent
@@ -21,6 +24,29 @@ def test_one_line_in_the_log_for_each_request(wire: Wire, events: list[LogEvent]
     assert line.startswith(f"{reply.headers['x-request-id']} 192.168.1.1 ann(1000) GET ")
     assert "/api/lookup/mycluster/docker/x%0Ay/ mycluster 404" in line
     assert "good:ann" not in line
+
+
+@pytest.mark.parametrize(
+    ("values", "is_taken"),
+    [
+        (["site-7.job_1"], True), (["A" * 40], True), (["A" * 41], False), (["A" * 7], False),
+        ([".hidden-id"], False), (["two words"], False), (["1a2b3c4d"] * 2, False), ([""], False),
+    ],
+)  # fmt: skip
+def test_ids_of_clients(
+    wire: Wire, gateway: FakeGateway, events: list[LogEvent], values: list[str], is_taken: bool
+) -> None:
+    """A well-formed id is in the answer, the log and the pull; any other is replaced by a new one.
+
+    So a client can neither break a line nor name its request by two ids.
+    """
+    headers = ["authentication:good:ann", *(f"X-Request-Id: {value}" for value in values)]
+    reply = wire.ask("/api/pull/mycluster/docker/a%3A1/", "POST", headers=headers)
+    request_id = reply.headers["x-request-id"]
+    assert (request_id == values[0]) is is_taken
+    assert is_taken or re.fullmatch("[0-9a-f]{8}", request_id)
+    assert _lines(events)[-1].startswith(f"{request_id} ")
+    assert request_id in gateway.calls[-1]
 
 
 def test_details_for_admins_are_only_in_the_log(
