@@ -43,6 +43,7 @@ from shiftergw.app.worker import worker_service
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE, Exhausted
+from shiftergw.plumbing.memory import release_free_memory, share_heap
 from shiftergw.plumbing.reactor import with_threads
 from shiftergw.plumbing.signals import ignore
 from shiftergw.work.worker_protocol import KILL_SECONDS
@@ -151,6 +152,7 @@ async def work(
                 _log.critical("record {key}: this worker ends: {error}", key=key, error=error)
                 return EXHAUSTED_CODE
             running.clear()
+            release_free_memory()
             jobs.answer({"done": key})
     finally:
         await services.stopService()
@@ -178,6 +180,7 @@ def main() -> None:
         loaded_config = Config.load(arguments.config, os.environ)
     except GatewayError as error:
         sys.exit(f"worker cannot start: {error}")
+    share_heap()  # before any thread starts
     config = loaded_config.config
     log_options = LogOptions(config.log_level, config.log_format, "worker")
     start_worker_logging(log_options)

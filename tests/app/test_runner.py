@@ -35,7 +35,7 @@ class Worker:
     async def run(self, key):
         sys.stderr.write("begun\\n")
         sys.stderr.flush()
-        while True:
+        while kind != "working":
             try:
                 await Deferred()
             except CancelledError:
@@ -50,6 +50,7 @@ class Worker:
         return True
 
 runner.worker_service = lambda reactor, config, metrics: (Services(), Worker)
+runner.release_free_memory = lambda: sys.stderr.write("released\\n")
 runner.CLEANUP_SECONDS, runner.KILL_SECONDS = 0.1, 1.0 if kind == "away" else 1000.0
 options = runner.LogOptions()
 sys.exit(run_main(lambda reactor: runner.work(reactor, None, options, with_caller=True)))
@@ -95,3 +96,17 @@ def test_orders_of_the_gateway() -> None:
     for line in (b'{"record": "k"}', b'{"late": "k"}', b'{"debug": true}', b'{"debug": 0}', b"[]"):
         jobs.lineReceived(line)
     assert (jobs.keys.pending, late, debug) == (["k"], ["k"], [True, False])
+
+
+def test_memory_is_released_after_each_record() -> None:
+    """What a job has freed goes back to the system before the worker waits for the next one."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "working"],
+        input=b'{"record": "1"}\n{"record": "2"}\n',
+        capture_output=True,
+        timeout=patient(60),
+        check=False,
+    )
+    assert done.stderr.split() == [b"begun", b"released"] * 2
+    ends = [line for line in done.stdout.splitlines() if b"done" in line]
+    assert ends == [b'{"done": "1"}', b'{"done": "2"}']
