@@ -34,6 +34,20 @@ async def test_a_refresh_by_a_reader_costs_one_request(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_pull_needs_no_knowledge_of_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the store cannot tell how long earlier pulls took, there is no estimate, but an image."""
+
+    async def refuse(*_: object) -> None:
+        raise Unavailable("The store is away.")
+
+    async with running_bench(tmp_path) as bench:
+        monkeypatch.setattr(bench.store, "reports", refuse)
+        assert (await bench.pull("lib/app:1")).status is State.READY
+
+
+@pytest_twisted.ensureDeferred
 async def test_record_of_a_weaker_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,17 +59,20 @@ class FakeAuthenticator:
 class FakeWork:
     """The work of a system: `records` is what is read next, `ends` are READY images by key.
 
-    `reads` counts the looks; each raises `raises` if it is set.
+    `reads` counts the looks; each waits for `gate`, and raises `raises` if it is set.
     """
 
     records: Sequence[ImageRecord] = ()
     ends: dict[str, ImageRecord] = field(default_factory=dict)
     raises: Exception | None = None
     reads: int = 0
+    gate: Deferred[None] | None = None
 
     async def pages(self, system: str) -> AsyncIterator[Sequence[ImageRecord]]:
         """Yield all records of the system, one on each page."""
         self.reads += 1
+        if self.gate is not None:
+            await self.gate
         if self.raises is not None:
             raise self.raises
         for record in self.records:

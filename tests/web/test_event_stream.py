@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
 from shiftergw.errors import BadRequest, Unavailable
 from shiftergw.model.records import ImageRecord
+from shiftergw.model.requests import Session
 from shiftergw.states import State
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.event_stream import (
@@ -24,7 +27,7 @@ from shiftergw.web.event_stream import (
 )
 from shiftergw.web.feed import BUSY_SHARE, OUTAGE_SECONDS, ROUND_SECONDS, SLICE
 from shiftergw.web.site import Site
-from tests.web.fakes import READY, FakeGateway, Wire, hang_up, site_of
+from tests.web.fakes import READY, FakeAuthenticator, FakeGateway, Wire, hang_up, site_of
 
 PATH = "/api/events/mycluster/"
 PULLING = ImageRecord(
@@ -363,6 +366,36 @@ def test_a_slow_store_is_read_less_often(
     clock.rightNow += 2 * BUSY_SHARE - 1
     clock.advance(0)
     assert gateway.work.reads == 0
+
+
+def test_a_client_may_hang_up_at_any_time(
+    site: Site, gateway: FakeGateway, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first look has ended, while it is paused, and before the answer begins."""
+    gateway.work.gate = Deferred()
+    hang_up(Client(site))
+    gateway.work.gate = None
+    client = Client(site)
+    client.pause()
+    client.pause()
+    assert client.transport.producer is not None
+    client.transport.producer.stopProducing()
+    hang_up(client)
+    user: Deferred[None] = Deferred()
+    authenticate = FakeAuthenticator.authenticate
+
+    async def authenticate_late(*arguments: Any) -> Session:
+        with suppress(CancelledError):
+            await user
+        return await authenticate(*arguments)
+
+    monkeypatch.setattr(FakeAuthenticator, "authenticate", authenticate_late)
+    hang_up(Client(site))
+    monkeypatch.undo()
+    clock.advance(10)
+    gateway.work.reads = 0
+    clients = [Client(site) for _ in range(MOST_OF_USER)]  # nothing is left of the others
+    assert names(clients[-1]) == ["begin", "work a1", "current"]
 
 
 def test_the_end_of_the_site_ends_all_streams(site: Site) -> None:
