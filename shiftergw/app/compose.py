@@ -121,7 +121,7 @@ def queue(
         return CeleryQueue(reactor, config.broker_url)
     pool = WorkerPool(
         reactor,
-        [sys.executable, "-m", "shiftergw.runner", "--config", str(config_file)],
+        [sys.executable, "-m", "shiftergw.runner", "--with-metrics", "--config", str(config_file)],
         dict(os.environ),
         PoolOptions(config.worker_threads, JOBS_PER_WORKER, warm=1, systems=tuple(config.systems)),
     )

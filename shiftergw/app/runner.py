@@ -5,8 +5,8 @@ It reads JSON lines from standard input, `{"record": KEY}` for each record to wo
 of input it stops after the current record, so a worker whose gateway was killed finishes its
 record.
 
-It also writes `{"metrics": [...]}` before each `done`, and now and then during a job: the sums of
-its measurements since its start.
+With `--with-metrics` it also writes `{"metrics": [...]}` before each `done`, and now and then
+during a job: the sums of its measurements since its start.
 
 `{"late": KEY}` fails the current record because it has taken too long. `{"debug": true}` or `false`
 switches debug messages.
@@ -101,12 +101,15 @@ class Jobs(LineOnlyReceiver):
 
 
 async def work(
-    reactor: Reactor, config: Config, log_options: LogOptions, with_caller: bool = False
+    reactor: Reactor,
+    config: Config,
+    log_options: LogOptions,
+    with_caller: bool = False,
+    with_metrics: bool = False,
 ) -> int:
-    """Work on records until the input ends; return the exit code.
+    """Work on records until the input ends; return the exit code. Lines of the log name the record.
 
-    With `with_caller`, the end of input stops the current record. Lines of the log name the current
-    record.
+    With `with_caller`, the end of input stops the record; with `with_metrics`, it is measured.
     """
     counts = MetricCounts()
     services, make_worker = worker_service(reactor, config, counts)
@@ -140,7 +143,7 @@ async def work(
         jobs = Jobs(stop_without_caller, worker.time_out, log_options.switch_debug)
         StandardIO(jobs, reactor=reactor)
         jobs.answer({"ready": True})
-        reports = MetricReports(counts, jobs.answer, reactor)
+        reports = MetricReports(counts, jobs.answer if with_metrics else _drop, reactor)
         while (key := await jobs.keys.get()) is not None:
             running.append(Deferred.fromCoroutine(worker.run(key)))
             try:
@@ -159,6 +162,10 @@ async def work(
     return 0
 
 
+def _drop(_: object) -> None:
+    """Do nothing: a gateway that was started before an update does not know such lines."""
+
+
 def _kill_soon() -> None:
     """Kill this process and its children after `KILL_SECONDS`, even if its reactor hangs."""
     killer = threading.Timer(KILL_SECONDS, _kill)
@@ -175,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="shiftergw.runner")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--with-caller", action="store_true")
+    parser.add_argument("--with-metrics", action="store_true")
     arguments = parser.parse_args()
     try:
         loaded_config = Config.load(arguments.config, os.environ)
@@ -187,9 +195,11 @@ def main() -> None:
     # A signal that is meant for the gateway may reach all its processes.
     signal.signal(signal.SIGUSR2, ignore)
 
+    flags = arguments.with_caller, arguments.with_metrics
+
     async def command(reactor: Reactor) -> int:
         if arguments.with_caller:  # no gateway tells this process what the signal means
             log_options.handle_signal(with_threads(reactor).callFromThread)
-        return await work(reactor, config, log_options, arguments.with_caller)
+        return await work(reactor, config, log_options, *flags)
 
     sys.exit(run_main(command))

@@ -160,9 +160,7 @@ class SubprocessJob:
 
     def _read_answer(self, line: bytes) -> None:
         with suppress(ValueError):
-            answer = json.loads(line)
-            if not (isinstance(answer, dict) and "metrics" in answer):
-                self._answers = [*self._answers[-1:], answer]
+            self._answers = [*self._answers[-1:], json.loads(line)]
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:

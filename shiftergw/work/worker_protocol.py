@@ -7,8 +7,8 @@ any time, which switches debug messages. At the end of its input it finishes the
 current record and exits, so no worker outlives a gateway that was killed. Its standard error goes
 into the log of the process that started it.
 
-A worker may also write `{"metrics": [...]}`: sums since its start, of which later ones replace
-earlier ones. Several such lines may be needed, because lines have a limit.
+A worker of the pool may also write `{"metrics": [...]}`: sums since its start, of which later ones
+replace earlier ones. Several such lines may be needed, because lines have a limit.
 
 A worker calls `os.setpgrp` before it says that it is ready if its children are to be killed with
 it.

@@ -61,7 +61,7 @@ def test_worker_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     with pytest.raises(Stop):
         options.worker_main()()
-    assert sorted(names) == ["--config", "--help", "--with-caller", "-h"]
+    assert sorted(names) == ["--config", "--help", "--with-caller", "--with-metrics", "-h"]
 
 
 def test_units() -> None:

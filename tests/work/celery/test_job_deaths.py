@@ -121,11 +121,6 @@ def test_a_start_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (end.loss, end.died) == (f"did not get ready within {seconds} s", False)
 
 
-def test_a_worker_that_measures(tmp_path: Path) -> None:
-    """The measurements of a worker are no answer, and hide none."""
-    make_job(tmp_path, "group-polite").run(b"measure".ljust(12).hex())
-
-
 def test_a_missing_worker_program(tmp_path: Path) -> None:
     """The loss is a failed start, not a death at the job."""
     with pytest.raises(JobLost, match="cannot be started: No such file") as caught:
