@@ -57,11 +57,11 @@ def test_each_stage_of_the_builder_has_words(watcher: RecordingWatcher) -> None:
     stages = set(re.findall(r'(?:READING|WRITING): ClassVar\[str\] = "(.+)"', texts))
     stages |= set(re.findall(r'on_stage\(\s*"([A-Z ]+)"', texts))
     stages |= {"WAITING", "PACKING ELSEWHERE"}
-    assert len(stages) == 10  # and "Pulling layers" is another one
+    assert len(stages) == 11  # and "Pulling layers" is another one
     build = BuildWatcher(ForwardWatcher(watcher))
     build.end_fetch()
     for stage in sorted(stages):
         build.enter_stage(stage)
         words = [*watcher.messages, *watcher.notices]
         assert all(re.fullmatch(r"[A-Z][a-z ]+", message) for message in words)
-    assert len({*watcher.messages, *watcher.notices}) == 11
+    assert len({*watcher.messages, *watcher.notices}) == 12
