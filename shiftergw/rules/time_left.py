@@ -25,8 +25,12 @@ _LATER_STEPS: Mapping[str, tuple[str, ...]] = {
     "check": ("deliver",),
     "verify": ("deliver",),
     "deliver": (),
+    "compare": (),
 }
 """The steps that follow a stage, by the names of progress and of measured seconds."""
+
+_COMPARISON = "remote-check"
+"""The step in which a remote system compares a delivered file: a part of the step `deliver`."""
 
 _WEIGHT_OF_OLDER = 0.8
 """The weight of a pull relative to that of the next one, which is newer."""
@@ -83,12 +87,17 @@ def time_left(
         if download is None or own is None:
             return None
         own = max(download, own)
-    elif own is None and stage.stage in costs and stage.total:
-        own = costs[stage.stage] * layer_bytes * (1 - stage.done / stage.total)
+    elif own is None and stage.total:
+        step = _COMPARISON if stage.stage == "compare" else stage.stage
+        if step in costs:
+            own = costs[step] * layer_bytes * (1 - stage.done / stage.total)
     later_steps = _LATER_STEPS.get(stage.stage)
     if own is None or later_steps is None or not all(step in costs for step in later_steps):
         return None
-    return own + sum(costs[step] for step in later_steps) * layer_bytes
+    later_costs = sum(costs[step] for step in later_steps)
+    if stage.stage == "deliver":
+        later_costs += costs.get(_COMPARISON, 0.0)  # local systems have none
+    return own + later_costs * layer_bytes
 
 
 def _own_seconds(progress: Progress) -> float | None:

@@ -65,6 +65,17 @@ def test_each_stage_is_followed_by_the_later_ones() -> None:
     assert time_left(Progress("deliver", 10, 10), NO_READING, {}, 100 * MB) == 0
 
 
+def test_a_remote_system_compares_the_image_after_the_transfer() -> None:
+    """The comparison, whose rate is not known while it runs, takes as long as for other images."""
+    costs = {**COSTS, "remote-check": 0.03 / MB}
+    transfer = Progress("deliver", 50 * MB, 100 * MB, rate=10 * MB)
+    assert time_left(transfer, NO_READING, costs, 100 * MB) == pytest.approx(5 + 3)
+    assert time_left(transfer, NO_READING, COSTS, 100 * MB) == pytest.approx(5)
+    comparison = Progress("compare", 0, 100 * MB)
+    assert time_left(comparison, NO_READING, costs, 100 * MB) == pytest.approx(3)
+    assert time_left(comparison, NO_READING, COSTS, 100 * MB) is None
+
+
 @pytest.mark.parametrize(
     ("progress", "costs"),
     [
