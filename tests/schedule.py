@@ -1,4 +1,4 @@
-"""Choose which tests run in the same process, one after another, and which of them begin."""
+"""Group the tests that run in the same process, and order the groups."""
 
 from __future__ import annotations
 

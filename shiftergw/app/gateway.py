@@ -124,7 +124,7 @@ def _queue(
 
 
 def audit_of(config: Config, threads: Threads, reactor: Reactor) -> tuple[Audit, Sequence[Service]]:
-    """Return what adds events to the audit log, and the service that writes the rest at the end."""
+    """Return a function that adds an event to the audit log, and services that flush it."""
     if config.audit_log is None:
         return audit_nothing, []
     file = LineFile(config.audit_log, threads)

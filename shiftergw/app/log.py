@@ -143,7 +143,7 @@ def _not_of_factories(event: LogEvent) -> Any:
 
 
 def _levels(level: str, chatty: Sequence[str]) -> LogLevelFilterPredicate:
-    """Return what lets events of `level` pass; from `chatty` namespaces, warnings and errors."""
+    """Return a filter that passes `level` and above; of `chatty` namespaces, warnings and up."""
     lowest = LogLevel.levelWithName(level)
     levels = LogLevelFilterPredicate(defaultLogLevel=lowest)
     for namespace in chatty:

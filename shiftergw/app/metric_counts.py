@@ -1,7 +1,7 @@
-"""The measurements of a process, and how those of workers are added to the gateway's.
+"""Keep the measurements of a process, and add those of workers to the gateway's.
 
-A worker sends the sums since its own start, again and again. The gateway adds what has come since
-the last time, so that a worker that ends, or begins anew, never lets a sum go back.
+A worker repeatedly sends its sums since its start. The gateway adds the increase since the last
+report, so its own sums never decrease when a worker ends or is replaced.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ LINE_BYTES = 3000
 
 
 class MetricReports:
-    """While it is entered as a context, for the time of a job, it reports now and then."""
+    """A context for the time of a job, during which measurements are sent at intervals."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The metrics of a gateway in the text format of Prometheus; the only file that knows its library.
 
-The library is imported with the first scrape, in a thread: it takes as long as a start may take.
+The library is imported at the first scrape, in a thread, so that it does not delay the start.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class MetricsPage:
         self._clock = clock
 
     async def __call__(self) -> Answer:
-        """Return the metrics; what the database does not tell in time is left as it was."""
+        """Return the metrics; keep the last counts of work if the database does not answer."""
         self._measure_workers()
         try:
             counting = self._store.count_work()

@@ -29,9 +29,9 @@ from shiftergw.squashfs.tables import read_tables
 
 
 class LayerPack(Protocol):
-    """What composing needs of a pack: its file, and digest and data of each content by its number.
+    """A pack as composing needs it: its file, and the digest and position of each content.
 
-    The data is as `read_columns` finds it in the file.
+    `read_columns` reads the positions from the file.
     """
 
     @property
@@ -41,7 +41,7 @@ class LayerPack(Protocol):
 
     @property
     def digests(self) -> Sequence[bytes]:
-        """Return the SHA-256 of each content of at most `BUFFER_LIMIT` bytes; others have any."""
+        """Return the SHA-256 of each content; of more than `BUFFER_LIMIT` bytes, any value."""
         ...
 
     @property

@@ -153,8 +153,8 @@ class PackJob:
     async def _make_of_file(self, use: AsyncExitStack) -> Pack | None:
         """Return the pack that is made of the file of the layer.
 
-        Returns None if another process makes it, once that has ended, or if it turns out that the
-        layer needs a large window, for which it must wait without a slot and a lock.
+        Returns None after another process has made it. Also returns None if the layer turns out to
+        need a large window, which the next call waits for without a slot and a lock.
         """
         packer, files, tools = self.packer, self.files, self.packer.tools
         async with AsyncExitStack() as use_of_window:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
 
 _REVISION = 3
-"""The number of our arguments, the order of contents, what is hashed, and the form of sidecars.
+"""The revision of our arguments, the order of contents, the hashing and the sidecars.
 
-Packs of another number are not used.
+Increase it when one of them changes: packs of another revision are not used.
 """
 
 _LIBRARY = re.compile(rb"^\s*\S+ => (/\S+) \(0x", re.MULTILINE)

@@ -82,7 +82,7 @@ class WholeConverter:
         """See `LayerConverter`. The file has no data of packs.
 
         Holds one of the slots that all packings of this machine share. The caller may hold the lock
-        of the converted file: a build of the same file has nothing to do without it.
+        of the converted file meanwhile: another build of that file would only wait for this one.
         """
         request, tools = self.request, self.tools
         size = sum(layer.size for layer in dict.fromkeys(request.layers))

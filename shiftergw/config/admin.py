@@ -22,7 +22,7 @@ _MOST_PORT = 65535
 class AdminAddress:
     """A UNIX socket at `path`, or a port of a `host`; with neither, there is no listener.
 
-    Without a default listener, if it is impossible, the gateway works all the same.
+    If listening fails at an address that `is_default`, the gateway works without it.
     """
 
     path: Path | None = None

@@ -165,10 +165,10 @@ class Deltas:
 
 
 def may_use_base(record: ImageRecord) -> bool:
-    """Return whether an attempt may use a base: none before it may have failed with one.
+    """Return whether an attempt may use a base: not if an earlier one may have failed with it.
 
-    A disk that hangs makes the pull wait for its system, or kills the worker. An outage of the
-    system does the same; then the whole file is sent.
+    A base on a disk that hangs makes the pull wait for its system, or the worker die. An outage
+    of the system looks the same, so the whole file is sent then, too.
     """
     return not record.deaths and not record.waited_for_system
 

@@ -83,7 +83,7 @@ class Installation:
             return await self._deliver(job, resolution, squashfs, tag_record)
 
     async def _learn(self, job: PullJob, image: ResolvedImage) -> None:
-        """Have the pull estimate its time left by earlier pulls; without the store it does not."""
+        """Prepare the estimate of the time left; skip that while the store is unavailable."""
         try:
             reports = await self._publisher.store.reports(job.attempt.record.system, REPORTS)
         except Unavailable:

@@ -140,7 +140,7 @@ class _DownloadMeter:
     """Adds up the bytes of blobs that are there, and those that this process has downloaded."""
 
     def __init__(self, watcher: Watcher, sizes: Mapping[Digest, int], total: int) -> None:
-        """Report to `watcher`; `sizes` has the blobs that are not needed, whose packs are there."""
+        """Report to `watcher`; `sizes` are those of blobs that are not needed: packs exist."""
         self._watcher = watcher
         self._sizes = dict(sizes)
         self._total = total
@@ -148,7 +148,7 @@ class _DownloadMeter:
         self._downloaded_bytes = 0
 
     def start(self, digest: Digest) -> None:
-        """Take note that this process downloads a blob: further bytes have come for it."""
+        """Note that this process downloads a blob, so that its further bytes count."""
         self._own_downloads.add(digest)
 
     def add(self, digest: Digest, size: int) -> None:

@@ -79,7 +79,7 @@ class Worker:
         self._overdue = False
 
     def trace(self) -> dict[str, str | int | None]:
-        """Return the fields that name the job in work in lines of the log; none without a job."""
+        """Return the log fields that identify the current job, or {} without a job."""
         return {} if self._working is None else trace_of(self._working[0])
 
     def time_out(self, key: str) -> None:

@@ -54,9 +54,7 @@ REACTOR_LAG = Metric(
     (),
     _MOMENTS,
 )
-WORK = Metric(
-    "gauge", "shiftergw_work", "Pulls and removals that wait or are done.", ("system", "state")
-)
+WORK = Metric("gauge", "shiftergw_work", "Pulls and removals in flight.", ("system", "state"))
 WORK_KNOWN = Metric(
     "gauge", "shiftergw_work_known", "1 if the database has answered what work there is, else 0."
 )
@@ -95,7 +93,7 @@ STEP_SECONDS = Metric(
 WAIT_SECONDS = Metric(
     "histogram",
     "shiftergw_wait_seconds",
-    "Time from a request to the begin of its attempt that delivered the image.",
+    "Time from a request until the start of the attempt that delivered the image.",
     ("system",),
     _STAGES,
 )

@@ -167,7 +167,7 @@ class ImageRecord:
     """The invalid image id of a record that the original gateway wrote; not in documents."""
     queue_place: int | None = None
     queue_length: int | None = None
-    """The place of waiting work, from 1, and of how many; in answers of a gateway only."""
+    """The place of waiting work, from 1, and the length of the queue; never stored."""
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> ImageRecord:

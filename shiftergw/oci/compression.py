@@ -50,7 +50,7 @@ class StopRequested(Exception):
 
 
 class WindowRefused(Exception):
-    """A blob has a large zstd window, and the caller takes none now: it reads the blob later."""
+    """A blob needs a large zstd window, and the caller passed `LargeWindow.REFUSE`."""
 
 
 class LargeWindow(Enum):

@@ -36,7 +36,7 @@ _KIND: Final = 0x3F
 
 _KINDS = bytes(flag & _KIND for flag in range(256))
 _XATTRS_OF = bytes(flag & _XATTRS for flag in range(256))
-"""What the column of kinds says, by its value."""
+"""The kind of an entry, and whether it has extended attributes, by its flags."""
 
 _PIECE = 1 << 24
 """Bytes that are compressed between two checks of the stop flag."""

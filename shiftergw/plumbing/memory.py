@@ -1,4 +1,4 @@
-"""Keep the memory of a process small that works for days in several threads.
+"""Limit the memory of a process that runs for days in several threads.
 
 The C library (glibc) gives each thread a heap of its own, up to eight for each processor, and does
 not give what is free in the middle of a heap back to the system. A job that runs in other threads
@@ -29,7 +29,7 @@ def share_heap(library: CDLL | None = None) -> bool:
 def release_free_memory(library: CDLL | None = None) -> bool:
     """Give free memory back to the system, which takes milliseconds; return whether there was any.
 
-    `library` is that of `share_heap`. Other C libraries than glibc do so by themselves.
+    `library` is that of `share_heap`. Does nothing with a C library that lacks the function.
     """
     malloc_trim = getattr(library or CDLL(None), "malloc_trim", None)
     return malloc_trim is not None and malloc_trim(ctypes.c_size_t(0)) == 1

@@ -99,7 +99,7 @@ class UnixListener(Service):
         check_path(self._key, self._path)
         lock = try_lock(self._lock_path)
         if lock is None:
-            raise self._is_taken()
+            raise self._conflict_error()
         try:
             self._remove_old_socket()
         except BaseException:
@@ -119,7 +119,7 @@ class UnixListener(Service):
                 remedy="Remove it, or name another path.",
             )
         if answers(self._path):
-            raise self._is_taken()
+            raise self._conflict_error()
         self._path.unlink()
 
     def _listen(self) -> None:
@@ -133,7 +133,7 @@ class UnixListener(Service):
             os.chown(self._path, -1, self._group)
         self._path.chmod(MODE)
 
-    def _is_taken(self) -> ConfigurationError:
+    def _conflict_error(self) -> ConfigurationError:
         return ConfigurationError(
             f"{self._key}: another process listens at {self._path}.",
             remedy=f"End it, or change {self._key}.",

@@ -169,7 +169,7 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
         ...
 
     async def reports(self, system: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return what the newest READY records of a system report of their pulls, newest first.
+        """Return the pull reports of the newest READY records of a system, newest first.
 
         At most `limit` records count; those without a report are left out.
         """

@@ -30,7 +30,7 @@ def describe_attempt(record: ImageRecord) -> str:
 
 
 def trace_of(record: ImageRecord) -> dict[str, str | int | None]:
-    """Return the members by which the log's lines of one job are found, in processes and machines.
+    """Return the log fields that identify a job in all processes and on all machines.
 
     `job` is the key of the record: all attempts at a pull have it, and so have its later polls.
     """

@@ -73,8 +73,8 @@ def end_fields(
         "deaths": record.deaths,
         "seconds": round(max(0.0, measures.end - measures.start), 1),
         "waited": round(seconds_until_begin(record, measures.start), 1),
-        "stages": _long_enough(measures.stages),
-        "steps": _long_enough(measures.steps),
+        "stages": _rounded_seconds(measures.stages),
+        "steps": _rounded_seconds(measures.steps),
         "bytes_layers": measures.layer_bytes,
         "bytes_downloaded": measures.downloaded_bytes,
         "bytes_image": image_size,
@@ -83,13 +83,13 @@ def end_fields(
     }
 
 
-def _long_enough(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return what took long enough to be named, in seconds with one decimal."""
+def _rounded_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return seconds with one decimal, without those below `QUIET_SECONDS`."""
     return {name: round(value, 1) for name, value in seconds.items() if value >= QUIET_SECONDS}
 
 
 def seconds_until_begin(record: ImageRecord, start: float) -> float:
-    """Return the seconds from the request to the begin of this attempt, with earlier attempts.
+    """Return the seconds from the request until this attempt began, with earlier attempts.
 
     Removals do not record when they were requested.
     """

@@ -48,10 +48,10 @@ class WaitingWork:
         self._reading: SharedResult[Places] | None = None
 
     async def describe(self, record: ImageRecord) -> ImageRecord:
-        """Return a record; one that waits has its place, and what keeps workers from it.
+        """Return the record; if it waits, with its place and any trouble with the workers.
 
-        Places do not count the limit of running pulls of each user: work that it holds back is
-        passed by others.
+        Places ignore the limit of running pulls of each user. Other users' work may overtake work
+        that this limit holds back.
         """
         if record.status is not State.PENDING:
             return record

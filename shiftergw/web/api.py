@@ -271,7 +271,7 @@ def make_site(
 ) -> Site:
     """Return the web site of a gateway; `authenticators` has one for each of its systems.
 
-    Requests that change something, and refusals of such, are told to `audit`.
+    `audit` receives the requests that change something, including refused ones.
     """
     limits = limits or ConnectionLimits()
     lists = Lists(in_thread, list_limits or ListLimits(), clock)

@@ -78,7 +78,7 @@ class EventStream:
         clock: IReactorTime,
         on_close: Callable[[], None],
     ) -> None:
-        """Show the session what it may see, or of that only an image: `name` is type and tag."""
+        """Send what the session may see; with `name` (type and tag), only work on that image."""
         self._feed = feed
         self._session = session
         self._name = name
@@ -128,7 +128,7 @@ class EventStream:
         was_visible = before is not None and self._may_see(before.record)
         entry = self._feed.entries.get(key)
         if was_visible or (entry is not None and self._may_see(entry.record)):
-            self._changes.setdefault(key, was_visible)  # of a change that was not sent yet
+            self._changes.setdefault(key, was_visible)  # an unsent change keeps its value
 
     def end_round(self) -> None:
         """Send what was noted, as far as the client receives it."""
@@ -225,7 +225,7 @@ class EventStreams:
         uid = session.uid
         if self._users[uid] >= MOST_OF_USER:
             raise TooMany(
-                f"{MOST_OF_USER} streams of events of yours are open already.",
+                f"You have {MOST_OF_USER} open event streams already.",
                 remedy="Close some of them, or poll the pulls.",
             )
         if len(self._streams) >= self._limit:

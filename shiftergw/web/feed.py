@@ -31,7 +31,7 @@ END_SECONDS = 60.0
 """Seconds for which the end of a pull is kept, for watchers whose clients read slowly."""
 
 SLICE = 20
-"""Watchers that are told in one turn of the reactor; each costs 0.2 ms, and look-ups wait."""
+"""Watchers that are notified in one turn of the reactor: each delays requests by 0.2 ms."""
 
 MOST_ENDS = 100
 """Ends that one round looks up; a round with more of them is one after an outage."""
@@ -58,7 +58,7 @@ class WorkReader(Protocol):
 
 
 class FeedListener(Protocol):
-    """Is told which records have changed."""
+    """Receives the changes of a feed."""
 
     def note(self, key: str, before: WorkEntry | None) -> None:
         """Take note that a record is new, has changed or is gone; `before` is what it was."""
@@ -146,11 +146,11 @@ class Feed:
         changes = [key for key, entry in entries.items() if _differs(before.get(key), entry)]
         self.entries = entries
         self.round += 1
-        await self._tell({key: before.get(key) for key in (*changes, *gone_keys)})
+        await self._notify_watchers({key: before.get(key) for key in (*changes, *gone_keys)})
         return duration
 
-    async def _tell(self, changes: Mapping[str, WorkEntry | None]) -> None:
-        """Tell all watchers what has changed, by key, with what it was before."""
+    async def _notify_watchers(self, changes: Mapping[str, WorkEntry | None]) -> None:
+        """Notify all watchers of changes, which have the earlier entries by key."""
         for number, watcher in enumerate(list(self._watchers), start=1):
             if watcher in self._watchers:  # its client may have hung up meanwhile
                 for key, entry in changes.items():
@@ -174,5 +174,5 @@ def _differs(before: WorkEntry | None, after: WorkEntry) -> bool:
     """Return whether users see a change: heartbeats change a record, but not its row."""
     if before is None or before.row != after.row:
         return True
-    # Who may see it may change without its row.
+    # The users who may see a record can change while its row stays the same.
     return before.record.own_failure != after.record.own_failure

@@ -74,7 +74,7 @@ def audit_nothing(_: Mapping[str, object]) -> None:
 
 
 def _audit_fields(call: Call, line: RequestLog, outcome: int | None) -> dict[str, object]:
-    """Return who wanted to change what, from where, and the answer; None of what is unknown."""
+    """Return the fields of an audit event; those that are unknown are None."""
     session = line.session
     return {
         "request": line.request_id,

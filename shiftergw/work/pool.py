@@ -83,7 +83,7 @@ class WorkerPool(Service):
         self.on_end: Callable[[JobEnd], object] = lambda _: None
         """Called at the end of each job."""
         self.on_metrics: Callable[[str, object], object] = lambda *_: None
-        """Called with a name of a worker that no other one has, and what it has measured."""
+        """Called with the unique name of a worker, and its measurements."""
         self.on_metrics_end: Callable[[str], object] = lambda _: None
         """Called with the name of a worker that has ended."""
         self._started_workers = 0
@@ -180,7 +180,7 @@ class WorkerPool(Service):
         return QueueTrouble(text, "", start, grave=False)
 
     def set_debug(self, is_on: bool) -> None:
-        """Have all workers log debug messages, or no longer; also workers that start later."""
+        """Switch the debug messages of all workers, including those that start later."""
         self._is_debug = is_on
         for worker in self._workers:
             worker.set_debug(is_on=is_on)

@@ -151,7 +151,7 @@ class WorkerProcess(ProcessProtocol):
         self._transport.write(json.dumps({"record": key}).encode() + b"\n")
 
     def set_debug(self, *, is_on: bool) -> None:
-        """Have the worker log debug messages, or no longer; one that is about to end does not."""
+        """Switch the debug messages of the worker, unless it is about to end."""
         if self.state in ACTIVE:
             self._transport.write(json.dumps({"debug": is_on}).encode() + b"\n")
 

@@ -66,14 +66,14 @@ def test_holes_and_missing_tails_are_compared(tmp_path: Path) -> None:
 
 
 def test_the_largest_content_that_is_hashed_keeps_its_digest(tmp_path: Path) -> None:
-    """Its digest is that of its pack."""
+    """A content of exactly `BUFFER_LIMIT` bytes keeps the digest that its pack has."""
     with open_unhashed(make_pack(tmp_path / "pack", [CONTENT[:BUFFER_LIMIT]], ZSTD)) as contents:
         digest_large_contents(contents, compression_of(ZSTD), Event())
         assert contents.packs[0].digests == [NO_DIGEST]
 
 
 def test_a_pack_that_ends_within_a_content_is_damaged(tmp_path: Path) -> None:
-    """It was whole when it was opened."""
+    """The pack is cut after it was opened, so only the hashing can notice."""
     pack = make_pack(tmp_path / "pack", [CONTENT, flip_byte(0)], ZSTD)
     with open_unhashed(pack) as contents:
         os.truncate(pack.path, BUFFER_LIMIT)

@@ -180,7 +180,7 @@ async def test_a_slow_download_keeps_no_slot_that_others_need(
 async def test_a_download_that_keeps_its_packing_busy_goes_on(
     packs: WaitingSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others wait for its slot; begun anew from the file, it would hold one for as long."""
+    """It keeps its slot although others wait: packing the file later would take as long."""
     monkeypatch.setattr(pack_job, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(ArrivalMeter, "seconds", lambda _: 0.0)
     layer = packs.coming_layer(TAR, "plain")
@@ -254,7 +254,7 @@ async def test_an_arriving_layer_takes_no_large_window(packs: WaitingSite, tmp_p
 async def test_a_layer_waits_for_a_large_window_without_a_slot(
     packs: WaitingSite, tmp_path: Path
 ) -> None:
-    """Nor with a lock: other layers are packed meanwhile, and another process may pack it."""
+    """It holds no lock, either, so other layers, and other processes, are not delayed."""
     path = tmp_path / "layer"
     path.write_bytes(long_window(TAR, 27))
     layer = StoredLayer(LayerFile(path, Digest.of(TAR)))

@@ -289,7 +289,7 @@ async def test_a_pull_that_waited_for_its_system_uses_no_base(
     ],
 )
 def test_which_pulls_use_bases(record: ImageRecord, is_allowed: bool) -> None:
-    """Those that waited for a registry or other pulls do; not those that may have had a base."""
+    """Pulls may, unless an earlier attempt may have failed because of its base."""
     assert may_use_base(record) is is_allowed
 
 
@@ -376,7 +376,7 @@ def delivered_bytes(record: ImageRecord) -> tuple[int, int]:
 async def test_the_record_reports_what_was_sent(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the bytes that the system copied, and the rest; a hard link has none of both.
+    """It has the bytes that were copied, and those that were sent; both are 0 for a link.
 
     The user reads when the bytes that were copied are compared.
     """

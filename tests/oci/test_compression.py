@@ -220,7 +220,7 @@ def test_a_window_that_the_caller_refuses(tmp_path: Path) -> None:
 
 
 def test_a_window_that_the_caller_holds(tmp_path: Path) -> None:
-    """It is not taken twice."""
+    """A reader with `LargeWindow.OWN` takes none of `LARGE_WINDOWS` itself."""
     path = tmp_path / "blob"
     path.write_bytes(long_window(PLAIN, 27))
     with compression.LARGE_WINDOWS, compression.LARGE_WINDOWS:

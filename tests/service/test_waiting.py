@@ -149,7 +149,7 @@ async def test_a_postponed_pull_has_no_place(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_end_of_a_pull_is_found(bench: Bench) -> None:
-    """The READY image is that of the record, or that which another pull has made before."""
+    """The READY image has the key of the pull, or is an earlier image with its tag."""
     first = await bench.pull(ALICE, "a:1")
     work = bench.gateway.work
     assert await work.end_of(first) is None

@@ -230,7 +230,7 @@ def test_the_reactor_has_turns_between_many_clients(
 def test_a_slow_client_gets_the_newest_state(
     site: Site, gateway: FakeGateway, clock: Clock
 ) -> None:
-    """While a client does not receive, changes are no backlog: it gets the last one of each."""
+    """A client that has not received for a while gets only the newest state of each pull."""
     client = Client(site)
     client.events()
     client.pause()
@@ -371,7 +371,7 @@ def test_a_slow_store_is_read_less_often(
 def test_a_client_may_hang_up_at_any_time(
     site: Site, gateway: FakeGateway, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the first look has ended, while it is paused, and before the answer begins."""
+    """It may do so before the first read ends, while paused, and before the answer."""
     gateway.work.gate = Deferred()
     hang_up(Client(site))
     gateway.work.gate = None

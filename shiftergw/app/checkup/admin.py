@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def admin_listener(config: Config, reactor: Reactor) -> Finding:
-    """Return the finding about `AdminListen`, and what belongs to it."""
+    """Check `AdminListen`, with its group, certificate and token; return the finding."""
     finding = await _finding(config, reactor)
     if config.admin_listen.is_default and finding.level is Level.FAILURE:
         return replace(finding, level=Level.WARNING)  # the gateway works without it
@@ -49,7 +49,7 @@ def _socket(path: Path, config: Config) -> Finding:
     directory = nearest_existing(path.parent)
     # StateDirectory is made at the start; other directories are not.
     if path.parent not in {directory, config.state_directory}:
-        text = f"{path.parent}: there is no such directory for you"
+        text = f"{path.parent}: no such directory, or you may not enter it"
         return Finding(KEY, Level.FAILURE, text, "Make it, for the gateway's user.")
     if not os.access(directory, os.W_OK | os.X_OK):
         text = f"{directory}: you may not write to it"

@@ -31,8 +31,8 @@ _REMEDY = "Check the url, the network, the proxy (https_proxy) and sslcacert."
 async def registries(config: Config, environ: Mapping[str, str], reactor: Reactor) -> list[Finding]:
     """Return the findings about every location, each followed by its mirrors.
 
-    The default registry must answer. Another one that does not, or a mirror, concerns some images
-    only, so it is a warning.
+    A default registry that does not answer is a failure. Another registry, or a mirror, is a
+    warning, because only some images come from it.
     """
     findings: list[Finding] = []
     places: list[tuple[str, Location, Level]] = []
