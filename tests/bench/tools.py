@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.bench.commands import Commands, Cost, NoMeasurement
 from tests.bench.figures import Sample
@@ -108,16 +109,17 @@ class Tools:
         """
         if os.geteuid() != 0:
             raise NoMeasurement("podman's mounts need root here")
-        podman = [
-            *["podman", "--root", f"{where}/storage", "--runroot", f"{where}/run"],
-            *["--tmpdir", f"{where}/tmp", "--storage-driver", "overlay"],
-            *["--events-backend", "none"],
-        ]
-        if self.base is not None:
-            self._in_namespace(_PODMAN_PULL, self._name(self.base), *podman)
-        output = where / "image.squashfs"
-        words = [self._name(self.image), str(output), " ".join(self.compression.options)]
-        return sample(self._in_namespace(_PODMAN_CONVERT, *words, *podman), output)
+        with TemporaryDirectory() as run:  # podman refuses a run root of more than 50 characters
+            podman = [
+                *["podman", "--root", f"{where}/storage", "--runroot", run],
+                *["--tmpdir", f"{where}/tmp", "--storage-driver", "overlay"],
+                *["--events-backend", "none"],
+            ]
+            if self.base is not None:
+                self._in_namespace(_PODMAN_PULL, self._name(self.base), *podman)
+            output = where / "image.squashfs"
+            words = [self._name(self.image), str(output), " ".join(self.compression.options)]
+            return sample(self._in_namespace(_PODMAN_CONVERT, *words, *podman), output)
 
     def _download(self, where: Path) -> Cost:
         argv = ["curl", "--no-progress-meter", "--fail", "--parallel", "--parallel-immediate"]
