@@ -42,11 +42,11 @@ class LineFile:
 
     def append(self, line: str) -> None:
         """Write a line soon; errors are logged, once until a write succeeds."""
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append(line)
+        else:
             self._dropped_lines += 1
-            return
-        self._waiting.append(line)
-        if not self._is_writing:
+        if not self._is_writing:  # also after a dropped line: the disk may have room again
             self._writing = Deferred.fromCoroutine(self._write())
 
     async def close(self) -> None:
@@ -71,11 +71,16 @@ class LineFile:
             self._is_writing = False
 
     def _note_success(self) -> None:
-        if self._has_failed:
+        path, lost_lines = str(self._path), self._dropped_lines
+        if self._has_failed and lost_lines:
             self._log.warn(
-                "{path} can be written again; {n} lines are lost",
-                path=str(self._path),
-                n=self._dropped_lines,
+                "{path} can be written again; {n} lines are lost", path=path, n=lost_lines
+            )
+        elif self._has_failed:
+            self._log.warn("{path} can be written again", path=path)
+        elif lost_lines:
+            self._log.warn(
+                "{path} is on a disk that is too slow; {n} lines are lost", path=path, n=lost_lines
             )
         self._has_failed, self._dropped_lines = False, 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 import pytest_twisted
@@ -15,6 +16,7 @@ from shiftergw.plumbing import line_file
 from shiftergw.plumbing.line_file import LineFile, append_lines
 from shiftergw.plumbing.threads import Threads
 from tests.installed_reactor import reactor as real
+from tests.work.waiting import until
 
 
 @pytest.fixture
@@ -76,6 +78,57 @@ async def test_a_disk_that_fails(
     file.append("5")
     await file.close()
     assert (path.read_text(), len(log)) == ("0\n1\n2\n5\n", 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_has_room_again(
+    tmp_path: Path, threads: Threads, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next line has all that wait written, also if it is one too many itself."""
+    monkeypatch.setattr(line_file, "MOST_WAITING", 2)
+    path = tmp_path / "absent" / "audit.log"
+    file = LineFile(path, threads)
+    for number in range(2):
+        file.append(str(number))
+        await file.close()
+    path.parent.mkdir()
+    file.append("too many")
+    await until(path.exists)
+    await file.close()
+    assert path.read_text() == "0\n1\n"
+    assert log[1].endswith("can be written again; 1 lines are lost")
+
+
+@pytest_twisted.ensureDeferred
+async def test_lines_that_are_lost_are_reported(
+    tmp_path: Path, threads: Threads, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk loses lines without a failure; a short failure loses none."""
+    monkeypatch.setattr(line_file, "MOST_WAITING", 2)
+    path, gate = tmp_path / "audit.log", Event()
+
+    def append_late(path: Path, lines: Sequence[str]) -> None:
+        gate.wait(10)
+        append_lines(path, lines)
+
+    monkeypatch.setattr(line_file, "append_lines", append_late)
+    file = LineFile(path, threads)
+    for number in range(5):
+        file.append(str(number))
+    gate.set()
+    await file.close()
+    assert path.read_text() == "0\n1\n"
+    assert [line.partition("audit.log ")[2] for line in log] == [
+        "is on a disk that is too slow; 3 lines are lost"
+    ]
+    path.unlink()
+    path.mkdir()
+    file.append("5")
+    await file.close()
+    path.rmdir()
+    await file.close()
+    assert [path.read_text(), len(log)] == ["5\n", 3]
+    assert log[2].endswith("audit.log can be written again")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
