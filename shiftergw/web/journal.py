@@ -117,10 +117,12 @@ class Journal:
     def is_news(self, session: Session, itype: str, image: str, record: ImageRecord) -> bool:
         """Return whether the answer to a pull differs from the last one that the user got.
 
-        Work in flight is one answer whatever its stage: the workers log stages.
+        Work in flight is one answer whatever its stage: the workers log stages. New work on the
+        same image is another answer: its key is new.
         """
         pull = session.uid, session.system, itype, image
-        answer = "in flight" if record.is_polled else f"{record.status.value} {record.id}"
+        work = f"in flight {record.key}"
+        answer = work if record.is_polled else f"{record.status.value} {record.id}"
         last_answer = self._last_answers.get(pull)
         self._last_answers.set(pull, answer)
         return answer != last_answer

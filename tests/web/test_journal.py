@@ -112,6 +112,13 @@ def test_each_user_and_image_has_a_line(site: Site) -> None:
     assert len(site.lines()) == 3
 
 
+def test_new_work_is_news(site: Site) -> None:
+    """A pull that begins soon after the last one of the same image gets its own line."""
+    for key in ("1", "1", "2", "2"):
+        site.pull(replace(WAITS, key=key))
+    assert len(site.lines()) == 2
+
+
 def test_a_repeated_pull_is_news_after_a_while(site: Site) -> None:
     """After `NEWS_SECONDS`, a pull gets a line even if its answer is the same."""
     site.pull(READY_NOW)
