@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,6 +88,10 @@ class PackConverter:
             request.report,
             self._packing.pack,
         )
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Return a context without a wait: composing needs no slot; see `LayerConverter`."""
+        return nullcontext()
 
     def space(self) -> int:
         """Return the bytes of the packs, of which the image has parts; see `LayerConverter`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from shiftergw.errors import ImageTooLarge, duration
 
 if TYPE_CHECKING:
-    from contextlib import AsyncExitStack
+    from contextlib import AbstractAsyncContextManager, AsyncExitStack
     from pathlib import Path
 
     from twisted.internet.defer import Deferred
@@ -55,6 +55,14 @@ class LayerConverter(Protocol):
         """
         ...
 
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Return a context in which the image may be written, and written anew.
+
+        The wait for it does not count against the time of the conversion. It has a limit of its
+        own, after which it raises `RetryLater`. Cancellable.
+        """
+        ...
+
     def space(self) -> int:
         """Return the bytes that the image may take on the disk.
 
@@ -65,9 +73,9 @@ class LayerConverter(Protocol):
     async def write_image(self, plan: Plan, output: Path) -> PackedData:
         """Write the image of this plan of the layers into the empty file `output`.
 
-        Returns which of its ranges are data of packs. Raises `ConversionFailed`, `NoSpace`,
-        `BlobCorrupt`. The caller limits the time, syncs and checks the file, and removes it after
-        an error.
+        Called within `turn`. Returns which of its ranges are data of packs. Raises
+        `ConversionFailed`, `NoSpace`, `BlobCorrupt`. The caller limits the time, syncs and checks
+        the file, and removes it after an error.
         """
         ...
 

@@ -117,7 +117,8 @@ class ImageBuild:
             "The same conversion for another pull did not end.", remedy="Try again later."
         )
         time = self.tools.clock.seconds() + PATIENCE
-        limit = self.request.limits.stages.conversion
+        # That build may wait for a slot as long as it may take then.
+        limit = 2 * self.request.limits.stages.conversion
         return RetryLater(time, "the same conversion for another pull", failure, limit=limit)
 
     async def _read_layers(self, use: AsyncExitStack) -> list[LayerIndex]:
@@ -146,7 +147,7 @@ class ImageBuild:
                 self._plan(indexes),
                 partial(timeout_error, "Planning", stages.examination, "examination"),
             )
-        async with self._removed_on_error(self.files.part):
+        async with self.converter.turn(), self._removed_on_error(self.files.part):
             await threads.run(self.files.remove_other_parts)
             await threads.run(self._make_room)
             await threads.run(make_empty, self.files.part)

@@ -1,11 +1,11 @@
 """How many layers the workers of a machine pack at the same time, and what each packing may use.
 
 All workers of a machine share a directory of slots. A packing holds one slot while its `mksquashfs`
-runs; so does the conversion of a whole image, which counts as the packing of one layer. The number
-of slots follows from the processors and the memory that the options of a system allow; each has an
-equal share of that memory. There are more slots than processors, because a packing whose layer is
-arriving often waits for it. The first slot is kept for small layers, so that none of them waits for
-large ones.
+runs; so does the conversion of a whole image, with its check, which counts as the packing of one
+layer. The number of slots follows from the processors and the memory that the options of a system
+allow; each has an equal share of that memory. There are more slots than processors, because a
+packing whose layer is arriving often waits for it. The first slot is kept for small layers, so that
+none of them waits for large ones.
 """
 
 from __future__ import annotations

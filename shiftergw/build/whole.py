@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,20 @@ from shiftergw.build.mksquashfs import Mksquashfs, arguments
 from shiftergw.build.packing_slots import PackingSlots, share_of
 from shiftergw.build.stage_meter import StageMeter
 from shiftergw.build.stream import stream
-from shiftergw.errors import BlobCorrupt
+from shiftergw.errors import BlobCorrupt, ConversionFailed, RetryLater, duration
 from shiftergw.model.images import LayerFile
 from shiftergw.model.packed_data import PackedData
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
-    from contextlib import AsyncExitStack
-
     from twisted.internet.defer import Deferred
 
     from shiftergw.build.tools import BuildTools
-    from shiftergw.model.build_options import SquashOptions
     from shiftergw.oci.flatten import Plan
     from shiftergw.oci.tar import LayerIndex
+
+RETRY_SECONDS = 20.0
+"""Seconds after which a build that has waited too long for its slot is tried again."""
 
 MOST_QUICK_ENTRIES = 20_000
 """Entries of a directory that `mksquashfs -tar` takes in about 6 seconds.
@@ -54,6 +54,8 @@ class WholeConverter:
     request: BuildRequest
     _files: list[LayerFile] = field(default_factory=list, init=False)
     """The layers that were indexed, lowest first."""
+    _holders: int = field(default=1, init=False)
+    """How many slots of the machine were held when this image got its slot."""
 
     async def read_layers(self, arrival: Deferred[None], use: AsyncExitStack) -> list[LayerIndex]:  # noqa: ARG002 - the layers stay
         """See `LayerConverter`."""
@@ -71,6 +73,35 @@ class WholeConverter:
         self._files = [file for file, _ in indexed_layers]
         return [index for _, index in indexed_layers]
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold one of the slots that all packings of this machine share; see `LayerConverter`.
+
+        The caller may hold the lock of the converted file meanwhile: another build of that file
+        would only wait for this one.
+        """
+        request, tools = self.request, self.tools
+        size = sum(layer.size for layer in dict.fromkeys(request.layers))
+        slots = PackingSlots(tools, request.options, self._queueing)
+        async with AsyncExitStack() as holding:
+            slot = await within(
+                request.limits.stages.conversion,
+                tools.clock,
+                holding.enter_async_context(slots.take(size)),
+                self._wait_error,
+            )
+            self._holders = slot.holders
+            yield
+
+    def _wait_error(self) -> RetryLater:
+        limit = self.request.limits.stages.conversion
+        failure = ConversionFailed(
+            f"The conversion has waited for {duration(limit)} for others on this machine.",
+            remedy="Try again later.",
+        )
+        time = self.tools.clock.seconds() + RETRY_SECONDS
+        return RetryLater(time, "other conversions on this machine", failure, limit=limit)
+
     def space(self) -> int:
         """Return the bytes of all layers; see `LayerConverter`."""
         try:
@@ -79,20 +110,9 @@ class WholeConverter:
             raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
 
     async def write_image(self, plan: Plan, output: Path) -> PackedData:
-        """See `LayerConverter`. The file has no data of packs.
-
-        Holds one of the slots that all packings of this machine share. The caller may hold the lock
-        of the converted file meanwhile: another build of that file would only wait for this one.
-        """
-        request, tools = self.request, self.tools
-        size = sum(layer.size for layer in dict.fromkeys(request.layers))
-        slots = PackingSlots(tools, request.options, self._queueing)
-        async with slots.take(size) as slot:
-            await self._squash(plan, output, share_of(request.options, slot.holders))
-        return PackedData()
-
-    async def _squash(self, plan: Plan, output: Path, options: SquashOptions) -> None:
+        """See `LayerConverter`. The file has no data of packs."""
         request, tools, size = self.request, self.tools, plan.report.size
+        options = share_of(request.options, self._holders)
         if advice := self.advice(plan):
             request.on_stage("SLOW DIRECTORY")
             _log.warn("a conversion will take long: {advice}", advice=advice)
@@ -106,13 +126,14 @@ class WholeConverter:
                 lambda done: meter.set(done, size),
                 note_work=meter.note_work,
             )
+        return PackedData()
 
     @contextmanager
     def _queueing(self) -> Iterator[None]:
-        """Tell that the image waits for a slot of the machine, during the block."""
+        """Tell that the image waits for a slot of the machine, until it is written."""
+        self.request.on_stage(self.WRITING)
         self.request.on_stage("QUEUED")
         yield
-        self.request.on_stage(self.WRITING)
 
     def advice(self, plan: Plan) -> str:
         """See `LayerConverter`; the time is quadratic in the entries of a directory."""

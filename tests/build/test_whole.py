@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.build import whole
 from shiftergw.build.tools import BuildTools
-from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace
+from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace, RetryLater
 from shiftergw.model.build_options import BuildLimits, StageLimits
 from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
@@ -66,6 +66,20 @@ async def test_whole_images_share_the_slots_of_the_machine(
         await waiting
     assert site.states[3:5] == ["CONVERSION", "CHECK"]
     assert "-mem 65536K -processors 1" in (tmp_path / "arguments").read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_wait_for_a_slot_is_no_conversion(tmp_path: Path, threads: Threads) -> None:
+    """An image that has waited too long is not too large: its pull is postponed."""
+    site = Site(tmp_path, threads)
+    slots = BuildTools(site.directory, *[cast("Any", None)] * 6).slot_directory
+    slots.mkdir(parents=True)
+    limits = BuildLimits(stages=StageLimits(conversion=0.2))
+    with tried_lock(slots / "0.slot"), pytest.raises(RetryLater, match="for others") as caught:
+        await site.build_image(site.two, limits=limits)
+    assert caught.value.limit == 0.2
+    assert site.states == ["EXAMINATION", "CONVERSION", "QUEUED"]
+    assert site.names == []
 
 
 @pytest_twisted.ensureDeferred
