@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,6 +24,15 @@ ROUND_SECONDS = 1.0
 BUSY_SHARE = 10
 """After a look that took long, the pause is this many times as long."""
 
+MOST_PAUSE_SECONDS = 30.0
+"""Seconds between two looks, at most, also if the clock is set during a look."""
+
+PLACE_SECONDS = 5.0
+"""Seconds between two rounds in which a new place in the queue alone is a change.
+
+Each pull that starts changes the places of all others, and thousands may wait.
+"""
+
 OUTAGE_SECONDS = 5.0
 """Seconds between two looks while the store is unavailable."""
 
@@ -32,6 +41,9 @@ END_SECONDS = 60.0
 
 SLICE = 20
 """Watchers that are notified in one turn of the reactor: each delays requests by 0.2 ms."""
+
+NOTES = 2000
+"""Notifications in one turn of the reactor; a single watcher gets all changes in one turn."""
 
 MOST_ENDS = 100
 """Ends that one round looks up; a round with more of them is one after an outage."""
@@ -82,6 +94,8 @@ class Feed:
         self._watchers: dict[FeedListener, None] = {}
         self._running: Deferred[None] | None = None
         self._ends: dict[str, tuple[float, WorkEntry]] = {}
+        self._places_until = clock.seconds()
+        """Until then new places alone are no change."""
         self.entries: Mapping[str, WorkEntry] = {}
         """The work and the failures by key, oldest first."""
         self.round = 0
@@ -118,6 +132,7 @@ class Feed:
             seconds = ROUND_SECONDS
             try:
                 seconds = max(seconds, BUSY_SHARE * await self._look())
+                seconds = min(seconds, MOST_PAUSE_SECONDS)
                 is_away = False
             except Unavailable as error:
                 if not is_away:
@@ -131,12 +146,21 @@ class Feed:
             await pause(seconds, self._clock)
 
     async def _look(self) -> float:
-        """Read all work, and tell what has changed; return how many seconds the reading took."""
+        """Read all work, and tell what has changed; return how many seconds that took.
+
+        Other work of the reactor between two turns of notifying watchers does not count.
+        """
         start = self._clock.seconds()
         before, entries = self.entries, {}
+        # After a step back of the clock the end is too far away.
+        keeps_places = start < self._places_until <= start + PLACE_SECONDS
+        if not keeps_places:
+            self._places_until = start + PLACE_SECONDS
         async for page in self._reader.pages(self._system):
             for record in page:
                 entry = before.get(record.key)
+                if keeps_places and entry is not None and entry.record != record:
+                    record = _with_places_of(entry.record, record)  # noqa: PLW2901
                 if entry is None or entry.record != record:
                     entry = WorkEntry(record, render.to_json(render.event_row(record)))
                 entries[record.key] = entry
@@ -146,18 +170,27 @@ class Feed:
         changes = [key for key, entry in entries.items() if _differs(before.get(key), entry)]
         self.entries = entries
         self.round += 1
-        await self._notify_watchers({key: before.get(key) for key in (*changes, *gone_keys)})
-        return duration
+        earlier_entries = {key: before.get(key) for key in (*changes, *gone_keys)}
+        return duration + await self._notify_watchers(earlier_entries)
 
-    async def _notify_watchers(self, changes: Mapping[str, WorkEntry | None]) -> None:
-        """Notify all watchers of changes, which have the earlier entries by key."""
-        for number, watcher in enumerate(list(self._watchers), start=1):
+    async def _notify_watchers(self, changes: Mapping[str, WorkEntry | None]) -> float:
+        """Notify all watchers of changes, which have the earlier entries by key.
+
+        Returns the seconds for which the reactor was kept from other work.
+        """
+        duration, start, notes = 0.0, self._clock.seconds(), 0
+        for watcher in list(self._watchers):
             if watcher in self._watchers:  # its client may have hung up meanwhile
                 for key, entry in changes.items():
                     watcher.note(key, entry)
                 watcher.end_round()
-            if number % SLICE == 0:
+            notes += max(len(changes), NOTES // SLICE)
+            if notes >= NOTES:
+                notes = 0
+                duration += self._clock.seconds() - start
                 await deferLater(self._clock, 0)
+                start = self._clock.seconds()
+        return duration + self._clock.seconds() - start
 
     async def _find_ends(self, records: Sequence[ImageRecord]) -> None:
         now = self._clock.seconds()
@@ -168,6 +201,13 @@ class Feed:
             if image is not None:
                 row = render.to_json(render.end_row(record, image))
                 self._ends[record.key] = now, WorkEntry(image, row)
+
+
+def _with_places_of(before: ImageRecord, record: ImageRecord) -> ImageRecord:
+    """Return a record that waits as before with its earlier place in the queue."""
+    if record.queue_place is None or before.queue_place is None:
+        return record
+    return replace(record, queue_place=before.queue_place, queue_length=before.queue_length)
 
 
 def _differs(before: WorkEntry | None, after: WorkEntry) -> bool:
