@@ -24,6 +24,12 @@ VALID_SECONDS = 1.0
 BUSY_SHARE = 10
 """A query that takes long is valid for this many times as long as it took."""
 
+MOST_VALID_SECONDS = 30.0
+"""Seconds for which places are valid at most, also if the clock is set while they are read."""
+
+PATIENCE = 1.0
+"""Seconds that an answer waits for places; answers do without them until the query ends."""
+
 Places = Mapping[str, int]
 """The place in the queue of each waiting record, from 1, by its key."""
 
@@ -71,7 +77,9 @@ class WaitingWork:
     async def _current_places(self) -> Places:
         if self._reading is not None:
             return await self._reading.wait()
-        if self._clock.seconds() < self._valid_until:
+        now = self._clock.seconds()
+        # After a step back of the clock the end is too far away.
+        if now < self._valid_until <= now + MOST_VALID_SECONDS:
             return self._places
         reading = self._reading = SharedResult()
         # On its own: the client of the call may hang up, and others wait for the same result.
@@ -79,9 +87,11 @@ class WaitingWork:
         return await reading.wait()
 
     async def _read(self, result: SharedResult[Places]) -> None:
-        """Read the places; there are none while the store is unavailable: answers do without."""
+        """Read the places; answers do without while the store is unavailable or slow."""
         start = self._clock.seconds()
         self._places = {}
+        # Callers that come later get this result as well, until the query ends.
+        late_call = self._clock.callLater(PATIENCE, result.set_result, self._places)
         try:
             keys = await self._store.schedule(start)
             self._places = {key: place for place, key in enumerate(keys, start=1)}
@@ -89,7 +99,11 @@ class WaitingWork:
             pass
         except Exception:  # noqa: BLE001 - callers wait for the result
             self._log.failure("places in the queue")
+        finally:
+            if late_call.active():
+                late_call.cancel()
         now = self._clock.seconds()
-        self._valid_until = now + max(VALID_SECONDS, BUSY_SHARE * (now - start))
+        seconds = max(VALID_SECONDS, BUSY_SHARE * (now - start))
+        self._valid_until = now + min(seconds, MOST_VALID_SECONDS)
         self._reading = None
         result.set_result(self._places)

@@ -12,7 +12,12 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from shiftergw.errors import Unavailable
 from shiftergw.ports import QueueTrouble
-from shiftergw.service.waiting import BUSY_SHARE, VALID_SECONDS
+from shiftergw.service.waiting import (
+    BUSY_SHARE,
+    MOST_VALID_SECONDS,
+    PATIENCE,
+    VALID_SECONDS,
+)
 from shiftergw.states import State
 from tests.service.gateway_bench import ALICE, BOB, READY, START, Bench, list_queue
 
@@ -106,6 +111,44 @@ async def test_a_slow_query_is_valid_for_longer(bench: Bench, schedule: Schedule
     bench.clock.advance(2 * BUSY_SHARE - 0.1)
     await bench.pull(ALICE)
     assert schedule.queries == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_answers_do_not_wait_long_for_places(bench: Bench, schedule: Schedule) -> None:
+    """While the query hangs, answers have no places; it is not repeated, and its result counts."""
+    await bench.pull(ALICE)
+    schedule.gate = Deferred()
+    poll = Deferred.fromCoroutine(bench.pull(ALICE))
+    while not schedule.queries:
+        await bench.store.find("mycluster", "docker", [])
+    bench.clock.advance(PATIENCE)
+    assert place(await poll) == (None, None)
+    assert place(await bench.pull(ALICE)) == (None, None)
+    schedule.gate.callback(None)
+    while bench.gateway.work._waiting._reading is not None:
+        await bench.store.find("mycluster", "docker", [])
+    assert place(await bench.pull(ALICE)) == (1, 1)
+    assert schedule.queries == 1
+    assert bench.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("step", [7200.0, -7200.0])
+@pytest_twisted.ensureDeferred
+async def test_a_step_of_the_clock_keeps_no_places(
+    bench: Bench, schedule: Schedule, step: float
+) -> None:
+    """Places are read again soon, whether the clock was set during a query or after it."""
+    await bench.pull(ALICE)
+    schedule.gate = Deferred()
+    poll = Deferred.fromCoroutine(bench.pull(ALICE))
+    while not schedule.queries:
+        await bench.store.find("mycluster", "docker", [])
+    bench.clock.rightNow += max(step, 0)
+    schedule.gate.callback(None)
+    await poll
+    bench.clock.rightNow += MOST_VALID_SECONDS if step > 0 else step
+    await bench.pull(ALICE)
+    assert schedule.queries == 2
 
 
 @pytest.mark.parametrize("error", [Unavailable("The store is away."), ValueError("a fault")])
