@@ -36,15 +36,20 @@ class ReadContract:
 
     @pytest_twisted.ensureDeferred
     async def test_reports_are_those_of_the_newest_images(self, place: Place) -> None:
-        """A system's reports come newest first; images without one teach nothing."""
+        """A system's reports come newest first; images without one teach nothing.
+
+        Nor do members of that name that other programs have written.
+        """
         for number in range(1, 5):
             report = {"report": {"layer_bytes": number}} if number != 3 else {}
             document = OF_THE_ORIGINAL | {"tag": [f"x:{number}"], "id": f"{number}" * 64} | report
             place.put(f"{number}" * 24, document)
         place.put("5" * 24, OF_THE_ORIGINAL | {"system": "beta", "report": {"layer_bytes": 5}})
         place.put("6" * 24, OF_THE_ORIGINAL | {"status": "FAILURE", "report": {"layer_bytes": 6}})
-        place.put("7" * 24, OF_THE_ORIGINAL | {"tag": ["x:7"], "id": "7" * 64, "report": "none"})
-        reports = await place.store.reports("alpha", 4)
+        for digit, value in {"7": "none", "8": 5, "9": [{}], "a": None, "b": "{}"}.items():
+            names = {"tag": [f"x:{digit}"], "id": digit * 64}
+            place.put(digit * 24, OF_THE_ORIGINAL | names | {"report": value})
+        reports = await place.store.reports("alpha", 8)
         assert [report["layer_bytes"] for report in reports] == [4, 2]
         assert await place.store.reports("gamma", 4) == []
 

@@ -56,7 +56,8 @@ PAGE = f"""
 """  # noqa: S608 - a constant
 
 REPORTS = """
-    SELECT json_extract(document, '$.report') FROM images INDEXED BY images_listed
+    SELECT CASE json_type(document, '$.report') WHEN 'object'
+        THEN json_extract(document, '$.report') END FROM images INDEXED BY images_listed
     WHERE system = ? AND status = 'READY' ORDER BY key DESC LIMIT ?
 """
 

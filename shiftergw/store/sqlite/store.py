@@ -127,7 +127,7 @@ class SqliteStore(SqliteLookups):
         """See `ImageStore`."""
         values = system, limit
         texts = await self._read(lambda db: db.execute(queries.REPORTS, values).fetchall())
-        return [report for (text,) in texts if isinstance(report := json.loads(text or "0"), dict)]
+        return [json.loads(text) for (text,) in texts if text is not None]
 
     async def queue(
         self, system: str, after: str = "", limit: int | None = None
