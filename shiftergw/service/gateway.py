@@ -36,7 +36,7 @@ from shiftergw.service.image_requests import (
     stored_names,
 )
 from shiftergw.service.imports import FileImports, ImportChoice
-from shiftergw.service.redaction import may_see
+from shiftergw.service.redaction import may_see, redact
 from shiftergw.service.user_files import UserFileServices
 from shiftergw.service.work_queue import WorkQueue
 
@@ -269,7 +269,11 @@ class Gateway:
     async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
         """Yield pages of the work and failures that this user may see, oldest first."""
         async for page in self.work.pages(session.system):
-            yield [record for record in page if session.admin or may_see(session, record)]
+            yield [
+                redact(session, record)
+                for record in page
+                if session.admin or may_see(session, record)
+            ]
 
     def tag_of(self, session: Session, itype: str, text: str) -> str:
         """Return the tag of the pull of an image; raise `BadRequest` for an invalid name."""

@@ -147,8 +147,13 @@ def queue_row(image: ImageRecord) -> dict[str, Any]:
 
 
 def event_row(image: ImageRecord) -> dict[str, Any]:
-    """Return the data of an event about work in flight, or a failure: its row of the queue."""
-    return {"key": image.key, "type": image.itype, **queue_row(image)}
+    """Return the data of an event about work in flight, or a failure: its row of the queue.
+
+    All users who see the work get the same row, so it lacks the id of the requester's request.
+    """
+    row = {"key": image.key, "type": image.itype, **queue_row(image)}
+    row.pop("request_id", None)
+    return row
 
 
 def end_row(work: ImageRecord, image: ImageRecord) -> dict[str, Any]:

@@ -241,6 +241,18 @@ async def test_the_queue_shows_what_a_user_may_see(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_queue_shows_no_request_of_others(bench: Bench) -> None:
+    """The id of a request is shown to its user and to admins."""
+    await bench.pull(ALICE)
+
+    async def request_ids_for(session: Session) -> list[str | None]:
+        return [record.request_id for record in await list_queue(bench, session)]
+
+    assert await request_ids_for(BOB) == [None]
+    assert await request_ids_for(ALICE) == await request_ids_for(ADMIN) == ["request"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_work_with_another_user_s_login_is_hidden(bench: Bench) -> None:
     """A user waits for it, but sees neither its progress nor the size of the image."""
     record = await bench.pull(replace(ALICE, logins={"default": RegistryLogin("alice", "secret")}))

@@ -157,6 +157,14 @@ def test_a_row_of_the_queue() -> None:
     assert render.queue_row(queue_record)["status_message"] == "waiting 6 s: no answer"
 
 
+def test_an_event_is_for_all_users() -> None:
+    """The data of an event is a row of the queue without the request that began the work."""
+    work = ImageRecord(key="a", itype="docker", status=State.FAILURE, request_id="1a2b3c4d")
+    row = render.queue_row(work)
+    assert row.pop("request_id") == "1a2b3c4d"
+    assert render.event_row(work) == {"key": "a", "type": "docker", **row}
+
+
 def test_a_refusal_is_one_line_of_json() -> None:
     """An error has its HTTP status, what happened, what to do, and a word for programs."""
     answer = render.refusal(NotFound("Gone.\n", remedy="Look."), "/api/x")
