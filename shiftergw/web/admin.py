@@ -33,6 +33,9 @@ Page = Callable[[], Awaitable[Answer]]
 CONNECTIONS = 32
 """Connections at once; a monitoring system needs one."""
 
+CONNECTIONS_OF_PEER = CONNECTIONS // 4
+"""Connections of one host at once: no host may keep all others out."""
+
 REFUSAL_SECONDS = 60.0
 """Seconds between two log lines about requests without the token."""
 
@@ -118,6 +121,9 @@ def health_pages(gateway: Gateway) -> dict[str, Page]:
 
 
 def make_admin_site(application: AdminApplication, clock: IReactorTime) -> Site:
-    """Return the site of the admin listener; its peers at a UNIX socket have no address."""
-    limits = ConnectionLimits(total=CONNECTIONS, per_peer=CONNECTIONS)
+    """Return the site of the admin listener.
+
+    Its peers at a UNIX socket have no address, and only the limit of all connections.
+    """
+    limits = ConnectionLimits(total=CONNECTIONS, per_peer=CONNECTIONS_OF_PEER)
     return Site(application, clock, limits)

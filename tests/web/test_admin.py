@@ -12,7 +12,13 @@ from twisted.logger import LogEvent
 from shiftergw.errors import Unavailable
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import render
-from shiftergw.web.admin import REFUSAL_SECONDS, AdminApplication, health_pages, make_admin_site
+from shiftergw.web.admin import (
+    CONNECTIONS,
+    REFUSAL_SECONDS,
+    AdminApplication,
+    health_pages,
+    make_admin_site,
+)
 from shiftergw.web.render import Answer
 from shiftergw.web.site import Site
 from tests.web.fakes import FakeGateway, Wire, hang_up
@@ -95,6 +101,12 @@ def test_refusals_do_not_fill_the_log(events: list[LogEvent]) -> None:
     clock.advance(REFUSAL_SECONDS)
     assert Wire(site).ask("/metrics", headers=[]).status == 401
     assert len([event for event in events if "lacks the token" in event["log_format"]]) == 2
+
+
+def test_no_host_keeps_all_others_out() -> None:
+    """A host has a quarter of the connections."""
+    limits = site_with({}, Clock()).limits
+    assert (limits.total, limits.per_peer) == (CONNECTIONS, CONNECTIONS // 4)
 
 
 def test_a_fault_becomes_an_answer() -> None:
