@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from shiftergw.app.metric_counts import MetricCounts
 from shiftergw.app.metrics import MetricsPage, ReactorLag, count_job_end
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.app.preparation import Preparation
+from shiftergw.app.supervision import Supervision
 from shiftergw.app.user_files import user_files
 from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import CONCURRENT_QUERIES
@@ -105,6 +107,7 @@ def gateway_service(
             *(Listener(text, site, reactor) for text in config.listen),
             ReactorLag(counts, reactor),
             *_admin_services(config, rules, metrics, threads, reactor),
+            Supervision(os.environ, store.ready, config.listen, reactor),
         ]
     )
 

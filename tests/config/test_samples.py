@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import re
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 from shiftergw.config import Config
 from shiftergw.config.document import Section
 from shiftergw.work.celery.app import make_app
+from tests.config.test_units import read as read_unit
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 DOCS = CONF.parent / "docs"
@@ -158,10 +158,7 @@ def test_workers_sample_starts() -> None:
 
 def test_celery_understands_the_worker_unit() -> None:
     """Celery accepts the command of the unit, which names the systems of the sample."""
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(CONF / "shiftergw-worker.service")
-    service = unit["Service"]
+    service = read_unit("shiftergw-worker")["Service"]
     assert (service["User"], service["KillMode"]) == ("shiftergw", "mixed")
     assert service["Environment"] == "GWCONFIG=/etc/shiftergw/imagemanager.json"
     program, *arguments = service["ExecStart"].split()
@@ -176,10 +173,7 @@ def test_celery_understands_the_worker_unit() -> None:
 
 def test_twistd_understands_the_unit() -> None:
     """Twistd accepts the command of the unit, which runs as its own user with a private state."""
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(CONF / "shiftergw.service")
-    service = unit["Service"]
+    service = read_unit("shiftergw")["Service"]
     assert service["User"] == "shiftergw"
     assert (service["StateDirectory"], service["StateDirectoryMode"]) == ("shiftergw", "0700")
     program, *arguments = service["ExecStart"].split()

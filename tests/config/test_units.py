@@ -45,7 +45,8 @@ pairs = pytest.mark.parametrize(("unit", "sample"), PAIRS)
 
 def read(unit: str) -> configparser.ConfigParser:
     """Return the sections of a unit file."""
-    parser = configparser.ConfigParser(interpolation=None)
+    # systemd adds up the lines of one name; the tests read names that occur once.
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(CONF / f"{unit}.service")
     return parser
@@ -159,3 +160,11 @@ def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=patient(60))
     complaints = [line for line in done.stderr.splitlines() if f"{unit}.service" in line]
     assert complaints == []
+
+
+@pytest.mark.parametrize("unit", ["shiftergw", "shiftergw-worker"])
+def test_a_start_may_take_long(unit: str) -> None:
+    """A service that reports when it is ready may wait for a database, or a broker, before."""
+    service = read(unit)["Service"]
+    assert (service["Type"], service["TimeoutStartSec"]) == ("notify", "infinity")
+    assert int(service["WatchdogSec"]) >= 60

@@ -12,7 +12,7 @@ Overridden:
 * `celery.worker.consumer.tasks.Tasks` by `TaskStep`: `qos_global`, `requires`.
 * `celery.bootsteps.ConsumerStep` by `CancelStep`: `get_consumers`, `start`, `requires`.
 * `celery.bootsteps.StartStopStep` by `SlotGateStep`: `__init__`, `start`, `stop`, `requires`; and
-  the consumer calls `shutdown`.
+  the consumer calls `shutdown`. By `SupervisionStep`: `__init__`, `start`, `stop`, `requires`.
 * `celery.worker.request.Request` by `JobRequest`: `on_success`, `on_failure`, `on_timeout` (each
   end of a job frees its slot).
 * `celery.app.task.Task.Strategy`: `strategy` of `slot_gate.py` handles the messages of our task.

@@ -134,6 +134,7 @@ class MachineConsumer(Consumer):
 
     def _wait_before_attempt(self) -> None:
         """Wait, longer each time; end the wait if the machine gets the order to stop."""
+        self.app.shiftergw_supervision.report_wait()
         deadline = time.monotonic() + RECONNECT.seconds(self._attempts)
         while time.monotonic() < deadline:
             state.maybe_shutdown()

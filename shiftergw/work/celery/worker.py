@@ -12,12 +12,19 @@ from types import FrameType
 from typing import Any
 
 from celery import Celery
-from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_after_setup
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    celeryd_after_setup,
+    worker_shutting_down,
+)
 
 from shiftergw.errors import printable
 from shiftergw.plumbing import log_lines
+from shiftergw.plumbing.service_manager import ServiceManager
 from shiftergw.work.celery.app import TASK, is_key, make_app
 from shiftergw.work.celery.slot_gate import SlotGate, SlotGateStep
+from shiftergw.work.celery.supervision import MachineSupervision, SupervisionStep
 from shiftergw.work.subprocess_job import JobLimits, StartLimit, SubprocessJob
 
 
@@ -31,7 +38,10 @@ def make_worker(
     """
     app = make_app(broker_url, slots)
     app.shiftergw_slot_gate = SlotGate()
-    app.steps["consumer"].add(SlotGateStep)
+    supervision = MachineSupervision(ServiceManager.from_environment(os.environ))
+    app.shiftergw_supervision = supervision
+    worker_shutting_down.connect(supervision.report_stop, weak=False)
+    app.steps["consumer"].update((SlotGateStep, SupervisionStep))
 
     def check_systems(instance: Any, **_: Any) -> None:
         """Exit if the command line names a queue that is not the queue of a system."""

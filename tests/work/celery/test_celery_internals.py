@@ -20,6 +20,7 @@ from shiftergw.work import celery as room
 from shiftergw.work.celery import tls
 from shiftergw.work.celery.consumer import CancelStep, MachineConsumer, TaskStep
 from shiftergw.work.celery.slot_gate import JobRequest, SlotGateStep
+from shiftergw.work.celery.supervision import SupervisionStep
 
 OVERRIDES: list[tuple[type, type, set[str]]] = [
     (
@@ -40,6 +41,7 @@ OVERRIDES: list[tuple[type, type, set[str]]] = [
         SlotGateStep,
         {"__init__", "requires", "start", "stop"},
     ),
+    (bootsteps.StartStopStep, SupervisionStep, {"__init__", "requires", "start", "stop"}),
     (Request, JobRequest, {"on_failure", "on_success", "on_timeout"}),
     (SSLTransport, tls._TlsSocket, {"_wrap_socket"}),
     (pyamqp.Connection, tls._Connection, {"Transport"}),
