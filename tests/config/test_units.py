@@ -163,6 +163,17 @@ def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", ["shiftergw", "shiftergw-worker"])
+def test_systemd_rates_the_unit_as_safe(unit: str) -> None:
+    """The exposure of a unit is at most 2.0 of 10, as `systemd-analyze security` measures it."""
+    file = str(CONF / f"{unit}.service")
+    argv = [need("systemd-analyze"), "security", "--no-pager", "--offline=true", "--threshold=20"]
+    done = subprocess.run(
+        [*argv, file], capture_output=True, text=True, check=False, timeout=patient(60)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("unit", ["shiftergw", "shiftergw-worker"])
 def test_a_start_may_take_long(unit: str) -> None:
     """A service that reports when it is ready may wait for a database, or a broker, before."""
     service = read(unit)["Service"]
