@@ -146,6 +146,7 @@ async def test_a_long_conversion_elsewhere_holds_no_worker(
             await site.build_image(site.two)
     assert caught.value.why == "the same conversion for another pull"
     assert isinstance(caught.value.failure, ConversionFailed)
+    assert caught.value.limit == 2 * BuildLimits().stages.conversion  # for its slot, and its work
     await site.build_image(site.two)
 
 
