@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -159,9 +159,7 @@ class Feed:
         async for page in self._reader.pages(self._system):
             for record in page:
                 entry = before.get(record.key)
-                if keeps_places and entry is not None and entry.record != record:
-                    record = _with_places_of(entry.record, record)  # noqa: PLW2901
-                if entry is None or entry.record != record:
+                if entry is None or not _is_same(entry.record, record, keeps_places=keeps_places):
                     entry = WorkEntry(record, render.to_json(render.event_row(record)))
                 entries[record.key] = entry
         gone_keys = [key for key in before if key not in entries]
@@ -203,11 +201,17 @@ class Feed:
                 self._ends[record.key] = now, WorkEntry(image, row)
 
 
-def _with_places_of(before: ImageRecord, record: ImageRecord) -> ImageRecord:
-    """Return a record that waits as before with its earlier place in the queue."""
-    if record.queue_place is None or before.queue_place is None:
-        return record
-    return replace(record, queue_place=before.queue_place, queue_length=before.queue_length)
+def _is_same(before: ImageRecord, record: ImageRecord, *, keeps_places: bool) -> bool:
+    """Return whether a record is as before, with `keeps_places` apart from its place in the queue.
+
+    Of records that have places only the messages are compared then: thousands may wait, and a
+    comparison of all members takes long. Other changes of theirs count in the next round without
+    `keeps_places`.
+    """
+    if not keeps_places or before.queue_place is None or record.queue_place is None:
+        return before == record
+    messages = record.status_message, record.waits_for
+    return (before.status_message, before.waits_for) == messages
 
 
 def _differs(before: WorkEntry | None, after: WorkEntry) -> bool:

@@ -100,10 +100,12 @@ def test_new_places_are_told_now_and_then() -> None:
     work.records = [replace(work.records[0], waits_for="The broker is away.")]
     clock.advance(ROUND_SECONDS)
     assert listener.keys == ["a", "a"]
-    assert feed.entries["a"].record.queue_place == 9
+    work.records = [replace(work.records[0], queue_place=7, queue_length=7)]
+    clock.advance(ROUND_SECONDS)
+    assert listener.keys == ["a", "a"]
     clock.pump([ROUND_SECONDS] * round(PLACE_SECONDS))
     assert listener.keys == ["a", "a", "a"]
-    assert feed.entries["a"].record.queue_place == 8
+    assert feed.entries["a"].record.queue_place == 7
     work.records = [replace(WAITS, status=State.PULLING, queue_place=None, queue_length=None)]
     clock.advance(ROUND_SECONDS)
     assert feed.entries["a"].record == work.records[0]
