@@ -80,11 +80,13 @@ def test_a_manager_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_machine_reports_its_state(
     start_machine: StartMachine, system: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real machine is ready once it consumes, gives signs of life, and reports its stop."""
+    """A real machine reports the wait for the broker, readiness, signs of life, and its stop."""
     with NotifySocket(watchdog_seconds=1) as manager:
         for name, value in manager.env.items():
             monkeypatch.setenv(name, value)
         machine = start_machine("one")
+        report = await deferToThread(manager.next_report)
+        assert report == {"STATUS": "Waiting for the broker"}
         report = await deferToThread(manager.wait_for, "READY")
         assert report["STATUS"] == f"Connected to the broker, for {system}"
         await deferToThread(manager.wait_for, "WATCHDOG")
