@@ -15,6 +15,7 @@ import click
 from shiftergw.cli.exits import DONE, Misuse, text_of
 from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
+from shiftergw.cli.progress_rows import Row
 from shiftergw.cli.reactor import run
 from shiftergw.cli.scratch_directory import scratch_directory
 from shiftergw.config import Config
@@ -101,9 +102,11 @@ def convert(
         with scratch_directory(scratch), Display() as display:
             # A site's own converted files stay in place, for deliveries.
             scratch_only = config_file is None
-            watcher = DisplayWatcher(display)
+            (row,) = display.rows
+            watcher = RowWatcher(row)
             conversion = Conversion(image, name, out, scratch, options, link=scratch_only)
             result = await convert(reactor, config, conversion, watcher)
+            row.end("Done", is_complete=True, members={})
         click.echo(json.dumps(result))
         return DONE
 
@@ -224,27 +227,27 @@ def squash_options(
     return replace(options, level=level)
 
 
-class DisplayWatcher:
-    """Shows a conversion on a display."""
+class RowWatcher:
+    """Shows a conversion in a row of a display."""
 
-    def __init__(self, display: Display) -> None:
-        """Show on `display`."""
-        self._display = display
+    def __init__(self, row: Row) -> None:
+        """Show in `row`."""
+        self._row = row
         self._progress = Progress()
 
     def enter_stage(self, state: State, message: str) -> None:
         """Show the stage that begins."""
         self._progress = Progress()
-        self._display.stage(message or state.value)
+        self._row.stage(message or state.value)
 
     def report(self, progress: Progress) -> None:
         """Show the progress of the stage, which never goes backwards."""
         self._progress = progress.after(self._progress)
-        self._display.bytes(self._progress.done, self._progress.total)
+        self._row.bytes(self._progress.done, self._progress.total)
 
     def report_reading(self, progress: Progress) -> None:
         """Show nothing: the display has one stage."""
 
     def notify(self, message: str) -> None:
         """Show what the conversion waits for."""
-        self._display.notify(message)
+        self._row.notify(message)

@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from shiftergw.cli.access_lists import groups_option, users_option
-from shiftergw.cli.options import nowait_option, public_option, systems_option
+from shiftergw.cli.options import (
+    events_option,
+    nowait_option,
+    public_option,
+    quiet_option,
+    systems_option,
+)
+from shiftergw.cli.progress import Output
 from shiftergw.cli.pull_command import UploadOptions, pull_upload
 from shiftergw.cli.settings import Settings
 from shiftergw.model.source_names import LocalSourceName
@@ -20,6 +27,8 @@ from shiftergw.model.source_names import LocalSourceName
 @groups_option
 @public_option
 @nowait_option
+@events_option
+@quiet_option
 @systems_option
 @click.pass_obj
 def import_file(
@@ -30,11 +39,13 @@ def import_file(
     groups: tuple[str, ...],
     public: bool,
     nowait: bool,
+    output: str | None,
 ) -> None:
     """Upload FILE, a squashfs file of your own, as the image custom:NAME[:TAG].
 
     The gateway builds the image anew from the content of FILE. Only you, and the users and
     groups that the options name, may use it.
     """
+    form = Output(output or Output.PEOPLE)
     source = LocalSourceName("squashfs", file)
-    pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait))
+    pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait, form))

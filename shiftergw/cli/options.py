@@ -61,6 +61,12 @@ public_option = click.option(
     "--public", is_flag=True, help="Let everybody use an image that you upload."
 )
 nowait_option = click.option("--nowait", is_flag=True, help="Ask once and do not wait.")
+events_option = click.option(
+    "--json", "output", flag_value="events", help="Print progress and end as lines of JSON."
+)
+quiet_option = click.option(
+    "-q", "--quiet", "output", flag_value="silence", help="Show no progress."
+)
 """Options of the commands that pull."""
 
 config_option = click.option(

@@ -1,32 +1,69 @@
-"""How far the work is, on standard error: a bar on a terminal, a line per change elsewhere."""
+"""Show the progress of work: bars on a terminal, lines in a file, JSON objects for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from enum import Enum
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import click
 from rich.console import Console as RichConsole
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.console import Group
+from rich.live import Live
 from rich.text import Text
 
 from shiftergw.cli.output import Console
-from shiftergw.errors import printable
+from shiftergw.cli.progress_lines import labels_of, plain_line, terminal_lines
+from shiftergw.cli.progress_rows import Row, View, Work
+from shiftergw.model.names import is_count, is_time
+
+LINE_INTERVAL = 10.0
+"""Seconds between two lines about the same stage, where there is no terminal."""
+
+_COUNTS = ("done", "total", "rate", "queue_place", "queue_length")
+_TIMES = ("time_left", "waits_until")
+"""Numbers of an answer that events repeat."""
 
 
-class _Bars:
-    """The bars of a display, which exist on a terminal only."""
+class Output(Enum):
+    """How a command shows its progress: to people, as events for programs, or not at all."""
 
-    _bars: Progress | None
+    PEOPLE = "people"
+    EVENTS = "events"
+    SILENCE = "silence"
+
+
+_NAMELESS_WORK = (Work(),)
+"""The work of a command that does one thing."""
+
+
+class Display:
+    """Shows pieces of work side by side, each in a row."""
+
+    def __init__(
+        self,
+        works: Sequence[Work] = _NAMELESS_WORK,
+        output: Output = Output.PEOPLE,
+        console: RichConsole | None = None,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Show these works on `console`, by default on standard error."""
+        view = _view(output, console or Console(stderr=True))
+        labels = labels_of((work.image, work.system) for work in works)
+        self.rows = [
+            Row(work, label, view, seconds) for work, label in zip(works, labels, strict=True)
+        ]
+        self._view = view
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._view.start(self.rows)
+        return self
 
     def __exit__(
         self,
@@ -35,147 +72,122 @@ class _Bars:
         trace: TracebackType | None,
     ) -> None:
         """Leave the terminal as it should be; it may be gone."""
-        if self._bars is not None:
-            with suppress(OSError):
-                self._bars.stop()
+        with suppress(OSError):
+            self._view.stop()
 
 
-class Display(_Bars):
-    """Shows one stage after the other, and the bytes of the stage."""
-
-    def __init__(self, console: RichConsole | None = None) -> None:
-        """Show progress on `console`, by default on standard error."""
-        self._console = console or Console(stderr=True)
-        self._bars = None
-        self._task: TaskID | None = None
-        self._stage = ""
-        self._last_line = ""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        if self._console.is_terminal:
-            self._bars = _bars(self._console)
-            self._bars.start()
-        return self
-
-    def stage(self, text: str) -> None:
-        """Show that a stage begins; the same one twice is one."""
-        line = printable(text)
-        if line == self._stage:
-            return
-        self._stage = line
-        if self._bars is None:
-            self._print(line)
-            return
-        if self._task is not None:
-            self._bars.stop_task(self._task)
-        self._task = self._bars.add_task(line, total=None)
-
-    def bytes(self, done: int, total: int) -> None:
-        """Show how far the stage is; `total` 0 means not known."""
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=done, total=total or None)
-
-    def notify(self, text: str) -> None:
-        """Show one line, unless it is the last one again."""
-        line = printable(text)
-        if line != self._last_line:
-            self._last_line = line
-            self._print(line)
-
-    def _print(self, line: str) -> None:
-        _print(self._console, line)
+def _view(output: Output, console: RichConsole) -> View:
+    if output is Output.EVENTS:
+        return _Events()
+    if output is Output.SILENCE:
+        return _SilentView()
+    is_drawable = console.is_terminal and not console.is_dumb_terminal
+    return _Bars(console) if is_drawable else _Lines(console)
 
 
-class Lines(_Bars):
-    """Shows several pieces of work side by side, each in a line of its own."""
+class _SilentView:
+    """Shows nothing."""
 
-    def __init__(self, names: Iterable[str], console: RichConsole | None = None) -> None:
-        """Show the work with these names on `console`, by default on standard error."""
-        self._names = [printable(name) for name in names]
-        self._console = console or Console(stderr=True)
-        self._bars = _bars(self._console) if self._console.is_terminal else None
-        self._lines: dict[str, Line] = {}
+    def start(self, rows: Sequence[Row]) -> None:
+        pass
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        width = max(map(len, self._names))
-        for name in self._names:
-            self._lines[name] = Line(self._console, self._bars, name, width)
-        if self._bars is not None:
-            self._bars.start()
-        return self
+    def stop(self) -> None:
+        pass
 
-    def line(self, name: str) -> Line:
-        """Return where one of the names is shown."""
-        return self._lines[printable(name)]
+    def update(self, row: Row, *, is_new: bool) -> None:
+        pass
+
+    def notify(self, row: Row, line: str) -> None:
+        pass
+
+    def end(self, row: Row, members: Mapping[str, Any]) -> None:
+        pass
 
 
-class Line:
-    """Shows one piece of work among others; as `Display`, with its name in front."""
+class _Bars(_SilentView):
+    """Draws the rows on a terminal, again and again."""
 
-    def __init__(self, console: RichConsole, bars: Progress | None, name: str, width: int) -> None:
-        """Show the name in `width` characters where lines stand below each other."""
+    def __init__(self, console: RichConsole) -> None:
         self._console = console
-        self._bars = bars
-        self._name = name
-        self._start = f"{name:{width}}  "
-        self._task = TaskID(0) if bars is None else bars.add_task(self._start, total=None)
-        self._stage = ""
-        self._last_line = ""
+        self._rows: Sequence[Row] = ()
+        self._live = Live(console=console, get_renderable=self._drawing)
 
-    def stage(self, text: str) -> None:
-        """Show that a stage begins; the same one twice is one."""
-        stage = printable(text)
-        if stage == self._stage:
-            return
-        self._stage = stage
-        if self._bars is None:
-            _print(self._console, f"{self._name}: {stage}")
-            return
-        self._bars.update(self._task, description=f"{self._start}{stage}", completed=0)
-        task = self._of(self._bars)
-        task.total = task.finished_time = None  # `update` has no way to take them back
+    def start(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self._live.start()
 
-    def bytes(self, done: int, total: int) -> None:
-        """Show how far the stage is; `total` 0 means not known."""
-        if self._bars is not None:
-            self._bars.update(self._task, completed=done, total=total or None)
+    def stop(self) -> None:
+        self._live.stop()
 
-    def notify(self, text: str) -> None:
-        """Show one line, unless it is the last one again."""
-        line = printable(text)
-        if line != self._last_line:
-            self._last_line = line
-            _print(self._console, f"{self._name}: {line}")
+    def notify(self, row: Row, line: str) -> None:
+        _print(self._console, _with_label(row, line))
 
-    def end(self, text: str, *, good: bool) -> None:
-        """Show how it ended: a full bar if it was `good`."""
-        self.stage(text)
-        if self._bars is not None:
-            self._bars.update(self._task, total=1, completed=int(good), counted=False)
-            self._bars.stop_task(self._task)
-
-    def _of(self, bars: Progress) -> Task:
-        return next(task for task in bars.tasks if task.id == self._task)
+    def _drawing(self) -> Group:
+        works = [(row.label, row.state) for row in self._rows]
+        visible_works = [(label, state) for label, state in works if label or state.text]
+        lines = terminal_lines(visible_works, self._console.width)
+        return Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines))
 
 
-class _Bytes(DownloadColumn):
-    """How many bytes of how many, where bytes are counted and known."""
+class _Lines(_SilentView):
+    """Prints a line for each stage, and one every `LINE_INTERVAL` seconds while it goes on."""
 
-    def render(self, task: Task) -> Text:
-        is_known = task.total is not None or task.completed > 0
-        return super().render(task) if is_known and task.fields.get("counted", True) else Text()
+    def __init__(self, console: RichConsole) -> None:
+        self._console = console
+        self._ages: dict[Row, float] = {}
+        """The age of each row when its last line was printed."""
+
+    def update(self, row: Row, *, is_new: bool) -> None:
+        state = row.state
+        if is_new or state.seconds - self._ages.get(row, 0.0) >= LINE_INTERVAL:
+            self._ages[row] = state.seconds
+            shown_state = replace(state, seconds=0.0) if is_new else state
+            _print(self._console, _with_label(row, plain_line(shown_state)))
+
+    def notify(self, row: Row, line: str) -> None:
+        _print(self._console, _with_label(row, line))
+
+    def end(self, row: Row, members: Mapping[str, Any]) -> None:  # noqa: ARG002 - of the protocol
+        if row.label:  # the result of work that is alone follows at once
+            _print(self._console, _with_label(row, row.state.text))
 
 
-def _bars(console: RichConsole) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        _Bytes(),
-        TimeElapsedColumn(),
-        console=console,
-    )
+class _Events(_SilentView):
+    """Prints a JSON object on a line of standard output for each change."""
+
+    def __init__(self) -> None:
+        self._last_lines: dict[Row, str] = {}
+
+    def update(self, row: Row, *, is_new: bool) -> None:  # noqa: ARG002 - of the protocol
+        state, members = row.state, row.members
+        event: dict[str, Any] = {"text": state.text}
+        if members:
+            texts = {name: members.get(name) for name in ("status", "stage", "waits_for")}
+            counts = {name: members.get(name) for name in _COUNTS if is_count(members.get(name))}
+            times = {name: members.get(name) for name in _TIMES if is_time(members.get(name))}
+            event |= {name: text for name, text in texts.items() if text} | counts | times
+        else:
+            numbers = {"done": state.done, "total": state.total, "rate": state.rate}
+            event |= {name: number for name, number in numbers.items() if number is not None}
+        self._print(row, "progress", event)
+
+    def notify(self, row: Row, line: str) -> None:
+        self._print(row, "notice", {"text": line})
+
+    def end(self, row: Row, members: Mapping[str, Any]) -> None:
+        self._print(row, "end", members)
+
+    def _print(self, row: Row, event: str, members: Mapping[str, Any]) -> None:
+        work = {"image": row.work.image, "system": row.work.system}
+        known_work = {name: text for name, text in work.items() if text}
+        line = json.dumps({"event": event, **known_work, **members})
+        if self._last_lines.get(row) != line:
+            self._last_lines[row] = line
+            click.echo(line)
+
+
+def _with_label(row: Row, line: str) -> str:
+    return f"{row.label}: {line}" if row.label else line
 
 
 def _print(console: RichConsole, line: str) -> None:

@@ -21,7 +21,8 @@ from shiftergw.cli.exits import (
     text_of,
 )
 from shiftergw.cli.gateways import shuffle
-from shiftergw.cli.progress import Display, Line, Lines
+from shiftergw.cli.progress import Display, Output
+from shiftergw.cli.progress_rows import Row, Work
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
@@ -37,12 +38,34 @@ _WAITING = {*(state.value for state in POLLING_STATES), MISSING}
 
 @dataclass(frozen=True, slots=True)
 class PullEnd:
-    """How a pull has ended for one system: exit code, a word for the display, lines to print."""
+    """How a pull has ended for one system: exit code, a word for the display, lines to print.
+
+    `status` is that of the last answer, "" if there was none.
+    """
 
     code: int
     word: str
     image_id: str = ""
     messages: Sequence[str] = ()
+    status: str = ""
+
+    @classmethod
+    def from_error(cls, error: Stop | GatewayError) -> PullEnd:
+        """Return the end of a pull of which no gateway could tell the end."""
+        if isinstance(error, Stop):
+            return cls(error.exit_code, "Not done", messages=error.message.splitlines())
+        return cls(code_of(error), "Not done", messages=text_of(error).splitlines())
+
+    def show(self, row: Row) -> None:
+        """Show the end in the row of the pull."""
+        members = {
+            "status": self.status,
+            "id": self.image_id,
+            "exit_code": self.code,
+            "messages": list(self.messages),
+        }
+        known_members = {name: value for name, value in members.items() if value not in ("", [])}
+        row.end(self.word, is_complete=self.code == DONE, members=known_members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +74,19 @@ class PullOptions:
 
     `members` are those of the request, such as readers. `upload` sends an image of the user's own
     to the gateway first, and returns the id of the upload, or the record of the READY image if
-    there is nothing to send.
+    there is nothing to send. `output` says how the progress is shown, and the ends.
     """
 
     image: tuple[str, str]
     members: Mapping[str, Any]
     wait: bool
-    upload: (
-        Callable[[Remote, Display | Line], Coroutine[Any, Any, str | Mapping[str, Any]]] | None
-    ) = None
+    upload: Callable[[Remote, Row], Coroutine[Any, Any, str | Mapping[str, Any]]] | None = None
+    output: Output = Output.PEOPLE
+
+    @property
+    def name(self) -> str:
+        """Return type and name of the image."""
+        return ":".join(self.image)
 
 
 async def pull_for_all(
@@ -68,8 +95,8 @@ async def pull_for_all(
     """Pull an image for the system or the systems of the command line; return the exit code."""
     if len(remotes) > 1:
         return await pull_for_each(remotes, reactor, options)
-    (remote,) = remotes.values()
-    return await pull_image(remote, reactor, options)
+    ((system, remote),) = remotes.items()
+    return await pull_image(remote, reactor, options, system)
 
 
 def remotes(exchange: TwistedExchange, settings: Settings) -> dict[str, Remote]:
@@ -90,11 +117,20 @@ def _warn_about(system: str, text: str) -> None:
     click.echo(f"{system}: {text}", err=True)
 
 
-async def pull_image(remote: Remote, clock: Any, options: PullOptions) -> int:
+async def pull_image(remote: Remote, clock: Any, options: PullOptions, system: str = "") -> int:
     """Pull an image and wait for the end; print its id and return the exit code."""
-    with Display() as display:
-        record = await _last_answer(remote, clock, options, display)
-    end = end_of(record)
+    with Display([Work(options.name, system)], options.output, seconds=clock.seconds) as display:
+        (row,) = display.rows
+        try:
+            record = await _last_answer(remote, clock, options, row)
+        except (Stop, GatewayError) as error:
+            PullEnd.from_error(error).show(row)
+            raise
+        end = end_of(record)
+        if record.get("status") not in _WAITING:
+            end.show(row)
+    if options.output is Output.EVENTS:
+        return end.code
     if end.image_id:
         click.echo(end.image_id)
     if end.messages:
@@ -107,71 +143,61 @@ async def pull_for_each(remotes: Mapping[str, Remote], clock: Any, options: Pull
 
     No system waits for another. Returns the exit code of the worst end, by `BEST_TO_WORST`.
     """
-    with Lines(remotes) as lines:
+    works = [Work(options.name, system) for system in remotes]
+    with Display(works, options.output, seconds=clock.seconds) as display:
         pulls = [
-            Deferred.fromCoroutine(_pull_for(remote, clock, options, lines.line(system)))
-            for system, remote in remotes.items()
+            Deferred.fromCoroutine(_pull_for(remote, clock, options, row))
+            for remote, row in zip(remotes.values(), display.rows, strict=True)
         ]
         try:
             ends = dict(zip(remotes, [await pull for pull in pulls], strict=True))
         finally:
             cancel_all(pulls)
-    for system, end in ends.items():
-        if end.image_id:
-            click.echo(f"{system}: {end.image_id}")
-        for text in end.messages:
-            click.echo(f"{system}: {text}", err=True)
+    if options.output is not Output.EVENTS:
+        for system, end in ends.items():
+            if end.image_id:
+                click.echo(f"{system}: {end.image_id}")
+            for text in end.messages:
+                click.echo(f"{system}: {text}", err=True)
     return max((end.code for end in ends.values()), key=BEST_TO_WORST.index)
 
 
-async def _pull_for(remote: Remote, clock: Any, options: PullOptions, line: Line) -> PullEnd:
+async def _pull_for(remote: Remote, clock: Any, options: PullOptions, row: Row) -> PullEnd:
     try:
-        record = await _last_answer(remote, clock, options, line)
-    except Stop as stop:
-        end = PullEnd(stop.exit_code, "NOT DONE", messages=stop.message.splitlines())
-    except GatewayError as error:
-        end = PullEnd(code_of(error), "NOT DONE", messages=text_of(error).splitlines())
+        record = await _last_answer(remote, clock, options, row)
+    except (Stop, GatewayError) as error:
+        end = PullEnd.from_error(error)
     else:
         end = end_of(record)
         if record.get("status") in _WAITING:
             return end
-    line.end(end.word, good=end.code == DONE)
+    end.show(row)
     return end
 
 
 async def _last_answer(
-    remote: Remote, clock: Any, options: PullOptions, display: Display | Line
+    remote: Remote, clock: Any, options: PullOptions, row: Row
 ) -> Mapping[str, Any]:
     """Poll until the pull has ended, or ask once; show the progress, return the last answer."""
     if options.upload is None:
         record = await remote.pull(*options.image, options.members)
     else:
-        upload = await options.upload(remote, display)
+        upload = await options.upload(remote, row)
         if not isinstance(upload, str):
             return upload
         members = {**options.members, "upload": upload}
         options = replace(options, members=members)
         # The gateway that has the upload may be restarting.
         call = partial(remote.pull, *options.image, members, to_last=True)
-        record = await polling.retry_while_silent(call, clock, display.notify)
+        record = await polling.retry_while_silent(call, clock, row.notify)
     while options.wait and record.get("status") in _WAITING:
-        _show(display, record)
+        row.show(record)
         await polling.pause(clock)
-        call = partial(remote.poll, *options.image, options.members, display.notify)
-        record = await polling.retry_while_silent(call, clock, display.notify)
+        call = partial(remote.poll, *options.image, options.members, row.notify)
+        record = await polling.retry_while_silent(call, clock, row.notify)
     if record.get("status") in _WAITING:
-        _show(display, record)
+        row.show(record)
     return record
-
-
-def _show(display: Display | Line, record: Mapping[str, Any]) -> None:
-    # With numbers the message changes at each poll, and the display has the numbers already.
-    message = record.get("activity", record.get("status_message", ""))
-    state = str(record.get("status"))
-    display.stage(state if message in ("", MISSING, state) else f"{state}: {message}")
-    done, total = record.get("done"), record.get("total")
-    if isinstance(done, int) and isinstance(total, int):
-        display.bytes(done, total)
 
 
 def end_of(record: Mapping[str, Any]) -> PullEnd:
@@ -180,10 +206,10 @@ def end_of(record: Mapping[str, Any]) -> PullEnd:
     if status == State.READY.value and is_image_id(image_id):
         notice = record.get("notice")
         messages = [printable(str(notice), 1000)] if notice else ()
-        return PullEnd(DONE, status, str(image_id), messages)
+        return PullEnd(DONE, "Done", str(image_id), messages, status)
     if status in _WAITING:
-        return PullEnd(DONE, status)
+        return PullEnd(DONE, "Not done", status=status)
     cause = record.get("cause") or f"The pull ended with {status}."
     request = record.get("request_id") and f"(request {record['request_id']})"
     lines = [printable(str(line), 1000) for line in (cause, record.get("remedy"), request) if line]
-    return PullEnd(FAILURE, status, messages=lines)
+    return PullEnd(FAILURE, "Failed", messages=lines, status=status)

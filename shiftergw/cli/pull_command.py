@@ -14,8 +14,15 @@ from shiftergw.cli.access_lists import access_list, groups_option, users_option
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import Misuse
 from shiftergw.cli.images import image_of
-from shiftergw.cli.options import nowait_option, public_option, systems_option
-from shiftergw.cli.progress import Display
+from shiftergw.cli.options import (
+    events_option,
+    nowait_option,
+    public_option,
+    quiet_option,
+    systems_option,
+)
+from shiftergw.cli.progress import Display, Output
+from shiftergw.cli.progress_rows import Work
 from shiftergw.cli.pull import PullOptions, pull_for_all, remotes
 from shiftergw.cli.reactor import run
 from shiftergw.cli.settings import Settings
@@ -32,12 +39,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UploadOptions:
-    """Who may use an uploaded image, and whether to wait until it is there."""
+    """Who may use an uploaded image, whether to wait until it is there, and what is shown."""
 
     users: Sequence[str]
     groups: Sequence[str]
     public: bool
     nowait: bool
+    output: Output
 
 
 @click.command()
@@ -47,6 +55,8 @@ class UploadOptions:
 @groups_option
 @public_option
 @nowait_option
+@events_option
+@quiet_option
 @systems_option
 @click.pass_obj
 def pull(
@@ -57,6 +67,7 @@ def pull(
     groups: tuple[str, ...],
     public: bool,
     nowait: bool,
+    output: str | None,
 ) -> None:
     """Have the gateway get IMAGE from its registry, and wait until it is there.
 
@@ -69,15 +80,19 @@ def pull(
     For several systems at once the ids are printed as `SYSTEM: ID`, and errors are reported for
     each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the
     image.
+
+    --json prints one JSON object a line instead of the ids: `event` is `progress`, `notice` or
+    `end`, which comes once for each system.
     """
+    form = Output(output or Output.PEOPLE)
     if name is not None:
         source = local_source_of(image)
-        pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait))
+        pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait, form))
     if public:
         raise Misuse("--public is for images of your own: write their source, and a NAME.")
     check_registry_image(image)
     itype_and_name = image_of(image, settings.default_type())
-    options = PullOptions(itype_and_name, access_list(users, groups), not nowait)
+    options = PullOptions(itype_and_name, access_list(users, groups), not nowait, output=form)
     run(
         lambda reactor: pull_for_all(reactor, remotes(TwistedExchange(reactor), settings), options),
         "Interrupted. If the pull has begun it goes on; the same command shows it again.",
@@ -112,9 +127,10 @@ def pull_upload(
         gateways = remotes(exchange, settings)
         check = partial(check_upload, gateways, image)
         async with AsyncExitStack() as stack:
-            with Display() as display:
+            with Display([Work(f"{itype}:{image}")], options.output) as display:
+                (row,) = display.rows
                 content = await stack.enter_async_context(
-                    prepared_source(source, exchange.in_thread, display, check)
+                    prepared_source(source, exchange.in_thread, row, check)
                 )
             request = {**members, "selector": content.selector}
             call = partial(
@@ -132,6 +148,7 @@ def pull_upload(
                     request,
                     not options.nowait,
                     call,
+                    options.output,
                 ),
             )
 

@@ -55,7 +55,14 @@ from shiftergw.errors.pulls import (
     WorkerLost,
     stage_timeout,
 )
-from shiftergw.errors.text import FOREIGN_TEXT_LIMIT, amount, duration, key_values, printable
+from shiftergw.errors.text import (
+    FOREIGN_TEXT_LIMIT,
+    amount,
+    duration,
+    key_values,
+    printable,
+    short_duration,
+)
 
 __all__ = [
     "FOREIGN_TEXT_LIMIT",
@@ -103,5 +110,6 @@ __all__ = [
     "duration",
     "key_values",
     "printable",
+    "short_duration",
     "stage_timeout",
 ]

@@ -62,3 +62,13 @@ def duration(seconds: float) -> str:
         if number >= 1 or size == 1:
             return f"{number:g} {unit}{'' if number == 1 else 's'}"
     raise AssertionError("seconds are the last unit")
+
+
+def short_duration(seconds: float) -> str:
+    """Return a time span with two or three digits, as for an estimate: `15 s`, `3 min`, `2 h`."""
+    if seconds < 120:  # noqa: PLR2004 - two minutes
+        return f"{max(1, round(seconds))} s"
+    if seconds < 7200:  # noqa: PLR2004 - two hours
+        return f"{round(seconds / 60)} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shiftergw.errors import short_duration
 from shiftergw.model.names import is_count, is_time
 from shiftergw.model.records import ImageRecord
 
@@ -40,7 +41,7 @@ def progress_text(record: ImageRecord) -> str:
         unit = _unit_of(record.rate, _LARGEST_RATE)
         parts.append(f"{_number(record.rate, unit)} {_UNITS[unit]}/s")
         if is_time(record.time_left):
-            parts.append(f"{_duration(record.time_left)} left")
+            parts.append(f"{short_duration(record.time_left)} left")
     numbers = ", ".join(parts)
     if verb is not None:
         return f"{verb} {numbers}"
@@ -76,13 +77,3 @@ def _unit_of(size: int, limit: int = _LARGEST_SIZE) -> int:
 def _number(size: int, unit: int) -> str:
     number = size / 1000**unit
     return f"{number:,.0f}" if number >= _ROUND_NUMBER or not unit else f"{number:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time that is an estimate, so with two digits or three."""
-    if seconds < 120:  # noqa: PLR2004 - two minutes
-        return f"{max(1, round(seconds))} s"
-    if seconds < 7200:  # noqa: PLR2004 - two hours
-        return f"{round(seconds / 60)} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

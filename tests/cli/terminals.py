@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import termios
 import time
@@ -19,9 +20,10 @@ from tests.patience import patient
 class Terminal:
     """A command on a terminal of its own, which wins over its standard input."""
 
-    def __init__(self, env: Mapping[str, str], *arguments: str) -> None:
+    def __init__(self, env: Mapping[str, str], *arguments: str, columns: int = 80) -> None:
         """Start the command."""
         self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
         self._slave = slave
         self.process = subprocess.Popen(
             [*PROGRAM, *arguments],

@@ -132,7 +132,7 @@ async def test_while_a_pull_is_polled(number: int, code: int, times: int) -> Non
 
     def interrupt_pull(env: dict[str, str]) -> Outcome:
         with command("pull", "x:1", env=env) as running:
-            running.expect("PULLING")
+            running.expect("Downloading")
             return running.interrupt(number, times)
 
     async with gateway_for(FakeGateway(pulls=[WORKING])) as env:

@@ -30,6 +30,7 @@ from tests.cli.command import ENVIRONMENT, PROGRAM, ask, gateway_for
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
+WORKING_LINE = "Downloading the image: 25 %, 1 bytes of 4 bytes\n"
 NOBODY_UID = pwd.getpwnam("nobody").pw_uid
 FAILURE = ImageRecord(
     system="mycluster",
@@ -57,7 +58,10 @@ async def test_pull_waits_and_prints_the_id() -> None:
     )
     result = await ask(fake, "pull", "--user", "1000,nobody", "--group", "7", "docker:a/b:1")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
-    assert result.stderr.splitlines() == ["INIT", "PULLING: Pulling layers"]
+    assert result.stderr.splitlines() == [
+        "Requesting the image",
+        "Pulling layers: 25 %, 1 bytes of 4 bytes",
+    ]
     name, _, *arguments = fake.calls[0]
     assert (name, arguments[:4]) == ("pull", ["docker", "a/b:1", (1000, NOBODY_UID), (7,)])
 
@@ -85,7 +89,7 @@ async def test_pull_nowait() -> None:
     """The command sends one request, shows the state, and exits with 0."""
     fake = FakeGateway(pulls=[WORKING])
     result = await ask(fake, "pull", "--nowait", "x:1")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "PULLING\n")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", WORKING_LINE)
     assert len(fake.calls) == 1
 
 
@@ -99,7 +103,7 @@ async def test_interrupted_pull() -> None:
             [*PROGRAM, "pull", "x:1"], env=env, stderr=subprocess.PIPE, text=True
         ) as process:
             assert process.stderr is not None
-            assert process.stderr.readline() == "PULLING\n"
+            assert process.stderr.readline() == WORKING_LINE
             process.send_signal(signal.SIGINT)
             errors = process.stderr.read()
         return process.returncode, errors

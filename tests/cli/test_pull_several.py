@@ -97,9 +97,9 @@ async def test_every_system_has_its_id() -> None:
     result = await ask(fake, "pull", "--system", "b,a", "x:1")
     assert (result.returncode, result.stdout) == (0, f"b: {IMAGE_ID}\na: {OTHER_ID}\n")
     assert sorted(result.stderr.splitlines()) == [
-        "a: READY",
-        "b: PULLING: Pulling layers",
-        "b: READY",
+        "a: Done",
+        "b: Done",
+        "b: Pulling layers",
     ]
 
 
@@ -124,7 +124,7 @@ async def test_ways_to_name_systems(arguments: list[str], option: str) -> None:
 async def test_the_same_system_twice() -> None:
     """The output is that of a command for one system."""
     result = await ask(systems(a=[WORKING, READY]), "pull", "--system", "a,a", "x:1")
-    assert (result.stdout, result.stderr) == (f"{IMAGE_ID}\n", "PULLING: Pulling layers\n")
+    assert (result.stdout, result.stderr) == (f"{IMAGE_ID}\n", "Pulling layers\n")
 
 
 @pytest_twisted.ensureDeferred
@@ -134,7 +134,7 @@ async def test_a_system_that_fails_does_not_stop_the_others() -> None:
     result = await ask(fake, "pull", "--system", "bad,slow", "x:1")
     assert (result.returncode, result.stdout) == (1, f"slow: {IMAGE_ID}\n")
     assert result.stderr.splitlines()[-2:] == ["bad: No such tag.", "bad: Check the tag."]
-    assert "bad: FAILURE" in result.stderr.splitlines()
+    assert "bad: Failed" in result.stderr.splitlines()
 
 
 @pytest_twisted.ensureDeferred
@@ -163,7 +163,7 @@ async def test_nowait() -> None:
     fake = systems(a=[WORKING], b=[READY])
     result = await ask(fake, "pull", "--nowait", "--system", "a,b", "x:1")
     assert (result.returncode, result.stdout) == (0, f"b: {IMAGE_ID}\n")
-    assert "a: PULLING: Pulling layers" in result.stderr
+    assert "a: Pulling layers" in result.stderr
     assert len(fake.calls) == 2
 
 

@@ -72,7 +72,7 @@ def test_the_work_is_shown(gateway: UploadGateway, file: Path) -> None:
     gateway.pulls = [working, failure]
     code, _, errors = run(gateway, "pull", str(file), "mine")
     assert code == 1
-    assert errors.splitlines()[2:] == ["CONVERSION: Converting", "It is no image.", "Look at it."]
+    assert errors.splitlines()[2:] == ["Converting", "It is no image.", "Look at it."]
     assert gateway.bodies[0] == gateway.bodies[1]
 
 

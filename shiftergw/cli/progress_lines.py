@@ -1,0 +1,228 @@
+"""Lines about the progress of work: pure functions of what is known of it, and of the width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+
+from shiftergw.errors import amount, printable, short_duration
+from shiftergw.model.names import MISSING, is_count, is_time
+
+_TEXTS = {
+    MISSING: "Requesting the image",
+    "INIT": "Requesting the image",
+    "PENDING": "Waiting for a worker",
+    "PULLING": "Downloading the image",
+    "EXAMINATION": "Examining the layers",
+    "CONVERSION": "Converting the image",
+    "TRANSFER": "Transferring the image",
+}
+"""What a pull does in each state, where the gateway does not say it in words."""
+
+_GAP = "  "
+_CUT = ".."
+"""The end of a text that was cut; terminals without UTF-8 print it, too."""
+
+_PERCENT = len("100 %")
+_TIME_LEFT = len("119 min left")
+_RATE = len("999 bytes/s")
+_BYTES = len("999 bytes/999 bytes")
+_SHORTEST_BAR = 12
+_LONGEST_BAR = 32
+_SHORTEST_TEXT = 16
+_SHORTEST_LABEL = 8
+"""Widths of columns in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkState:
+    """The state of a piece of work at one time, as it is shown.
+
+    `done` and `total` are the bytes of what `text` names; `total` 0 means unknown. `rate` is in
+    bytes a second, `time_left` in seconds. `is_complete` means that the work has ended well.
+    `seconds` is the age of the work.
+    """
+
+    text: str = ""
+    done: int = 0
+    total: int = 0
+    rate: int | None = None
+    time_left: float | None = None
+    is_complete: bool = False
+    seconds: float = 0.0
+
+    @property
+    def percent(self) -> int:
+        """Return how much is done; 0 if the total is unknown."""
+        if self.is_complete:
+            return 100
+        return min(100, 100 * self.done // self.total) if self.total else 0
+
+    @property
+    def has_bar(self) -> bool:
+        """Return whether there is a bar to draw."""
+        return self.is_complete or self.total > 0
+
+
+def state_of(record: Mapping[str, Any]) -> WorkState:
+    """Return the state that the answer to a pull, or a row of the queue, describes."""
+    status = str(record.get("status"))
+    # With numbers the message changes at each poll, and they are shown anyway.
+    message = str(record.get("activity", record.get("status_message", "")))
+    text = _TEXTS.get(status, status) if message in {"", MISSING, status} else message
+    place, length = record.get("queue_place"), record.get("queue_length")
+    if is_count(place) and is_count(length):
+        text = f"{text} (place {place:,} of {length:,})"
+    done, total = record.get("done"), record.get("total")
+    if not (is_count(done) and is_count(total)):
+        done = total = 0
+    rate, time_left = record.get("rate"), record.get("time_left")
+    return WorkState(
+        printable(text),
+        done,
+        total,
+        rate if is_count(rate) and rate else None,
+        time_left if is_time(time_left) else None,
+    )
+
+
+def plain_line(state: WorkState) -> str:
+    """Return a line for a file or a log: the text, and the numbers as far as they are known."""
+    numbers = []
+    if state.total:
+        numbers += [f"{state.percent} %", f"{amount(state.done)} of {amount(state.total)}"]
+    elif state.done:
+        numbers.append(amount(state.done))
+    if state.rate is not None:
+        numbers.append(f"{amount(state.rate)}/s")
+    if state.time_left is not None:
+        numbers.append(f"{short_duration(state.time_left)} left")
+    if not numbers and state.seconds >= 1:
+        numbers.append(f"for {short_duration(state.seconds)}")
+    return ": ".join(filter(None, [state.text, ", ".join(numbers)]))
+
+
+def terminal_lines(works: Sequence[tuple[str, WorkState]], width: int) -> list[str]:
+    """Return a line of at most `width` characters for each piece of work, given with its label.
+
+    Columns that do not fit are dropped, the least important first: bytes, rate, bar, time left.
+    """
+    label_width = max((cell_len(label) for label, _ in works), default=0)
+    label_width = min(label_width, max(_SHORTEST_LABEL, width // 3))
+    room = width - (label_width + len(_GAP) if label_width else 0)
+    bars = [state for _, state in works if state.has_bar]
+    text_width = max((cell_len(state.text) for state in bars), default=0)
+    columns = _columns(text_width, room, has_rates=not all(state.is_complete for state in bars))
+    lines = []
+    for label, state in works:
+        start = _fit(label, label_width) + _GAP if label_width else ""
+        line = _cells(state, columns) if state.has_bar else _without_bar(state, room)
+        lines.append((start + line).rstrip())
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The widths of the columns of a line; 0 stands for a column that is dropped."""
+
+    text: int
+    bar: int
+    percent: int
+    bytes: int
+    rate: int
+    time_left: int
+
+
+def _columns(text: int, room: int, *, has_rates: bool) -> _Columns:
+    """Choose the columns for texts of `text` characters in lines of `room` characters.
+
+    Without `has_rates` all work has ended: then there are neither rates nor bytes.
+    """
+    widths = {"bar": 0, "percent": 0, "bytes": 0, "rate": 0, "time_left": 0}
+    used = 0
+    for name, width, least_text in (
+        ("percent", _PERCENT, min(text, _SHORTEST_TEXT)),
+        ("time_left", _TIME_LEFT, min(text, _SHORTEST_TEXT)),
+        ("bar", _SHORTEST_BAR, text),
+        ("rate", _RATE if has_rates else 0, text),
+        ("bytes", _BYTES if has_rates else 0, text),
+    ):
+        if not width:
+            continue
+        if least_text + used + len(_GAP) + width > room:
+            break
+        widths[name] = width
+        used += len(_GAP) + width
+    text = max(0, min(text, room - used))
+    if widths["bar"]:
+        widths["bar"] = min(_LONGEST_BAR, _SHORTEST_BAR + room - used - text)
+    return _Columns(text, **widths)
+
+
+def _cells(state: WorkState, columns: _Columns) -> str:
+    time_left, rate, size = "", "", ""
+    if state.is_complete:
+        time_left = short_duration(state.seconds)
+    else:
+        size = f"{amount(state.done)}/{amount(state.total)}"
+        rate = "" if state.rate is None else f"{amount(state.rate)}/s"
+        if state.time_left is not None:
+            duration = short_duration(state.time_left)
+            is_long = len(duration) + len(" left") > _TIME_LEFT
+            time_left = duration if is_long else f"{duration} left"
+    cells = [_fit(state.text, columns.text)]
+    if columns.bar:
+        cells.append(_bar(state, columns.bar))
+    for text, width in (
+        (f"{state.percent} %", columns.percent),
+        (size, columns.bytes),
+        (rate, columns.rate),
+        (time_left, columns.time_left),
+    ):
+        if width:
+            cells.append(f"{text if len(text) <= width else '':>{width}}")
+    return _GAP.join(cells)
+
+
+def _bar(state: WorkState, width: int) -> str:
+    room = width - 2
+    length = room * state.percent // 100
+    head = ">" if length < room else ""
+    return f"[{'=' * length}{head}".ljust(width - 1) + "]"
+
+
+def _without_bar(state: WorkState, room: int) -> str:
+    """Return text and age of work without a total, with the bytes that are done."""
+    numbers = [amount(state.done)] if state.done else []
+    if state.seconds >= 1:
+        numbers.append(short_duration(state.seconds))
+    end = "".join(_GAP + number for number in numbers)
+    if room < _SHORTEST_TEXT + len(end):
+        end = ""
+    text_room = room - len(end)
+    text = state.text
+    return (_fit(text, text_room) if cell_len(text) > text_room else text) + end
+
+
+def _fit(text: str, width: int) -> str:
+    """Return a text in exactly `width` cells of a terminal; the end of a longer one is cut."""
+    if cell_len(text) <= width or width <= len(_CUT):
+        return set_cell_size(text, max(0, width))
+    return set_cell_size(text, width - len(_CUT)) + _CUT
+
+
+def labels_of(works: Iterable[tuple[str, str]]) -> list[str]:
+    """Return what tells pieces of work apart, given the image and the system of each.
+
+    "" stands for a piece of work that is alone.
+    """
+    works = list(works)
+    has_images = len({image for image, _ in works}) > 1
+    has_systems = len({system for _, system in works}) > 1
+    return [
+        printable(" on ".join([image] * has_images + [system] * has_systems))
+        for image, system in works
+    ]
