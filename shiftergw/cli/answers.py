@@ -17,8 +17,8 @@ _TEXTS = (
     *("status", "status_message", "id", "system", "itype", "type", "image", "user"),
     *("stage", "activity", "waits_for", "cause", "remedy", "request_id", "location", "host"),
 )
-_COUNTS = ("done", "total", "rate", "queue_place", "queue_length")
-_TIMES = ("last_pull", "time", "heard", "time_left", "waits_until")
+_COUNTS = ("done", "total", "rate", "queue_place", "queue_length", "size", "owner")
+_TIMES = ("last_pull", "expiration", "time", "heard", "time_left", "waits_until")
 _ANONYMOUS = -1
 """The uid of a look-up without a credential, in `metrics`."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from shiftergw.cli.exits import DONE, Misuse
+from shiftergw.cli.image_table import ORDERS, filter_of, matches, rows_of, table
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
@@ -41,36 +42,55 @@ def image_of(text: str, default: str = "docker") -> tuple[str, str]:
 
 
 @click.command()
+@click.argument("pattern", required=False)
+@click.option(
+    "--filter",
+    "filters",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="access=private, owner=USER, type=custom, larger=1GB, smaller=SIZE, older=30d or"
+    " newer=TIME; repeatable.",
+)
+@click.option(
+    "--sort",
+    "order",
+    type=click.Choice(sorted(ORDERS)),
+    default="name",
+    help="The order of the rows; by name without it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @single_system_option
 @click.pass_obj
-def images(settings: Settings, as_json: bool) -> None:
-    """List the images of the system."""
+def images(
+    settings: Settings, pattern: str | None, filters: tuple[str, ...], order: str, as_json: bool
+) -> None:
+    """List the images of the system that you may use, or those whose name fits PATTERN.
+
+    PATTERN is a name, with or without its tag, in which * stands for any text and ? for any
+    character. An image is listed if it fits all filters. An image with several tags has a row
+    for each.
+    """
+    now = time.time()
+    conditions = [filter_of(text, now) for text in filters]
 
     async def command(remote: Remote) -> int:
-        records = await remote.images()
-        click.echo(json.dumps(records) if as_json else listing(records), nl=as_json)
+        rows = [
+            row
+            for row in sorted(rows_of(await remote.images()), key=ORDERS[order])
+            if (pattern is None or matches(row, pattern))
+            and all(condition(row) for condition in conditions)
+        ]
+        if as_json:
+            records = {id(row.record): row.record for row in rows}
+            click.echo(json.dumps(list(records.values())))
+        elif rows:
+            click.echo(table(rows, now), nl=False)
+        else:
+            condition = "that fits" if pattern or filters else "that you may use"
+            click.echo(f"There is no image {condition} on {settings.single_system()}.", err=True)
         return DONE
 
     run_requests(settings, command)
-
-
-def listing(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line per tag, sorted by tag, as the existing client prints them."""
-    rows = []
-    for record in records:
-        last_pull = record.get("last_pull")
-        seconds = last_pull if isinstance(last_pull, float) else 0
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
-        system, itype, status, image_id = (
-            printable(str(record.get(name))) for name in ("system", "itype", "status", "id")
-        )
-        start = f"{system:10} {itype:10} {status:8} {image_id:.10}   {when}"
-        tags = record.get("tag")
-        for tag in tags if isinstance(tags, list) else [tags]:
-            name = printable(str(tag), 1000)
-            rows.append((name, f"{start} {name:30}\n"))
-    return "".join(line for _, line in sorted(rows))
 
 
 @click.command()

@@ -36,7 +36,7 @@ from shiftergw.service.image_requests import (
     stored_names,
 )
 from shiftergw.service.imports import FileImports, ImportChoice
-from shiftergw.service.redaction import may_see, redact
+from shiftergw.service.redaction import hide_owner, may_see, redact
 from shiftergw.service.user_files import UserFileServices
 from shiftergw.service.work_queue import WorkQueue
 
@@ -141,7 +141,7 @@ class Gateway:
         """Yield pages of the READY images on the session's system that its user may read."""
         page = await self._store.list(session.system, limit=PAGE)
         while page:
-            yield [record for record in page if record.may_be_read_by(session)]
+            yield [hide_owner(session, record) for record in page if record.may_be_read_by(session)]
             page = await self._store.list(session.system, page[-1].key, PAGE)
 
     async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:

@@ -41,6 +41,20 @@ def redact(session: Session, record: ImageRecord) -> ImageRecord:
     return replace(record, user_acl=(), group_acl=(), request_id=None, requester=None)
 
 
+def hide_owner(session: Session, record: ImageRecord) -> ImageRecord:
+    """Return an image without its owner if that is somebody who pulled it for everybody.
+
+    The readers of a private image know whose it is, and names of uploads belong to their user.
+    """
+    is_visible = (
+        session.admin
+        or record.is_private
+        or record.itype == "custom"
+        or record.requested_by == session.uid
+    )
+    return record if is_visible else replace(record, requested_by=None)
+
+
 def hide(record: ImageRecord, message: str) -> ImageRecord:
     """Return work in flight that shows its name and a message only."""
     return ImageRecord(

@@ -111,11 +111,11 @@ class Lists:
 
     def _row(self, image: ImageRecord, before: int, *, labels: bool) -> bytes:
         if before < self._limits.size and _weight(image, labels=labels) <= self._limits.row:
-            text = render.to_json(render.record(image, labels=labels))
+            text = render.to_json(render.image_row(image, labels=labels))
             if len(text) <= self._limits.row + SHORT:
                 return text
         brief = replace(image, env=None, entry=None, workdir=None, labels=None)
-        return render.to_json(render.record(brief, labels=labels))
+        return render.to_json(render.image_row(brief, labels=labels))
 
     @asynccontextmanager
     async def _turn(self, uid: int) -> AsyncIterator[None]:

@@ -133,6 +133,18 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
     return members | policy
 
 
+def image_row(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
+    """Return one row of the list of images: the record, with its file, its owner and its time."""
+    members = {
+        "size": image.size if is_count(image.size) else None,
+        "private": image.is_private,
+        "owner": image.requested_by if is_count(image.requested_by) else None,
+        "expiration": float(image.expiration) if is_time(image.expiration) else None,
+    }
+    known_members = {name: value for name, value in members.items() if value is not None}
+    return record(image, labels=labels) | known_members
+
+
 def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
     """Return the answer to a pull: the record, with its progress or the reason of its failure."""
     return {**record(image, labels=labels), **_work(image)}

@@ -45,16 +45,32 @@ FAILURE = ImageRecord(
 
 @pytest_twisted.ensureDeferred
 async def test_images() -> None:
-    """The lines are those of `shifterimg`; `--json` prints the records."""
-    fake = FakeGateway(images=[replace(READY, tags=("b:2", "a:1"))])
+    """There is a header, and a row for each tag that fits; `--json` prints the records."""
+    fake = FakeGateway(images=[replace(READY, tags=("b:2", "a:1"), size=10**6)])
     result = await ask(fake, "images")
     assert result.returncode == 0
-    assert result.stdout.splitlines() == [
-        f"mycluster  docker     READY    {IMAGE_ID[:10]}   2023-11-14T22:13:20 {tag:30}"
-        for tag in ("a:1", "b:2")
+    assert [line.split()[:4] for line in result.stdout.splitlines()] == [
+        ["NAME", "ID", "SIZE", "PULLED"],
+        ["a:1", IMAGE_ID[:12], "1", "MB"],
+        ["b:2", IMAGE_ID[:12], "1", "MB"],
     ]
-    records = json.loads((await ask(fake, "images", "--json")).stdout)
-    assert [record["id"] for record in records] == [IMAGE_ID]
+    options = ("--filter", "access=public", "--sort", "size", "b")
+    assert (await ask(fake, "images", *options)).stdout.splitlines()[1].startswith("b:2 ")
+    (record,) = json.loads((await ask(fake, "images", "--json")).stdout)
+    assert (record["id"], record["size"], record["private"]) == (IMAGE_ID, 10**6, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["c*"], "no image that fits on mycluster"), (["--filter", "owner=x"], "that fits")],
+)
+@pytest_twisted.ensureDeferred
+async def test_no_image_fits(arguments: list[str], words: str) -> None:
+    """Standard error says so, and scripts read nothing, or an empty list."""
+    result = await ask(FakeGateway(), "images", *arguments)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert words in result.stderr
+    assert (await ask(FakeGateway(), "images", "--json", *arguments)).stdout == "[]\n"
 
 
 @pytest_twisted.ensureDeferred
@@ -110,6 +126,8 @@ async def test_refusals_have_their_codes(error: Exception, code: int) -> None:
         ["lookup", "docker://quay.io/a/b:1/"],
         ["--system", "a,,b", "images"],
         ["images", "--system", ","],
+        ["images", "--filter", "color=red"],
+        ["images", "--sort", "color"],
         ["--munge-socket", "a=", "images"],
         ["nonsense"],
     ],
@@ -137,14 +155,6 @@ def test_the_site_has_a_default_type() -> None:
     assert commands.image_of("docker:x:1", "custom") == ("docker", "x:1")
     with pytest.raises(Misuse, match="local"):
         commands.image_of("x:1", "local")
-
-
-def test_unusual_records_are_printed() -> None:
-    """A record with unusual values is a line without control characters."""
-    odd = {"tag": "x\x1b[2J:1", "status": "READY", "last_pull": "MISSING"}
-    (line,) = commands.listing([odd]).splitlines()
-    assert "1970-01-01" in line
-    assert "\x1b" not in line
 
 
 # Both clients in this process.

@@ -99,7 +99,7 @@ async def test_exit_codes(tmp_path: Path) -> None:
     async with gateway_for(program.fake_gateway()) as env:
         await run("look-up", "lookup", "ubuntu:24.04", env=env)
         await run("pull that fails", "pull", "broken:1", env=env)
-        await run("images", "images", env=env)
+        await run("images", "images", "--json", env=env)
         await run("queue", "queue", "--json", env=env)
         await run("workers", "workers", "--json", env=env)
         await run("metrics", "metrics", "--json", env=env)

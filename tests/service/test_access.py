@@ -45,6 +45,15 @@ async def test_a_refusal_of_one_user_blocks_no_other_user(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_list_hides_who_pulled_a_public_image(bench: Bench) -> None:
+    """The user who pulled the image, and admins, see the owner in a list."""
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    owners = [(await list_images(bench, user))[0].requested_by for user in (ALICE, ADMIN, BOB)]
+    assert owners == [ALICE.uid, ALICE.uid, None]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_private_image_is_visible_to_its_readers_only(bench: Bench) -> None:
     """The readers are found by uid or by any group; for other users the image does not exist."""
     await bench.pull(ALICE)

@@ -31,6 +31,21 @@ MEMBERS = {
 }
 
 
+def test_a_row_of_a_list() -> None:
+    """A list shows size, owner and expiration where records have valid ones."""
+    image = replace(READY, size=5, requested_by=1000, expiration=1_800_000_000)
+    row = render.image_row(image)
+    assert {name: value for name, value in row.items() if name not in MEMBERS} == {
+        "size": 5,
+        "private": False,
+        "owner": 1000,
+        "expiration": 1_800_000_000.0,
+    }
+    assert isinstance(row["expiration"], float)
+    invalid_image = replace(image, size=-1, requested_by=-1, expiration=1e300)
+    assert set(render.image_row(invalid_image)) == MEMBERS | {"private"}
+
+
 def test_a_record_has_its_13_members() -> None:
     """A READY record has exactly the 13 members, with MISSING for absent values."""
     assert render.record(READY) == {
