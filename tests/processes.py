@@ -211,6 +211,8 @@ class Reporter:
 
 def run_in_processes(session: pytest.Session, processes: int) -> bool:
     """Run the collected tests in `processes` forks; return False in a fork, after its tests."""
+    terminal: Any = session.config.pluginmanager.getplugin("terminalreporter")
+    terminal.showfspath = False  # tests of several files end in turn, so each has but a letter
     indexes = {item: index for index, item in enumerate(session.items)}
     groups = [[indexes[item] for item in group] for group in schedule.form_groups(session.items)]
     return Distributor(session, groups).run(min(processes, len(groups)))

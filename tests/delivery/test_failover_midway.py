@@ -50,7 +50,8 @@ def at(
     done: list[bool] = []
 
     def report(progress: Progress) -> None:
-        reports.append(progress)
+        if progress.stage == "deliver":
+            reports.append(progress)
         if not done and progress.done >= point:
             done.append(True)
             action()
