@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import patient, stretch
+from tests.test_processes import CONFTEST
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,8 +39,9 @@ async def test_behind(n):
 def test_a_test_that_hangs(tmp_path: Path) -> None:
     """A test that hangs in the reactor fails, and all others are run and counted."""
     (tmp_path / "test_hangs.py").write_text(HANGS.format(limit=stretch(1)))
+    (tmp_path / "conftest.py").write_text(CONFTEST)
     settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
-    argv = [sys.executable, "-m", "pytest", *settings, "-q", "-n", "2", "--dist", "worksteal"]
+    argv = [sys.executable, "-m", "pytest", *settings, "-q"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*argv, str(tmp_path)],

@@ -286,5 +286,5 @@ def test_the_command_waits_for_all(site: Site, image: Image) -> None:
     done = site.pull(*SYSTEMS)
     assert done.stdout == "".join(f"{system}: {image.id}\n" for system in SYSTEMS), done.stderr
     assert done.returncode == 0
-    assert {f"{system}: READY" for system in SYSTEMS} <= set(done.stderr.splitlines())
+    assert {f"{system}: Done" for system in SYSTEMS} <= set(done.stderr.splitlines())
     assert (site.downloads(image), site.conversions()) == ([1, 1, 1], len(image.layers))
