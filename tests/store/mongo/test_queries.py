@@ -29,6 +29,7 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "failures_of": lambda q: q.failures_of(*TAG),
     "pulls_of": lambda q: q.pulls_of(*TAG),
     "ready_on": lambda q: q.ready_on("READY", "alpha", "", 5),
+    "newest_reports": lambda q: q.newest_reports("alpha", 20),
     "in_flight_on": lambda q: q.in_flight_on("alpha"),
     "failures_on": lambda q: q.failures_on("alpha"),
     "all_in_flight": lambda q: q.all_in_flight(),
