@@ -173,6 +173,7 @@ class _Window:
 
         Raises `WindowRefused` at once if the caller takes no large window.
         """
+        self._source.check_stop()  # one read may return the whole of thousands of small frames
         if size <= LARGE_WINDOW or self._is_large or self._large_window is LargeWindow.OWN:
             return
         if self._large_window is LargeWindow.REFUSE:
