@@ -74,7 +74,7 @@ class Site:
     gateways: Sequence[Service]
     names: Sequence[str]
     lives: Counter[int] = field(default_factory=Counter)
-    kill_times: list[float] = field(default_factory=list)
+    deaths: list[tuple[float, float]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     ready: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
@@ -254,12 +254,16 @@ def disturb(site: Site, chance: random.Random, done: float) -> None:
     time.sleep(duration)
     end()
     if dies:
-        site.kill_times += [begin, time.time()]
+        site.deaths.append((begin, time.time()))
     site.note("that is over")
 
 
-def unnecessary_conversions(notes: Path, kill_times: Sequence[float]) -> list[str]:
-    """Return the images that were converted again although no process had died in between."""
+def unnecessary_conversions(notes: Path, deaths: Sequence[tuple[float, float]]) -> list[str]:
+    """Return the images that were converted again although no process had died in between.
+
+    Each death has the times of its begin and end: a gateway that is told to stop lets its jobs go
+    on for some seconds, then stops them.
+    """
     starts: dict[str, list[float]] = defaultdict(list)
     for line in notes.read_text().splitlines():
         image_id, at = line.split()
@@ -268,7 +272,7 @@ def unnecessary_conversions(notes: Path, kill_times: Sequence[float]) -> list[st
         f"{image_id} was converted at {first:.3f} and {second:.3f}"
         for image_id, times in starts.items()
         for first, second in pairwise(times)
-        if not any(first - 1 <= at <= second for at in kill_times)
+        if not any(begin <= second and first - 1 <= end for begin, end in deaths)
     ]
 
 
@@ -325,7 +329,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         while any(client.is_alive() for client in clients) and time.monotonic() < end:
             time.sleep(0.5)
         site.note(f"{dict(site.counts)}, slowest {site.slowest:.1f} s, {len(site.ready)} images")
-        wrong = site.faults + final_faults(site) + unnecessary_conversions(notes, site.kill_times)
+        wrong = site.faults + final_faults(site) + unnecessary_conversions(notes, site.deaths)
         for fault in wrong:
             site.note(fault)
         assert not any(client.is_alive() for client in clients)
