@@ -39,7 +39,7 @@ COMMANDS = {
     "lookup": CommandEntry("images", "Print the id of IMAGE."),
     "metrics": CommandEntry("admin", "Show the last look-ups (admins)."),
     "migrate": CommandEntry("migrate", "Copy the gateway's state from SQLite to MongoDB."),
-    "pull": CommandEntry("pull_command", "Have the gateway get IMAGE, or upload one of your own."),
+    "pull": CommandEntry("pull_command", "Have the gateway get images, or upload one of your own."),
     "queue": CommandEntry("images", "Show the pulls that wait, work or have failed."),
     "rm": CommandEntry("admin", "Take an image down at once: all its tags and files (admins)."),
     "ssh-trust": CommandEntry("ssh_trust", "Make a system's SSH host keys known."),

@@ -11,15 +11,21 @@ from twisted.internet.task import deferLater
 from shiftergw.cli.exits import NoGateway
 
 INTERVAL = 0.5
-"""Seconds between two polls."""
+"""Seconds between two polls of a pull."""
+
+EAGER_PULLS = 8
+"""Pulls of one command that are polled at `INTERVAL`; more of them are polled less often.
+
+So a command sends at most 16 polls a second, each with a credential of its own.
+"""
 
 SILENCE_LIMIT = 60.0
 """Seconds for which all gateways may be silent during work, since they may be restarting."""
 
 
-async def pause(clock: Any) -> None:
-    """Wait for the time between two polls."""
-    await deferLater(clock, INTERVAL, int)
+async def pause(clock: Any, pulls: int = 1) -> None:
+    """Wait for the time between two polls of one of `pulls` pulls."""
+    await deferLater(clock, INTERVAL * max(1.0, pulls / EAGER_PULLS), int)
 
 
 async def retry_while_silent(

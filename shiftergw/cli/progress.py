@@ -19,7 +19,7 @@ from rich.text import Text
 
 from shiftergw.cli.output import Console
 from shiftergw.cli.progress_lines import labels_of, plain_line, terminal_lines
-from shiftergw.cli.progress_rows import Row, View, Work
+from shiftergw.cli.progress_rows import Row, View, Work, rows_that_fit
 from shiftergw.model.names import is_count, is_time
 
 LINE_INTERVAL = 10.0
@@ -110,6 +110,7 @@ class _Bars(_SilentView):
     def __init__(self, console: RichConsole) -> None:
         self._console = console
         self._rows: Sequence[Row] = ()
+        self._is_at_end = False
         self._live = Live(console=console, get_renderable=self._drawing)
 
     def start(self, rows: Sequence[Row]) -> None:
@@ -117,15 +118,20 @@ class _Bars(_SilentView):
         self._live.start()
 
     def stop(self) -> None:
+        self._is_at_end = True
         self._live.stop()
 
     def notify(self, row: Row, line: str) -> None:
         _print(self._console, _with_label(row, line))
 
     def _drawing(self) -> Group:
-        works = [(row.label, row.state) for row in self._rows]
-        visible_works = [(label, state) for label, state in works if label or state.text]
-        lines = terminal_lines(visible_works, self._console.width)
+        rows = [row for row in self._rows if row.label or row.state.text]
+        room = len(rows) if self._is_at_end else self._console.height
+        visible_rows = rows_that_fit(rows, room)
+        works = [(row.label, row.state) for row in visible_rows]
+        lines = terminal_lines(works, self._console.width)
+        if len(visible_rows) < len(rows):
+            lines.append(f"and {len(rows) - len(visible_rows)} more")
         return Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines))
 
 

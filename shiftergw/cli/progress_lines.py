@@ -118,7 +118,7 @@ def terminal_lines(works: Sequence[tuple[str, WorkState]], width: int) -> list[s
     columns = _columns(text_width, room, has_rates=not all(state.is_complete for state in bars))
     lines = []
     for label, state in works:
-        start = _fit(label, label_width) + _GAP if label_width else ""
+        start = _fit_label(label, label_width) + _GAP if label_width else ""
         line = _cells(state, columns) if state.has_bar else _without_bar(state, room)
         lines.append((start + line).rstrip())
     return lines
@@ -214,12 +214,25 @@ def _fit(text: str, width: int) -> str:
     return set_cell_size(text, width - len(_CUT)) + _CUT
 
 
+def _fit_label(label: str, width: int) -> str:
+    """Return a label in exactly `width` cells; the start of a longer one is cut.
+
+    The tags of images, and the numbers of systems, are at the end.
+    """
+    if cell_len(label) <= width:
+        return set_cell_size(label, width)
+    end = label
+    while cell_len(end) > max(0, width - len(_CUT)):
+        end = end[1:]
+    return set_cell_size(_CUT + end, width)
+
+
 def labels_of(works: Iterable[tuple[str, str]]) -> list[str]:
     """Return what tells pieces of work apart, given the image and the system of each.
 
-    "" stands for a piece of work that is alone.
+    "" stands for a piece of work that is alone. Images of registries are named without their type.
     """
-    works = list(works)
+    works = [(image.removeprefix("docker:"), system) for image, system in works]
     has_images = len({image for image, _ in works}) > 1
     has_systems = len({system for _, system in works}) > 1
     return [

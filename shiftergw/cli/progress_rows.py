@@ -43,6 +43,11 @@ class Row:
         self._last_notice = ""
 
     @property
+    def has_ended(self) -> bool:
+        """Return whether the work has ended, well or not."""
+        return self._end is not None
+
+    @property
     def state(self) -> WorkState:
         """Return the state at this time."""
         end = self._seconds() if self._end is None else self._end
@@ -88,6 +93,18 @@ class Row:
         is_new = state.text != self._state.text
         self._state, self.members = state, members
         self._view.update(self, is_new=is_new)
+
+
+def rows_that_fit(rows: Sequence[Row], room: int) -> Sequence[Row]:
+    """Return the rows to show in `room` lines, in their order; work in progress comes first.
+
+    If some rows do not fit, a line is left for their number.
+    """
+    if len(rows) <= room:
+        return rows
+    by_progress = sorted(rows, key=lambda row: row.has_ended)
+    visible_rows = set(by_progress[: max(0, room - 1)])
+    return [row for row in rows if row in visible_rows]
 
 
 class View(Protocol):

@@ -1,14 +1,14 @@
-"""pull: request an image for one system, or for several at once, and wait for it."""
+"""pull: request images for one system, or for several at once, and wait for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from shiftergw.cli import polling
 from shiftergw.cli.exchange_twisted import TwistedExchange
@@ -32,6 +32,11 @@ from shiftergw.states import POLLING_STATES, State
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
+
+T = TypeVar("T")
+
+MOST_REQUESTS = 8
+"""Requests of a command about one system that are sent at the same time."""
 
 _WAITING = {*(state.value for state in POLLING_STATES), MISSING}
 
@@ -70,7 +75,7 @@ class PullEnd:
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """What is requested for each system: an image as type and name, and whether to wait for it.
+    """What is requested of each system: an image as type and name, and whether to wait for it.
 
     `members` are those of the request, such as readers. `upload` sends an image of the user's own
     to the gateway first, and returns the id of the upload, or the record of the READY image if
@@ -89,14 +94,27 @@ class PullOptions:
         return ":".join(self.image)
 
 
+@dataclass(frozen=True, slots=True)
+class PollPace:
+    """How fast the requests of `pulls` pulls follow each other, and how many are sent at a time."""
+
+    pulls: int = 1
+    turns: DeferredSemaphore = field(default_factory=lambda: DeferredSemaphore(MOST_REQUESTS))
+
+    async def in_turn(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of a request, which waits while too many others are being answered."""
+        async with self.turns:
+            return await call()
+
+
 async def pull_for_all(
-    reactor: Reactor, remotes: Mapping[str, Remote], options: PullOptions
+    reactor: Reactor, remotes: Mapping[str, Remote], pulls: Sequence[PullOptions]
 ) -> int:
-    """Pull an image for the system or the systems of the command line; return the exit code."""
-    if len(remotes) > 1:
-        return await pull_for_each(remotes, reactor, options)
+    """Pull images for the system or the systems of the command line; return the exit code."""
+    if len(remotes) > 1 or len(pulls) > 1:
+        return await pull_for_each(remotes, reactor, pulls)
     ((system, remote),) = remotes.items()
-    return await pull_image(remote, reactor, options, system)
+    return await pull_image(remote, reactor, pulls[0], system)
 
 
 def remotes(exchange: TwistedExchange, settings: Settings) -> dict[str, Remote]:
@@ -122,7 +140,7 @@ async def pull_image(remote: Remote, clock: Any, options: PullOptions, system: s
     with Display([Work(options.name, system)], options.output, seconds=clock.seconds) as display:
         (row,) = display.rows
         try:
-            record = await _last_answer(remote, clock, options, row)
+            record = await _last_answer(remote, clock, options, row, PollPace())
         except (Stop, GatewayError) as error:
             PullEnd.from_error(error).show(row)
             raise
@@ -138,33 +156,50 @@ async def pull_image(remote: Remote, clock: Any, options: PullOptions, system: s
     return end.code
 
 
-async def pull_for_each(remotes: Mapping[str, Remote], clock: Any, options: PullOptions) -> int:
-    """Pull an image for each system and wait for all ends; print ids and errors by system.
+async def pull_for_each(
+    remotes: Mapping[str, Remote], clock: Any, pulls: Sequence[PullOptions]
+) -> int:
+    """Pull each image for each system and wait for all ends; print ids and errors by their labels.
 
-    No system waits for another. Returns the exit code of the worst end, by `BEST_TO_WORST`.
+    No system waits for another. All images are shown in the same way. Returns the exit code of the
+    worst end, by `BEST_TO_WORST`.
     """
-    works = [Work(options.name, system) for system in remotes]
-    with Display(works, options.output, seconds=clock.seconds) as display:
-        pulls = [
-            Deferred.fromCoroutine(_pull_for(remote, clock, options, row))
-            for remote, row in zip(remotes.values(), display.rows, strict=True)
+    requests = [(options, system) for options in pulls for system in remotes]
+    paces = {system: PollPace(len(requests)) for system in remotes}
+    works = [Work(options.name, system) for options, system in requests]
+    output = pulls[0].output
+    with Display(works, output, seconds=clock.seconds) as display:
+        running = [
+            Deferred.fromCoroutine(_pull_for(remotes[system], clock, options, row, paces[system]))
+            for (options, system), row in zip(requests, display.rows, strict=True)
         ]
         try:
-            ends = dict(zip(remotes, [await pull for pull in pulls], strict=True))
+            ends = [await pull for pull in running]
         finally:
-            cancel_all(pulls)
-    if options.output is not Output.EVENTS:
-        for system, end in ends.items():
-            if end.image_id:
-                click.echo(f"{system}: {end.image_id}")
-            for text in end.messages:
-                click.echo(f"{system}: {text}", err=True)
-    return max((end.code for end in ends.values()), key=BEST_TO_WORST.index)
+            cancel_all(running)
+    if output is not Output.EVENTS:
+        _print_ends([(row.label, end) for row, end in zip(display.rows, ends, strict=True)])
+    return max((end.code for end in ends), key=BEST_TO_WORST.index)
 
 
-async def _pull_for(remote: Remote, clock: Any, options: PullOptions, row: Row) -> PullEnd:
+def _print_ends(ends: Sequence[tuple[str, PullEnd]]) -> None:
+    """Print ids and errors of pulls with their labels, and at the end which of them have failed."""
+    for label, end in ends:
+        if end.image_id:
+            click.echo(f"{label}: {end.image_id}")
+        for text in end.messages:
+            click.echo(f"{label}: {text}", err=True)
+    failures = [label for label, end in ends if end.code != DONE]
+    if failures:
+        names = ", ".join(failures)
+        click.echo(f"{len(failures)} of {len(ends)} pulls have failed: {names}", err=True)
+
+
+async def _pull_for(
+    remote: Remote, clock: Any, options: PullOptions, row: Row, pace: PollPace
+) -> PullEnd:
     try:
-        record = await _last_answer(remote, clock, options, row)
+        record = await _last_answer(remote, clock, options, row, pace)
     except (Stop, GatewayError) as error:
         end = PullEnd.from_error(error)
     else:
@@ -176,11 +211,11 @@ async def _pull_for(remote: Remote, clock: Any, options: PullOptions, row: Row) 
 
 
 async def _last_answer(
-    remote: Remote, clock: Any, options: PullOptions, row: Row
+    remote: Remote, clock: Any, options: PullOptions, row: Row, pace: PollPace
 ) -> Mapping[str, Any]:
     """Poll until the pull has ended, or ask once; show the progress, return the last answer."""
     if options.upload is None:
-        record = await remote.pull(*options.image, options.members)
+        record = await pace.in_turn(partial(remote.pull, *options.image, options.members))
     else:
         upload = await options.upload(remote, row)
         if not isinstance(upload, str):
@@ -192,9 +227,9 @@ async def _last_answer(
         record = await polling.retry_while_silent(call, clock, row.notify)
     while options.wait and record.get("status") in _WAITING:
         row.show(record)
-        await polling.pause(clock)
-        call = partial(remote.poll, *options.image, options.members, row.notify)
-        record = await polling.retry_while_silent(call, clock, row.notify)
+        await polling.pause(clock, pace.pulls)
+        poll = partial(remote.poll, *options.image, options.members, row.notify)
+        record = await polling.retry_while_silent(partial(pace.in_turn, poll), clock, row.notify)
     if record.get("status") in _WAITING:
         row.show(record)
     return record

@@ -1,4 +1,4 @@
-"""The command `pull`: an image of a registry, or one of the user's own that is uploaded first."""
+"""The command `pull`: images of registries, or one of the user's own that is uploaded first."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
 
 
+UPLOAD_ARGUMENTS = 2
+"""An upload has a source and a name."""
+
+
 @dataclass(frozen=True, slots=True)
 class UploadOptions:
     """Who may use an uploaded image, whether to wait until it is there, and what is shown."""
@@ -49,8 +53,7 @@ class UploadOptions:
 
 
 @click.command()
-@click.argument("image")
-@click.argument("name", required=False)
+@click.argument("images", metavar="IMAGE... | SOURCE NAME", nargs=-1, required=True)
 @users_option
 @groups_option
 @public_option
@@ -61,40 +64,42 @@ class UploadOptions:
 @click.pass_obj
 def pull(
     settings: Settings,
-    image: str,
-    name: str | None,
+    images: tuple[str, ...],
     users: tuple[str, ...],
     groups: tuple[str, ...],
     public: bool,
     nowait: bool,
     output: str | None,
 ) -> None:
-    """Have the gateway get IMAGE from its registry, and wait until it is there.
+    """Have the gateway get each IMAGE from its registry, and wait until all are there.
 
-    With NAME, IMAGE is of your own and is uploaded: oci:DIR[:TAG], oci-archive:FILE[:TAG],
-    docker-archive:FILE[:NAME], dir:DIR, sif:FILE, squashfs:FILE, a path, or - for standard input.
-    The image gets the name custom:NAME[:TAG]. Only you, and the users and groups that
-    the options name, may use it. Standard input is first copied to a private file in
+    With NAME, SOURCE is an image of your own, which is uploaded: oci:DIR[:TAG],
+    oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIR, sif:FILE, squashfs:FILE, a path,
+    or - for standard input. The image gets the name custom:NAME[:TAG]. Only you, and the users and
+    groups that the options name, may use it. Standard input is first copied to a private file in
     $TMPDIR, or else in /tmp, which needs room for all of it.
 
-    For several systems at once the ids are printed as `SYSTEM: ID`, and errors are reported for
-    each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the
-    image.
+    Of several images the ids are printed as `IMAGE: ID`, for several systems as `SYSTEM: ID`, and
+    for both as `IMAGE on SYSTEM: ID`. Errors are reported for each; the exit code is then the
+    first of 2, 4, 1, 3 that one of them has, 0 if all images are there.
 
     --json prints one JSON object a line instead of the ids: `event` is `progress`, `notice` or
-    `end`, which comes once for each system.
+    `end`, which comes once for each image and system.
     """
     form = Output(output or Output.PEOPLE)
-    if name is not None:
-        source = local_source_of(image)
-        pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait, form))
+    source = local_source_of(images[0]) if len(images) == UPLOAD_ARGUMENTS else None
+    if source is not None:
+        options = UploadOptions(users, groups, public, nowait, form)
+        pull_upload(settings, source, images[1], options)
     if public:
         raise Misuse("--public is for images of your own: write their source, and a NAME.")
-    check_registry_image(image)
-    itype_and_name = image_of(image, settings.default_type())
-    options = PullOptions(itype_and_name, access_list(users, groups), not nowait, output=form)
+    for image in images:
+        check_registry_image(image)
+    readers, default_type = access_list(users, groups), settings.default_type()
+    names = dict.fromkeys(image_of(image, default_type) for image in images)
+    pulls = [PullOptions(name, readers, not nowait, output=form) for name in names]
     run(
-        lambda reactor: pull_for_all(reactor, remotes(TwistedExchange(reactor), settings), options),
+        lambda reactor: pull_for_all(reactor, remotes(TwistedExchange(reactor), settings), pulls),
         "Interrupted. If the pull has begun it goes on; the same command shows it again.",
     )
 
@@ -143,13 +148,7 @@ def pull_upload(
             return await pull_for_all(
                 reactor,
                 gateways,
-                PullOptions(
-                    (itype, image),
-                    request,
-                    not options.nowait,
-                    call,
-                    options.output,
-                ),
+                [PullOptions((itype, image), request, not options.nowait, call, options.output)],
             )
 
     run(

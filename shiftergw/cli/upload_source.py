@@ -175,16 +175,26 @@ def _open_file(path: Path) -> BinaryIO:
     return cast("BinaryIO", file)
 
 
-def local_source_of(text: str) -> LocalSourceName:
-    """Return the file or directory that a text names; raise `Misuse` if it names none."""
+def local_source_of(text: str) -> LocalSourceName | None:
+    """Return the file or directory that a text names, or None for an image of a registry.
+
+    Raises `Misuse` for the name of a file that is written like that of an image in a registry.
+    """
     source = _parse(text)
-    if source is None:
+    if source is None and _is_file(text):
+        name = printable(text, 120)
         raise Misuse(
-            f"{printable(text, 120)!r} is not an image of your own, so it gets no second name."
-            " Write a path (./image.tar), `-`, or one of oci:DIR, oci-archive:FILE,"
-            " docker-archive:FILE, dir:DIR, sif:FILE, squashfs:FILE."
+            f"{name!r} is a file here: write ./{name} to upload it, or docker:{name} for an image"
+            " of that name in a registry."
         )
     return source
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a path
+        return False
 
 
 def check_registry_image(text: str) -> None:

@@ -245,7 +245,7 @@ async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.Monke
     async with serving(*servers):
         urls = [server.url for server in servers]
         remotes = commands.remotes(TwistedExchange(reactor), Settings(urls, names, "good:ann"))
-        pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
+        pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, [OPTIONS]))
         await until(lambda: {request[1].system for request in first.fake.calls} == set(names))
         await first.die()
         await until(lambda: {request[1].system for request in second.fake.calls} == set(names))

@@ -12,7 +12,7 @@ import pytest
 
 from shiftergw.cli import layout_blobs
 from shiftergw.cli.layout_blobs import blobs_of_tag
-from shiftergw.cli.upload_source import local_source_of, open_source
+from tests.cli.test_upload_source import open_by_name
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 
 INDEX = "index.json"
@@ -32,7 +32,7 @@ def layout_of(path: Path, *contents: bytes) -> Path:
 
 def names_in(text: str) -> set[str]:
     """Return the names of the files that are uploaded of a source."""
-    source = open_source(local_source_of(text))
+    source = open_by_name(text)
     with tarfile.open(fileobj=io.BytesIO(source.read(0, source.size))) as archive:
         return set(archive.getnames())
 
@@ -65,7 +65,7 @@ def test_without_the_file_of_the_version(tmp_path: Path) -> None:
     """A layout whose tool wrote no `oci-layout` is recognized by its index."""
     path = layout_of(tmp_path / "layout", b"a")
     (path / "oci-layout").unlink()
-    assert open_source(local_source_of(str(path))).kind == "oci-archive"
+    assert open_by_name(str(path)).kind == "oci-archive"
 
 
 @pytest.mark.parametrize(

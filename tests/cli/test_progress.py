@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from shiftergw.cli.progress import Display, Output
-from shiftergw.cli.progress_rows import Row, Work
+from shiftergw.cli.progress_rows import Row, Work, rows_that_fit
 from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
 from tests.cli.command import ENVIRONMENT, ask, gateway_for
@@ -88,6 +89,26 @@ def test_a_row_without_a_stage_and_a_label_is_hidden() -> None:
     with Display(console=console):
         pass
     assert last_lines(console) == []
+
+
+def test_more_rows_than_the_terminal_has_lines() -> None:
+    """Work in progress is shown, with the number of other rows; at the end all rows are there."""
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=40, height=3, _environ={},
+        legacy_windows=False,
+    )  # fmt: skip
+    works = [Work("docker:x", name) for name in "abcd"]
+    with Display(works, console=console) as display:
+        for row in display.rows:
+            row.stage("Pulling")
+        display.rows[0].end("Failed", is_complete=False, members={})
+        assert [row.label for row in rows_that_fit(display.rows, 3)] == ["b", "c"]
+        assert [row.label for row in rows_that_fit(display.rows, 4)] == ["a", "b", "c", "d"]
+        assert [row.label for row in rows_that_fit(display.rows, 1)] == []
+        while "and 2 more" not in output_of(console):  # it is drawn four times a second
+            time.sleep(0.02)
+        assert last_lines(console) == ["b  Pulling", "c  Pulling", "and 2 more"]
+    assert last_lines(console) == ["a  Failed", "b  Pulling", "c  Pulling", "d  Pulling"]
 
 
 def in_a_file(works: list[Work]) -> tuple[io.StringIO, Clock, Display]:

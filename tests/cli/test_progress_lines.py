@@ -141,6 +141,16 @@ def test_labels() -> None:
     assert labels_of([("a", "x"), ("a", "y\n")]) == ["x", "y\\x0a"]
     assert labels_of([("a", "x"), ("b", "x")]) == ["a", "b"]
     assert labels_of([("a", "x"), ("b", "y")]) == ["a on x", "b on y"]
+    assert labels_of([("docker:a:1", ""), ("custom:a:1", "")]) == ["a:1", "custom:a:1"]
+
+
+def test_long_labels_keep_their_ends() -> None:
+    """The tag of an image, and the number of a system, are seen also where there is no room."""
+    works = [("registry.example.com/group/app:1", RUNNING), ("b:2", RUNNING)]
+    first, second = terminal_lines(works, 60)
+    assert first.startswith("..le.com/group/app:1  Pulling layers")
+    assert second.startswith("b:2                   Pulling layers")
+    assert terminal_lines([("系統" * 20 + "a", WAITING)], 60)[0].startswith("..系統系統系統系統a ")
 
 
 def test_the_manual_shows_these_lines() -> None:

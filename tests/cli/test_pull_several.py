@@ -133,7 +133,10 @@ async def test_a_system_that_fails_does_not_stop_the_others() -> None:
     fake = systems(bad=[FAILURE], slow=[WORKING, WORKING, WORKING, READY])
     result = await ask(fake, "pull", "--system", "bad,slow", "x:1")
     assert (result.returncode, result.stdout) == (1, f"slow: {IMAGE_ID}\n")
-    assert result.stderr.splitlines()[-2:] == ["bad: No such tag.", "bad: Check the tag."]
+    assert result.stderr.splitlines()[-3:] == [
+        *("bad: No such tag.", "bad: Check the tag."),
+        "1 of 2 pulls have failed: bad",
+    ]
     assert "bad: Failed" in result.stderr.splitlines()
 
 
@@ -198,7 +201,7 @@ async def pulling(
     ):
         gateways = [f"http://127.0.0.1:{first}" for first in (port, other_port)][:urls]
         remotes = commands.remotes(TwistedExchange(reactor), Settings(gateways, names, "good:ann"))
-        running = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
+        running = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, [OPTIONS]))
         try:
             yield running, second
         finally:

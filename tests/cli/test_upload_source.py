@@ -26,7 +26,9 @@ from tests.matrices import examples
 
 def open_by_name(text: str) -> UploadSource:
     """Open a source by its name."""
-    return open_source(local_source_of(text))
+    source = local_source_of(text)
+    assert source is not None
+    return open_source(source)
 
 
 def digest_of(source: UploadSource) -> str:
@@ -220,6 +222,8 @@ def test_names_of_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for text in ("image.sif", "./none.tar", "oci:layout", "docker-archive:a.tar", "-", "/a/b.sqsh"):
         with pytest.raises(Misuse, match="To upload it, give it a name"):
             check_registry_image(text)
-    for text in ("ubuntu:24.04", "docker://ubuntu"):
-        with pytest.raises(Misuse, match="is not an image of your own"):
-            local_source_of(text)
+    for text in ("ubuntu:24.04", "docker://ubuntu", "x" * 5000):
+        assert local_source_of(text) is None
+    (tmp_path / "image.img").write_text("x")
+    with pytest.raises(Misuse, match="for an image of that name"):
+        local_source_of("image.img")
