@@ -34,6 +34,7 @@ MODULES = {
         "shiftergw.app.trust",
         "shiftergw.cli.convert",
         "shiftergw.cli.exchange_twisted",
+        "shiftergw.cli.importer",
         "shiftergw.cli.main",
         "shiftergw.cli.start",
         "shiftergw.cli.upload",
@@ -74,6 +75,13 @@ def run_command() -> None:
     main()
 
 
+def run_importer() -> None:
+    """Run the script `shiftergw-pyxis`."""
+    from shiftergw.cli.start import importer_main  # noqa: PLC0415 - only a fork runs it
+
+    importer_main()
+
+
 def run_machine() -> None:
     """Run the script `celery`."""
     from celery.__main__ import main  # noqa: PLC0415 - only a fork runs it
@@ -91,6 +99,7 @@ def run_worker() -> None:
 PROGRAMS: dict[str, Callable[[], None]] = {
     "twistd": run_gateway,
     "shiftergw": run_command,
+    "shiftergw-pyxis": run_importer,
     "celery": run_machine,
     "doomed worker": run_worker,
 }

@@ -38,7 +38,8 @@ T = TypeVar("T")
 MOST_REQUESTS = 8
 """Requests of a command about one system that are sent at the same time."""
 
-_WAITING = {*(state.value for state in POLLING_STATES), MISSING}
+WAITING = {*(state.value for state in POLLING_STATES), MISSING}
+"""The states of a record whose pull has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ async def pull_image(remote: Remote, clock: Any, options: PullOptions, system: s
             PullEnd.from_error(error).show(row)
             raise
         end = end_of(record)
-        if record.get("status") not in _WAITING:
+        if record.get("status") not in WAITING:
             end.show(row)
     if options.output is Output.EVENTS:
         return end.code
@@ -204,7 +205,7 @@ async def _pull_for(
         end = PullEnd.from_error(error)
     else:
         end = end_of(record)
-        if record.get("status") in _WAITING:
+        if record.get("status") in WAITING:
             return end
     end.show(row)
     return end
@@ -225,12 +226,12 @@ async def _last_answer(
         # The gateway that has the upload may be restarting.
         call = partial(remote.pull, *options.image, members, to_last=True)
         record = await polling.retry_while_silent(call, clock, row.notify)
-    while options.wait and record.get("status") in _WAITING:
+    while options.wait and record.get("status") in WAITING:
         row.show(record)
         await polling.pause(clock, pace.pulls)
         poll = partial(remote.poll, *options.image, options.members, row.notify)
         record = await polling.retry_while_silent(partial(pace.in_turn, poll), clock, row.notify)
-    if record.get("status") in _WAITING:
+    if record.get("status") in WAITING:
         row.show(record)
     return record
 
@@ -242,7 +243,7 @@ def end_of(record: Mapping[str, Any]) -> PullEnd:
         notice = record.get("notice")
         messages = [printable(str(notice), 1000)] if notice else ()
         return PullEnd(DONE, "Done", str(image_id), messages, status)
-    if status in _WAITING:
+    if status in WAITING:
         return PullEnd(DONE, "Not done", status=status)
     cause = record.get("cause") or f"The pull ended with {status}."
     request = record.get("request_id") and f"(request {record['request_id']})"

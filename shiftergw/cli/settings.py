@@ -151,15 +151,20 @@ def sockets_of(texts: Iterable[str]) -> dict[str, Path]:
 
 
 def read_udiroot(path: Path) -> dict[str, str]:
-    """Return the keys of `udiRoot.conf`; none if the file cannot be read.
-
-    `#` begins a comment line, and a backslash at the end of a line continues it. The values of a
-    repeated key are joined, with a blank between them.
-    """
+    """Return the keys of `udiRoot.conf`; none if the file cannot be read."""
     try:
         content, _ = read_whole(path)
     except OSError:
         return {}
+    return parse_udiroot(content)
+
+
+def parse_udiroot(content: bytes) -> dict[str, str]:
+    """Return the keys in the content of `udiRoot.conf`.
+
+    `#` begins a comment line, and a backslash at the end of a line continues it. The values of a
+    repeated key are joined, with a blank between them.
+    """
     text = content.decode("utf-8", "replace").replace("\r\n", "\n")
     values: dict[str, str] = {}
     for line in text.replace("\\\n", " ").splitlines():

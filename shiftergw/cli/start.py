@@ -10,8 +10,10 @@ import errno
 import gc
 import os
 import signal
+import site
 import sys
 from contextlib import suppress
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -29,16 +31,45 @@ _STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
+_IMPORTER = (
+    "import sys; from shiftergw.cli.start import importer_main;"
+    " sys.argv[0] = 'shiftergw-pyxis'; importer_main()"
+)
+"""The Python code of `shiftergw-pyxis`."""
+
+
 def main() -> None:
     """Run the command line and exit."""
+    _run("shiftergw.cli.main", "main")
+
+
+def importer_main() -> None:
+    """Run the command line of `shiftergw-pyxis` and exit."""
+    _restart_isolated()
+    _run("shiftergw.cli.importer", "importer")
+
+
+def _restart_isolated() -> None:
+    """Start the program again without the libraries of its user, unless it is among them.
+
+    The program that pyxis runs has the environment of a job. PYTHONPATH, or the user's own
+    `site-packages`, may have other versions of what the program needs.
+    """
+    places = {*os.environ.get("PYTHONPATH", "").split(os.pathsep), site.getusersitepackages()}
+    has_places = bool(os.environ.get("PYTHONPATH")) or bool(site.ENABLE_USER_SITE)
+    if has_places and not sys.flags.isolated and str(Path(__file__).parents[2]) not in places:
+        os.execv(sys.executable, [sys.executable, "-I", "-c", _IMPORTER, *sys.argv[1:]])  # noqa: S606 - itself
+
+
+def _run(module: str, name: str) -> None:
+    """Run the command `name` of a module and exit."""
     _open_missing_descriptors()
     _print_any_text()
     raise_interrupted()
     stdout = sys.stdout
     try:
         # Importing takes long enough for a signal.
-        from shiftergw.cli.main import main as command  # noqa: PLC0415
-
+        command = getattr(import_module(module), name)
         gc.freeze()  # the exit does not search modules for garbage: it takes a third of the time
         command()
     except SystemExit:

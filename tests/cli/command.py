@@ -19,6 +19,12 @@ from tests.patience import patient
 from tests.web.fakes import FakeGateway, listening, site_of
 
 PROGRAM = [sys.executable, "-c", "from shiftergw.cli.start import main; main()"]
+IMPORTER = [
+    sys.executable,
+    "-c",
+    "from shiftergw.cli.start import importer_main; importer_main()",
+]
+PROGRAMS = {"shiftergw": PROGRAM, "shiftergw-pyxis": IMPORTER}
 
 ENVIRONMENT = {
     name: value
@@ -34,12 +40,13 @@ def run(
     cwd: Path | None = None,
     start_new_session: bool = False,
     seconds: float = 60,
+    program: str = "shiftergw",
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end, in a process of its own; `env` is added to `ENVIRONMENT`."""
     environment = {**ENVIRONMENT, **(env or {})}
     if forks.can_fork(environment):
         return forks.run(
-            "shiftergw",
+            program,
             arguments,
             env=environment,
             seconds=seconds,
@@ -48,7 +55,7 @@ def run(
             start_new_session=start_new_session,
         )
     return subprocess.run(
-        [*PROGRAM, *arguments],
+        [*PROGRAMS[program], *arguments],
         env=environment,
         input=stdin,
         capture_output=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shiftergw.auth.munge_client import decode_own
@@ -48,10 +48,15 @@ class Home:
     """The home of a user, and the commands that the user runs."""
 
     def __init__(
-        self, path: Path, munged: MungeDaemon, env: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        munged: MungeDaemon,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         """Start without logins; `env` is added to the environment of the commands."""
         self._munged = munged
+        self._program = program
         self.file = path / "home" / ".udiRoot" / ".cred"
         self.env: Mapping[str, str] = {
             **ENVIRONMENT,
@@ -64,7 +69,7 @@ class Home:
     def run(self, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
         """Run a command without a terminal; return exit code, output and standard error."""
         done = subprocess.run(
-            [*PROGRAM, *arguments],
+            [*self._program, *arguments],
             env=self.env,
             input=stdin,
             capture_output=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shiftergw.oci.meta import read_meta
+from tests.cli.command import IMPORTER
 from tests.cli.homes import Home
 from tests.images import entry, oci_layout, tar_of
 from tests.munged import MungeDaemon
@@ -61,6 +62,13 @@ def test_a_day(service: Service, tmp_path: Path, munged: MungeDaemon) -> None:
     assert set(readers) >= {2002, 65534, 7}
 
     assert home.run("lookup", IMAGE)[1] == out
+    conf = tmp_path / "client.conf"
+    conf.write_text(
+        f"imageGateway = {service.url}\nsystem = {SYSTEM}\nimagePath = {service.images}\n"
+        f"mungeSocket = {munged.socket}\n"
+    )
+    job = Home(tmp_path, munged, {"SHIFTERGW_CLIENT_CONF": str(conf)}, IMPORTER)
+    assert job.run("get", f"docker://{IMAGE}") == (0, f"{files[0]}\n".encode(), b"")
     assert image_id[:10] in home.run("images")[1].decode()
     code, rows, errors = home.run("metrics", "--limit", "5")
     assert code == 0, errors
