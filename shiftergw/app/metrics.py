@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
-STORE_SECONDS = 5.0
+STORE_TIMEOUT_SECONDS = 5.0
 """Seconds that the database may take at a scrape; Prometheus waits for ten by default."""
 
 LAG_SECONDS = 1.0
@@ -80,7 +80,7 @@ class MetricsPage:
         self._measure_workers()
         try:
             counting = self._store.count_work()
-            work = await within(STORE_SECONDS, self._clock, counting, _too_late)
+            work = await within(STORE_TIMEOUT_SECONDS, self._clock, counting, _too_late)
         except Unavailable as error:
             self._counts.set(WORK_KNOWN, 0)
             self._log.debug("metrics without the work in flight: {error}", error=error)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 5.0
 """Seconds between two looks at the store."""
 
-STORE_SECONDS = 5.0
+STORE_TIMEOUT_SECONDS = 5.0
 """Seconds that the store may take to answer."""
 
 
@@ -78,7 +78,7 @@ class Supervision(Service):
 
     async def _report_state(self) -> None:
         try:
-            await within(STORE_SECONDS, self._clock, self._check_store(), _too_late)
+            await within(STORE_TIMEOUT_SECONDS, self._clock, self._check_store(), _too_late)
         except GatewayError as error:
             fields = {
                 "STATUS": f"Listening on {self._addresses}; waiting for the store: {error.what}"

@@ -18,7 +18,7 @@ from shiftergw.build.examination import read_all_layers
 from shiftergw.build.pack_files import Pack
 from shiftergw.build.pack_search import tools_key
 from shiftergw.build.packer import Packer
-from shiftergw.build.packing_slots import lanes_of
+from shiftergw.build.packing_slots import count_parallel_layers
 from shiftergw.build.packing_waits import PackingWaits
 from shiftergw.build.stage_meter import StageMeter
 from shiftergw.errors import PackCorrupt
@@ -68,7 +68,7 @@ class PackConverter:
 
     async def _pack_layers(self, use: AsyncExitStack) -> list[Pack]:
         request, tools = self.request, self.tools
-        lanes = lanes_of(request.options, len(set(request.layers)))
+        parallel_layers = count_parallel_layers(request.options, len(set(request.layers)))
         waits = PackingWaits(request.on_stage)
         packer = Packer(
             tools,
@@ -79,7 +79,7 @@ class PackConverter:
             waits.waiting,
             waits.queueing,
         )
-        self._packing = _LayerPacking(packer, DeferredSemaphore(lanes), use, waits)
+        self._packing = _LayerPacking(packer, DeferredSemaphore(parallel_layers), use, waits)
         return await read_all_layers(
             request.layers,
             request.limits,
@@ -144,11 +144,11 @@ class PackConverter:
 class _LayerPacking:
     """The packing of the layers of one image, whose packs stay in place until `use` is closed.
 
-    `lanes` limits how many layers are packed at the same time.
+    `turns` limits how many layers are packed at the same time.
     """
 
     packer: Packer
-    lanes: DeferredSemaphore
+    turns: DeferredSemaphore
     use: AsyncExitStack
     waits: PackingWaits
     _costs: dict[Layer, LayerBudget] = field(default_factory=dict, init=False)
@@ -157,7 +157,7 @@ class _LayerPacking:
         """Return the pack of a layer: the one that exists, or one that is made."""
         packer = self.packer
         self._costs[layer] = cost
-        await layer.wait_for_opening()  # without a lane: a registry may ask to retry later
+        await layer.wait_for_opening()  # without a turn: a registry may ask to retry later
         if await packer.tools.threads.run(packer.files(layer.digest).exist):
             # The pack may be of another user's private image. It may replace the layer (no `path`)
             # only if the pull found it beside the blobs of its own image
@@ -172,7 +172,7 @@ class _LayerPacking:
             if path is None:
                 await packer.discard_damaged(layer.digest)
                 raise PackCorrupt("A converted layer was damaged in the cache.")
-        async with self.lanes:
+        async with self.turns:
             with self.waits.packing():
                 return await packer.pack(layer, cost, report, self.use)
 

@@ -250,7 +250,7 @@ def _set_time_back(descriptor: int, present_ns: int, mtime_ns: int) -> None:
             os.utime(descriptor, ns=(state.st_atime_ns, mtime_ns))
 
 
-def promises_pack(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:
+def is_pack_expected(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:
     """Return whether there is a pack that can stand for its layer under these `diff_id`s.
 
     Checks only the size and the time of the pack and the beginning of its sidecar; other damage is
@@ -258,7 +258,7 @@ def promises_pack(files: PackFiles, diff_ids: Iterable[Digest | None]) -> bool:
     could be neither confirmed nor refused without the layer.
     """
     try:
-        head = pack_sidecar.glance(files.sidecar)
+        head = pack_sidecar.read_unchecked_head(files.sidecar)
         return _is_unchanged(files, head.measures) and all(
             diff_id is None or diff_id.algorithm == head.diff_id.algorithm for diff_id in diff_ids
         )

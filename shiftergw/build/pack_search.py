@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.build.converted import disk_errors
 from shiftergw.build.direct_packer import library_digest
-from shiftergw.build.pack_files import PackFiles, hold_pack, promises_pack
+from shiftergw.build.pack_files import PackFiles, hold_pack, is_pack_expected
 from shiftergw.build.pack_options import pack_key, tools_digest
 from shiftergw.model.images import Digest
 
@@ -47,7 +47,7 @@ async def find_packs(
     for digest, claimed_ids in diff_ids.items():
         files = PackFiles(directory, digest, key)
         if use is None:
-            is_packed = await tools.threads.run(promises_pack, files, claimed_ids)
+            is_packed = await tools.threads.run(is_pack_expected, files, claimed_ids)
         else:
             is_packed = await _hold(tools, files, claimed_ids, use)
         if is_packed:
@@ -61,7 +61,7 @@ async def _hold(
     """Keep a pack in place until `use` is closed, if it can stand for its layer."""
 
     def hold() -> int | None:
-        return hold_pack(files) if promises_pack(files, diff_ids) else None
+        return hold_pack(files) if is_pack_expected(files, diff_ids) else None
 
     with disk_errors():
         descriptor = await tools.threads.acquire(hold, _close)

@@ -122,7 +122,7 @@ def read_head(path: Path) -> SidecarHead:
     return _decode_head(_read_sound(path))[0]
 
 
-def glance(path: Path) -> SidecarHead:
+def read_unchecked_head(path: Path) -> SidecarHead:
     """Return the document of a sidecar that may be damaged elsewhere; errors are those of `read`.
 
     It reads a few bytes of a file that may have hundreds of megabytes.

@@ -108,7 +108,7 @@ def slot_count(options: SquashOptions) -> int:
     return max(1, min(2 * _processors_of(options), memory_shares, MOST_SLOTS))
 
 
-def lanes_of(options: SquashOptions, layers: int) -> int:
+def count_parallel_layers(options: SquashOptions, layers: int) -> int:
     """Return how many of the layers of an image are packed at the same time, within the options."""
     return max(1, min(layers, _processors_of(options), slot_count(options), MOST_LANES))
 

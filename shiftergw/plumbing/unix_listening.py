@@ -118,7 +118,7 @@ class UnixListener(Service):
                 f"{self._key}: {self._path} is not a socket.",
                 remedy="Remove it, or name another path.",
             )
-        if answers(self._path):
+        if has_listener(self._path):
             raise self._conflict_error()
         self._path.unlink()
 
@@ -149,7 +149,7 @@ def check_path(key: str, path: Path) -> None:
         )
 
 
-def answers(path: Path) -> bool:
+def has_listener(path: Path) -> bool:
     """Return whether a process listens at a UNIX socket; without waiting."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.setblocking(False)

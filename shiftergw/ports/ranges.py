@@ -36,13 +36,13 @@ class RangeStore(Protocol):
         ...
 
     async def find_bases(
-        self, systems: Collection[str], data_sizes: Mapping[str, int], without: str, limit: int
+        self, systems: Collection[str], data_sizes: Mapping[str, int], excluded_id: str, limit: int
     ) -> Sequence[DeltaBase]:
         """Return at most `limit` READY images of these systems that have data of these packs.
 
         `data_sizes` maps the digest of a pack's data to the bytes of it that the new file has. The
-        images that may have most of them come first. Images with the id `without` are left out. A
-        store may look at a thousand of the files only, if there are very many.
+        images that may have most of them come first. Images with the id `excluded_id` are left
+        out. A store may look at a thousand of the files only, if there are very many.
         """
         ...
 

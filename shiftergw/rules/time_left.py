@@ -79,33 +79,33 @@ def time_left(
     `reading` is the progress of the stage that reads the layers while `progress` is that of their
     download. Both have their rates. `layer_bytes` are those of all compressed layers.
     """
-    stage = progress
-    own: float | None = _own_seconds(progress)
+    current = progress
+    seconds: float | None = _remaining_seconds(progress)
     if progress.stage == "fetch":
-        stage, download = reading, own
-        own = _own_seconds(reading)
-        if download is None or own is None:
+        current, download_seconds = reading, seconds
+        seconds = _remaining_seconds(reading)
+        if download_seconds is None or seconds is None:
             return None
-        own = max(download, own)
-    elif own is None and stage.total:
-        step = _COMPARISON if stage.stage == "compare" else stage.stage
+        seconds = max(download_seconds, seconds)
+    elif seconds is None and current.total:
+        step = _COMPARISON if current.stage == "compare" else current.stage
         if step in costs:
-            own = costs[step] * layer_bytes * (1 - stage.done / stage.total)
-    later_steps = _LATER_STEPS.get(stage.stage)
-    if own is None or later_steps is None or not all(step in costs for step in later_steps):
+            seconds = costs[step] * layer_bytes * (1 - current.done / current.total)
+    later_steps = _LATER_STEPS.get(current.stage)
+    if seconds is None or later_steps is None or not all(step in costs for step in later_steps):
         return None
     later_costs = sum(costs[step] for step in later_steps)
-    if stage.stage == "deliver":
+    if current.stage == "deliver":
         later_costs += costs.get(_COMPARISON, 0.0)  # local systems have none
-    return own + later_costs * layer_bytes
+    return seconds + later_costs * layer_bytes
 
 
-def _own_seconds(progress: Progress) -> float | None:
+def _remaining_seconds(progress: Progress) -> float | None:
     """Return the seconds until the end of a stage by its rate, or None if that is not known."""
-    rest = progress.total - progress.done
+    remaining_bytes = progress.total - progress.done
     if not progress.total:
         return None
-    if rest <= 0:
+    if remaining_bytes <= 0:
         return 0.0
-    seconds = rest / progress.rate if progress.rate else math.inf
+    seconds = remaining_bytes / progress.rate if progress.rate else math.inf
     return seconds if is_time(seconds) else None

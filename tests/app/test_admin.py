@@ -22,7 +22,7 @@ from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.services import run_services
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.tls_context import blocking_context
-from shiftergw.plumbing.unix_listening import answers
+from shiftergw.plumbing.unix_listening import has_listener
 from shiftergw.service.gateway import Gateway
 from shiftergw.web.admin import AdminApplication, health_pages
 from tests.app.checkup.findings import document, findings
@@ -75,7 +75,7 @@ async def test_a_socket(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     assert await check(tmp_path, changes) == ("ok", str(path))
     async with running(tmp_path, changes):
-        assert answers(path)
+        assert has_listener(path)
         assert path.stat().st_gid == os.getegid()
         assert await check(tmp_path, changes) == ("ok", f"{path}: a gateway answers there")
     assert not path.exists()
@@ -88,8 +88,8 @@ async def test_the_default_refuses_no_start(tmp_path: Path, log: list[str]) -> N
     (tmp_path / "state").mkdir()
     async with running(tmp_path, {}):
         async with running(tmp_path, {}):  # a second gateway with this StateDirectory
-            assert answers(tmp_path / "state" / "admin.sock")
-        assert answers(tmp_path / "state" / "admin.sock")
+            assert has_listener(tmp_path / "state" / "admin.sock")
+        assert has_listener(tmp_path / "state" / "admin.sock")
     async with running(tmp_path, {"StateDirectory": "x" * 100}):
         pass
     async with running(tmp_path, {"StateDirectory": "nosuch"}):

@@ -17,7 +17,7 @@ from shiftergw.app.measured_store import with_measurements
 from shiftergw.app.metric_counts import MetricCounts
 from shiftergw.app.metrics import (
     LAG_SECONDS,
-    STORE_SECONDS,
+    STORE_TIMEOUT_SECONDS,
     MetricsPage,
     ReactorLag,
     count_job_end,
@@ -117,7 +117,7 @@ async def test_a_scrape_while_the_database_is_away(threads: Threads) -> None:
     assert samples["shiftergw_work_known"] == 0
     store.count_work = store.waiting  # type: ignore[assignment,method-assign]
     scrape = Deferred.fromCoroutine(page_of(counts, store, threads, clock)())
-    clock.advance(STORE_SECONDS)
+    clock.advance(STORE_TIMEOUT_SECONDS)
     assert samples_of((await scrape).body)["shiftergw_work_known"] == 0
 
 

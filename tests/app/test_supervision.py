@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from shiftergw.app.supervision import CHECK_SECONDS, STORE_SECONDS, Supervision
+from shiftergw.app.supervision import CHECK_SECONDS, STORE_TIMEOUT_SECONDS, Supervision
 from shiftergw.errors import Unavailable
 from tests.notify_socket import NotifySocket
 
@@ -48,7 +48,7 @@ def test_ready_once_the_store_answers() -> None:
         assert manager.reports() == [{"READY": "1", "STATUS": LISTENING}]
         store.answer = Deferred()
         clock.advance(CHECK_SECONDS)
-        clock.advance(STORE_SECONDS)
+        clock.advance(STORE_TIMEOUT_SECONDS)
         (report,) = manager.reports()
         assert "waiting for the store: The database does not answer." in report["STATUS"]
         service.stopService()

@@ -19,8 +19,8 @@ from shiftergw.build.pack_files import (
     PackFiles,
     find_pack,
     install_pack,
+    is_pack_expected,
     pack_groups,
-    promises_pack,
 )
 from shiftergw.build.pack_measures import measure
 from shiftergw.build.pack_sidecar import read_head
@@ -115,10 +115,10 @@ def test_a_restored_pack_is_hashed_once(files: PackFiles) -> None:
     """A backup may keep no fractions of seconds; the hash proves the file, which gets its time."""
     time = files.pack.stat().st_mtime_ns
     os.utime(files.pack, (1e9, 1e9))
-    assert not promises_pack(files, [None])
+    assert not is_pack_expected(files, [None])
     assert find_pack(files, Event()) is not None
     assert files.pack.stat().st_mtime_ns == time
-    assert promises_pack(files, [None])
+    assert is_pack_expected(files, [None])
 
 
 def test_a_pack_that_is_written_while_it_is_hashed(
@@ -134,7 +134,7 @@ def test_a_pack_that_is_written_while_it_is_hashed(
     os.utime(files.pack, (1e9, 1e9))
     monkeypatch.setattr(pack_files, "measure", measure_and_write)
     assert find_pack(files, Event()) is not None
-    assert not promises_pack(files, [None])
+    assert not is_pack_expected(files, [None])
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])

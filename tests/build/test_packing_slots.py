@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.build.packing_slots import (
     SMALL_LAYER,
     PackingSlots,
-    lanes_of,
+    count_parallel_layers,
     share_of,
     slot_count,
 )
@@ -31,7 +31,7 @@ from tests.work.waiting import until
 
 
 @pytest.mark.parametrize(
-    ("options", "layers", "slots", "lanes"),
+    ("options", "layers", "slots", "count"),
     [
         ({"memory": "512M", "processors": 4}, 9, 8, 4),
         ({"memory": "512M", "processors": 4}, 2, 8, 2),
@@ -44,12 +44,12 @@ from tests.work.waiting import until
     ],
 )
 def test_how_many_packings_run(
-    options: dict[str, Any], layers: int, slots: int, lanes: int
+    options: dict[str, Any], layers: int, slots: int, count: int
 ) -> None:
     """Memory and processors limit the packings of the machine, and those of an image."""
     whole = SquashOptions(**options)
     assert slot_count(whole) == slots
-    assert lanes_of(whole, layers) == lanes
+    assert count_parallel_layers(whole, layers) == count
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_packings_share_memory_and_processors(
 def test_processors_that_are_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each packing has twice its part of the machine, since some layers take longer."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert lanes_of(SquashOptions(), 9) == 4
+    assert count_parallel_layers(SquashOptions(), 9) == 4
     assert [share_of(SquashOptions(), running).processors for running in (1, 2, 4)] == [0, 8, 4]
 
 

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.unix_listening import UnixListener, answers
+from shiftergw.plumbing.unix_listening import UnixListener, has_listener
 from tests.installed_reactor import reactor
 
 
@@ -35,10 +35,10 @@ async def test_owner_and_group_may_connect(tmp_path: Path, threads: Threads) -> 
         listener = listener_at(threads, path, os.getegid())
         await listener.startService()
         assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o660, os.getegid())
-        assert answers(path)
+        assert has_listener(path)
         await listener.stopService()
         assert names_in(tmp_path) == []
-        assert not answers(path)
+        assert not has_listener(path)
     finally:
         os.umask(old_umask)
 
@@ -51,7 +51,7 @@ async def test_the_socket_of_a_dead_process_is_replaced(tmp_path: Path, threads:
         dead.bind(str(path))
     listener = listener_at(threads, path)
     await listener.startService()
-    assert answers(path)
+    assert has_listener(path)
     path.unlink()  # by somebody who cleans up: the stop does not mind
     await listener.stopService()
 
@@ -65,7 +65,7 @@ async def test_the_socket_of_a_living_process_stays(tmp_path: Path, threads: Thr
     try:
         with pytest.raises(ConfigurationError, match="another process listens at"):
             await listener_at(threads, path).startService()
-        assert answers(path)
+        assert has_listener(path)
     finally:
         await listener.stopService()
 

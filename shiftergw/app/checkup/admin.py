@@ -17,7 +17,7 @@ from shiftergw.config import Config
 from shiftergw.errors import GatewayError, printable
 from shiftergw.plumbing.files import nearest_existing
 from shiftergw.plumbing.listening import Listener, remedy
-from shiftergw.plumbing.unix_listening import answers, check_path
+from shiftergw.plumbing.unix_listening import check_path, has_listener
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.reactor import Reactor
@@ -58,7 +58,7 @@ def _socket(path: Path, config: Config) -> Finding:
         return Finding(KEY, Level.FAILURE, f"{path} is not a socket", "Remove it.")
     if group is not None and (problem := _group_problem(path.parent, group, config)):
         return problem
-    return Finding(KEY, Level.OK, f"{path}{': a gateway answers there' * answers(path)}")
+    return Finding(KEY, Level.OK, f"{path}{': a gateway answers there' * has_listener(path)}")
 
 
 def _group_problem(directory: Path, group: int, config: Config) -> Finding | None:

@@ -41,7 +41,7 @@ async def find(
     db: Database,
     systems: Collection[str],
     data_sizes: Mapping[str, int],
-    without: str,
+    excluded_id: str,
     limit: int,
 ) -> list[DeltaBase]:
     """Return the images that may have most of the data; see `RangeStore.find_bases`."""
@@ -57,7 +57,7 @@ async def find(
     for file in usable_files(files):
         if len(bases) == limit:
             break
-        if file.image_id == without:
+        if file.image_id == excluded_id:
             continue
         document = await db.first(queries.ranges_of(file.sha256))
         base = None if document is None else decode_base(file, document["content"])

@@ -255,10 +255,10 @@ class MongoStore(MongoConnections):
         await ranges.save(self._db, sha256, data, now)
 
     async def find_bases(
-        self, systems: Collection[str], data_sizes: Mapping[str, int], without: str, limit: int
+        self, systems: Collection[str], data_sizes: Mapping[str, int], excluded_id: str, limit: int
     ) -> Sequence[DeltaBase]:
         """See `ImageStore`."""
-        return await ranges.find(self._db, systems, data_sizes, without, limit)
+        return await ranges.find(self._db, systems, data_sizes, excluded_id, limit)
 
     async def forget_ranges(self, before: float) -> int:
         """See `ImageStore`."""

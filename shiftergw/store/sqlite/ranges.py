@@ -24,11 +24,11 @@ def find(
     db: sqlite3.Connection,
     systems: Collection[str],
     data_sizes: Mapping[str, int],
-    without: str,
+    excluded_id: str,
     limit: int,
 ) -> list[DeltaBase]:
     """Return the images that may have most of the data; see `RangeStore.find_bases`."""
-    values = json.dumps(data_sizes), json.dumps(list(systems)), without
+    values = json.dumps(data_sizes), json.dumps(list(systems)), excluded_id
     files = [FileFacts(*row) for row in db.execute(queries.FIND_BASES, values)]
     bases: list[DeltaBase] = []
     for file in usable_files(files):

@@ -263,11 +263,11 @@ class SqliteStore(SqliteLookups):
         await self._write(lambda db: ranges.save(db, *values))
 
     async def find_bases(
-        self, systems: Collection[str], data_sizes: Mapping[str, int], without: str, limit: int
+        self, systems: Collection[str], data_sizes: Mapping[str, int], excluded_id: str, limit: int
     ) -> Sequence[DeltaBase]:
         """See `ImageStore`."""
         lane = require_open(self._lister)
-        return await lane.run(lambda db: ranges.find(db, systems, data_sizes, without, limit))
+        return await lane.run(lambda db: ranges.find(db, systems, data_sizes, excluded_id, limit))
 
     async def forget_ranges(self, before: float) -> int:
         """See `ImageStore`."""
