@@ -75,7 +75,9 @@ LAYERS = {
         apart=True,
     ),
     "web": Layer(
-        ("web",), ("vocabulary", "configuration", "plumbing", "service"), ("twisted", "zope")
+        ("web",),
+        ("vocabulary", "configuration", "plumbing", "service"),
+        ("twisted", "zope", "pydantic", "pydantic_core"),
     ),
     "cli": Layer(
         ("cli",),

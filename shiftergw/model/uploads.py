@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-UPLOAD_KINDS = frozenset({"", "oci-archive", "docker-archive", "dir-archive", "sif", "squashfs"})
+UploadKind = Literal["", "oci-archive", "docker-archive", "dir-archive", "sif", "squashfs"]
 """The kinds of files that images are made of; with "" the content of a file shows its kind."""
+
+UPLOAD_KINDS: frozenset[str] = frozenset(get_args(UploadKind))
 
 CHUNK_LIMIT = 16 << 20
 """Bytes of the longest chunk of an upload."""

@@ -1,13 +1,16 @@
-"""Pages for people and for monitoring, which need no credential."""
+"""Pages for people and programs that need no credential."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import cache
+from http import HTTPStatus
 
 from shiftergw.errors import Unavailable
 from shiftergw.service.gateway import Gateway
-from shiftergw.web import render
+from shiftergw.web import openapi, render
 from shiftergw.web.render import Answer
 
 
@@ -28,9 +31,22 @@ async def _ready(gateway: Gateway) -> Answer:
     return render.text("ready")
 
 
+@cache
+def _description() -> Answer:
+    """Return the description of the interface, which is made for the first request."""
+    body = render.to_json(openapi.document())
+    tag = hashlib.sha256(body).hexdigest()[:32]
+    return Answer(HTTPStatus.OK, body, headers={"ETag": f'"{tag}"'})
+
+
+async def _describe(_: Gateway) -> Answer:
+    return _description()
+
+
 PAGES: dict[str, Callable[[Gateway], Awaitable[Answer]]] = {
     "/": _front,
     "/livez": _alive,
     "/readyz": _ready,
+    "/api/openapi.json": _describe,
 }
 """The pages that need no credential, by path."""

@@ -10,18 +10,22 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from shiftergw.errors import BadRequest, NotAuthenticated, NotFound, printable
-from shiftergw.model.names import ACL_LIMIT, HIGHEST_ID, is_image_id
+from shiftergw.model.names import is_image_id
+
+DEFAULT_ROWS = 10
+"""Rows of metrics in one answer without a `limit`, as those of the original gateway."""
 
 MOST_ROWS = 10_000
 """Rows of metrics in one answer."""
 
 _LIMIT = re.compile("-?[0-9]{1,9}", re.ASCII)
-_NUMBER = re.compile(r"\s*([0-9]{1,10})\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPath:
-    """A parsed path: `/page` or `/api/page/system[/itype/image]`; parts that it lacks are "".
+    """A parsed path: `/api/page/system[/itype/image]`; parts that it lacks are "".
+
+    A path without a system, such as `/livez` and `/api/openapi.json`, is a `page` as a whole.
 
     In `/api/page/system/image` the image is an image id.
     """
@@ -50,10 +54,10 @@ class RequestPath:
         segments = text.removesuffix("/").split("/", 5)[1:]
         if not all(segments) or text.endswith("//"):
             raise path_not_found(path)
-        if not segments or segments[0] != "api":
-            if len(segments) > 1:
-                raise path_not_found(path)
-            return cls(f"/{''.join(segments)}")
+        if len(segments) == (2 if segments[:1] == ["api"] else 1) or not segments:
+            return cls(f"/{'/'.join(segments)}")
+        if segments[0] != "api":
+            raise path_not_found(path)
         name = segments[-1].removeprefix("//") if len(segments) == 5 else segments[-1]  # noqa: PLR2004
         if len(segments) not in {3, 4, 5} or name.startswith("/"):
             raise path_not_found(path)
@@ -93,9 +97,11 @@ def image_id(text: str) -> str:
 
 
 def limit(query: bytes) -> int:
-    """Return the `limit` of a query string; the default, 10, is that of the original gateway."""
+    """Return the `limit` of a query string."""
     try:
-        values = parse_qs(query.decode("ascii"), max_num_fields=20).get("limit", ["10"])
+        values = parse_qs(query.decode("ascii"), max_num_fields=20).get(
+            "limit", [str(DEFAULT_ROWS)]
+        )
         number = int(values[-1]) if _LIMIT.fullmatch(values[-1]) else None
     except ValueError:
         number = None
@@ -126,39 +132,3 @@ def _unique_members(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             raise BadRequest(f"The body has the member {printable(name, 40)!r} twice.")
         document[name] = value
     return document
-
-
-def access_lists(document: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the uids and the gids that may read a new image, besides its owner."""
-    return acl(document, "allowed_uids"), acl(document, "allowed_gids")
-
-
-def acl(document: dict[str, Any], name: str) -> tuple[int, ...]:
-    """Return the ids of a member such as `allowed_uids`: text `"1,2"` or an array of integers."""
-    value = document.get(name, [])
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list):
-        raise _bad_ids(name)
-    ids = tuple(dict.fromkeys(_id(item, name) for item in items))
-    if len(ids) > ACL_LIMIT:
-        raise BadRequest(
-            f"{name} has {len(ids)} ids; {ACL_LIMIT} is the limit.",
-            remedy="Name a group instead of its members.",
-        )
-    return ids
-
-
-def _id(item: Any, name: str) -> int:
-    if isinstance(item, str):
-        match = _NUMBER.fullmatch(item)
-        item = int(match[1]) if match else None
-    if type(item) is not int or not 0 <= item <= HIGHEST_ID:
-        raise _bad_ids(name)
-    return item
-
-
-def _bad_ids(name: str) -> BadRequest:
-    return BadRequest(
-        f"{name} is not a list of ids.",
-        remedy=f'Write numbers from 0 to {HIGHEST_ID} as text, "1000,1001", or as an array.',
-    )

@@ -16,6 +16,7 @@ from shiftergw.web.journal import Journal
 from shiftergw.web.lists import Lists
 from shiftergw.web.parameters import RequestPath
 from shiftergw.web.render import Answer
+from shiftergw.web.request_bodies import ImportBody, PullBody
 
 
 class MethodNotAllowed(GatewayError):
@@ -56,14 +57,15 @@ async def _lookup(gateway: Gateway, request: RoutedRequest) -> Answer:
 
 
 async def _pull(gateway: Gateway, request: RoutedRequest) -> Answer:
-    members = parameters.members(request.body)
+    body = PullBody.parse(parameters.members(request.body))
     image = await gateway.pull(
         request.session,
         request.itype,
         request.image,
-        *parameters.access_lists(members),
+        body.allowed_uids,
+        body.allowed_gids,
         request.request_id,
-        uploads.choice(members),
+        body.choice(),
     )
     return _pull_answer(gateway, request, image)
 
@@ -99,14 +101,15 @@ async def _events(gateway: Gateway, request: RoutedRequest) -> Answer:
 
 
 async def _import(gateway: Gateway, request: RoutedRequest) -> Answer:
-    members = parameters.members(request.body)
+    body = ImportBody.parse(parameters.members(request.body))
     image = await gateway.import_file(
         request.session,
         request.itype,
         request.image,
-        *parameters.access_lists(members),
+        body.allowed_uids,
+        body.allowed_gids,
         request.request_id,
-        uploads.import_choice(members),
+        body.choice(),
     )
     return _pull_answer(gateway, request, image)
 

@@ -194,6 +194,8 @@ class Request(server.Request):
         self.setResponseCode(answer.status)
         for name, value in headers_of(answer).items():
             self.setHeader(name, value)
+        if "ETag" in answer.headers:
+            self.setETag(answer.headers["ETag"].encode("ascii"))  # a client may have this answer
         if answer.stream is not None:
             self._send_events(answer.stream)
         elif answer.spool is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from twisted.internet.defer import CancelledError
@@ -14,31 +14,18 @@ from twisted.internet.defer import CancelledError
 from shiftergw.errors import BadRequest, printable
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
-from shiftergw.model.uploads import (
-    CHUNK_LIMIT,
-    SELECTOR_LIMIT,
-    SHA256,
-    UPLOAD_ID,
-    UPLOAD_KINDS,
-    ImageFile,
-    UploadChoice,
-    UploadDeclaration,
-    UserUpload,
-)
+from shiftergw.model.uploads import CHUNK_LIMIT, ImageFile, UploadDeclaration, UserUpload
 from shiftergw.service.gateway import Gateway
-from shiftergw.service.imports import ImportChoice
 from shiftergw.service.upload_chunks import Chunk
 from shiftergw.web import parameters, render
 from shiftergw.web.render import Answer
+from shiftergw.web.request_bodies import DeclarationBody, NameBody
 
 if TYPE_CHECKING:
     from shiftergw.web.routes import RoutedRequest
 
 FILENAME_LIMIT = 255
 """Characters of the name of a file that are stored; it is used in messages only."""
-
-LARGEST_SIZE = 1 << 60
-"""Bytes that a declaration may name; the limits of the site are lower."""
 
 _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
@@ -57,62 +44,37 @@ async def declare(gateway: Gateway, request: RoutedRequest) -> Answer:
     members = parameters.members(request.body)
     session, uploads = request.session, gateway.files.uploads
     if "name" in members and "sha256" not in members:
-        if "size" in members:
-            uploads.check_size(_size(members))
-        await gateway.check_new_image(session, _text(members, "name", ""))
+        question = NameBody.parse(members)
+        if question.size is not None:
+            uploads.check_size(question.size)
+        await gateway.check_new_image(session, question.name)
         document = {"status": True, "limit": uploads.largest_size}
         return replace(render.answer(document), word="name checked")
-    declaration = _declaration(session, members)
+    body = DeclarationBody.parse(members)
     if "name" in members and "selector" in members:
-        record = await _ready_image(gateway, session, members, declaration)
+        record = await _ready_image(gateway, session, body)
         if record is not None:
             answer = render.answer(render.pull_answer(record, labels=gateway.shows_labels))
             return replace(answer, word="READY, nothing to upload")
     elif "name" in members:
-        await gateway.check_new_image(session, _text(members, "name", ""))
+        await gateway.check_new_image(session, body.name)
+    filename = printable(body.filename, FILENAME_LIMIT)
+    declaration = UploadDeclaration(
+        session.system, session.uid, body.size, body.sha256, body.kind, filename
+    )
     return _answer(gateway, await uploads.declare(session, declaration))
 
 
 async def _ready_image(
-    gateway: Gateway,
-    session: Session,
-    members: dict[str, Any],
-    declaration: UploadDeclaration,
+    gateway: Gateway, session: Session, body: DeclarationBody
 ) -> ImageRecord | None:
-    selector, public = _selector(members), _public(members)
-    kind, size, sha256 = declaration.kind, declaration.size, declaration.sha256
     return await gateway.find_image_of_content(
         session,
-        _text(members, "name", ""),
-        *parameters.access_lists(members),
-        ImageFile("", kind, size, sha256, selector, public),
+        body.name,
+        body.allowed_uids,
+        body.allowed_gids,
+        ImageFile("", body.kind, body.size, body.sha256, body.selector, body.public),
     )
-
-
-def _declaration(session: Session, members: Mapping[str, Any]) -> UploadDeclaration:
-    kind = _text(members, "kind", "")
-    if kind not in UPLOAD_KINDS:
-        kinds = ", ".join(sorted(UPLOAD_KINDS - {""}))
-        raise BadRequest(
-            f"{printable(kind, 40)!r} is not a kind of upload.",
-            remedy=f'The kinds are {kinds}, and "" if the content shall show it.',
-        )
-    size = _size(members)
-    sha256 = _text(members, "sha256", "")
-    if SHA256.fullmatch(sha256) is None:
-        raise BadRequest(
-            "`sha256` is not a SHA-256 digest.",
-            remedy="Write the 64 hexadecimal digits of the whole file, in lower case.",
-        )
-    filename = printable(_text(members, "filename", ""), FILENAME_LIMIT)
-    return UploadDeclaration(session.system, session.uid, size, sha256, kind, filename)
-
-
-def _size(members: Mapping[str, Any]) -> int:
-    size = members.get("size")
-    if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
-        raise BadRequest("`size` is not a number of bytes.", remedy="An upload has at least one.")
-    return size
 
 
 async def list_own(gateway: Gateway, request: RoutedRequest) -> Answer:
@@ -214,41 +176,6 @@ class ChunkReceiver:
             self._end(None)
 
 
-def choice(members: Mapping[str, Any]) -> UploadChoice | None:
-    """Return the upload that a pull names in its body, or None if it names none."""
-    upload_id = members.get("upload")
-    if upload_id is None:
-        if members.get("public", False) or members.get("selector"):
-            raise BadRequest("`selector` and `public` need an `upload`.")
-        return None
-    if not isinstance(upload_id, str) or UPLOAD_ID.fullmatch(upload_id) is None:
-        raise BadRequest("`upload` is not the id of an upload.")
-    public = _public(members)
-    return UploadChoice(upload_id, _selector(members), public)
-
-
-def import_choice(members: Mapping[str, Any]) -> ImportChoice:
-    """Return what the body of a request imports; `filepath` and `format` are required."""
-    path, file_format = _text(members, "filepath", ""), _text(members, "format", "")
-    if not path or not file_format:
-        raise BadRequest("An import needs `filepath` and `format`.")
-    return ImportChoice(path, file_format, _public(members))
-
-
-def _public(members: Mapping[str, Any]) -> bool:
-    public = members.get("public", False)
-    if type(public) is not bool:
-        raise BadRequest("`public` is neither true nor false.")
-    return public
-
-
-def _selector(members: Mapping[str, Any]) -> str:
-    selector = _text(members, "selector", "")
-    if len(selector) > SELECTOR_LIMIT or not selector.isprintable():
-        raise BadRequest(f"`selector` is not one line of at most {SELECTOR_LIMIT} characters.")
-    return selector
-
-
 def _number(query: bytes, name: str) -> int:
     """Return the number of bytes that a query has under a name."""
     try:
@@ -258,13 +185,6 @@ def _number(query: bytes, name: str) -> int:
     if len(values) != 1 or _NUMBER.fullmatch(values[0]) is None:
         raise BadRequest(f"`{name}` is not a number of bytes.", remedy=f"Write `?{name}=1`.")
     return int(values[0])
-
-
-def _text(members: Mapping[str, Any], name: str, default: str) -> str:
-    value = members.get(name, default)
-    if not isinstance(value, str):
-        raise BadRequest(f"`{name}` is not text.")
-    return value
 
 
 def _id(request: RoutedRequest) -> str:
