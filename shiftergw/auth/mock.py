@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 
 from shiftergw.errors import NotAuthenticated
 from shiftergw.model.names import HIGHEST_ID
@@ -45,13 +46,18 @@ class MockAuthenticator:
         if not has_names or not has_ids:
             raise NotAuthenticated("The credential names no user, or its ids are no ids.")
         uid, gid = int(ids[0]), int(ids[1])
+        session = await self.renew(Session(system, user, uid, group, gid))
+        logins = {"default": RegistryLogin(user, token)} if token else {}
+        return replace(session, logins=logins)
+
+    async def renew(self, session: Session) -> Session:
+        """Return a session with the present groups of its user, as `Authenticator` says."""
         return Session(
-            system=system,
-            user=user,
-            uid=uid,
-            group=group,
-            gid=gid,
-            groups=await self._groups.groups(user, uid, gid),
-            logins={"default": RegistryLogin(user, token)} if token else {},
-            admin=not self._admins.isdisjoint({user, uid}),
+            system=session.system,
+            user=session.user,
+            uid=session.uid,
+            group=session.group,
+            gid=session.gid,
+            groups=await self._groups.groups(session.user, session.uid, session.gid),
+            admin=not self._admins.isdisjoint({session.user, session.uid}),
         )

@@ -119,16 +119,23 @@ class MungeAuthenticator:
         if system != self._system:
             raise NotAuthenticated(f"The credential is not for {system}.")
         answer = await self._decode(credential.strip())
-        account = await self._users.account(answer.uid, answer.gid)
+        session = await self._session_of(answer.uid, answer.gid)
+        return replace(session, logins=logins(answer.payload))
+
+    async def renew(self, session: Session) -> Session:
+        """Return a session with the present account of its user, as `Authenticator` says."""
+        return await self._session_of(session.uid, session.gid)
+
+    async def _session_of(self, uid: int, gid: int) -> Session:
+        account = await self._users.account(uid, gid)
         return Session(
-            system=system,
+            system=self._system,
             user=account.user,
-            uid=answer.uid,
+            uid=uid,
             group=account.group,
-            gid=answer.gid,
+            gid=gid,
             groups=account.groups,
-            logins=logins(answer.payload),
-            admin=await self._is_admin(answer.uid),
+            admin=await self._is_admin(uid),
         )
 
     async def _decode(self, credential: str) -> DecodeAnswer:

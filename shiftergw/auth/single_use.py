@@ -76,6 +76,10 @@ class SingleUse:
             raise used_before()
         return session
 
+    async def renew(self, session: Session) -> Session:
+        """Return the session that the authenticator of its system renews."""
+        return await self._authenticators[session.system].renew(session)
+
     async def settle(self) -> None:
         """Record credentials in the store, and drop those that no daemon accepts any more."""
         now = self._clock.seconds()

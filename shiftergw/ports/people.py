@@ -40,6 +40,13 @@ class Authenticator(Protocol):
         """
         ...
 
+    async def renew(self, session: Session) -> Session:
+        """Return a session of the same user with the present names, groups and rights.
+
+        It has no logins. Raises `Unavailable` if the directory of users cannot be queried.
+        """
+        ...
+
 
 class UsedCredentials(Protocol):
     """The credentials that were used at any of the gateways that share a store.

@@ -14,6 +14,7 @@ from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import HostUsers
 from shiftergw.errors import NotAuthenticated, Unavailable
+from shiftergw.model.requests import Session
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import CREDENTIAL_SECONDS, ReplayUnchecked
 from tests.installed_reactor import reactor
@@ -125,6 +126,17 @@ async def test_the_same_credential_in_other_characters(
     await first.authenticate(credential, SYSTEM)
     assert "used before" in str(await refusal(second, same))
     await refusal(second, f" {credential}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_is_renewed_without_a_credential(gateways: Gateways) -> None:
+    """The user is looked up again; nothing is recorded."""
+    session = Session(SYSTEM, "a former name", os.getuid(), "", os.getgid(), admin=True)
+    renewed_session = await gateways[0].renew(session)
+    assert renewed_session.user != session.user
+    assert renewed_session.groups >= {os.getgid()}
+    assert not renewed_session.admin
+    assert gateways[2].digests == set()
 
 
 @pytest_twisted.ensureDeferred
