@@ -26,6 +26,7 @@ _CHUNK = 16 << 20
 """Bytes of the longest chunk of an upload, if the gateway does not say."""
 
 _KEY = re.compile("[A-Za-z0-9_-]{1,100}")
+_PAGE_PATH = re.compile(r"[a-z]+/[a-z]+\?[a-z]+=[A-Za-z0-9_-]{1,2000}")
 
 
 class InvalidAnswer(Exception):
@@ -42,6 +43,14 @@ def parse_object(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise InvalidAnswer
     return answer
+
+
+def parse_page_path(answer: Any) -> str:
+    """Return the path below a gateway that opens its page once; raise `InvalidAnswer`."""
+    path = parse_object(answer).get("path")
+    if not isinstance(path, str) or _PAGE_PATH.fullmatch(path) is None:
+        raise InvalidAnswer
+    return path
 
 
 def parse_upload_limit(answer: Any) -> int | None:

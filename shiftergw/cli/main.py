@@ -39,6 +39,7 @@ COMMANDS = {
     "lookup": CommandEntry("images", "Print the id of IMAGE."),
     "metrics": CommandEntry("admin", "Show the last look-ups (admins)."),
     "migrate": CommandEntry("migrate", "Copy the gateway's state from SQLite to MongoDB."),
+    "page": CommandEntry("page", "Print an address that shows the system in your browser."),
     "pull": CommandEntry("pull_command", "Have the gateway get images, or upload one of your own."),
     "queue": CommandEntry("images", "Show the pulls that wait, work or have failed."),
     "rm": CommandEntry("admin", "Take an image down at once: all its tags and files (admins)."),

@@ -98,6 +98,11 @@ class Remote(Gateways):
             return await self.ask_last("POST", ["upload"], answers.parse_declaration, body=body)
         return await self.ask_first("POST", ["upload"], answers.parse_declaration, body=body)
 
+    async def page_address(self) -> str:
+        """Return an address that opens the page of the gateway that answers, once."""
+        path = await self.ask_first("POST", ["page"], answers.parse_page_path)
+        return f"{self._urls[0]}/{path}"
+
     async def registries(self) -> list[dict[str, Any]]:
         """Return the registries of the gateway, each with its `location` and `host`."""
         return await self.ask_first("GET", ["registries"], answers.parse_registries)

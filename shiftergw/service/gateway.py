@@ -22,7 +22,7 @@ from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.model.uploads import ImageFile, UploadChoice
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import ImageStore, JobQueue
+from shiftergw.ports import ImageStore, JobQueue, QueueTrouble
 from shiftergw.rules.access import may_expire
 from shiftergw.service.admin_requests import AdminRequests
 from shiftergw.service.claims import Claims, IsJudged, judges_nothing
@@ -36,6 +36,7 @@ from shiftergw.service.image_requests import (
     stored_names,
 )
 from shiftergw.service.imports import FileImports, ImportChoice
+from shiftergw.service.page_sessions import PageSessions
 from shiftergw.service.redaction import hide_owner, may_see, redact
 from shiftergw.service.user_files import UserFileServices
 from shiftergw.service.work_queue import WorkQueue
@@ -91,6 +92,7 @@ class Gateway:
         self._explanations = options.explanations
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble, options.is_judged)
         self.work = WorkQueue(store, self._claims.waiting)
+        self.page_sessions = PageSessions(seal, store.used_credentials, clock)
         uploads = None if options.files is None else options.files.uploads
         self._custom_claims = CustomClaims(config, store, self._claims, uploads, wake, clock)
 
@@ -274,6 +276,10 @@ class Gateway:
                 for record in page
                 if session.admin or may_see(session, record)
             ]
+
+    def trouble(self, session: Session) -> QueueTrouble | None:
+        """Return why no work of the session's system reaches a worker now; None if work does."""
+        return self._queue.trouble(session.system)
 
     def tag_of(self, session: Session, itype: str, text: str) -> str:
         """Return the tag of the pull of an image; raise `BadRequest` for an invalid name."""

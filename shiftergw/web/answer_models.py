@@ -270,6 +270,15 @@ class UploadList(AnswerModel):
     list: tuple[UploadRow, ...]
 
 
+class PageEntry(AnswerModel):
+    """An address of the page for browsers, which works once."""
+
+    path: str
+    """The address below that of the gateway."""
+    seconds: float
+    """The time within which it has to be opened."""
+
+
 class NameIsFree(AnswerModel):
     """An image of this name may be made of an upload of this size."""
 

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.event_stream import EventStreams
 from shiftergw.web.journal import Audit, Journal, RequestLog, audit_nothing
 from shiftergw.web.lists import ListLimits, Lists
+from shiftergw.web.page.browsers import check_confidential
+from shiftergw.web.page.user_page import UserPage
 from shiftergw.web.pages import PAGES
 from shiftergw.web.parameters import RequestPath
 from shiftergw.web.render import Answer
@@ -63,6 +66,7 @@ class Api:
         clock: IReactorTime,
         lists: Lists,
         streams: EventStreams,
+        limits: ConnectionLimits,
         metrics: Metrics = NO_METRICS,
         audit: Audit = audit_nothing,
     ) -> None:
@@ -73,6 +77,8 @@ class Api:
         self._clock = clock
         self._lists = lists
         self._streams = streams
+        self._limits = limits
+        self._user_page = UserPage(gateway, authenticators, lists, streams, limits)
         self._journal = Journal(clock, audit)
 
     async def __call__(self, call: Call) -> Answer:
@@ -84,7 +90,10 @@ class Api:
             self._end(request, None)
             raise
         except Exception as error:  # noqa: BLE001 - the client must get an answer also after a bug
-            answer = self._refusal(request, error)
+            if UserPage.has(call.path):
+                answer = await UserPage.refusal(self._reason(request, error))
+            else:
+                answer = self._refusal(request, error)
         return self._end(request, answer)
 
     def only_reads(self, call: Call) -> bool:
@@ -137,23 +146,28 @@ class Api:
         return replace(answer, headers={**answer.headers, "X-Request-Id": line.request_id})
 
     def _refusal(self, request: OpenRequest, error: Exception) -> Answer:
-        """Return the answer that an error means; log the traceback of an unexpected one."""
-        place = printable(request.call.path)
+        """Return the answer that an error means."""
+        headers = {"Allow": error.methods} if isinstance(error, MethodNotAllowed) else {}
+        reason = self._reason(request, error)
+        return render.refusal(reason, printable(request.call.path), **headers)
+
+    def _reason(self, request: OpenRequest, error: Exception) -> GatewayError:
+        """Return the error as the client may know it; log the traceback of an unexpected one."""
         if isinstance(error, GatewayError):
             request.line.why = printable(f"{error.what} {error.detail}".strip(), 600)
-            headers = {"Allow": error.methods} if isinstance(error, MethodNotAllowed) else {}
-            return render.refusal(error, place, **headers)
+            return error
         request_id = request.line.request_id
         self._log.failure(
             "request {request} failed", request=request_id, fields={"request": request_id}
         )
-        fault = GatewayError(
+        return GatewayError(
             "Something went wrong in the gateway.",
-            remedy=f"Tell the site's support, and name the request {request.line.request_id}.",
+            remedy=f"Tell the site's support, and name the request {request_id}.",
         )
-        return render.refusal(fault, place)
 
     async def _route(self, call: Call, line: RequestLog) -> Answer:
+        if UserPage.has(call.path):
+            return await self._user_page.answer(call, line)
         page = PAGES.get(RequestPath.parse(call.path).page)
         if page is not None:
             line.quiet = True
@@ -200,6 +214,7 @@ class Api:
             self._lists,
             self._streams,
             self._journal,
+            partial(check_confidential, call, self._limits),
         )
         return route, handler, request
 
@@ -276,5 +291,5 @@ def make_site(
     limits = limits or ConnectionLimits()
     lists = Lists(in_thread, list_limits or ListLimits(), clock)
     streams = EventStreams(gateway.work, clock, limits.streams)
-    api = Api(gateway, authenticators, clock, lists, streams, metrics, audit)
+    api = Api(gateway, authenticators, clock, lists, streams, limits, metrics, audit)
     return Site(api, clock, limits)

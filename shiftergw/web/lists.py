@@ -90,7 +90,7 @@ class Lists:
         `TooMany` when the user has too many requests for lists, and `Unavailable` when all users
         have, or when other lists take up all the room.
         """
-        async with self._turn(uid):
+        async with self.turn(uid):
             spool = Spool(self._in_thread, room=self._room)
             try:
                 before = b'{"list":['
@@ -118,8 +118,11 @@ class Lists:
         return render.to_json(render.image_row(brief, labels=labels))
 
     @asynccontextmanager
-    async def _turn(self, uid: int) -> AsyncIterator[None]:
-        """Wait until fewer than `BUILDING` lists, and none of this user, are being built."""
+    async def turn(self, uid: int) -> AsyncIterator[None]:
+        """Wait until fewer than `BUILDING` lists, and none of this user, are being built.
+
+        Raises `TooMany` and `Unavailable` as `build` does.
+        """
         if self._requests[uid] >= MOST_REQUESTS_OF_USER:
             raise TooMany(
                 f"{MOST_REQUESTS_OF_USER} requests of yours for lists are in work already.",

@@ -105,6 +105,11 @@ DESCRIPTIONS: Mapping[str, Description] = {
     "GET /api/explain/{system}/{id}/": Description(
         "Show an explanation", "the user who asked", answers.ExplanationState, id=EXPLANATION
     ),
+    "POST /api/page/{system}/": Description(
+        "Make an address that opens the page for browsers, once",
+        WITH_CREDENTIAL,
+        answers.PageEntry,
+    ),
     "GET /api/queue/{system}/": Description(
         "List work in flight and failures that the caller may see",
         answer=answers.Queue,

@@ -10,6 +10,7 @@ from shiftergw.errors import GatewayError, printable
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
 from shiftergw.service.gateway import Gateway
+from shiftergw.service.page_sessions import ENTRY_SECONDS
 from shiftergw.web import parameters, render, uploads
 from shiftergw.web.event_stream import EventStreams
 from shiftergw.web.journal import Journal
@@ -33,7 +34,10 @@ class MethodNotAllowed(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class RoutedRequest:
-    """A request whose path, credential and route are known."""
+    """A request whose path, credential and route are known.
+
+    `check_confidential` raises `NotAllowed` if others may have read it on its way.
+    """
 
     session: Session
     itype: str
@@ -44,6 +48,7 @@ class RoutedRequest:
     lists: Lists
     streams: EventStreams
     journal: Journal
+    check_confidential: Callable[[], None]
 
 
 async def _list(gateway: Gateway, request: RoutedRequest) -> Answer:
@@ -137,6 +142,12 @@ async def _workers(gateway: Gateway, request: RoutedRequest) -> Answer:
 async def _registries(gateway: Gateway, request: RoutedRequest) -> Answer:
     registries = gateway.registries(request.session).items()
     return render.listing({"location": name, "host": host} for name, host in registries)
+
+
+async def _page(gateway: Gateway, request: RoutedRequest) -> Answer:
+    request.check_confidential()
+    entry = gateway.page_sessions.make_entry(request.session)
+    return render.answer({"path": f"page/enter?entry={entry}", "seconds": ENTRY_SECONDS})
 
 
 async def _explain(gateway: Gateway, request: RoutedRequest) -> Answer:
@@ -260,6 +271,7 @@ ROUTES: dict[str, Route] = {
     ),
     "expire": Route("GET", _expire, Names.IMAGE, changes=True, is_audited=True),
     "autoexpire": Route("GET", _autoexpire, changes=True, is_audited=True),
+    "page": Route("POST", _page, changes=True, is_audited=True),
     "queue": Route("GET", _queue),
     "events": Route("GET", _events, siblings=(Route("GET", _events, Names.IMAGE),)),
     "metrics": Route("GET", _metrics),

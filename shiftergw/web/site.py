@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from twisted.web import server
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from shiftergw.errors import BadRequest, TooLarge
@@ -42,7 +43,7 @@ class Call:
     """One request before anything is decoded; `peer` is the address of the client.
 
     `credentials` are the values of the header `authentication`, which has munge credentials;
-    `request_ids` are those of `X-Request-Id`.
+    `request_ids` are those of `X-Request-Id`. `is_secure` tells that the client uses TLS.
     """
 
     method: bytes
@@ -53,6 +54,13 @@ class Call:
     peer: str = ""
     authorization: tuple[bytes, ...] = ()
     request_ids: tuple[bytes, ...] = ()
+    headers: Headers = field(default_factory=Headers)
+    is_secure: bool = False
+
+    def header(self, name: str) -> str:
+        """Return the values of a header, with commas between them; "" if it is absent."""
+        values = self.headers.getRawHeaders(name.encode("ascii"), ())
+        return ", ".join(value.decode("latin-1") for value in values)
 
 
 class Application(Protocol):
@@ -188,6 +196,8 @@ class Request(server.Request):
             peer=getattr(self.client, "host", ""),
             authorization=tuple(self.requestHeaders.getRawHeaders(b"authorization", ())),
             request_ids=tuple(self.requestHeaders.getRawHeaders(b"x-request-id", ())),
+            headers=self.requestHeaders,
+            is_secure=self.isSecure(),
         )
 
     def _send(self, answer: Answer) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
@@ -19,8 +20,11 @@ from shiftergw.errors import NotAuthenticated, NotFound
 from shiftergw.model.records import ImageRecord, WorkerMachine
 from shiftergw.model.requests import Session
 from shiftergw.model.uploads import ImageFile, UploadChoice
+from shiftergw.plumbing.seal import Seal
+from shiftergw.ports import QueueTrouble
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.imports import ImportChoice
+from shiftergw.service.page_sessions import PageSessions
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
@@ -53,6 +57,10 @@ class FakeAuthenticator:
         if word != "good" or not user:
             raise NotAuthenticated("The credential is not valid.")
         return Session(system, user, 1001 if user == "bob" else 1000, "users", 100)
+
+    async def renew(self, session: Session) -> Session:
+        """Return the session as it is."""
+        return session
 
 
 @dataclass
@@ -106,6 +114,17 @@ class FakeGateway:
     gate: Deferred[None] | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     work: FakeWork = field(default_factory=FakeWork)
+    clock: Clock = field(default_factory=Clock)
+    queue_trouble: QueueTrouble | None = None
+    page_sessions: PageSessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Have sessions of browsers, by `clock`."""
+        self.page_sessions = PageSessions(lambda: Seal(b"k" * 32), None, self.clock)
+
+    def trouble(self, session: Session) -> QueueTrouble | None:
+        """Return `queue_trouble`."""
+        return self.queue_trouble
 
     def tag_of(self, session: Session, itype: str, text: str) -> str:
         """Return the name, or raise."""
@@ -296,9 +315,9 @@ class Reply:
 class Wire:
     """One connection to a site, in memory."""
 
-    def __init__(self, site: Site) -> None:
-        """Connect."""
-        self.transport = StringTransport()
+    def __init__(self, site: Site, peer: str = "192.168.1.1") -> None:
+        """Connect from the address `peer`."""
+        self.transport = StringTransport(peerAddress=IPv4Address("TCP", peer, 54321))
         self._clock = cast("Clock", site.reactor)
         self.channel = site.buildProtocol(cast("IAddress", self.transport.getPeer()))
         assert self.channel is not None
@@ -323,7 +342,8 @@ class Wire:
         headers: Sequence[str] = ("authentication:good:ann",),
     ) -> Reply:
         """Send one request and return its answer, which must be complete at once."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: gateway", *headers]
+        host = [] if any(header.startswith("Host:") for header in headers) else ["Host: gateway"]
+        lines = [f"{method} {path} HTTP/1.1", *host, *headers]
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
         self.transport.clear()

@@ -1,0 +1,1 @@
+"""The page for browsers: its sessions, its documents, and what belongs to them."""
