@@ -140,6 +140,7 @@ EVERY_KEY: dict[str, Any] = {
             "ostCount": -1,
             "Builder": "packs",
             "Packer": "mksquashfs",
+            "FileMode": "0640",
         }
     },
 }

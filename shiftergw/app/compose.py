@@ -276,7 +276,9 @@ def delivery_to(
     """Return how images are delivered to a system, by the kind of its section."""
     match system.delivery:
         case LocalDelivery() as section:
-            return local_delivery(section, reactor, threads, ost_count)
+            return local_delivery(
+                section, reactor, threads, ost_count, may_link=not system.has_open_files
+            )
         case SshDelivery() as section:
             return ssh_delivery(section, system.host, reactor, threads, ost_count)
 

@@ -62,11 +62,16 @@ class SystemDelivery:
 
 
 def local_delivery(
-    section: LocalDelivery, reactor: Reactor, threads: Threads, ost_count: int
+    section: LocalDelivery,
+    reactor: Reactor,
+    threads: Threads,
+    ost_count: int,
+    *,
+    may_link: bool = True,
 ) -> SystemDelivery:
     """Return the delivery into a directory that this machine sees."""
     stripes = LocalStripes(ost_count, threads, os.environ, reactor)
-    directory = LocalDirectory(section.image_dir, threads, stripes)
+    directory = LocalDirectory(section.image_dir, threads, stripes, may_link=may_link)
     return SystemDelivery(directory, "its image directory does not answer")
 
 

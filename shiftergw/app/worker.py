@@ -124,4 +124,5 @@ def target_of(config: Config, name: str, directory: ImageDirectory) -> Target:
         config.directory_of(name)[1],
         config.ost_count_of(name),
         not config.disable_acl_metadata,
+        system.file_mode,
     )

@@ -251,6 +251,8 @@ class Config(Section):
             address = replace(config.admin_listen, is_default=True)
             config = config.model_copy(update={"admin_listen": address})
         problems += checks.ssh_option_problems(config)
+        if not problems:  # a directory of which a key is missing has no name
+            problems += checks.file_mode_problems(config)
         if problems:
             raise refusal(problems)
         warnings = (

@@ -148,6 +148,18 @@ def ssh_option_problems(config: Config) -> list[str]:
     ]
 
 
+def file_mode_problems(config: Config) -> Iterator[str]:
+    """Yield a problem for each system that has another `FileMode` for the same directory."""
+    modes: dict[str, tuple[str, int | None]] = {}
+    for name, system in config.systems.items():
+        first, mode = modes.setdefault(system.directory_name, (name, system.file_mode))
+        if mode != system.file_mode:
+            yield (
+                f"{place('Platforms', name, 'FileMode')}: must be that of {first}, whose images are"
+                " in the same directory"
+            )
+
+
 _UNSUPPORTED_VALUES: tuple[tuple[Callable[[Config], bool], str], ...] = (
     (
         lambda config: any(

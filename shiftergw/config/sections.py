@@ -17,6 +17,7 @@ from shiftergw.config.ssh_options import SshOptions, translate_options
 from shiftergw.config.values import (
     Architecture,
     BlockSize,
+    FileMode,
     LocalPath,
     Memory,
     Networks,
@@ -179,6 +180,12 @@ class System(Section):
     ost_count: OstCount | None = Field(None, alias="ostCount")
     groups_command: Texts = Field((), alias="groupsCommand")
     policy_file: LocalPath | None = Field(None, alias="policy_file")
+    file_mode: FileMode | None = Field(None, alias="FileMode")
+
+    @property
+    def has_open_files(self) -> bool:
+        """Return whether users may read the files of images."""
+        return self.file_mode is not None and bool(self.file_mode & 0o077)
 
     @property
     def delivery(self) -> Delivery:

@@ -135,6 +135,19 @@ def _memory(value: str) -> str:
     return value
 
 
+_FILE_MODES = {"0600": 0o600, "0640": 0o640, "0644": 0o644}
+
+
+def _file_mode(value: Any) -> int:
+    mode = _FILE_MODES.get(value) if isinstance(value, str) else None
+    if mode is None:
+        raise ValueError('must be "0600", "0640" or "0644"')
+    return mode
+
+
+FileMode = Annotated[int, BeforeValidator(_file_mode)]
+"""The mode of files that their owner writes, and nobody runs."""
+
 BlockSize = Annotated[str, AfterValidator(_block_size)]
 Memory = Annotated[str, AfterValidator(_memory)]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shiftergw.sftp.packets import Attributes, FileSystem
 
 MODE = 0o600
-"""The mode of every delivered file; the runtime reads them as root."""
+"""The mode with which every file is delivered; the runtime reads them as root."""
 
 
 class Content(Protocol):
@@ -77,6 +77,10 @@ class RemoteFiles(Protocol):
 
     async def remove(self, path: bytes) -> None:
         """Remove a file; it need not exist."""
+        ...
+
+    async def set_mode(self, path: bytes, mode: int) -> None:
+        """Set the mode of an existing file."""
         ...
 
     async def rename(self, old: bytes, new: bytes) -> None:

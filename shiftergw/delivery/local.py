@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from shiftergw.delivery import local_files
 from shiftergw.delivery.disk_calls import HANG_SECONDS, DiskCalls
+from shiftergw.delivery.file_access import set_local_access
 from shiftergw.delivery.image_names import check_installed_name, probe_name
 from shiftergw.delivery.placement import Placement, directory_errors
 from shiftergw.plumbing.files import free_space
-from shiftergw.ports import DeltaSource, InstalledFile, Report, Verification
+from shiftergw.ports import DeltaSource, FileAccess, InstalledFile, Report, Verification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,15 +29,19 @@ class LocalDirectory:
         threads: Threads,
         stripes: LocalStripes | None = None,
         hang_seconds: float = HANG_SECONDS,
+        *,
+        may_link: bool = True,
     ) -> None:
         """Deliver into `directory`, which must exist: it belongs to the site.
 
         `stripes` creates the files that large images are copied into. A call that hangs for
         `hang_seconds` raises `SystemUnavailable`; its thread, one of `threads`, is abandoned.
+        Without `may_link` each image is a copy, which has an access of its own (`set_access`).
         """
         self._directory = directory
         self._calls = DiskCalls(str(directory), threads, hang_seconds)
         self._stripes = stripes
+        self._may_link = may_link
 
     async def reach(self) -> None:
         """See the port: this class keeps no record of earlier failures."""
@@ -68,15 +73,20 @@ class LocalDirectory:
         report: Report,
         delta: DeltaSource | None = None,
     ) -> Verification:
-        """See the port. On the same file system the installed file is a hard link.
+        """See the port. On the same file system the installed file may be a hard link.
 
         A file with a layout over several OSTs is a copy: its layout is fixed when it is created.
         """
         if delta is not None:
             check_installed_name(delta.name)
         placement = Placement(source, self._path(name), sha256, delta)
-        await placement.run(self._calls, report, stripes=self._stripes)
+        await placement.run(self._calls, report, stripes=self._stripes, may_link=self._may_link)
         return Verification("sha256")
+
+    async def set_access(self, name: str, access: FileAccess) -> bool:
+        """See the port. A file that is a hard link shares its access with the converted file."""
+        with directory_errors():
+            return await self._calls.run(set_local_access, self._path(name), access)
 
     async def write(self, content: bytes, name: str) -> None:
         """See the port."""

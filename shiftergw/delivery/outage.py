@@ -23,6 +23,7 @@ from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
     BreakerStore,
     DeltaSource,
+    FileAccess,
     ImageDirectory,
     InstalledFile,
     Report,
@@ -264,6 +265,10 @@ class GuardedDirectory:
         )
         self._has_delivered = True
         return verification
+
+    async def set_access(self, name: str, access: FileAccess) -> bool:
+        """See the port."""
+        return await self._with_breaker(self._directory.set_access(name, access))
 
     async def write(self, content: bytes, name: str) -> None:
         """See the port."""

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from shiftergw.delivery import proof
+from shiftergw.delivery.file_access import set_remote_access
 from shiftergw.delivery.files import OpenFiles, file_prefix, small_file
 from shiftergw.delivery.image_names import (
     check_installed_name,
@@ -27,7 +28,7 @@ from shiftergw.delivery.retries import FIRST_PAUSE, retry_request
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.stripes import Stripes
 from shiftergw.delivery.upload import CONFIGURED_SAMPLES, Verify
-from shiftergw.ports import DeltaSource, InstalledFile, Report, Verification
+from shiftergw.ports import DeltaSource, FileAccess, InstalledFile, Report, Verification
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 
@@ -189,6 +190,14 @@ class RemoteDirectory:
         if delta is not None:
             check_installed_name(delta.name)
         return await self._installation.install(source, name, sha256, report, delta)
+
+    @_retry_once
+    async def set_access(self, name: str, access: FileAccess) -> bool:
+        """See the port."""
+        path = self._path(name)
+        async with self._sessions.use() as (files, connection):
+            await set_remote_access(files, connection, path, access, self._clock)
+        return True
 
     @_retry_once
     async def write(self, content: bytes, name: str) -> None:

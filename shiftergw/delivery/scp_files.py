@@ -130,6 +130,10 @@ class ScpFiles:
             programs.REMOVE, path, *([_path_of_stretch(path)] if is_temporary else [])
         )
 
+    async def set_mode(self, path: bytes, mode: int) -> None:
+        """See `RemoteFiles`."""
+        await self._shell.run(programs.SET_MODE, path, b"%o" % mode)
+
     async def rename(self, old: bytes, new: bytes) -> None:
         """See `RemoteFiles`. Few systems can make the rename durable."""
         await self._shell.run(programs.RENAME, old, new, seconds=proof.time_limit(0))

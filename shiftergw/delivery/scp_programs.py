@@ -46,6 +46,9 @@ files, and a newline in a name would look like the next entry.
 REMOVE = f'{_NO}rm -f -- "$@" || no "$1"'
 """Arguments: PATH... Removes files, which need not exist."""
 
+SET_MODE = '[ -f "$1" ] || exit 102; chmod "$2" -- "$1" || exit 104'
+"""Arguments: PATH MODE. Sets the mode of a file, in octal digits."""
+
 RENAME = (
     f'{_NO}if [ -d "$2" ]; then [ -L "$2" ] && rm -f -- "$2" || exit 104; fi;'
     ' [ -e "$1" ] || exit 102; mv -f -- "$1" "$2" || no "$2"; d=${2%/*};'

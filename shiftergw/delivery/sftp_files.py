@@ -106,6 +106,10 @@ class SftpFiles:
         """See `RemoteFiles`."""
         await self._sftp.remove(path)
 
+    async def set_mode(self, path: bytes, mode: int) -> None:
+        """See `RemoteFiles`."""
+        await self._sftp.set_mode_of(path, mode)
+
     async def rename(self, old: bytes, new: bytes) -> None:
         """See `RemoteFiles`. Few servers can make the rename durable."""
         await self._sftp.rename(old, new)

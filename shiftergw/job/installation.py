@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import GatewayError, NoSpace, Unavailable, stage_timeout
+from shiftergw.errors import DeliveryFailed, GatewayError, NoSpace, Unavailable, stage_timeout
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.delta import Deltas, may_use_base
 from shiftergw.job.pipeline import Pipeline
@@ -124,6 +124,12 @@ class Installation:
             "options": target.options.key,
         }
         record = replace(attempt.record, id=image.id, **facts)
+        try:
+            await target.set_access(image.id, readers)
+        except DeliveryFailed:
+            if not records:  # nothing refers to the file
+                await target.directory.remove(f"{image.id}.squashfs")
+            raise
         await self._publisher.write_metadata(attempt, target, record, readers, ready)
         if resolution.omissions:
             self._log.warn(

@@ -122,12 +122,13 @@ class Publisher:
         readers: Access,
         previous: ImageRecord | None,
     ) -> None:
-        """Write an image's `.meta` file, then its access list into all records of its files.
+        """Give an image's readers access to its files, and write them into all its records.
 
-        In this order: after a crash in between, the next attempt repeats both. While the store is
-        unavailable, both are retried. Whenever the store fails after the file was written, the
-        metadata of `previous`, if any, is written back, because file and records must agree. Raises
-        `Unavailable` in the end, and `NotStorable` at once.
+        The access of the image file comes first, then the `.meta` file, then the records: after a
+        crash in between, the next attempt repeats all of it. While the store is unavailable, it is
+        retried. Whenever the store fails after the files were changed, they are put back to those
+        of `previous`, if any, because files and records must agree. Raises `Unavailable` in the
+        end, and `NotStorable` at once.
         """
         assert record.id is not None
         attempt.enter_stage(State.TRANSFER, "Transferring metadata")
@@ -147,6 +148,7 @@ class Publisher:
     ) -> None:
         name = f"{image_id}.meta"
         await attempt.confirm()
+        await target.set_access(image_id, readers)
         await target.directory.write(content, name)
         try:
             await self.store.set_access(
@@ -155,6 +157,7 @@ class Publisher:
         except (Unavailable, NotStorable):
             if previous is not None:
                 await target.directory.write(target.meta_of(previous).content, name)
+                await target.set_access(image_id, Access.from_record(previous))
             raise
 
     def ready(

@@ -240,6 +240,8 @@ class Pull:
         readers, puller = self._publisher.access_after_pull(
             request, ready, None, records, private=private
         )
+        if not await target.set_access(image_id, readers):
+            return _Obstacle.FILE
         if readers != Access.from_record(ready) or not await target.has_metadata_of(ready):
             config = None if resolution is None else resolution.config
             complete = await target.add_missing_settings(ready, config)

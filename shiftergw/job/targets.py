@@ -14,7 +14,7 @@ from shiftergw.model.build_options import SquashOptions
 from shiftergw.model.images import ImageConfig, Platform, ResolvedImage
 from shiftergw.model.records import ImageRecord
 from shiftergw.oci.meta import Meta, MetaFile, MetaRejected, read_meta, write_meta
-from shiftergw.ports import ImageDirectory, InstalledFile, Notify
+from shiftergw.ports import FileAccess, ImageDirectory, InstalledFile, Notify
 from shiftergw.rules.access import Access
 from shiftergw.squashfs import superblock
 from shiftergw.squashfs.superblock import Superblock
@@ -24,6 +24,9 @@ FILE_FACTS = ("size", "sha256", "modified", "options", "report", "ostcount")
 
 _SETTINGS = ("env", "entry", "cmd", "workdir")
 """Members of a record that a runtime reads from the metadata, besides the readers."""
+
+CLOSED = 0o600
+"""The mode of a file that only root and the gateway's account read."""
 
 META_LIMIT = 1 << 20
 """Bytes of a metadata file that are read at most."""
@@ -38,7 +41,8 @@ class Target:
     `systems` are all systems that share the directory, this one included; `name` is the same for
     all of them. New files are striped over `ost_count` OSTs (Lustre; 0: the directory's default,
     -1: all). `names_readers` is false where the runtime is too old to read access lists from the
-    metadata.
+    metadata. `file_mode` is the mode of public image files, whose users read them themselves; None
+    leaves files to root and the gateway.
     """
 
     name: str
@@ -48,10 +52,24 @@ class Target:
     systems: Collection[str]
     ost_count: int = 0
     names_readers: bool = True
+    file_mode: int | None = None
 
     def meta_of(self, record: ImageRecord) -> MetaFile:
         """Return the metadata file of a record for this system; raise `AclTooLong`."""
         return meta_of(record, names_readers=self.names_readers)
+
+    async def set_access(self, image_id: str, readers: Access) -> bool:
+        """Let the readers of an image open its file, if users read images themselves.
+
+        A system without access lists keeps no private image: raises `DeliveryFailed`. Returns False
+        if the file must be delivered anew; see the port.
+        """
+        if self.file_mode is None:
+            return True
+        access = FileAccess(self.file_mode)
+        if readers.is_restricted and self.file_mode != CLOSED:
+            access = FileAccess(CLOSED, readers.user_acl, readers.group_acl)
+        return await self.directory.set_access(f"{image_id}.squashfs", access)
 
     async def check_space(self, image: ResolvedImage) -> None:
         """Raise `NoSpace` if an image surely does not fit into the directory.

@@ -9,6 +9,7 @@ from shiftergw.ports.breakers import BreakerStore
 from shiftergw.ports.explanations import Explainer
 from shiftergw.ports.image_directories import (
     DeltaSource,
+    FileAccess,
     ImageDirectory,
     InstalledFile,
     SharedRange,
@@ -54,6 +55,7 @@ __all__ = [
     "DeltaSource",
     "Download",
     "Explainer",
+    "FileAccess",
     "GroupDirectory",
     "ImageBuilder",
     "ImageDirectory",

@@ -64,6 +64,23 @@ class DeltaSource:
     ranges: tuple[SharedRange, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FileAccess:
+    """Who may open the file of an image, besides root and the gateway's account.
+
+    With `users` or `groups` (ids) these may read it and nobody else. Without, `mode` says who may.
+    """
+
+    mode: int
+    users: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+
+    @property
+    def is_restricted(self) -> bool:
+        """Return whether the file has an access list."""
+        return bool(self.users or self.groups)
+
+
 class ImageDirectory(Sweepable, Protocol):
     """The directory of a system from which the runtime loads images.
 
@@ -120,6 +137,15 @@ class ImageDirectory(Sweepable, Protocol):
         hint: if its image is missing or differs, if its ranges are wrong, or if the system cannot
         copy them or compute the digest of the result, the whole file is sent. Progress counts the
         copied bytes as done.
+        """
+        ...
+
+    async def set_access(self, name: str, access: FileAccess) -> bool:
+        """Set who may open an installed file. `install` opens it to nobody.
+
+        Returns False, and changes nothing, if the file has to be installed anew because it shares
+        its access with other files. Raises `DeliveryFailed` if the system cannot keep the access
+        list; then nobody may open the file.
         """
         ...
 

@@ -278,6 +278,21 @@ def test_two_policies_for_one_directory() -> None:
     result.config.check_supported()
 
 
+def test_two_file_modes_for_one_directory() -> None:
+    """Systems that share a directory share its files, and so their modes."""
+    changes: dict[str, Any] = {
+        "Platforms/two": {"accesstype": "local", "local": {"imageDir": "/images"}},
+        "Platforms/mycluster/FileMode": "0644",
+    }
+    with pytest.raises(ConfigurationError, match=r"Platforms\.two\.FileMode: must be that of my"):
+        load_config(changes)
+    changes["Platforms/two/FileMode"] = "0644"
+    systems = load_config(changes).config.systems.values()
+    assert [(system.file_mode, system.has_open_files) for system in systems] == [(0o644, True)] * 2
+    changes = {"Platforms/mycluster/FileMode": "0600"}
+    assert not load_config(changes).config.systems["mycluster"].has_open_files
+
+
 MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
 
 

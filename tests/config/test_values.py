@@ -30,6 +30,8 @@ def refusal(changes: dict[str, Any]) -> str:
         ("Platforms/mycluster/architecture", "x86 64", "not an architecture"),
         ("Platforms/mycluster/architecture", 64, "not an architecture"),
         ("Platforms/mycluster/groupsCommand", "getent", "must be a list of texts"),
+        ("Platforms/mycluster/FileMode", "0666", 'must be "0600", "0640" or "0644"'),
+        ("Platforms/mycluster/FileMode", 644, 'must be "0600", "0640" or "0644"'),
         ("Platforms/mycluster/squashfs/compressor", "lzma", "must be 'gzip', 'lzo', 'lz4', 'xz'"),
         ("Platforms/mycluster/squashfs/level", 10, "must be 1 to 9 with gzip (it is 10)"),
         ("Platforms/mycluster/squashfs/level", True, "must be a whole number (it is true)"),

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model.records import Progress
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.ports import ImageDirectory, InstalledFile, Verification
+from shiftergw.ports import FileAccess, ImageDirectory, InstalledFile, Verification
 
 ID = "0123456789abcdef" * 4
 IMAGE = f"{ID}.squashfs"
@@ -114,6 +114,14 @@ class ImageDirectoryContract:
         await directory.install(source, IMAGE, SHA256, ignore)
         assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
         assert source.stat().st_mode & 0o7777 == 0o644
+
+    @pytest_twisted.ensureDeferred
+    async def test_opens_a_file_to_users(self, directory: ImageDirectory, root: Path) -> None:
+        """An installed file gets the mode that it is to have, and is closed again."""
+        await directory.write(b"content", IMAGE)
+        for mode in (0o644, 0o600):
+            assert await directory.set_access(IMAGE, FileAccess(mode))
+            assert (root / IMAGE).stat().st_mode & 0o7777 == mode
 
     @pytest_twisted.ensureDeferred
     async def test_reports(self, directory: ImageDirectory, source: Path) -> None:
