@@ -10,13 +10,12 @@ from typing import Any
 import click
 
 from shiftergw.cli.exits import DONE, Misuse
-from shiftergw.cli.images import image_of
+from shiftergw.cli.image_names import ask_for_image, id_of, meanings_of
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
-from shiftergw.model.names import is_image_id
 
 
 @click.command()
@@ -29,11 +28,15 @@ def expire(settings: Settings, image: str) -> None:
     For admins, for users with images that only they may read, and for the owner of the name of
     an uploaded image.
     """
-    itype, name = image_of(image, settings.default_type())
+    default_type = settings.default_type()
+    meanings_of(image, default_type)  # whatever cannot be a name is refused without a request
 
     async def command(remote: Remote) -> int:
-        await remote.expire(itype, name)
-        click.echo(f"{itype}:{name} is expired.")
+        async def ask(itype: str, name: str) -> None:
+            await remote.expire(itype, name)
+            click.echo(f"{itype}:{name} is expired.")
+
+        await ask_for_image(remote, image, default_type, ask)
         return DONE
 
     run_requests(settings, command)
@@ -67,20 +70,18 @@ def autoexpire(settings: Settings) -> None:
 def rm(settings: Settings, removal: str | None, permission: str | None) -> None:
     """Take an image down at once: all its tags and files (admins).
 
-    ID is the id that `lookup` prints: 64 hexadecimal digits.
+    ID is the id that `lookup` prints, or its first digits, at least four.
     """
     if (removal is None) == (permission is None):
         raise Misuse("Give one of: --now ID, --allow ID.")
-    image_id = removal or permission or ""
-    if not is_image_id(image_id):
-        raise Misuse(f"{image_id!r} is not an image id: 64 hexadecimal digits in lower case.")
+    prefix = id_of(removal or permission or "")
 
     async def command(remote: Remote) -> int:
         if removal is None:
-            await remote.allow(image_id)
-            click.echo(f"{image_id} may be pulled again.")
+            click.echo(f"{await remote.allow(prefix)} may be pulled again.")
             return DONE
-        for name in await remote.take_down(image_id):
+        image_id, names = await remote.take_down(prefix)
+        for name in names:
             click.echo(f"{printable(name, 1000)} is removed.")
         click.echo(f"{image_id} is refused from now on.")
         return DONE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shiftergw.cli.exits import DONE, Misuse, text_of
-from shiftergw.cli.images import image_of
+from shiftergw.cli.image_names import image_of
 from shiftergw.cli.progress import Display
 from shiftergw.cli.progress_rows import Row
 from shiftergw.cli.reactor import run

@@ -75,6 +75,10 @@ class RequestRefused(Stop):
     exit_code = REFUSAL
 
 
+class UnknownName(RequestRefused):
+    """The gateway has nothing of a name, or hides it from this user."""
+
+
 class WrongOffset(Stop):
     """The gateway has another part of an upload than this command believed: `offset` bytes."""
 

@@ -25,7 +25,7 @@ from shiftergw.cli.exits import (
     text_of,
 )
 from shiftergw.cli.explanation_text import lines_of
-from shiftergw.cli.images import image_of
+from shiftergw.cli.image_names import image_of
 from shiftergw.cli.login import ask_login, login_from_input
 from shiftergw.cli.options import config_option, single_system_option
 from shiftergw.cli.reactor import run

@@ -17,6 +17,7 @@ from shiftergw.cli.exits import (
     NoGateway,
     RequestRefused,
     Stop,
+    UnknownName,
     WrongOffset,
 )
 from shiftergw.cli.proxy import GatewayProxy
@@ -79,7 +80,7 @@ def refusal(base: str, proxy: GatewayProxy | None, status: int, location: str, a
     if status == HTTPStatus.CONFLICT and is_count(offset):
         return WrongOffset(message, offset)
     if status in {401, 403, 404}:
-        return RequestRefused(message)
+        return (UnknownName if status == HTTPStatus.NOT_FOUND else RequestRefused)(message)
     if status == HTTPStatus.BAD_REQUEST:
         return InvalidRequest(message)
     if 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:  # noqa: PLR2004 - its range

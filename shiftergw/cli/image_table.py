@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from shiftergw.cli.exits import Misuse
+from shiftergw.cli.image_names import repository_of
 from shiftergw.errors import amount, duration, printable
 from shiftergw.model.names import MISSING, is_count, is_time
 
@@ -84,14 +85,8 @@ def user_name(uid: int) -> str:
 def matches(row: ImageRow, pattern: str) -> bool:
     """Return whether a pattern, as of a shell, fits a name, with or without its tag and type."""
     names = {row.name, row.name.removeprefix(f"{row.itype}:")}
-    names |= {_repository(name) for name in names}
+    names |= {repository_of(name) for name in names}
     return any(fnmatchcase(name, pattern) for name in names)
-
-
-def _repository(name: str) -> str:
-    """Return a name without its tag; the port of a registry is none."""
-    start, slash, last = name.partition("@")[0].rpartition("/")
-    return start + slash + (last.rpartition(":")[0] or last)
 
 
 Filter = Callable[[ImageRow], bool]

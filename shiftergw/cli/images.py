@@ -9,36 +9,14 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misuse
+from shiftergw.cli.exits import DONE
+from shiftergw.cli.image_names import ask_for_image, meanings_of
 from shiftergw.cli.image_table import ORDERS, filter_of, matches, rows_of, table
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
-from shiftergw.cli.settings import Settings, check_text
+from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
-from shiftergw.model.names import registry_name
-
-
-def image_of(text: str, default: str = "docker") -> tuple[str, str]:
-    """Split `[TYPE:]NAME` into type and name; the default type is `default`.
-
-    Removes prefixes that stand for a registry, such as `docker://`, from the name. Raises `Misuse`
-    for a text that cannot be the name of an image.
-    """
-    check_text(text, "The name of the image")
-    word, colon, rest = text.partition(":")
-    if not colon or word not in {"docker", "custom", "id", "local"}:
-        word, rest = default, text
-    rest = registry_name(rest)
-    if not rest.strip():
-        raise Misuse("An image has a name, such as `ubuntu:24.04`: there is none.")
-    if rest.endswith("/"):
-        raise Misuse(
-            f"{printable(text, 200)!r} is not the name of an image: nothing follows its last '/'."
-        )
-    if word in {"id", "local"}:
-        raise Misuse(f"{text}: images of the type {word} are not the gateway's.")
-    return word, rest
 
 
 @click.command()
@@ -98,11 +76,15 @@ def images(
 @single_system_option
 @click.pass_obj
 def lookup(settings: Settings, image: str) -> None:
-    """Print the id of IMAGE."""
-    itype, name = image_of(image, settings.default_type())
+    """Print the id of IMAGE.
+
+    IMAGE is a name, or the first digits of an id, at least four.
+    """
+    default_type = settings.default_type()
+    meanings_of(image, default_type)  # whatever cannot be a name is refused without a request
 
     async def command(remote: Remote) -> int:
-        click.echo(await remote.lookup(itype, name))
+        click.echo(await ask_for_image(remote, image, default_type, remote.lookup))
         return DONE
 
     run_requests(settings, command)

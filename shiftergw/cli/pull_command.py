@@ -13,7 +13,7 @@ import click
 from shiftergw.cli.access_lists import access_list, groups_option, users_option
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import Misuse
-from shiftergw.cli.images import image_of
+from shiftergw.cli.image_names import image_of
 from shiftergw.cli.options import (
     events_option,
     nowait_option,

@@ -9,6 +9,10 @@ from typing import Any
 from shiftergw.cli import answers
 from shiftergw.cli.exits import RequestRefused
 from shiftergw.cli.gateways import Gateways
+from shiftergw.model.names import is_image_id
+
+NAMES_LIMIT = 3.0
+"""Seconds for a list of names, which only helps: nobody waits for it."""
 
 
 class Remote(Gateways):
@@ -21,6 +25,15 @@ class Remote(Gateways):
     async def queue(self) -> list[dict[str, Any]]:
         """Return the records of pulls that wait, work or have failed."""
         return await self.ask_first("GET", ["queue"], answers.parse_list)
+
+    async def names(self) -> list[dict[str, Any]]:
+        """Return id, type and tags of the system's images, from the gateway that is asked first."""
+        return await self.ask_last("GET", ["names"], answers.parse_list, limit=NAMES_LIMIT)
+
+    async def systems(self) -> list[str]:
+        """Return the names of the systems, from the gateway that is asked first."""
+        rows = await self.ask_last("GET", ["systems"], answers.parse_list, limit=NAMES_LIMIT)
+        return _texts([row.get("system") for row in rows])
 
     async def lookup(self, itype: str, image: str) -> str:
         """Return the id of a READY image."""
@@ -67,15 +80,20 @@ class Remote(Gateways):
         _check_success(isinstance(ids, list))
         return _texts(ids)
 
-    async def take_down(self, image_id: str) -> list[str]:
-        """Remove and block an image; return its tags, as `type:tag`."""
-        answer = await self._ask("POST", "takedown", image_id)
-        _check_success(answer.get("status"))
-        return _texts(answer.get("removed"))
+    async def take_down(self, prefix: str) -> tuple[str, list[str]]:
+        """Remove and block the image whose id begins with `prefix`.
 
-    async def allow(self, image_id: str) -> None:
-        """Unblock an image."""
-        _check_success((await self._ask("POST", "allow", image_id)).get("status"))
+        Returns the id, and the image's tags as `type:tag`.
+        """
+        answer = await self._ask("POST", "takedown", prefix)
+        _check_success(answer.get("status"))
+        return _id_in(answer, prefix), _texts(answer.get("removed"))
+
+    async def allow(self, prefix: str) -> str:
+        """Unblock the image whose id begins with `prefix`; return the id."""
+        answer = await self._ask("POST", "allow", prefix)
+        _check_success(answer.get("status"))
+        return _id_in(answer, prefix)
 
     async def metrics(self, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` look-ups, oldest first."""
@@ -109,6 +127,12 @@ class Remote(Gateways):
 
     async def _ask(self, method: str, *path: str) -> dict[str, Any]:
         return await self.ask_first(method, path, answers.parse_object)
+
+
+def _id_in(answer: Mapping[str, Any], prefix: str) -> str:
+    """Return the image id in an answer; gateways that take whole ids only do not repeat it."""
+    image_id = answer.get("id")
+    return str(image_id) if is_image_id(image_id) else prefix
 
 
 def _texts(value: Any) -> list[str]:

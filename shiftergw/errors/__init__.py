@@ -11,6 +11,7 @@ becomes part of an error.
 """
 
 from shiftergw.errors.base import (
+    AmbiguousId,
     BadRequest,
     ChildFailed,
     ConfigurationError,
@@ -66,6 +67,7 @@ from shiftergw.errors.text import (
 
 __all__ = [
     "FOREIGN_TEXT_LIMIT",
+    "AmbiguousId",
     "BadRequest",
     "BlobCorrupt",
     "ChildFailed",

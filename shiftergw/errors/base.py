@@ -69,6 +69,14 @@ class NotFound(GatewayError):
     default_remedy = "Check the spelling; `shiftergw images` lists what is there."
 
 
+class AmbiguousId(GatewayError):
+    """The first digits of an image id stand for several images."""
+
+    http_status = 409
+    code = "ambiguous-id"
+    default_remedy = "Write more digits of the id."
+
+
 class TooLarge(GatewayError):
     """The request is larger than the gateway accepts."""
 

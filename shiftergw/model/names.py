@@ -42,7 +42,14 @@ LARGEST_COUNT = 2**63 - 1
 LATEST = 253_402_214_400
 """The last day of the year 9999, in seconds since 1970: every later time is an error."""
 
+ID_TYPE = "id"
+"""The type of an image that is named by the first digits of its id."""
+
+SHORTEST_PREFIX = 4
+"""The least digits of an image id that name the image."""
+
 _IMAGE_ID = re.compile("[0-9a-f]{64}")
+_ID_PREFIX = re.compile(f"[0-9a-f]{{{SHORTEST_PREFIX},64}}")
 
 _REGISTRY = re.compile("(?:(?:docker|oci|https?):)?//", re.IGNORECASE)
 """`shifterimg` takes `docker:` for the type, and sends the rest of `docker://ubuntu`."""
@@ -70,6 +77,11 @@ _HUB_PAGE = re.compile("hub.docker.com/", re.IGNORECASE)
 def is_image_id(value: object) -> bool:
     """Return whether a value is an image id: the 64 hexadecimal digits of a SHA-256 digest."""
     return isinstance(value, str) and _IMAGE_ID.fullmatch(value) is not None
+
+
+def is_id_prefix(text: str) -> bool:
+    """Return whether a text is an image id, or enough of its first digits to name the image."""
+    return _ID_PREFIX.fullmatch(text) is not None
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 
@@ -31,6 +31,10 @@ class LeaseStore(Protocol):
 
     async def allow(self, directory: str, image_id: str) -> bool:
         """Remove a block; return whether there was one."""
+        ...
+
+    async def find_blocks(self, directory: str, prefix: str, limit: int) -> Sequence[str]:
+        """Return at most `limit` blocked image ids that begin with `prefix`, sorted."""
         ...
 
     async def is_blocked(self, directory: str, image_ids: Collection[str]) -> bool:

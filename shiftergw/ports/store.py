@@ -153,6 +153,15 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
         """
         ...
 
+    async def find_prefix(
+        self, systems: Collection[str], prefix: str, limit: int
+    ) -> Sequence[ImageRecord]:
+        """Return at most `limit` READY records on these systems whose ids begin with `prefix`.
+
+        The records are of any type, in the order of their ids.
+        """
+        ...
+
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
         """Return the record in flight and the FAILURE records of a tag, newest first."""
         ...

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.config import Config
-from shiftergw.errors import NotAllowed, NotFound
+from shiftergw.errors import NotAllowed
 from shiftergw.model.records import WorkerMachine
 from shiftergw.model.requests import Session
 from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.service.housekeeping import expire_due
+from shiftergw.service.named_images import find_any_id, find_blocked_id
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -45,30 +46,34 @@ class AdminRequests:
             self._wake()
         return [record.id or record.unusable_id for record in records]
 
-    async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
+    async def take_down(self, session: Session, prefix: str) -> tuple[str, Sequence[str]]:
         """Remove an image with all its tags, and refuse to pull it from now on.
 
-        This concerns all systems that share the image directory: the files are the same. Returns
-        the removed tags as `type:tag`.
+        `prefix` is its id, or the first digits of the id of an image that is READY. This concerns
+        all systems that share the image directory: the files are the same. Returns the id, and the
+        removed tags as `type:tag`.
         """
         _check_admin(session)
         directory, systems = self._config.directory_of(session.system)
+        image_id = await find_any_id(self._store, systems, prefix)
         await self._store.block(directory, image_id, session.uid, self._clock.seconds())
         names: list[str] = []
         for record in await self._store.find_id(systems, image_id):
             if await self._store.expire(record.key) is not None:
                 names += [f"{record.itype}:{tag}" for tag in record.tags]
         self._wake()
-        return names
+        return image_id, names
 
-    async def allow(self, session: Session, image_id: str) -> None:
-        """Allow an image again that `take_down` blocked, or raise `NotFound`."""
+    async def allow(self, session: Session, prefix: str) -> str:
+        """Allow an image again that `take_down` blocked, and return its id; raise `NotFound`.
+
+        `prefix` is the id, or its first digits.
+        """
         _check_admin(session)
         directory, _ = self._config.directory_of(session.system)
-        if not await self._store.allow(directory, image_id):
-            raise NotFound(
-                "This image is not blocked.", remedy="Check the id: 64 hexadecimal digits."
-            )
+        image_id = await find_blocked_id(self._store, directory, prefix)
+        await self._store.allow(directory, image_id)
+        return image_id
 
     async def metrics(self, session: Session, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the last `limit` look-ups of the session's system, oldest first."""

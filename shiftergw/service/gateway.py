@@ -29,13 +29,9 @@ from shiftergw.service.claims import Claims, IsJudged, judges_nothing
 from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.explanations import Explanations
 from shiftergw.service.housekeeping import extend_expiration
-from shiftergw.service.image_requests import (
-    check_image_type,
-    missing_image,
-    pull_request,
-    stored_names,
-)
+from shiftergw.service.image_requests import missing_image, pull_request
 from shiftergw.service.imports import FileImports, ImportChoice
+from shiftergw.service.named_images import find_image, tag_of
 from shiftergw.service.page_sessions import PageSessions
 from shiftergw.service.redaction import hide_owner, may_see, redact
 from shiftergw.service.user_files import UserFileServices
@@ -149,13 +145,10 @@ class Gateway:
     async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:
         """Return the READY image of this name, and extend its expiration.
 
-        Raises `NotFound` also for an image that this user may not read.
+        Raises the errors of `find_image`.
         """
-        check_image_type(itype)
         now = self._clock.seconds()
-        record = await self._store.find(session.system, itype, stored_names(text))
-        if record is None or not record.may_be_read_by(session):
-            raise missing_image(session, itype, text)
+        record = await find_image(self._store, session, itype, text)
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         if self._config.metrics:
             await self._store.record_lookup(
@@ -233,15 +226,11 @@ class Gateway:
     async def expire(self, session: Session, itype: str, text: str) -> None:
         """Remove a tag; with its last tag, an image's files are removed too.
 
-        Raises `NotFound` also for an image that this user may not read, and `NotAllowed` for a tag
-        that this user may not remove (see `rules.access.may_expire`).
+        Raises the errors of `find_image`, and `NotAllowed` for a tag that this user may not remove
+        (see `rules.access.may_expire`).
         """
-        check_image_type(itype)
-        names = stored_names(text)
-        record = await self._store.find(session.system, itype, names)
-        if record is None or not (session.admin or record.may_be_read_by(session)):
-            raise missing_image(session, itype, text)
-        tag = next(name for name in names if name in record.tags)
+        record = await find_image(self._store, session, itype, text, admins_see_all=True)
+        tag = tag_of(record, itype, text)
         if not may_expire(session, record, tag):
             raise NotAllowed(
                 "Only an admin expires an image that others may use too, and only its owner and"

@@ -85,6 +85,11 @@ def new_key(now: float) -> str:
     return (ticks + os.urandom(6)).hex()
 
 
+def after_prefix(prefix: str) -> str:
+    """Return a text that sorts after all image ids with a prefix, and before all later ids."""
+    return f"{prefix}g"  # the first letter that is no hexadecimal digit
+
+
 def new_claim(request: PullRequest, now: float) -> dict[str, Any]:
     """Return the document of a pull that waits for its first attempt."""
     attributes: dict[str, Any] = {

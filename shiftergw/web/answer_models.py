@@ -95,6 +95,17 @@ class ListedImage(Record):
     """The time at which the image expires, in seconds since 1970."""
 
 
+class ImageNames(AnswerModel):
+    """What an image can be called."""
+
+    id: ImageId
+    """The id of the image."""
+    itype: str
+    """The type of the image: docker or custom."""
+    tag: tuple[str, ...]
+    """The names of the image."""
+
+
 class WorkMembers(AnswerModel):
     """The progress or the end of a pull; each member is there if it has a value."""
 
@@ -149,6 +160,25 @@ class ImageList(AnswerModel):
     """The READY images that the caller may use."""
 
     list: tuple[ListedImage, ...]
+
+
+class NameList(AnswerModel):
+    """The names of the READY images that the caller may use."""
+
+    list: tuple[ImageNames, ...]
+
+
+class SystemRow(AnswerModel):
+    """A system of the gateway."""
+
+    system: str
+    """Its name."""
+
+
+class SystemList(AnswerModel):
+    """The systems of the gateway."""
+
+    list: tuple[SystemRow, ...]
 
 
 class Queue(AnswerModel):
@@ -216,10 +246,17 @@ class Success(AnswerModel):
     status: Literal[True]
 
 
-class RemovalAnswer(AnswerModel):
-    """The image is blocked, and its files are being removed."""
+class ImageChange(AnswerModel):
+    """The change of an image is made, or will be made soon."""
 
     status: Literal[True]
+    id: ImageId
+    """The id of the image."""
+
+
+class RemovalAnswer(ImageChange):
+    """The files of the image are being removed."""
+
     names: tuple[str, ...] = Field(alias="removed")
     """The names that the image had."""
 

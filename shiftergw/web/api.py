@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -41,6 +42,9 @@ from shiftergw.web.spool import InThread
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+
+MOST_NEAR = 3
+"""Names of systems that the error about an unknown one has."""
 
 Handler = Callable[[Gateway, RoutedRequest], Awaitable[Answer]]
 
@@ -220,8 +224,11 @@ class Api:
 
     def _check_system(self, address: RequestPath) -> None:
         if address.system not in self._gateway.systems:
+            # The names of systems are on every machine of theirs, so similar ones are no secret.
+            names = get_close_matches(address.system[:60], self._gateway.systems, MOST_NEAR)
+            question = f" Do you mean {' or '.join(names)}?" if names else ""
             raise NotFound(
-                f"There is no system {printable(address.system, 60)!r}.",
+                f"There is no system {printable(address.system, 60)!r}.{question}",
                 remedy="Check `system` in the client's configuration.",
             )
 

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from shiftergw.errors import BadRequest, NotAuthenticated, NotFound, printable
-from shiftergw.model.names import is_image_id
 
 DEFAULT_ROWS = 10
 """Rows of metrics in one answer without a `limit`, as those of the original gateway."""
@@ -84,16 +83,6 @@ def credential(values: Sequence[bytes]) -> str:
         return values[0].decode("utf-8")
     except UnicodeDecodeError as error:
         raise NotAuthenticated("The credential is not text.", remedy=remedy) from error
-
-
-def image_id(text: str) -> str:
-    """Check an image id, which has 64 hexadecimal digits in lower case, and return it."""
-    if not is_image_id(text):
-        raise BadRequest(
-            f"{printable(text, 80)!r} is not an image id.",
-            remedy="An image id is 64 hexadecimal digits in lower case, as a look-up gives it.",
-        )
-    return text
 
 
 def limit(query: bytes) -> int:

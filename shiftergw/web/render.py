@@ -145,6 +145,11 @@ def image_row(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
     return record(image, labels=labels) | known_members
 
 
+def name_row(image: ImageRecord) -> dict[str, Any]:
+    """Return one row of the list of names: how an image can be named."""
+    return {"id": image.id, "itype": image.itype, "tag": list(image.tags)}
+
+
 def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
     """Return the answer to a pull: the record, with its progress or the reason of its failure."""
     return {**record(image, labels=labels), **_work(image)}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shiftergw.model.names import SHORTEST_PREFIX
 from shiftergw.model.uploads import CHUNK_LIMIT, UPLOAD_ID
 from shiftergw.web import answer_models as answers
 from shiftergw.web import request_bodies as bodies
@@ -54,15 +55,20 @@ class Description:
 SYSTEM = Parameter("system", "The name of a system.", {"type": "string", "minLength": 1})
 IMAGE_TYPE = Parameter(
     "type",
-    "The type of the image: docker for images of registries, custom for those of users' files.",
-    {"enum": ["docker", "custom"]},
+    "The type of the image: docker for images of registries, custom for those of users' files; or"
+    " id, where an image has to be there: then its name is the first digits of its id.",
+    {"enum": ["docker", "custom", "id"]},
 )
 IMAGE = Parameter(
     "image",
     "The name of the image, percent-encoded: [registry/]repository[:tag][@digest].",
     {"type": "string", "minLength": 1},
 )
-IMAGE_ID = Parameter("id", "The id of an image.", {"type": "string", "pattern": "^[0-9a-f]{64}$"})
+IMAGE_ID = Parameter(
+    "id",
+    "The id of an image, or the first digits of it.",
+    {"type": "string", "pattern": f"^[0-9a-f]{{{SHORTEST_PREFIX},64}}$"},
+)
 UPLOAD = Parameter(
     "id", "The id of an upload.", {"type": "string", "pattern": f"^{UPLOAD_ID.pattern}$"}
 )
@@ -87,6 +93,12 @@ WORKERS = "workers of the site"
 DESCRIPTIONS: Mapping[str, Description] = {
     "GET /api/list/{system}/": Description(
         "List the READY images that the caller may use", answer=answers.ImageList, is_original=True
+    ),
+    "GET /api/names/{system}/": Description(
+        "List what the images that the caller may use can be called", answer=answers.NameList
+    ),
+    "GET /api/systems/{system}/": Description(
+        "List the systems of the gateway", answer=answers.SystemList
     ),
     "GET /api/lookup/{system}/{type}/{image}/": Description(
         "Look up a READY image, and renew its expiration", answer=answers.Record, is_original=True
@@ -153,7 +165,7 @@ DESCRIPTIONS: Mapping[str, Description] = {
         id=IMAGE_ID,
     ),
     "POST /api/allow/{system}/{id}/": Description(
-        "Remove the block of an image id", ADMINS, answers.Success, id=IMAGE_ID
+        "Remove the block of an image id", ADMINS, answers.ImageChange, id=IMAGE_ID
     ),
     "POST /api/upload/{system}/": Description(
         "Declare a file to be uploaded, or ask whether an image may have a name",

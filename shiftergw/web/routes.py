@@ -90,6 +90,18 @@ async def _last_answer(gateway: Gateway, request: RoutedRequest) -> Answer:
     return replace(answer, quiet=True)
 
 
+async def _names(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return await request.lists.build(
+        request.session.uid,
+        gateway.list(request.session),
+        lambda image, _: render.to_json(render.name_row(image)),
+    )
+
+
+async def _systems(gateway: Gateway, _: RoutedRequest) -> Answer:
+    return render.listing({"system": name} for name in sorted(gateway.systems))
+
+
 async def _queue(gateway: Gateway, request: RoutedRequest) -> Answer:
     return await request.lists.build(
         request.session.uid,
@@ -159,14 +171,14 @@ async def _explanation(gateway: Gateway, request: RoutedRequest) -> Answer:
 
 
 async def _take_down(gateway: Gateway, request: RoutedRequest) -> Answer:
-    image_id = parameters.image_id(request.image)
-    names = await gateway.admin.take_down(request.session, image_id)
-    return render.answer({"status": True, "removed": list(names)})
+    image_id, names = await gateway.admin.take_down(request.session, request.image)
+    answer = render.answer({"status": True, "removed": list(names), "id": image_id})
+    return replace(answer, image_id=image_id)
 
 
 async def _allow(gateway: Gateway, request: RoutedRequest) -> Answer:
-    await gateway.admin.allow(request.session, parameters.image_id(request.image))
-    return render.answer({"status": True})
+    image_id = await gateway.admin.allow(request.session, request.image)
+    return replace(render.answer({"status": True, "id": image_id}), image_id=image_id)
 
 
 class Names(Enum):
@@ -226,6 +238,8 @@ class Route:
 
 ROUTES: dict[str, Route] = {
     "list": Route("GET", _list),
+    "names": Route("GET", _names),
+    "systems": Route("GET", _systems),
     "lookup": Route("GET", _lookup, Names.IMAGE),
     "pull": Route(
         "POST",

@@ -47,10 +47,10 @@ class ScriptedGateway(FakeGateway):
         await super().autoexpire(session)
         return self.due
 
-    async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
-        """Return the tags of the image."""
-        await super().take_down(session, image_id)
-        return self.names
+    async def take_down(self, session: Session, prefix: str) -> tuple[str, Sequence[str]]:
+        """Return the id and the tags of the image."""
+        await super().take_down(session, prefix)
+        return IMAGE_ID, self.names
 
 
 @pytest_twisted.ensureDeferred
@@ -74,23 +74,23 @@ async def test_autoexpire() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rm() -> None:
-    """A takedown lists the removed tags, and reports that the id stays refused."""
+    """A takedown lists the removed tags, and reports that the whole id stays refused."""
     fake = ScriptedGateway(names=["docker:a:1", "docker:b\x1b:2"])
-    result = await ask(fake, "rm", "--now", IMAGE_ID)
+    result = await ask(fake, "rm", "--now", IMAGE_ID[:4])
     assert result.returncode == 0
     assert result.stdout.splitlines() == [
         "docker:a:1 is removed.",
         "docker:b\\x1b:2 is removed.",
         f"{IMAGE_ID} is refused from now on.",
     ]
-    assert [(name, *rest) for name, _, *rest in fake.calls] == [("take_down", IMAGE_ID)]
+    assert [(name, *rest) for name, _, *rest in fake.calls] == [("take_down", IMAGE_ID[:4])]
 
 
 @pytest_twisted.ensureDeferred
 async def test_rm_allow() -> None:
     """`rm --allow` unblocks an image."""
     fake = FakeGateway()
-    result = await ask(fake, "rm", "--allow", IMAGE_ID)
+    result = await ask(fake, "rm", "--allow", f"id:{IMAGE_ID}")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID} may be pulled again.\n")
     assert [(name, *rest) for name, _, *rest in fake.calls] == [("allow", IMAGE_ID)]
 
@@ -106,6 +106,7 @@ async def test_rm_allow() -> None:
         ["rm", "--allow", f"{IMAGE_ID}\n"],
         ["expire"],
         ["expire", "id:abc"],
+        ["expire", "local:abcd"],
         ["autoexpire", "x:1"],
         ["metrics", "--limit", "0"],
         ["metrics", "--limit", "many"],
@@ -178,8 +179,8 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
         (b"{}", _metrics, NoGateway),
         (b"odd", _take_down, NoGateway),
         (b'{"status": 1}', _take_down, RequestRefused),
-        (b'{"status": true, "removed": ["a"]}', _take_down, ["a"]),
-        (b'{"status": true, "removed": 5}', _take_down, []),
+        (b'{"status": true, "removed": ["a"]}', _take_down, (IMAGE_ID, ["a"])),
+        (b'{"status": true, "removed": 5, "id": 5}', _take_down, (IMAGE_ID, [])),
     ],
 )
 @pytest_twisted.ensureDeferred

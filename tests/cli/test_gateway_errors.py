@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from shiftergw.cli import gateways
 from shiftergw.cli.exchange import uri_of
 from shiftergw.cli.exchange_twisted import AnswerTimeout
-from shiftergw.cli.exits import GatewayBusy, InvalidRequest, NoGateway, RequestRefused, Stop
+from shiftergw.cli.exits import GatewayBusy, InvalidRequest, NoGateway, Stop, UnknownName
 from shiftergw.cli.gateway_errors import refusal
 from shiftergw.cli.hosts import is_host
 from shiftergw.cli.proxy import GatewayProxy
@@ -41,7 +41,7 @@ def settings_of(urls: Sequence[str]) -> Settings:
 @pytest.mark.parametrize(
     ("proxy", "status", "location", "answer", "kind", "words"),
     [
-        (None, 404, "", {"error": "No such image."}, RequestRefused, "No such image."),
+        (None, 404, "", {"error": "No such image."}, UnknownName, "No such image."),
         (None, 400, "", {"error": "No such type."}, InvalidRequest, "No such type."),
         (
             None,
@@ -63,7 +63,7 @@ def settings_of(urls: Sequence[str]) -> Settings:
         (None, 413, "", None, NoGateway, "413: is it a gateway?"),
         (None, 301, "https://x\x1b", None, NoGateway, "and names https://x\\x1b: is that the"),
         (PROXY, 403, "", None, NoGateway, "The proxy proxy.example:3128 (http_proxy) answers"),
-        (PROXY, 404, "", {"error": "No such image."}, RequestRefused, "No such image."),
+        (PROXY, 404, "", {"error": "No such image."}, UnknownName, "No such image."),
     ],
 )
 def test_answers_that_are_not_200(

@@ -16,9 +16,8 @@ from twisted.web.server import Site
 
 from shiftergw.cli import exchange
 from shiftergw.cli import gateways as client
-from shiftergw.cli import images as commands
 from shiftergw.cli.exchange_twisted import TwistedExchange
-from shiftergw.cli.exits import Misuse, NoGateway, RequestRefused
+from shiftergw.cli.exits import NoGateway, RequestRefused
 from shiftergw.cli.main import main
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
@@ -135,26 +134,6 @@ async def test_refusals_have_their_codes(error: Exception, code: int) -> None:
 def test_misuse(arguments: list[str]) -> None:
     """An invalid command line is refused before any request."""
     assert CliRunner().invoke(main, arguments).exit_code == 2
-
-
-def test_types() -> None:
-    """`docker` and `custom` are types; any other first word belongs to the name."""
-    assert commands.image_of("x:1") == ("docker", "x:1")
-    assert commands.image_of("docker:x:1") == ("docker", "x:1")
-    assert commands.image_of("custom:x:1") == ("custom", "x:1")
-    assert commands.image_of("docker") == ("docker", "docker")
-    assert commands.image_of("docker://x:1") == ("docker", "x:1")
-    assert commands.image_of("docker:docker://x:1") == ("docker", "x:1")
-    assert commands.image_of("https://ghcr.io/x:1") == ("docker", "ghcr.io/x:1")
-    assert commands.image_of("oci:dir") == ("docker", "oci:dir")
-
-
-def test_the_site_has_a_default_type() -> None:
-    """The default type of udiRoot.conf is used for names without a type."""
-    assert commands.image_of("x:1", "custom") == ("custom", "x:1")
-    assert commands.image_of("docker:x:1", "custom") == ("docker", "x:1")
-    with pytest.raises(Misuse, match="local"):
-        commands.image_of("x:1", "local")
 
 
 # Both clients in this process.

@@ -201,10 +201,8 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
         await bench.end(READY)
     with pytest.raises(NotAllowed):
         await bench.gateway.admin.take_down(ALICE, ID)
-    assert sorted(await bench.gateway.admin.take_down(ADMIN, ID)) == [
-        "docker:app:1",
-        "docker:app:2",
-    ]
+    _, names = await bench.gateway.admin.take_down(ADMIN, ID)
+    assert sorted(names) == ["docker:app:1", "docker:app:2"]
     directory = load_config().config.directory_of("mycluster")[0]
     assert await bench.store.is_blocked(directory, {ID})
     assert await list_images(bench, ALICE) == []

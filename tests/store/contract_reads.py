@@ -35,6 +35,28 @@ class ReadContract:
         assert await store.find("alpha", "custom", ["y:1"]) is None
 
     @pytest_twisted.ensureDeferred
+    async def test_find_prefix_returns_ready_images(self, place: Place) -> None:
+        """Those whose ids begin so, on these systems, of any type, in the order of their ids."""
+        store = place.store
+        ids = [f"{digits:0<64}" for digits in ("abcd1", "abcd0", "abce", "abccf", "f")]
+        for number, image_id in enumerate(ids):
+            await complete_pull(store, request(f"x:{number}"), image_id)
+        await complete_pull(store, request("x:1", system="beta"), ids[0])
+        await complete_pull(store, request("y:1", itype="custom"), ids[0])
+        await store.expire((await complete_pull(store, request("y:2"), f"{'abcd2':0<64}")).key)
+        for prefix, systems, limit, found_ids in (
+            ("abcd", ["alpha"], 9, [ids[1], ids[0], ids[0]]),
+            ("abcd", ["beta"], 9, [ids[0]]),
+            ("abcd", ["alpha", "beta"], 9, [ids[1], *[ids[0]] * 3]),
+            ("abcd", ["alpha"], 2, [ids[1], ids[0]]),
+            (ids[2], ["alpha"], 9, [ids[2]]),
+            ("f", ["alpha"], 9, [ids[4]]),
+            ("0", ["alpha"], 9, []),
+        ):
+            records = await store.find_prefix(systems, prefix, limit)
+            assert [record.id for record in records] == found_ids
+
+    @pytest_twisted.ensureDeferred
     async def test_reports_are_those_of_the_newest_images(self, place: Place) -> None:
         """A system's reports come newest first; images without one teach nothing.
 

@@ -104,6 +104,19 @@ class RightsContract:
         assert not await store.allow("/images", ID)
 
     @pytest_twisted.ensureDeferred
+    async def test_blocks_are_found_by_digits(self, place: Place) -> None:
+        """Blocks of one image directory, sorted, as many as are wanted."""
+        store = place.store
+        ids = [f"{digits:0<64}" for digits in ("abcd1", "abcd0", "abce")]
+        for image_id in ids:
+            await store.block("/images", image_id, 0, NOW)
+        await store.block("/else", f"{'abcd2':0<64}", 0, NOW)
+        assert list(await store.find_blocks("/images", "abcd", 9)) == [ids[1], ids[0]]
+        assert list(await store.find_blocks("/images", "abcd", 1)) == [ids[1]]
+        assert list(await store.find_blocks("/images", ids[2], 9)) == [ids[2]]
+        assert list(await store.find_blocks("/images", "f", 9)) == []
+
+    @pytest_twisted.ensureDeferred
     async def test_work_for_an_admin_is_marked_until_its_end(self, place: Place) -> None:
         """Other work does not have the member `by_admin`."""
         store = place.store

@@ -240,14 +240,15 @@ class FakeGateway:
         await self._turn("autoexpire", session)
         return [IMAGE_ID]
 
-    async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
+    async def take_down(self, session: Session, prefix: str) -> tuple[str, Sequence[str]]:
         """Block an image."""
-        await self._turn("take_down", session, image_id)
-        return ["docker:ubuntu:24.04"]
+        await self._turn("take_down", session, prefix)
+        return IMAGE_ID, ["docker:ubuntu:24.04"]
 
-    async def allow(self, session: Session, image_id: str) -> None:
+    async def allow(self, session: Session, prefix: str) -> str:
         """Remove a block."""
-        await self._turn("allow", session, image_id)
+        await self._turn("allow", session, prefix)
+        return IMAGE_ID
 
     async def metrics(self, session: Session, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return one row."""

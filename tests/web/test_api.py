@@ -103,6 +103,25 @@ def test_expire(wire: Wire, gateway: FakeGateway) -> None:
     assert wire.ask("/api/autoexpire/mycluster/").json == {"status": [IMAGE_ID]}
 
 
+def test_names(wire: Wire, gateway: FakeGateway) -> None:
+    """Lists of names have nothing else."""
+    gateway.systems = ("other", "mycluster")
+    row = {"id": IMAGE_ID, "itype": "docker", "tag": ["ubuntu:24.04"]}
+    assert wire.ask("/api/names/mycluster/").json == {"list": [row]}
+    names = [{"system": "mycluster"}, {"system": "other"}]
+    assert wire.ask("/api/systems/mycluster/").json == {"list": names}
+
+
+def test_an_unknown_system(wire: Wire, gateway: FakeGateway) -> None:
+    """The error has systems with a similar name, three at most."""
+    reply = wire.ask("/api/list/myclutser/")
+    assert (reply.status, reply.json["code"]) == (404, "not-found")
+    assert "'myclutser'. Do you mean mycluster? Check" in reply.json["error"]
+    assert "mean" not in wire.ask(f"/api/list/{'z' * 5000}/").json["error"]
+    gateway.systems = tuple(f"mycluster{number}" for number in range(9))
+    assert wire.ask("/api/list/mycluster/").json["error"].count(" or ") == 2
+
+
 def test_head_changes_nothing(wire: Wire, gateway: FakeGateway) -> None:
     """HEAD of a path whose GET changes something is a 405."""
     for path in ("/api/expire/mycluster/docker/x/", "/api/autoexpire/mycluster/"):
@@ -111,13 +130,13 @@ def test_head_changes_nothing(wire: Wire, gateway: FakeGateway) -> None:
 
 
 def test_take_down_and_allow(wire: Wire, gateway: FakeGateway) -> None:
-    """Only an image id names the image."""
-    reply = wire.ask(f"/api/takedown/mycluster/{IMAGE_ID}/", "POST")
-    assert reply.json == {"status": True, "removed": ["docker:ubuntu:24.04"]}
-    assert wire.ask(f"/api/allow/mycluster/{IMAGE_ID}", "POST").json == {"status": True}
-    assert [call[0] for call in gateway.calls] == ["take_down", "allow"]
-    for word in ("ubuntu", IMAGE_ID[:-1], IMAGE_ID.upper(), f"{IMAGE_ID}%0a"):
-        assert wire.ask(f"/api/takedown/mycluster/{word}/", "POST").status == 400
+    """Only an image id names the image, or its first digits; the answer has the whole id."""
+    reply = wire.ask(f"/api/takedown/mycluster/{IMAGE_ID[:4]}/", "POST")
+    assert reply.json == {"status": True, "removed": ["docker:ubuntu:24.04"], "id": IMAGE_ID}
+    reply = wire.ask(f"/api/allow/mycluster/{IMAGE_ID}", "POST")
+    assert reply.json == {"status": True, "id": IMAGE_ID}
+    calls = [(call[0], call[2]) for call in gateway.calls]
+    assert calls == [("take_down", IMAGE_ID[:4]), ("allow", IMAGE_ID)]
     assert wire.ask("/api/takedown/mycluster/docker/x/", "POST").status == 404
 
 

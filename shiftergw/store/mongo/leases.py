@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from pymongo.errors import DuplicateKeyError
 
@@ -74,6 +74,12 @@ async def allow(db: Database, directory: str, image_id: str) -> bool:
     """Remove a block; return whether there was one."""
     removed_count, is_repeated = await db.delete(BLOCKS, {"_id": file_key(directory, image_id)})
     return removed_count > 0 or is_repeated
+
+
+async def find_blocks(db: Database, directory: str, prefix: str, limit: int) -> Sequence[str]:
+    """Return the blocked image ids that begin with a prefix, sorted."""
+    blocks = await db.find(queries.blocks_with_prefix(prefix))
+    return [str(block["id"]) for block in blocks if block.get("directory") == directory][:limit]
 
 
 async def is_blocked(db: Database, directory: str, image_ids: Collection[str]) -> bool:

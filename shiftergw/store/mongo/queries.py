@@ -15,6 +15,7 @@ from bson.objectid import ObjectId
 from shiftergw.mongo.database import Document, Query
 from shiftergw.ports import CREDENTIAL_SECONDS
 from shiftergw.states import State
+from shiftergw.store.documents import after_prefix
 from shiftergw.store.legacy_documents import READY_WORDS
 from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.ranges import MOST_FILES
@@ -88,6 +89,16 @@ def of_image(systems: Collection[str], image_id: str) -> Query:
     """Return the query for all records of an image, in the order of their keys; there are few."""
     records = {"id": image_id, "system": {"$in": list(systems)}}
     return Query(IMAGES, records, {"_id": 1})
+
+
+def with_prefix(systems: Collection[str], prefix: str, limit: int) -> Query:
+    """Return the query for READY records whose ids begin with a prefix, in their order."""
+    records = {
+        "id": {"$gte": prefix, "$lt": after_prefix(prefix)},
+        "system": {"$in": list(systems)},
+        "status": _IS_READY,
+    }
+    return Query(IMAGES, records, {"id": 1, "_id": 1}, limit)
 
 
 def with_files(systems: Collection[str], image_id: str) -> Document:
@@ -236,6 +247,15 @@ def blocks_of(directory: str, image_ids: Collection[str]) -> Query:
     """Return the query for a block of one of the images in an image directory."""
     keys = [file_key(directory, image_id) for image_id in image_ids]
     return Query(BLOCKS, {"_id": {"$in": keys}}, limit=1)
+
+
+def blocks_with_prefix(prefix: str) -> Query:
+    """Return the query for blocks whose ids begin with a prefix, in any directory; there are few.
+
+    A key begins with the image id.
+    """
+    keys = {"$gte": prefix, "$lt": after_prefix(prefix)}
+    return Query(BLOCKS, {"_id": keys}, {"_id": 1})
 
 
 def use_of(digest: bytes) -> Query:

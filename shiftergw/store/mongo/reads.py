@@ -50,6 +50,14 @@ async def find_id(
     return [record for state in states for record in records if record.status is state]
 
 
+async def find_prefix(
+    db: Database, systems: Collection[str], prefix: str, limit: int
+) -> Sequence[ImageRecord]:
+    """Return the READY records whose ids begin with a prefix, in the order of their ids."""
+    records = await _records(db, queries.with_prefix(systems, prefix, limit))
+    return [record for record in records if record.is_ready]
+
+
 async def find_work(db: Database, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
     """Return the record in flight and the FAILUREs of a tag, newest first."""
     in_flight = await _records(db, queries.in_flight(f"{system}/{itype}/{tag}"))

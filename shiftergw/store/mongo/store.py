@@ -123,6 +123,12 @@ class MongoStore(MongoConnections):
         """See `ImageStore`."""
         return await reads.find_id(self._db, systems, image_id, expiring=expiring)
 
+    async def find_prefix(
+        self, systems: Collection[str], prefix: str, limit: int
+    ) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        return await reads.find_prefix(self._db, systems, prefix, limit)
+
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
         return await reads.find_work(self._db, system, itype, tag)
@@ -232,6 +238,10 @@ class MongoStore(MongoConnections):
     async def allow(self, directory: str, image_id: str) -> bool:
         """See `ImageStore`."""
         return await leases.allow(self._db, directory, image_id)
+
+    async def find_blocks(self, directory: str, prefix: str, limit: int) -> Sequence[str]:
+        """See `ImageStore`."""
+        return await leases.find_blocks(self._db, directory, prefix, limit)
 
     async def is_blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""

@@ -25,6 +25,12 @@ FIND_ID = """
     WHERE system IN (SELECT value FROM json_each(?)) AND id = ? AND status = 'READY' ORDER BY key
 """
 
+FIND_PREFIX = """
+    SELECT key, document FROM images
+    WHERE system IN (SELECT value FROM json_each(?)) AND id >= ? AND id < ? AND status = 'READY'
+    ORDER BY id, key LIMIT ?
+"""
+
 FIND_EXPIRING = """
     SELECT key, document FROM images
     WHERE system IN (SELECT value FROM json_each(?)) AND id = ? AND status = 'EXPIRING'
@@ -169,6 +175,10 @@ NOTE_TURN = "INSERT OR REPLACE INTO turns (uid, served) VALUES (?, ?)"
 BLOCK = "INSERT OR IGNORE INTO blocks (directory, id, uid, since) VALUES (?, ?, ?, ?)"
 
 ALLOW = "DELETE FROM blocks WHERE directory = ? AND id = ?"
+
+FIND_BLOCKS = """
+    SELECT id FROM blocks WHERE directory = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?
+"""
 
 FIND_BLOCK = """
     SELECT 1 FROM blocks WHERE directory = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1

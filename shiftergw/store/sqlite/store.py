@@ -109,6 +109,13 @@ class SqliteStore(SqliteLookups):
             return [*records, *await self._find_records(queries.FIND_EXPIRING, *values)]
         return records
 
+    async def find_prefix(
+        self, systems: Collection[str], prefix: str, limit: int
+    ) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        values = json.dumps(list(systems)), prefix, documents.after_prefix(prefix), limit
+        return await self._list_records(queries.FIND_PREFIX, *values)
+
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
         return await self._find_records(
@@ -237,6 +244,12 @@ class SqliteStore(SqliteLookups):
     async def allow(self, directory: str, image_id: str) -> bool:
         """See `ImageStore`."""
         return await self._execute(queries.ALLOW, directory, image_id) > 0
+
+    async def find_blocks(self, directory: str, prefix: str, limit: int) -> Sequence[str]:
+        """See `ImageStore`."""
+        values = directory, prefix, documents.after_prefix(prefix), limit
+        rows = await self._read(lambda db: db.execute(queries.FIND_BLOCKS, values).fetchall())
+        return [image_id for (image_id,) in rows]
 
     async def is_blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""

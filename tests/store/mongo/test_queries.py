@@ -24,6 +24,7 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "in_flight": lambda q: q.in_flight("alpha/docker/x:1"),
     "with_tag": lambda q: q.with_tag(*TAG),
     "of_image": lambda q: q.of_image(["alpha", "beta"], "a" * 64),
+    "with_prefix": lambda q: q.with_prefix(["alpha", "beta"], "abcd", 9),
     "with_files": lambda q: q.with_files(["alpha", "beta"], "a" * 64),
     "expiring_with_tag": lambda q: q.expiring_with_tag(*TAG),
     "failures_of": lambda q: q.failures_of(*TAG),
@@ -47,6 +48,7 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "ended_before": lambda q: q.ended_before(5.0),
     "own_ended_before": lambda q: q.own_ended_before(5.0),
     "blocks_of": lambda q: q.blocks_of("/images", ["a" * 64]),
+    "blocks_with_prefix": lambda q: q.blocks_with_prefix("abcd"),
     "last_lookups": lambda q: q.last_lookups("alpha", 5),
     "use_of": lambda q: q.use_of(b"1" * 32),
     "files_with_data": lambda q: q.files_with_data(["b" * 64, "c" * 64]),
@@ -68,8 +70,18 @@ for _name, _call in QUERIES.items():
             FILTERS.append((_name, IMAGES, _query))
 FILTERS.append(("old rows", LOOKUPS, {"time": {"$lt": 5.0}}))
 
-TWO_SETS = {"with_files", "own_ended_before", "ready_with_file", "images_of_files"}
-"""Queries with two sets or ranges of values; the tests' own server uses an index for one only."""
+TWO_SETS = {
+    "with_files",
+    "with_prefix",
+    "blocks_with_prefix",
+    "own_ended_before",
+    "ready_with_file",
+    "images_of_files",
+}
+"""Queries with two sets or ranges of values, or with a range of keys.
+
+The tests' own server uses an index for one set or range only, and none for a range of keys.
+"""
 
 
 def test_every_function_of_queries_is_tested() -> None:
