@@ -104,6 +104,7 @@ ALLOWED_NAMES: Mapping[str, str] = {
     "heard": "the time of a worker machine's last report: the member `heard` of the HTTP interface",
     "modified": "the time of the last write: the member `modified` of stored documents",
     "munged": "the daemon of munge(7)",
+    "pinned": "whether an image is pinned: the member `pinned` of the HTTP interface",
     "sealed": "an encrypted login: the member `sealed` of stored documents",
     "since": "the time at which a trouble began (`QueueTrouble.since`)",
     "what": "what happened: the first of the three texts of an error (`GatewayError.what`)",

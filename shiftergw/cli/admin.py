@@ -1,4 +1,4 @@
-"""expire, autoexpire, rm and metrics: commands for admins, and for owners of an image."""
+"""expire, autoexpire and metrics: commands for admins, and for owners of an image."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misuse
-from shiftergw.cli.image_names import ask_for_image, id_of, meanings_of
+from shiftergw.cli.exits import DONE
+from shiftergw.cli.image_names import ask_for_image, meanings_of
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
@@ -57,33 +57,6 @@ def autoexpire(settings: Settings) -> None:
             click.echo(printable(image_id))
         if not ids:
             click.echo("No image's time is up.", err=True)
-        return DONE
-
-    run_requests(settings, command)
-
-
-@click.command()
-@click.option("--now", "removal", metavar="ID", help="Remove the image, and refuse it from now on.")
-@click.option("--allow", "permission", metavar="ID", help="Take that back: it may be pulled again.")
-@single_system_option
-@click.pass_obj
-def rm(settings: Settings, removal: str | None, permission: str | None) -> None:
-    """Take an image down at once: all its tags and files (admins).
-
-    ID is the id that `lookup` prints, or its first digits, at least four.
-    """
-    if (removal is None) == (permission is None):
-        raise Misuse("Give one of: --now ID, --allow ID.")
-    prefix = id_of(removal or permission or "")
-
-    async def command(remote: Remote) -> int:
-        if removal is None:
-            click.echo(f"{await remote.allow(prefix)} may be pulled again.")
-            return DONE
-        image_id, names = await remote.take_down(prefix)
-        for name in names:
-            click.echo(f"{printable(name, 1000)} is removed.")
-        click.echo(f"{image_id} is refused from now on.")
         return DONE
 
     run_requests(settings, command)

@@ -161,7 +161,7 @@ def _cells(row: ImageRow, now: float) -> tuple[str, ...]:
         row.image_id[:_SHORT_ID],
         _UNKNOWN if row.size is None else amount(row.size),
         _UNKNOWN if row.pull_time is None else f"{duration(max(1, now - row.pull_time))} ago",
-        _expiration(row.expiration, now),
+        "pinned" if row.record.get("pinned") is True else _expiration(row.expiration, now),
         _UNKNOWN if row.owner is None else row.owner,
         "private" if row.is_private else "public",
     )

@@ -40,10 +40,12 @@ COMMANDS = {
     "metrics": CommandEntry("admin", "Show the last look-ups (admins)."),
     "migrate": CommandEntry("migrate", "Copy the gateway's state from SQLite to MongoDB."),
     "page": CommandEntry("page", "Print an address that shows the system in your browser."),
+    "pin": CommandEntry("own_images", "Keep an image from expiring."),
     "pull": CommandEntry("pull_command", "Have the gateway get images, or upload one of your own."),
     "queue": CommandEntry("images", "Show the pulls that wait, work or have failed."),
-    "rm": CommandEntry("admin", "Take an image down at once: all its tags and files (admins)."),
+    "rm": CommandEntry("own_images", "Remove an image with all its tags and files."),
     "ssh-trust": CommandEntry("ssh_trust", "Make a system's SSH host keys known."),
+    "unpin": CommandEntry("own_images", "Let an image expire again."),
     "uploads": CommandEntry("uploads", "List your uploads, or remove them."),
     "workers": CommandEntry("workers", "Show the machines that do the work (admins)."),
 }

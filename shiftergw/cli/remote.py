@@ -74,6 +74,25 @@ class Remote(Gateways):
         answer = await self._ask("GET", "expire", itype, image)
         _check_success(answer.get("status"))
 
+    async def remove(self, itype: str, image: str) -> tuple[str, list[str]]:
+        """Remove an image with all its tags; return its id, and the tags as `type:tag`."""
+        answer = await self._ask("POST", "remove", itype, image)
+        _check_success(answer.get("status"))
+        return _id_in(answer, ""), _texts(answer.get("removed"))
+
+    async def pin(self, itype: str, image: str) -> str:
+        """Have an image not expire; return its id."""
+        return await self._change("pin", itype, image)
+
+    async def unpin(self, itype: str, image: str) -> str:
+        """Let an image expire again; return its id."""
+        return await self._change("unpin", itype, image)
+
+    async def _change(self, route: str, itype: str, image: str) -> str:
+        answer = await self._ask("POST", route, itype, image)
+        _check_success(answer.get("status"))
+        return _id_in(answer, "")
+
     async def autoexpire(self) -> list[str]:
         """Expire the images that are due; return their ids."""
         ids = (await self._ask("GET", "autoexpire")).get("status")

@@ -169,6 +169,7 @@ class Config(Section):
     keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")
     keep_layers: Duration = Field(30 * 86400, alias="KeepLayers")
     scrub_cache: Duration = Field(7 * 86400, alias="ScrubCache")
+    pin_limit: int = Field(0, alias="PinLimit", ge=0)
     private_images_without_acl: Literal["owner", "public"] = Field(
         "owner", alias="PrivateImagesWithoutAcl"
     )
@@ -283,6 +284,11 @@ class Config(Section):
         """Return the number of OSTs for a system's large images, as defined by `OstCount`."""
         own = self.systems[system].ost_count
         return self.default_ost_count if own is None else own
+
+    def pin_limit_of(self, system: str) -> int:
+        """Return how many images of a system each user may pin."""
+        own = self.systems[system].pin_limit
+        return self.pin_limit if own is None else own
 
     def wait_limits(self) -> WaitLimits:
         """Return how long a pull may wait for its registry and its system, and how many pulls may.

@@ -181,6 +181,7 @@ class System(Section):
     groups_command: Texts = Field((), alias="groupsCommand")
     policy_file: LocalPath | None = Field(None, alias="policy_file")
     file_mode: FileMode | None = Field(None, alias="FileMode")
+    pin_limit: int | None = Field(None, alias="PinLimit", ge=0)
 
     @property
     def has_open_files(self) -> bool:

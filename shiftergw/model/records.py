@@ -163,6 +163,11 @@ class ImageRecord:
     """The file that the image is made of; None if it comes from a registry."""
     owners: dict[str, int] | None = None
     """The uids of the users who own the tags of a custom image, see `rules.access`."""
+    only_user: int | None = None
+    """The uid of the only user who has pulled the image or looked it up; None if that is unknown,
+    or if there are several."""
+    pinned_by: int | None = None
+    """The uid of the user who has pinned the image, so that it does not expire."""
     unusable_id: str = ""
     """The invalid image id of a record that the original gateway wrote; not in documents."""
     queue_place: int | None = None

@@ -247,7 +247,7 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
     ) -> Sequence[ImageRecord]:
         """Return at most `limit` READY records whose expiration has passed, the earliest first.
 
-        Only of these systems; None means all.
+        Only of these systems; None means all. Pinned images are left out.
         """
         ...
 
@@ -262,10 +262,30 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
     async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
         """Make a READY record EXPIRING: work of kind "expire" that waits for a worker.
 
-        The record keeps its tags, and its attempt numbers go on from earlier ones. Returns None,
-        and changes nothing, if the record is not READY, or if its expiration is later than
-        `expired_at` because it was renewed in the meantime.
+        The record keeps its tags, and its attempt numbers go on from earlier ones; it is no longer
+        pinned. Returns None, and changes nothing, if the record is not READY, or if its expiration
+        is later than `expired_at` because it was renewed in the meantime. With `expired_at` a
+        pinned image stays, too.
         """
+        ...
+
+    async def note_use(self, key: str, uid: int) -> None:
+        """Note in a record that a user has asked for its image, or for its pull.
+
+        If `only_user` is another user, the record has none any more.
+        """
+        ...
+
+    async def pin(self, key: str, uid: int, limit: int | None) -> ImageRecord | None:
+        """Pin the image of a READY record, so that it does not expire, and return the record.
+
+        A pinned image stays as it is. Returns None if the record is not READY. Raises `TooMany`
+        if the user has pinned `limit` images of the record's system; None means no limit.
+        """
+        ...
+
+    async def unpin(self, key: str) -> ImageRecord | None:
+        """Unpin the image of a READY record and return the record; None if it is not READY."""
         ...
 
     async def set_access(

@@ -86,6 +86,26 @@ def may_expire(session: Session, record: ImageRecord, tag: str) -> bool:
     return session.admin or is_only_reader
 
 
+def may_remove(session: Session, record: ImageRecord) -> bool:
+    """Return whether a user may remove an image with all its tags: admins always, others sometimes.
+
+    A user may if nobody else has pulled the image or looked it up, or if the user may expire each
+    of its tags.
+    """
+    if session.admin or session.uid == ANONYMOUS:
+        return session.admin
+    if record.only_user == session.uid:
+        return True
+    return bool(record.tags) and all(may_expire(session, record, tag) for tag in record.tags)
+
+
+def is_owner(session: Session, record: ImageRecord) -> bool:
+    """Return whether a user is an image's puller of record, or owns one of its tags."""
+    if session.uid == ANONYMOUS:
+        return False
+    return record.requested_by == session.uid or session.uid in (record.owners or {}).values()
+
+
 def may_replace_tag(session: Session, ready: ImageRecord, tag: str) -> bool:
     """Return whether a user may give a tag of a READY image of type custom to another image."""
     owner = _owner_of_tag(ready, tag)

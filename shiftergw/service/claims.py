@@ -19,7 +19,7 @@ from shiftergw.model.requests import ANONYMOUS, PullRequest, QueueLimits, Sessio
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
 from shiftergw.rules.access import may_replace_tag, would_change_readers
-from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.housekeeping import extend_expiration, note_use
 from shiftergw.service.polls import LastAnswers
 from shiftergw.service.redaction import may_see, redact
 from shiftergw.service.registry_logins import login_for
@@ -107,6 +107,7 @@ class Claims:
             if answer is None:
                 raise
             return answer
+        await note_use(self._store, session, record)
         record = await self.waiting.describe(record)
         self._last_answers.remember(poll, record)
         return record

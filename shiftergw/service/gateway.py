@@ -28,10 +28,11 @@ from shiftergw.service.admin_requests import AdminRequests
 from shiftergw.service.claims import Claims, IsJudged, judges_nothing
 from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.explanations import Explanations
-from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.housekeeping import extend_expiration, note_use
 from shiftergw.service.image_requests import missing_image, pull_request
 from shiftergw.service.imports import FileImports, ImportChoice
 from shiftergw.service.named_images import find_image, tag_of
+from shiftergw.service.owner_requests import OwnerRequests, check_pin
 from shiftergw.service.page_sessions import PageSessions
 from shiftergw.service.redaction import hide_owner, may_see, redact
 from shiftergw.service.user_files import UserFileServices
@@ -84,6 +85,7 @@ class Gateway:
         self._clock = clock
         self._queue = queue
         self.admin = AdminRequests(config, store, wake, clock, queue)
+        self.owner = OwnerRequests(config, store, wake)
         self._files = options.files
         self._explanations = options.explanations
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble, options.is_judged)
@@ -149,6 +151,7 @@ class Gateway:
         """
         now = self._clock.seconds()
         record = await find_image(self._store, session, itype, text)
+        await note_use(self._store, session, record)
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         if self._config.metrics:
             await self._store.record_lookup(
@@ -227,7 +230,7 @@ class Gateway:
         """Remove a tag; with its last tag, an image's files are removed too.
 
         Raises the errors of `find_image`, and `NotAllowed` for a tag that this user may not remove
-        (see `rules.access.may_expire`).
+        (see `rules.access.may_expire`), and for the last tag of a pinned image.
         """
         record = await find_image(self._store, session, itype, text, admins_see_all=True)
         tag = tag_of(record, itype, text)
@@ -237,6 +240,8 @@ class Gateway:
                 " admins expire the name of an uploaded image.",
                 remedy="It expires by itself when nobody has used it for long enough.",
             )
+        if record.tags == (tag,):
+            check_pin(record)
         if await self._store.untag(record.key, tag) is None:
             raise missing_image(session, itype, text)
         self._wake()

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shiftergw.errors import TooMany
 from shiftergw.model.records import Failed, Progress, Ready, document_of
-from shiftergw.model.requests import PullRequest
+from shiftergw.model.requests import ANONYMOUS, PullRequest
 from shiftergw.states import State, WaitCause
 from shiftergw.store.attempts import UNFINISHED_STEPS
 from shiftergw.store.legacy_documents import read_number, read_time
@@ -109,6 +110,8 @@ def new_claim(request: PullRequest, now: float) -> dict[str, Any]:
         "requested_by": request.requested_by,
         "request_id": request.request_id,
     }
+    if request.requested_by != ANONYMOUS:
+        attributes["only_user"] = request.requested_by
     if request.requester:
         attributes["requester"] = request.requester
     if request.by_admin:
@@ -195,10 +198,42 @@ def heartbeat(progress: Progress, now: float, message: str | None) -> Change:
     return Change(members, tuple(name for name in estimates if name not in members))
 
 
-def become_ready(outcome: Ready, now: float) -> Change:
-    """Return the change that makes a record the READY one of an image; the caller adds the tag."""
+def become_ready(
+    document: Mapping[str, Any], pull: Mapping[str, Any], outcome: Ready, now: float
+) -> Change:
+    """Return the change that makes a record the READY one of an image; the caller adds the tag.
+
+    `document` is that of the image, or of the `pull` itself. An image that several users have
+    pulled has no only user any more.
+    """
     attributes = {**outcome.changes, "id": outcome.id, "status": State.READY, "last_pull": now}
-    return Change(document_of(attributes), _NOT_OF_IMAGES)
+    has_only_user = document.get("only_user") == pull.get("only_user")
+    without = _NOT_OF_IMAGES if has_only_user else (*_NOT_OF_IMAGES, "only_user")
+    return Change(document_of(attributes), without)
+
+
+def note_use(document: Mapping[str, Any], uid: int) -> Change | None:
+    """Return the change after a user has asked for an image or for its pull; None for no change."""
+    return None if document.get("only_user") in {None, uid} else Change({}, ("only_user",))
+
+
+def pin(uid: int) -> Change:
+    """Return the change that pins an image."""
+    return Change({"pinned_by": uid})
+
+
+def unpin() -> Change:
+    """Return the change after which an image is not pinned."""
+    return Change({}, ("pinned_by",))
+
+
+def check_pins(count: int, limit: int | None) -> None:
+    """Raise `TooMany` if a user who has pinned `count` images may pin no more."""
+    if limit is not None and count >= limit:
+        raise TooMany(
+            f"You have pinned {count} images, and may pin {limit}.",
+            remedy="Unpin one of them, or ask the site's support to raise PinLimit.",
+        )
 
 
 def fail(outcome: Failed, now: float) -> Change:
@@ -228,7 +263,7 @@ def request_removal(document: Mapping[str, Any], key: str) -> Change:
     }
     attempts = _attempts(document)
     attempt_count = {EARLIER_ATTEMPTS: attempts} if attempts else {}
-    return Change({**document_of(attributes), **attempt_count}, ("last_heartbeat",))
+    return Change({**document_of(attributes), **attempt_count}, ("last_heartbeat", "pinned_by"))
 
 
 def end_removal(now: float) -> Change:

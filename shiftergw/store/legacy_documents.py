@@ -206,7 +206,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     ),
     **dict.fromkeys(
         ("attempt", "deaths", "requested_by", "size", "modified", "done", "total",
-         "rate"), _read_integer
+         "rate", "only_user", "pinned_by"), _read_integer
     ),
     **dict.fromkeys(("by_admin", "retryable", "own_failure", "with_login"), _read_flag),
     **dict.fromkeys(("userACL", "groupACL"), _read_uids),

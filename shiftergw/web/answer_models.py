@@ -93,6 +93,8 @@ class ListedImage(Record):
     """The uid of the user whose image it is."""
     expiration: Time = OPTIONAL
     """The time at which the image expires, in seconds since 1970."""
+    pinned: Literal[True] = OPTIONAL
+    """The image does not expire."""
 
 
 class ImageNames(AnswerModel):
@@ -259,6 +261,13 @@ class RemovalAnswer(ImageChange):
 
     names: tuple[str, ...] = Field(alias="removed")
     """The names that the image had."""
+
+
+class PinAnswer(ImageChange):
+    """Whether the image is pinned now."""
+
+    pinned: bool
+    """Whether the image stays, however long nobody uses it."""
 
 
 class ExpiredImages(AnswerModel):

@@ -140,6 +140,7 @@ def image_row(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
         "private": image.is_private,
         "owner": image.requested_by if is_count(image.requested_by) else None,
         "expiration": float(image.expiration) if is_time(image.expiration) else None,
+        "pinned": True if image.pinned_by is not None else None,
     }
     known_members = {name: value for name, value in members.items() if value is not None}
     return record(image, labels=labels) | known_members

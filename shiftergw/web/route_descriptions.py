@@ -139,6 +139,21 @@ DESCRIPTIONS: Mapping[str, Description] = {
         answers.Success,
         is_original=True,
     ),
+    "POST /api/remove/{system}/{type}/{image}/": Description(
+        "Remove an image with all its names",
+        "admins, and users with an image that nobody else has used, or may use",
+        answers.RemovalAnswer,
+    ),
+    "POST /api/pin/{system}/{type}/{image}/": Description(
+        "Keep an image from expiring",
+        "admins, and within `PinLimit` the owner of the image",
+        answers.PinAnswer,
+    ),
+    "POST /api/unpin/{system}/{type}/{image}/": Description(
+        "Let an image expire again",
+        "admins, and the user who has pinned it",
+        answers.PinAnswer,
+    ),
     "GET /api/autoexpire/{system}/": Description(
         "Expire all images whose time has come; this GET is a change",
         ADMINS,

@@ -136,6 +136,29 @@ async def _expire(gateway: Gateway, request: RoutedRequest) -> Answer:
     return render.answer({"status": True})
 
 
+async def _remove(gateway: Gateway, request: RoutedRequest) -> Answer:
+    record = await gateway.owner.remove(request.session, request.itype, request.image)
+    return _change_answer(record, removed=[f"{record.itype}:{tag}" for tag in record.tags])
+
+
+async def _pin(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return _change_answer(
+        await gateway.owner.pin(request.session, request.itype, request.image), pinned=True
+    )
+
+
+async def _unpin(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return _change_answer(
+        await gateway.owner.unpin(request.session, request.itype, request.image), pinned=False
+    )
+
+
+def _change_answer(record: ImageRecord, **members: object) -> Answer:
+    """Return the answer to a request that has changed an image, which may be named by its id."""
+    answer = render.answer({"status": True, "id": record.id, **members})
+    return replace(answer, image_id=record.id or "")
+
+
 async def _autoexpire(gateway: Gateway, request: RoutedRequest) -> Answer:
     return render.answer({"status": list(await gateway.admin.autoexpire(request.session))})
 
@@ -284,6 +307,9 @@ ROUTES: dict[str, Route] = {
         siblings=(Route("GET", _explanation, Names.ID),),
     ),
     "expire": Route("GET", _expire, Names.IMAGE, changes=True, is_audited=True),
+    "remove": Route("POST", _remove, Names.IMAGE, changes=True, is_audited=True),
+    "pin": Route("POST", _pin, Names.IMAGE, changes=True, is_audited=True),
+    "unpin": Route("POST", _unpin, Names.IMAGE, changes=True, is_audited=True),
     "autoexpire": Route("GET", _autoexpire, changes=True, is_audited=True),
     "page": Route("POST", _page, changes=True, is_audited=True),
     "queue": Route("GET", _queue),

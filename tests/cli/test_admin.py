@@ -99,7 +99,6 @@ async def test_rm_allow() -> None:
     "arguments",
     [
         ["rm"],
-        ["rm", IMAGE_ID],
         ["rm", "--now", IMAGE_ID, "--allow", IMAGE_ID],
         ["rm", "--now", ""],
         ["rm", "--now", "ubuntu:24.04"],

@@ -154,3 +154,11 @@ def test_orders(order: str, first_names: list[str]) -> None:
     """Largest, last pulled and first to expire come first; what is not known comes last."""
     rows = sorted(rows_of([PUBLIC, PRIVATE, CUSTOM, OLD_GATEWAY]), key=ORDERS[order])
     assert names(rows)[:2] == first_names
+
+
+def test_a_pinned_image() -> None:
+    """It shows that it is pinned in place of its expiration."""
+    (row,) = rows_of([{**PUBLIC, "tag": ["a:1"], "pinned": True}])
+    assert " pinned " in table([row], NOW)
+    (row,) = rows_of([{**PUBLIC, "tag": ["a:1"], "pinned": 5}])
+    assert " pinned " not in table([row], NOW)

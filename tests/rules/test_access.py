@@ -388,3 +388,37 @@ def test_polls_of_an_upload_end(
     assert not access.would_change_upload_readers(
         session(uid, admin=admin), named_users, named_groups, outcome
     )
+
+
+@pytest.mark.parametrize(
+    ("only_user", "record", "uid", "expected"),
+    [
+        (ALICE, image((), private=False), ALICE, True),
+        (None, image((), private=False), ALICE, False),
+        (BOB, image((), private=False), ALICE, False),
+        (ANONYMOUS, image((), private=False), ANONYMOUS, False),
+        (None, replace(image((ALICE,)), tags=("a:1",)), ALICE, True),
+        (None, image((ALICE,)), ALICE, False),
+        (None, replace(image((ALICE, BOB)), tags=("a:1",)), ALICE, False),
+    ],
+)
+def test_who_may_remove_an_image(
+    only_user: int | None, record: ImageRecord, uid: int, expected: bool
+) -> None:
+    """Its only user, and the only reader of a private image with a name; an admin always."""
+    record = replace(record, only_user=only_user)
+    assert access.may_remove(session(uid), record) == expected
+    assert access.may_remove(session(ROOT, admin=True), record)
+
+
+def test_an_upload_with_names_of_others_stays() -> None:
+    """A user removes an uploaded image only if all its names are the user's own."""
+    record = replace(
+        image((), private=False), itype="custom", upload=ImageFile("u"), tags=("a:1", "b:1")
+    )
+    for owners, expected in (({"a:1": ALICE}, True), ({"a:1": ALICE, "b:1": BOB}, False)):
+        record = replace(record, owners=owners)
+        assert access.may_remove(session(ALICE), record) == expected
+        assert access.is_owner(session(ALICE), record)
+        assert access.is_owner(session(BOB), record) == (not expected)
+    assert not access.is_owner(session(ANONYMOUS), replace(record, requested_by=ANONYMOUS))

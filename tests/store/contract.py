@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.store.contract_breakers import BreakerContract
 from tests.store.contract_ends import EndContract, KeepContract
+from tests.store.contract_owners import OwnerContract
 from tests.store.contract_queue import QueueContract
 from tests.store.contract_ranges import RangesContract
 from tests.store.contract_reads import ReadContract
@@ -26,6 +27,7 @@ class StoreContract(
     RemovalContract,
     CancelledRemovalContract,
     RightsContract,
+    OwnerContract,
     ReadContract,
     RangesContract,
     KeepContract,

@@ -143,6 +143,26 @@ class FakeGateway:
         """Return the object with the requests of admins."""
         return self
 
+    @property
+    def owner(self) -> FakeGateway:
+        """Return the object with the requests of owners."""
+        return self
+
+    async def remove(self, session: Session, itype: str, text: str) -> ImageRecord:
+        """Remove the image."""
+        await self._turn("remove", session, itype, text)
+        return READY
+
+    async def pin(self, session: Session, itype: str, text: str) -> ImageRecord:
+        """Pin the image."""
+        await self._turn("pin", session, itype, text)
+        return replace(READY, pinned_by=session.uid)
+
+    async def unpin(self, session: Session, itype: str, text: str) -> ImageRecord:
+        """Unpin the image."""
+        await self._turn("unpin", session, itype, text)
+        return READY
+
     async def _turn(self, *call: Any) -> None:
         self.calls.append(call)
         if self.gate is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -101,6 +102,27 @@ def test_expire(wire: Wire, gateway: FakeGateway) -> None:
     assert gateway.calls[-1][0] == "expire"
     assert gateway.calls[-1][2:] == ("docker", "quay.io/x/y:1")
     assert wire.ask("/api/autoexpire/mycluster/").json == {"status": [IMAGE_ID]}
+
+
+def test_requests_of_owners(wire: Wire, gateway: FakeGateway) -> None:
+    """An image is removed or pinned by POST; the answer has its id."""
+    for route, members in (
+        ("remove", {"removed": ["docker:ubuntu:24.04"]}),
+        ("pin", {"pinned": True}),
+        ("unpin", {"pinned": False}),
+    ):
+        reply = wire.ask(f"/api/{route}/mycluster/id/abab/", "POST")
+        assert reply.json == {"status": True, "id": IMAGE_ID, **members}
+        assert (gateway.calls[-1][0], *gateway.calls[-1][2:]) == (route, "id", "abab")
+        assert wire.ask(f"/api/{route}/mycluster/id/abab/").status == 405
+
+
+def test_pins_are_listed(wire: Wire, gateway: FakeGateway) -> None:
+    """A row of the list says that the image is pinned; other rows say nothing of it."""
+    gateway.images = [READY, replace(READY, pinned_by=7)]
+    rows = wire.ask("/api/list/mycluster/").json["list"]
+    assert ["pinned" in row for row in rows] == [False, True]
+    assert rows[1]["pinned"] is True
 
 
 def test_names(wire: Wire, gateway: FakeGateway) -> None:

@@ -91,7 +91,7 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
     remainder = {"tag": tag, "until": outcome.untagged_until, "directory": outcome.directory}
     if image is None:
         unfinished_steps = {UNFINISHED_STEPS: {**remainder, "since": now}}
-        ready = _ready_change(pull, [], tag, outcome, now)
+        ready = _ready_change(pull, pull, [], tag, outcome, now)
         ready = Change({**ready.members, **unfinished_steps}, ready.without)
         image_document = await change(db, pull, OWNER, ready)
     else:
@@ -99,7 +99,7 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
         await owned_document(db, key_of(pull), pull["attempt"])
         pins = ("status", "tag", "claim", MOVED_TAGS)
         image_document = await change(
-            db, image, pins, _ready_change(image, tags, tag, outcome, now)
+            db, image, pins, _ready_change(image, pull, tags, tag, outcome, now)
         )
     if image_document is None:
         return None
@@ -134,10 +134,15 @@ async def _records_of_image(db: Database, system: str, itype: str, image_id: str
 
 
 def _ready_change(
-    document: Document, tags: list[str], tag: str | None, outcome: Ready, now: float
+    document: Document,
+    pull: Document,
+    tags: list[str],
+    tag: str | None,
+    outcome: Ready,
+    now: float,
 ) -> Change:
     """Return the change after which a document is the READY record of a delivered image."""
-    ready = documents.become_ready(outcome, now)
+    ready = documents.become_ready(document, pull, outcome, now)
     recovery = Change({})
     if not is_ready(document) and document["status"] == State.EXPIRING:
         recovery = documents.cancel_removal("", ())

@@ -96,9 +96,13 @@ async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecor
         if document is None:
             return None
         expiration = read_number(document.get("expiration"))
-        if expired_at is not None and (expiration is None or expiration > expired_at):
+        if expired_at is not None and (
+            expiration is None or expiration > expired_at or document.get("pinned_by") is not None
+        ):
             return None
-        pins = ("status", "claim") if expired_at is None else ("status", "claim", "expiration")
+        pins = ["status", "claim"]
+        if expired_at is not None:
+            pins += ["expiration", "pinned_by"]
         removal = documents.request_removal(document, key)
         new_document = await change(db, document, pins, removal)
         if new_document is not None:
@@ -113,6 +117,51 @@ async def renew(db: Database, key: str, expiration: float) -> None:
     await db.update(
         IMAGES, record | is_earlier, {"$set": {"expiration": expiration}}, durable=False
     )
+
+
+async def note_use(db: Database, key: str, uid: int) -> None:
+    """Note in a record that a user has asked for its image."""
+    document = await document_at(db, key)
+    use = None if document is None else documents.note_use(document, uid)
+    if document is not None and use is not None:
+        await db.update(IMAGES, {"_id": document["_id"]}, update_of(use))
+
+
+async def pin(db: Database, key: str, uid: int, limit: int | None) -> ImageRecord | None:
+    """Pin the image of a READY record; see `ImageStore.pin`.
+
+    The user's other pins are counted before and after the write, because two may be made at once.
+    """
+    for _ in range(TRIES):
+        document = await _ready_document(db, key)
+        if document is None or document.get("pinned_by") is not None:
+            return None if document is None else record_of(document)
+        if limit is not None:
+            documents.check_pins(await _count_pins(db, document, uid), limit)
+        new_document = await change(db, document, ("status", "pinned_by"), documents.pin(uid))
+        if new_document is None:
+            continue
+        if limit is not None and await _count_pins(db, document, uid) > limit:
+            await change(db, new_document, ("pinned_by",), documents.unpin())
+            documents.check_pins(limit, limit)
+        return record_of(new_document)
+    raise too_busy()
+
+
+async def _count_pins(db: Database, document: Document, uid: int) -> int:
+    return len(await db.find(queries.pins_of(document["system"], uid)))
+
+
+async def unpin(db: Database, key: str) -> ImageRecord | None:
+    """Unpin the image of a READY record."""
+    for _ in range(TRIES):
+        document = await _ready_document(db, key)
+        if document is None:
+            return None
+        new_document = await change(db, document, ("status",), documents.unpin())
+        if new_document is not None:
+            return record_of(new_document)
+    raise too_busy()
 
 
 async def set_access(db: Database, systems: Collection[str], image_id: str, access: Change) -> None:

@@ -40,6 +40,8 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_pulltag": {"key": {"system": 1, "itype": 1, "pulltag": 1, "status": 1}},
         "shiftergw_list": {"key": {"system": 1, "status": 1, "_id": 1}},
         "shiftergw_expiration": {"key": {"status": 1, "expiration": 1}},
+        "shiftergw_due": {"key": {"status": 1, "pinned_by": 1, "expiration": 1}},
+        "shiftergw_pinned": {"key": {"pinned_by": 1, "system": 1, "status": 1}, "sparse": True},
         "shiftergw_ended": {"key": {"status": 1, "last_pull": 1, "attempt": 1}},
         "shiftergw_pending": {"key": {"status": 1, "not_before": 1, "claim": 1}},
         "shiftergw_pending_of": {
@@ -210,10 +212,16 @@ def past_expiration(
     The index finds the records of all systems; few of them, if any, are of a system that is not in
     `systems`.
     """
-    records: Document = {"status": word, "expiration": {"$lte": now}}
+    records: Document = {"status": word, "expiration": {"$lte": now}, "pinned_by": None}
     if systems is not None:
         records["system"] = {"$in": list(systems)}
     return Query(IMAGES, records, {"expiration": 1, "_id": 1}, limit)
+
+
+def pins_of(system: str, uid: int) -> Query:
+    """Return the query for the READY records of a system that a user has pinned."""
+    records = {"system": system, "status": _IS_READY, "pinned_by": uid}
+    return Query(IMAGES, records, members=("_id",))
 
 
 def without_future_expiration(word: str, now: float) -> list[Document]:

@@ -219,6 +219,18 @@ class MongoStore(MongoConnections):
         """See `ImageStore`."""
         return await images.expire(self._db, key, expired_at)
 
+    async def note_use(self, key: str, uid: int) -> None:
+        """See `ImageStore`."""
+        await images.note_use(self._db, key, uid)
+
+    async def pin(self, key: str, uid: int, limit: int | None) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await images.pin(self._db, key, uid, limit)
+
+    async def unpin(self, key: str) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await images.unpin(self._db, key)
+
     async def set_access(
         self,
         systems: Collection[str],

@@ -78,7 +78,7 @@ def expire(db: sqlite3.Connection, key: str, expired_at: float | None) -> ImageR
         return None
     if expired_at is not None:
         expiration = document.get("expiration")
-        if expiration is None or expiration > expired_at:
+        if expiration is None or expiration > expired_at or document.get("pinned_by") is not None:
             return None
     return rows.change(db, key, document, documents.request_removal(document, key))
 
@@ -88,6 +88,31 @@ def renew(db: sqlite3.Connection, key: str, expiration: float) -> None:
     document = _ready_document(db, key)
     if document is not None and (document.get("expiration") or 0) < expiration:
         rows.change(db, key, document, Change({"expiration": expiration}))
+
+
+def note_use(db: sqlite3.Connection, key: str, uid: int) -> None:
+    """Note in a record that a user has asked for its image."""
+    document = rows.document_at(db, key)
+    change = None if document is None else documents.note_use(document, uid)
+    if document is not None and change is not None:
+        rows.change(db, key, document, change)
+
+
+def pin(db: sqlite3.Connection, key: str, uid: int, limit: int | None) -> ImageRecord | None:
+    """Pin the image of a READY record; see `ImageStore.pin`."""
+    document = _ready_document(db, key)
+    if document is None or document.get("pinned_by") is not None:
+        return None if document is None else ImageRecord.from_document({**document, "_id": key})
+    if limit is not None:
+        values = document["system"], uid
+        documents.check_pins(db.execute(queries.COUNT_PINS, values).fetchone()[0], limit)
+    return rows.change(db, key, document, documents.pin(uid))
+
+
+def unpin(db: sqlite3.Connection, key: str) -> ImageRecord | None:
+    """Unpin the image of a READY record."""
+    document = _ready_document(db, key)
+    return None if document is None else rows.change(db, key, document, documents.unpin())
 
 
 def set_access(

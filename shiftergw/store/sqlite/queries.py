@@ -129,7 +129,16 @@ STALE = """
 LIST_EXPIRED = """
     SELECT key, document FROM images
     WHERE status = 'READY' AND expiration IS NOT NULL AND expiration <= ?
+    AND json_extract(document, '$.pinned_by') IS NULL
     AND (? IS NULL OR system IN (SELECT value FROM json_each(?))) ORDER BY expiration, key LIMIT ?
+"""
+
+# The images that a user has pinned. Few documents have the member, and to search for its name is
+# much faster than to parse them.
+COUNT_PINS = """
+    SELECT count(*) FROM images INDEXED BY images_listed
+    WHERE system = ? AND status = 'READY' AND instr(document, '"pinned_by"') > 0
+    AND json_extract(document, '$.pinned_by') = ?
 """
 
 # Earlier FAILUREs of a tag that the requester could see, and work that an original gateway has

@@ -164,14 +164,14 @@ def _deliver(
     """End a pull: the one READY record of the image gets the tag, all other records lose it."""
     system, itype, tag = document["system"], document["itype"], document.get("pulltag")
     # If the image has a record with other tags already, that record replaces the one of the pull.
-    image = images.find_image(db, system, itype, outcome.id)
+    pull, image = document, images.find_image(db, system, itype, outcome.id)
     if image is not None:
         db.execute(queries.REMOVE, (key,))
         key, document = image
     tags = read_tags(document)
     if tag is not None and tag not in tags:
         tags.append(tag)
-    ready = documents.become_ready(outcome, now)
+    ready = documents.become_ready(document, pull, outcome, now)
     record = rows.change(db, key, document, Change({**ready.members, "tag": tags}, ready.without))
     if tag is not None:
         images.take_tag(db, (system, itype, tag), key, outcome.untagged_until)

@@ -225,6 +225,18 @@ class SqliteStore(SqliteLookups):
         """See `ImageStore`."""
         return await self._write_durably(lambda db: images.expire(db, key, expired_at))
 
+    async def note_use(self, key: str, uid: int) -> None:
+        """See `ImageStore`."""
+        await self._write_durably(lambda db: images.note_use(db, key, uid))
+
+    async def pin(self, key: str, uid: int, limit: int | None) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await self._write_durably(lambda db: images.pin(db, key, uid, limit))
+
+    async def unpin(self, key: str) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await self._write_durably(lambda db: images.unpin(db, key))
+
     async def set_access(
         self,
         systems: Collection[str],

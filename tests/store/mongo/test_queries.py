@@ -42,6 +42,7 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "breaker": lambda q: q.breaker("x"),
     "interrupted_finishes": lambda q: q.interrupted_finishes(5.0),
     "past_expiration": lambda q: q.past_expiration("READY", 5.0),
+    "pins_of": lambda q: q.pins_of("alpha", 7),
     "without_future_expiration": lambda q: q.without_future_expiration("READY", 5.0),
     "foreign_record": lambda q: q.foreign_record(),
     "state_document": lambda q: q.state_document("expiry"),

@@ -379,6 +379,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.COUNT_POSTPONED, 2, ["images_turns (status=?)"]),
         (queries.STALE, 1, ["images_turns"]),
         (queries.LIST_EXPIRED, 4, ["images_expiration"]),
+        (queries.COUNT_PINS, 2, ["images_listed (system=?)"]),
         (queries.FORGET_EARLIER, 4, ["images_ended"]),
         (queries.FORGET_ENDED, 2, ["images_ended"]),
         (queries.READY_OF_ID, 3, ["images_ready"]),
