@@ -11,7 +11,7 @@ from shiftergw.ports.lookups import LookupStore
 from shiftergw.ports.ranges import RangeStore
 
 if TYPE_CHECKING:
-    from shiftergw.model.postponement import PostponeLimits
+    from shiftergw.model.postponement import Breaker, PostponeLimits
     from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
     from shiftergw.model.requests import PullRequest, QueueLimits
     from shiftergw.ports.people import UsedCredentials
@@ -196,6 +196,10 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
 
     async def count_work(self) -> Mapping[tuple[str, str], int]:
         """Return the number of records in flight by system and state."""
+        ...
+
+    async def list_breakers(self, now: float) -> Sequence[Breaker]:
+        """Return the circuit breakers that hold requests back at a time, by key; 200 at most."""
         ...
 
     async def waiting(

@@ -13,6 +13,9 @@ from shiftergw.states import WaitCause
 BREAKER_LIFE = 3600.0
 """Seconds for which a breaker remembers its trips after it may be probed."""
 
+MOST_BREAKERS = 200
+"""Breakers in a list of those that hold requests back."""
+
 LONGEST_HOLD = 2 * 86400.0
 LONGEST_PROBE = 3600.0
 """Seconds until the time of a breaker, and until the end of a probe, at most.

@@ -36,6 +36,19 @@ class BreakerContract:
         assert await store.check_breaker(f"{KEY}x", NOW, 30) is None
 
     @pytest_twisted.ensureDeferred
+    async def test_breakers_that_hold_requests_back_are_listed(self, place: Place) -> None:
+        """They are ordered by key; those whose time has come, or can never come, are left out."""
+        store = place.store
+        assert await store.list_breakers(NOW) == []
+        for key, seconds in (("b", 300), ("a", 200), ("due", 5), ("absurd", 9e9)):
+            await store.trip_breaker(key, NOW + seconds, WHY, NOW)
+        breakers = await store.list_breakers(NOW + 5)
+        assert [(breaker.key, breaker.until, breaker.why) for breaker in breakers] == [
+            ("a", NOW + 200, WHY),
+            ("b", NOW + 300, WHY),
+        ]
+
+    @pytest_twisted.ensureDeferred
     async def test_one_probe_at_a_time(self, place: Place) -> None:
         """After its time one of many callers is the probe; the others wait for its result."""
         store = place.store

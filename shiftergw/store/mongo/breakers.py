@@ -11,7 +11,22 @@ from shiftergw.mongo.database import Database, Document
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import BREAKERS
 from shiftergw.store.mongo.records import TRIES, storable, too_busy
-from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_plausible, trip_entry
+from shiftergw.store.waits import (
+    BREAKER_LIFE,
+    MOST_BREAKERS,
+    breaker_from,
+    is_due,
+    is_plausible,
+    trip_entry,
+)
+
+
+async def list_open(db: Database, now: float) -> list[Breaker]:
+    """Return the breakers whose time has not come."""
+    entries = await db.find(queries.open_breakers(now, MOST_BREAKERS))
+    return [
+        breaker_from(str(entry["_id"]), entry, now) for entry in entries if is_plausible(entry, now)
+    ]
 
 
 async def check(db: Database, key: str, now: float, seconds: float) -> Breaker | None:

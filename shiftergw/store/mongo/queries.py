@@ -199,6 +199,11 @@ def breaker(key: str) -> Query:
     return Query(BREAKERS, {"_id": key}, limit=1)
 
 
+def open_breakers(now: float, limit: int) -> Query:
+    """Return the query for the breakers whose time has not come, by key."""
+    return Query(BREAKERS, {"until": {"$gt": now}}, sort={"_id": 1}, limit=limit)
+
+
 def interrupted_finishes(before: float) -> Query:
     """Return the query for READY records whose `finish` was interrupted before a time."""
     return Query(IMAGES, {"finishing.since": {"$lt": before}})

@@ -160,6 +160,10 @@ class MongoStore(MongoConnections):
         """See `ImageStore`."""
         return await reads.count_work(self._db)
 
+    async def list_breakers(self, now: float) -> Sequence[Breaker]:
+        """See `ImageStore`."""
+        return await breakers.list_open(self._db, now)
+
     async def waiting(
         self,
         now: float,

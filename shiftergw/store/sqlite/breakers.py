@@ -7,7 +7,14 @@ from typing import Any
 
 from shiftergw.model.postponement import Breaker
 from shiftergw.store.sqlite import queries
-from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_plausible, trip_entry
+from shiftergw.store.waits import (
+    BREAKER_LIFE,
+    MOST_BREAKERS,
+    breaker_from,
+    is_due,
+    is_plausible,
+    trip_entry,
+)
 
 _MEMBERS = ("until", "why", "trips", "probed")
 
@@ -23,6 +30,13 @@ def find(db: sqlite3.Connection, key: str, now: float) -> tuple[Breaker | None, 
     if entry is None or not is_plausible(entry, now):
         return None, False
     return breaker_from(key, entry, now), is_due(entry, now)
+
+
+def list_open(db: sqlite3.Connection, now: float) -> list[Breaker]:
+    """Return the breakers whose time has not come."""
+    rows = db.execute(queries.OPEN_BREAKERS, (now, MOST_BREAKERS)).fetchall()
+    entries = [(key, dict(zip(_MEMBERS, members, strict=True))) for key, *members in rows]
+    return [breaker_from(key, entry, now) for key, entry in entries if is_plausible(entry, now)]
 
 
 def check(db: sqlite3.Connection, key: str, now: float, seconds: float) -> Breaker | None:

@@ -203,6 +203,10 @@ RELEASE = "DELETE FROM leases WHERE directory = ? AND id = ? AND holder = ?"
 
 BREAKER = "SELECT until, why, trips, probed FROM breakers WHERE key = ?"
 
+OPEN_BREAKERS = """
+    SELECT key, until, why, trips, probed FROM breakers WHERE until > ? ORDER BY key LIMIT ?
+"""
+
 PROBE_BREAKER = "UPDATE breakers SET probed = ? WHERE key = ?"
 
 END_PROBE = "UPDATE breakers SET probed = min(probed, ?) WHERE key = ? AND probed = ?"

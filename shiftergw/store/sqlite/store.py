@@ -149,6 +149,10 @@ class SqliteStore(SqliteLookups):
         rows = await self._read(lambda db: db.execute(queries.COUNT_WORK).fetchall())
         return {(system, status): number for system, status, number in rows}
 
+    async def list_breakers(self, now: float) -> Sequence[Breaker]:
+        """See `ImageStore`."""
+        return await self._read(lambda db: breakers.list_open(db, now))
+
     async def waiting(
         self,
         now: float,

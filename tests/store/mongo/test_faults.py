@@ -50,6 +50,7 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "waiting": lambda store: store.waiting(NOW + 99, 9, 1),
     "schedule": lambda store: store.schedule(NOW),
     "count_work": lambda store: store.count_work(),
+    "list_breakers": lambda store: store.list_breakers(NOW),
     "stale": lambda store: store.stale(NOW, LIMIT),
     "check_breaker": lambda store: store.check_breaker("x", NOW, 9),
     "trip_breaker": lambda store: store.trip_breaker("x", NOW + 9, "y", NOW),
