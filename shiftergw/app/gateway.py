@@ -18,6 +18,7 @@ from shiftergw.app.metrics import MetricsPage, ReactorLag, count_job_end
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.app.preparation import Preparation
 from shiftergw.app.supervision import Supervision
+from shiftergw.app.throughput import ThroughputHistory
 from shiftergw.app.user_files import user_files
 from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import CONCURRENT_QUERIES
@@ -40,12 +41,14 @@ from shiftergw.service.explanations import Explanations
 from shiftergw.service.gateway import Gateway, GatewayOptions
 from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.service.recovery import Recovery, WorkerShortage
+from shiftergw.service.site_report import SiteReporter
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.web.admin import AdminApplication, Page, health_pages
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.journal import Audit, audit_nothing
 from shiftergw.web.lists import ListLimits
+from shiftergw.web.page.admin_page import AdminPage, browser_pages
 from shiftergw.work.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -90,6 +93,7 @@ def gateway_service(
         rules, authenticators, reactor, threads.run, list_limits, connections, counts, audit
     )
     metrics = MetricsPage(counts, store, queue, config.systems, threads, reactor)
+    reporter = SiteReporter(config, store, rules.work, queue, threads, reactor)
     return OrderedServices(
         [
             threads,
@@ -106,7 +110,7 @@ def gateway_service(
             *users.listings.values(),
             *(Listener(text, site, reactor) for text in config.listen),
             ReactorLag(counts, reactor),
-            *_admin_services(config, rules, metrics, threads, reactor),
+            *_admin_services(config, rules, metrics, reporter, counts, threads, reactor),
             Supervision(os.environ, store.ready, config.listen, reactor),
         ]
     )
@@ -202,14 +206,22 @@ def _authenticators(
 
 
 def _admin_services(
-    config: Config, rules: Gateway, metrics: MetricsPage, threads: Threads, reactor: Reactor
+    config: Config,
+    rules: Gateway,
+    metrics: MetricsPage,
+    reporter: SiteReporter,
+    counts: MetricCounts,
+    threads: Threads,
+    reactor: Reactor,
 ) -> Sequence[Service]:
-    """Return the admin listener, unless `AdminListen` is none."""
+    """Return the admin listener and what it shows, unless `AdminListen` is none."""
     if not config.admin_listen:
         return []
     pages: dict[str, Page] = {**health_pages(rules), "/metrics": metrics}
-    application = AdminApplication(pages, reactor)
-    return [AdminListener(config, application, threads, reactor)]
+    history = ThroughputHistory(counts, reactor)
+    page = AdminPage(reporter, history.measurements)
+    application = AdminApplication(pages, reactor, browser_pages(page))
+    return [history, AdminListener(config, application, threads, reactor)]
 
 
 def _connection_limits(config: Config) -> ConnectionLimits:

@@ -6,10 +6,13 @@ with TLS, where each request needs the site's token.
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
@@ -20,6 +23,8 @@ from shiftergw.service.gateway import Gateway
 from shiftergw.web import render
 from shiftergw.web.bodies import BodyReceiver
 from shiftergw.web.connections import ConnectionLimits
+from shiftergw.web.page import documents
+from shiftergw.web.page.browsers import check_own_host
 from shiftergw.web.pages import PAGES
 from shiftergw.web.render import Answer
 from shiftergw.web.routes import MethodNotAllowed
@@ -36,6 +41,9 @@ CONNECTIONS = 32
 CONNECTIONS_OF_PEER = CONNECTIONS // 4
 """Connections of one host at once: no host may keep all others out."""
 
+CHALLENGES = 'Bearer, Basic realm="shiftergw admin"'
+"""How programs (RFC 6750) and browsers (RFC 7617) may send the token."""
+
 REFUSAL_SECONDS = 60.0
 """Seconds between two log lines about requests without the token."""
 
@@ -45,11 +53,20 @@ class AdminApplication:
 
     _log = Logger()
 
-    def __init__(self, pages: Mapping[str, Page], clock: IReactorTime) -> None:
-        """Answer with `pages`, by path."""
+    def __init__(
+        self,
+        pages: Mapping[str, Page],
+        clock: IReactorTime,
+        browser_pages: Mapping[str, Page] = MappingProxyType({}),
+    ) -> None:
+        """Answer with `pages`, by path, and with `browser_pages`, whose errors are HTML."""
         self.token: bytes | None = None
-        """What each request must have in `Authorization: Bearer`; None if none is needed."""
-        self._pages = pages
+        """What each request must have in `Authorization: Bearer`; None if none is needed.
+
+        Browsers send it as the password of `Authorization: Basic`, with any name.
+        """
+        self._pages = {**pages, **browser_pages}
+        self._browser_pages = browser_pages
         self._clock = clock
         self._quiet_until = 0.0
 
@@ -60,21 +77,28 @@ class AdminApplication:
             return await self._page_of(call)()
         except CancelledError:
             raise
-        except MethodNotAllowed as error:
-            return render.refusal(error, Allow=error.methods)
-        except NotAuthenticated as error:
-            headers = {"WWW-Authenticate": "Bearer"}  # RFC 6750, section 3
-            answer = render.refusal(error)
-            return replace(answer, headers={**answer.headers, **headers})
         except GatewayError as error:
-            return render.refusal(error)
+            return await self._refusal(call, error)
         except Exception:  # noqa: BLE001 - the client must get an answer also after a bug
             self._log.failure("a request at the admin listener failed")
-            return render.refusal(GatewayError("Something went wrong in the gateway."))
+            return await self._refusal(call, GatewayError("Something went wrong in the gateway."))
+
+    async def _refusal(self, call: Call, error: GatewayError) -> Answer:
+        """Return an error as JSON, or as a document for people."""
+        headers = {"Allow": error.methods} if isinstance(error, MethodNotAllowed) else {}
+        if isinstance(error, NotAuthenticated):
+            headers["WWW-Authenticate"] = CHALLENGES
+        if call.path.decode("latin-1") in self._browser_pages:
+            return await documents.refusal(error, headers)
+        answer = render.refusal(error)
+        return replace(answer, headers={**answer.headers, **headers})
 
     def _page_of(self, call: Call) -> Page:
-        """Return the page of a call; raise `NotFound` or `MethodNotAllowed`."""
-        page = self._pages.get(call.path.decode("latin-1"))
+        """Return the page of a call; raise `NotFound`, `MethodNotAllowed` or `NotAllowed`."""
+        path = call.path.decode("latin-1")
+        if path in self._browser_pages and self.token is None:
+            check_own_host(call)
+        page = self._pages.get(path)
         if page is None:
             raise NotFound(f"There is no page {printable(call.path, 60)} here.")
         if call.method not in {b"GET", b"HEAD"}:
@@ -85,8 +109,7 @@ class AdminApplication:
         """Raise `NotAuthenticated` without the token; the comparison takes constant time."""
         if self.token is None:
             return
-        scheme, _, token = b"".join(call.authorization[:1]).partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self.token):
+        if hmac.compare_digest(_token_in(b"".join(call.authorization[:1])), self.token):
             return
         now = self._clock.seconds()
         if now >= self._quiet_until:
@@ -113,6 +136,17 @@ class AdminApplication:
 
     def close(self) -> None:
         """Do nothing: nothing is pending."""
+
+
+def _token_in(authorization: bytes) -> bytes:
+    """Return the token in a value of `Authorization`; b"" if there is none."""
+    scheme, _, text = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return text.strip()
+    if scheme.lower() == b"basic":
+        with suppress(ValueError):
+            return base64.b64decode(text.strip(), validate=True).partition(b":")[2]
+    return b""
 
 
 def health_pages(gateway: Gateway) -> dict[str, Page]:

@@ -13,6 +13,7 @@ from shiftergw.errors import Unavailable
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import render
 from shiftergw.web.admin import (
+    CHALLENGES,
     CONNECTIONS,
     REFUSAL_SECONDS,
     AdminApplication,
@@ -78,7 +79,7 @@ def test_each_request_needs_the_token(header: str) -> None:
     wire = wire_to(FakeGateway(), TOKEN)
     for path in ("/livez", "/nosuch"):
         reply = wire.ask(path, headers=[header])
-        assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+        assert (reply.status, reply.headers["www-authenticate"]) == (401, CHALLENGES)
         assert TOKEN.encode() not in reply.body
 
 

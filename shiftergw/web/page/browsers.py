@@ -72,6 +72,28 @@ def _is_loopback(text: str) -> bool:
         return False
 
 
+def check_own_host(call: Call) -> None:
+    """Raise `NotAllowed` for a name of the host that a site elsewhere may have made lead here.
+
+    A listener without tokens would show everything to the scripts of that site (DNS rebinding).
+    Addresses, and names without a dot, belong to nobody elsewhere.
+    """
+    host, _ = host_of(call)
+    if "." in host and not _is_address(host):
+        raise NotAllowed(
+            "The admin listener has no such name.",
+            remedy="Open the page at an IP address or at `localhost`.",
+        )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def host_of(call: Call) -> tuple[str, str]:
     """Return the host in lower case, without brackets, and the port of `Host`; "" if absent."""
     match = _HOST.fullmatch(call.header("Host"))

@@ -131,7 +131,24 @@ class Search {
   }
 }
 
+// The page of operators.
+
+async function follow(section) {
+  const ids = Array.from(document.querySelectorAll("main section[id]"), (part) => part.id);
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 1000 * Number(section.dataset.refresh)));
+    if (document.hidden) continue;
+    try {
+      await renew(location.href, ids);
+    } catch {
+      tell(SILENT);
+    }
+  }
+}
+
 localize(document);
+const site = document.querySelector("[data-refresh]");
+if (site) follow(site);
 const section = document.querySelector("[data-events]:not([data-events=''])");
 if (section) new Queue(section);
 const form = document.querySelector("form.search");

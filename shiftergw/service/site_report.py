@@ -1,0 +1,140 @@
+"""Gather what an operator looks at: systems, work and failures, workers, registries, disks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from shiftergw.config import Config
+from shiftergw.errors import Unavailable
+from shiftergw.model.postponement import Breaker
+from shiftergw.model.records import ImageRecord, WorkerMachine
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
+from shiftergw.plumbing.files import free_space, total_space
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import within
+from shiftergw.ports import ImageStore, JobQueue, QueueTrouble
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.service.work_queue import WorkQueue
+
+STORE_SECONDS = 10.0
+"""Seconds that the database may take for a report."""
+
+DISK_SECONDS = 2.0
+"""Seconds that a disk may take to say how full it is; one on the network may hang."""
+
+DISK_CALLS = 4
+"""Disks that are asked at the same time, and so the most threads that hang."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReport:
+    """Bytes of the disk that a directory is on, None if it does not answer; `purpose` in words."""
+
+    purpose: str
+    total: int | None = None
+    free: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteReport:
+    """The state of a site at a `time`; `jobs` are the names of the images in work, by key.
+
+    `registries` are hosts by the name of the location.
+    """
+
+    time: float
+    troubles: Mapping[str, QueueTrouble | None]
+    records: Sequence[ImageRecord]
+    machines: Sequence[WorkerMachine]
+    jobs: Mapping[str, str]
+    registries: Mapping[str, str]
+    breakers: Sequence[Breaker]
+    disks: Sequence[DiskReport]
+
+
+class SiteReporter:
+    """Gathers reports of a site."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: ImageStore,
+        work: WorkQueue,
+        queue: JobQueue,
+        threads: Threads,
+        clock: IReactorTime,
+    ) -> None:
+        """Read from `store` and `work`, and from `queue`; look at disks in `threads`."""
+        self._config = config
+        self._store = store
+        self._work = work
+        self._queue = queue
+        self._clock = clock
+        self._disk_calls = BoundedThreadCalls(threads, DISK_CALLS, DISK_SECONDS, clock, _late)
+
+    async def report(self) -> SiteReport:
+        """Return the present state; raise `Unavailable` if the database does not answer."""
+        reading = self._read_store()
+        records, breakers = await within(STORE_SECONDS, self._clock, reading, _store_late)
+        config = self._config
+        return SiteReport(
+            time=self._clock.seconds(),
+            troubles={name: self._queue.trouble(name) for name in config.systems},
+            records=records,
+            machines=self._queue.machines(),
+            jobs={record.key: record.pulltag or "" for record in records},
+            registries={
+                name: urlsplit(location.url).netloc.rpartition("@")[2]
+                for name, location in config.locations.items()
+                if location.is_registry
+            },
+            breakers=breakers,
+            disks=await gather_or_cancel(
+                self._disk(purpose, path) for purpose, path in self._directories()
+            ),
+        )
+
+    async def _read_store(self) -> tuple[list[ImageRecord], Sequence[Breaker]]:
+        records: list[ImageRecord] = []
+        for system in self._config.systems:
+            async for page in self._work.pages(system):
+                records += page
+        return records, await self._store.list_breakers(self._clock.seconds())
+
+    def _directories(self) -> list[tuple[str, Path]]:
+        config = self._config
+        directories = [
+            ("Cache of layers and packs", config.cache_directory),
+            ("Converted files", config.expand_directory),
+            ("State", config.state_directory),
+            ("Uploads", config.upload_directory),
+        ]
+        directories += [
+            (f"Images of {name}", system.delivery.image_dir)
+            for name, system in config.systems.items()
+            if system.delivery.is_mounted
+        ]
+        return [(purpose, Path(path)) for purpose, path in directories]
+
+    async def _disk(self, purpose: str, path: Path) -> DiskReport:
+        try:
+            total, free = await self._disk_calls.run(lambda: (total_space(path), free_space(path)))
+        except (Unavailable, OSError):
+            return DiskReport(purpose)
+        return DiskReport(purpose, total, free)
+
+
+def _late() -> Unavailable:
+    return Unavailable("The disk does not answer.")
+
+
+def _store_late() -> Unavailable:
+    return Unavailable("The gateway's database does not answer.")
