@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = sorted((ROOT / "shiftergw").rglob("*.py"))
+Rule = Callable[[str, str], list[str]]
+"""A function of the place and the text of a file, which returns its offences."""
 
 LONGEST = 400
 """Lines that no file exceeds."""
@@ -213,10 +215,14 @@ def place_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", PROGRAM, ids=place_of)
-def test_imports(path: Path) -> None:
+def offences(rule: Rule) -> list[str]:
+    """Return the offences of all files of the program."""
+    return [offence for path in PROGRAM for offence in rule(place_of(path), path.read_text())]
+
+
+def test_imports() -> None:
     """No file imports a name that the table of the architecture forbids."""
-    assert import_offences(place_of(path), path.read_text()) == []
+    assert offences(import_offences) == []
 
 
 @pytest.mark.parametrize(
@@ -332,13 +338,12 @@ def tls_offences(place: str, source: str) -> list[str]:
     return [f"{place} calls {name}" for name in names if name in TLS_MAKERS]
 
 
-@pytest.mark.parametrize("path", PROGRAM, ids=place_of)
-def test_tls_contexts_are_made_in_one_place(path: Path) -> None:
+def test_tls_contexts_are_made_in_one_place() -> None:
     """Whether a certificate is verified is decided in one module for Twisted and one for sockets.
 
     Every other connection gets its context from there, so that none is made without verification.
     """
-    assert tls_offences(place_of(path), path.read_text()) == []
+    assert offences(tls_offences) == []
 
 
 @pytest.mark.parametrize("call", ["ssl.SSLContext(2)", "SSL.Context(m)", "optionsForClientTLS(h)"])
@@ -349,10 +354,9 @@ def test_tls_contexts_can_offend(call: str) -> None:
     assert tls_offences("shiftergw/plumbing/tls.py", f"context = {call}") == []
 
 
-@pytest.mark.parametrize("path", PROGRAM, ids=place_of)
-def test_length(path: Path) -> None:
+def test_length() -> None:
     """No file of the program is longer than the limit."""
-    assert length_offences(place_of(path), path.read_text()) == []
+    assert offences(length_offences) == []
 
 
 def test_length_can_offend() -> None:

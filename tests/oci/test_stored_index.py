@@ -84,11 +84,11 @@ FILE = Entry(REGULAR, b"p", b"name", 0o644, 1, 5, b"", 512, ((0, 5),), False, 0)
 RAW = zstandard.ZstdDecompressor().decompress(encode(index_of(FILE, FILE)))
 
 
-@pytest.mark.parametrize("size", range(len(RAW)))
-def test_a_short_index_is_refused(size: int) -> None:
+def test_a_short_index_is_refused() -> None:
     """No prefix of an index is an index."""
-    with pytest.raises(ValueError, match="index"):
-        decode(zstandard.compress(RAW[:size]))
+    for size in range(len(RAW)):
+        with pytest.raises(ValueError, match="index"):
+            decode(zstandard.compress(RAW[:size]))
 
 
 @pytest.mark.parametrize(
