@@ -21,13 +21,12 @@ from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
 from shiftergw.work.pool import PoolOptions, WorkerPool
 from tests.rabbitmq import RabbitMQ
+from tests.work.machines import StartMachine, WorkerMachine
 from tests.work.pools import WORKERS, StartPool
 from tests.work.waiting import is_alive
 
 # Its assertions show their values, as those of test modules do.
 pytest.register_assert_rewrite("tests.work.contract")
-
-from tests.work.machines import StartMachine, WorkerMachine  # noqa: E402 - imports the contract
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
 from shiftergw.ports import JobQueue
+from tests.work.keys import key_of
 from tests.work.waiting import until
 
 SYSTEM = "alpha"
@@ -22,11 +23,6 @@ class QueueService(JobQueue, Protocol):
     def stopService(self) -> Deferred[None]:
         """Stop the queue."""
         ...
-
-
-def key_of(name: str) -> str:
-    """Return a record's key, 24 hex digits like all keys; its text is an order to the worker."""
-    return name.ljust(12).encode().hex()
 
 
 class QueueContract:

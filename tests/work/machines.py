@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from shiftergw.work.celery.broker_connections import MessageSender
 from tests import children, forks
-from tests.work.contract import key_of
+from tests.work.keys import key_of
 from tests.work.waiting import until
 
 LEAVE_SECONDS = 30.0

@@ -15,7 +15,7 @@ from shiftergw.ports import JobEnd, runner_name
 from shiftergw.work import subprocess_job
 from shiftergw.work.celery.queue import CeleryQueue
 from shiftergw.work.subprocess_job import JobLimits, JobLost, StartLimit, SubprocessJob
-from tests.work.contract import key_of
+from tests.work.keys import key_of
 from tests.work.machines import StartMachine
 from tests.work.pools import WORKERS, pid_of
 from tests.work.waiting import until

@@ -19,7 +19,7 @@ from shiftergw.work.celery.slot_gate import SlotGate, SlotGateStep
 from shiftergw.work.celery.worker_registry import STATUS_SECONDS
 from tests.patience import stretch
 from tests.rabbitmq import RabbitMQ
-from tests.work.contract import key_of
+from tests.work.keys import key_of
 from tests.work.machines import StartMachine, WorkerMachine, send, wait_until_ready
 from tests.work.pools import pid_of
 from tests.work.waiting import is_alive, until

@@ -22,7 +22,7 @@ from shiftergw.work.celery.broker_errors import describe_error
 from shiftergw.work.celery.queue import CANCEL_POLLS, LINES_A_MINUTE, CeleryQueue
 from tests.rabbitmq import RabbitMQ
 from tests.work.celery.test_worker_registry import STATUS
-from tests.work.contract import key_of
+from tests.work.keys import key_of
 from tests.work.machines import StartMachine, send, wait_until_ready
 from tests.work.waiting import is_alive, until
 

@@ -19,7 +19,7 @@ from shiftergw.work.celery.queue import CeleryQueue
 from tests.certificates import Authority
 from tests.configurations import load_config
 from tests.rabbitmq import RabbitMQ
-from tests.work.contract import key_of
+from tests.work.keys import key_of
 from tests.work.machines import WorkerMachine
 from tests.work.waiting import until
 
