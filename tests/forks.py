@@ -1,9 +1,9 @@
-"""Start gateways, commands and worker machines as forks of a process that has imported them.
+"""Start gateways, commands and other programs as forks of a process that has imported them.
 
-Each process of tests has one such process (see `tests.fork_server`) for gateways and commands, one
-for worker machines, and one for workers; it starts each when it is needed first. With
-`SHIFTERGW_LONG=1` the programs are started as sites start them. So they always are in the tests of
-installed packages, of terminals, and of signals.
+Each process of tests has one such process (see `tests.fork_server`) for gateways and commands, and
+one for each other kind of program; it starts each when it is needed first. With `SHIFTERGW_LONG=1`
+the programs are started as sites start them. So they always are in the tests of installed packages,
+of closed standard streams, and of signals during imports.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tests import children
+from tests.adoption import request_child
 from tests.matrices import LONG
 from tests.patience import patient
 
@@ -30,6 +31,14 @@ ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
 EXEC_VARIABLES = ("LD_", "PYTHON")
 """Beginnings of the names of variables that act only when a program is executed."""
+
+KINDS = {
+    "celery": "machine",
+    "doomed worker": "worker",
+    "hammer": "store",
+    "secantusd-py": "database",
+}
+"""The kinds of servers for programs; the others are forked by that for gateways and commands."""
 
 _lock = threading.Lock()
 _servers: dict[tuple[int, str], socket.socket] = {}
@@ -83,6 +92,44 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
+def _kind_of(program: str) -> str:
+    """Return the kind of the server that forks a program."""
+    return KINDS.get(program, "gateway")
+
+
+class ChildFork(subprocess.Popen[Any]):
+    """A fork with the whole interface of `subprocess.Popen`.
+
+    `arguments` begin with the program. With `terminal` the standard error becomes its controlling
+    terminal, in a session of its own.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, terminal: bool = False, **options: Any) -> None:
+        """Start the command; `options` are those of `Popen`, except for those of executing."""
+        self._terminal = terminal
+        super().__init__(arguments, **options)
+
+    def _execute_child(self, args: Sequence[str], *parts: Any) -> None:
+        """Start the program: `Popen` calls this method, which has these parameters since 3.11."""
+        cwd, env = parts[4:6]
+        ends, session = parts[9:15], parts[20]
+        request = {
+            "program": args[0],
+            "arguments": list(args[1:]),
+            "env": dict(os.environ if env is None else env),
+            "cwd": str(cwd or Path.cwd()),
+            "session": session or self._terminal,
+            "terminal": self._terminal,
+        }
+        given_ends = [ends[0], ends[3], ends[5]]
+        streams = [own if end == -1 else end for own, end in enumerate(given_ends)]
+        with _lock:
+            self.pid = request_child(_server(_kind_of(args[0])), request, streams)
+        self._child_created = True
+        popen: Any = self
+        popen._close_pipe_fds(*ends)
+
+
 def _server(kind: str) -> socket.socket:
     """Return the socket of this process's server of a kind, which is started once."""
     key = os.getpid(), kind
@@ -111,7 +158,6 @@ def start(
     start_new_session: bool = False,
 ) -> Fork:
     """Start a program of `tests.fork_server` with these descriptors as its standard streams."""
-    kind = {"celery": "machine", "doomed worker": "worker"}.get(program, "gateway")
     request = {
         "program": program,
         "arguments": [str(argument) for argument in arguments],
@@ -124,7 +170,7 @@ def start(
     try:
         descriptors = [*streams, writing_end]
         with _lock:
-            socket.send_fds(_server(kind), [json.dumps(request).encode()], descriptors)
+            socket.send_fds(_server(_kind_of(program)), [json.dumps(request).encode()], descriptors)
     finally:
         os.close(writing_end)
     return Fork(report)

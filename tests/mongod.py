@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import pymongo
 
-from tests import children
+from tests import children, forks
 from tests.parts import free_port, lacking, wait_for_port
 
 START_SECONDS = 30.0
@@ -36,7 +36,7 @@ class Mongod:
         self.port = free_port()
         self.uri = f"mongodb://{login}127.0.0.1:{self.port}/{query}"
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | forks.Fork | None = None
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -54,11 +54,19 @@ class Mongod:
         if program is None:
             lacking("secantusd-py is not installed; `tests/run` installs it")
         self.root.mkdir(parents=True, exist_ok=True)
-        argv = [program, "--host", "127.0.0.1", "--port", str(self.port), "--log-level", "WARNING",
+        arguments = ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "WARNING",
                 "--storage-path", str(self.root / "data"), "--cache-size", "64M",
                 *self._options, *options]  # fmt: skip
-        with (self.root / "log").open("ab") as log:
-            self._process = children.start(argv, cwd=self.root, stdout=log, stderr=log)
+        with (self.root / "log").open("ab") as log, Path(os.devnull).open("rb") as null:
+            if forks.can_fork(os.environ):
+                streams = [null.fileno(), log.fileno(), log.fileno()]
+                self._process = forks.start(
+                    "secantusd-py", arguments, env=os.environ, cwd=self.root, streams=streams
+                )
+            else:
+                self._process = children.start(
+                    [program, *arguments], cwd=self.root, stdout=log, stderr=log
+                )
         try:
             wait_for_port(self.port, START_SECONDS)
         except TimeoutError as error:

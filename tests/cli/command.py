@@ -66,6 +66,16 @@ def run(
     )
 
 
+def start(
+    *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[Any]:
+    """Start a command; `env` is added to `ENVIRONMENT`, and `options` are those of `Popen`."""
+    environment = {**ENVIRONMENT, **(env or {})}
+    if forks.can_fork(environment):
+        return forks.ChildFork(["shiftergw", *arguments], env=environment, **options)
+    return subprocess.Popen([*PROGRAM, *arguments], env=environment, **options)
+
+
 def shiftergw(
     *arguments: str,
     env: Mapping[str, str] | None = None,

@@ -15,7 +15,7 @@ import pytest
 
 from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
-from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli.command import start
 from tests.cli.homes import LIMIT
 from tests.patience import patient
 
@@ -56,9 +56,9 @@ class Running:
 @contextmanager
 def command(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Running]:
     """Run a command."""
-    with subprocess.Popen(
-        [*PROGRAM, *arguments],
-        env={**ENVIRONMENT, **(env or {})},
+    with start(
+        *arguments,
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

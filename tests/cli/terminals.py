@@ -11,7 +11,9 @@ import subprocess
 import termios
 import time
 from collections.abc import Mapping
+from typing import Any
 
+from tests import forks
 from tests.cli.command import PROGRAM
 from tests.cli.homes import LIMIT
 from tests.patience import patient
@@ -25,16 +27,24 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
         self._slave = slave
+        streams: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": slave,
+        }
+        self.output = b""
+        if forks.can_fork(env):
+            self.process: subprocess.Popen[Any] = forks.ChildFork(
+                ["shiftergw", *arguments], terminal=True, env=env, **streams
+            )
+            return
         self.process = subprocess.Popen(
             [*PROGRAM, *arguments],
             env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=slave,
+            **streams,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no lock
         )
-        self.output = b""
 
     def expect(self, text: bytes) -> None:
         """Wait until a text is shown."""

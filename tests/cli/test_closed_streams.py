@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.cli.convert import default_document
 from shiftergw.model.references import ImageReference
-from tests.cli.command import ENVIRONMENT, PROGRAM, gateway_for
+from tests.cli.command import ENVIRONMENT, PROGRAM, gateway_for, start
 from tests.cli.homes import LIMIT, at_home
 from tests.cli.signaled import WORKING, Conversion, silent_server
 from tests.patience import patient
@@ -27,9 +27,9 @@ def _code_without_reader(
     arguments: Sequence[str], env: dict[str, str], after: Callable[[Any], object] | None = None
 ) -> int:
     """Run a command with its output in a pipe; close the pipe, at once or after a call."""
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments],
-        env={**ENVIRONMENT, **env},
+    process = start(
+        *arguments,
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -24,7 +24,7 @@ from shiftergw.config import Config
 from shiftergw.model.build_options import SquashOptions
 from shiftergw.model.images import Digest
 from shiftergw.model.references import ImageReference
-from tests.cli.command import ENVIRONMENT, PROGRAM, run, shiftergw
+from tests.cli.command import ENVIRONMENT, PROGRAM, run, shiftergw, start
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, oci_layout, tar_of
 from tests.parts import need
@@ -172,9 +172,8 @@ def test_a_file_that_is_taken_for_a_name(tmp_path: Path) -> None:
 
 def test_a_pipe_that_is_interrupted(tmp_path: Path) -> None:
     """A signal ends the wait for standard input, and no file is left."""
-    with subprocess.Popen(
-        [*PROGRAM, "convert", "-", str(tmp_path / "o")],
-        env=ENVIRONMENT,
+    with start(
+        *("convert", "-", str(tmp_path / "o")),
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -246,9 +245,8 @@ def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     """After any signal no file is left, and the exit code is that of shells."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
-        with subprocess.Popen(
-            [*PROGRAM, "convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")],
-            env=ENVIRONMENT,
+        with start(
+            *("convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")),
             stderr=subprocess.PIPE,
             text=True,
         ) as process:

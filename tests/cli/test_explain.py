@@ -33,7 +33,7 @@ from shiftergw.model.explanations import (
     RequestLimit,
 )
 from shiftergw.model.signatures import PolicyVerdict
-from tests.cli.command import ENVIRONMENT, PROGRAM, answering
+from tests.cli.command import ENVIRONMENT, PROGRAM, answering, start
 from tests.configurations import SMALLEST
 from tests.images import oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
@@ -344,9 +344,8 @@ async def test_an_interrupted_command() -> None:
 
     def interrupt(url: str) -> tuple[int, str]:
         options = ["--gateway", url, "--system", "mycluster", "--credential", "x"]
-        with subprocess.Popen(
-            [*PROGRAM, *options, "explain", "app:1"],
-            env=ENVIRONMENT,
+        with start(
+            *(*options, "explain", "app:1"),
             stderr=subprocess.PIPE,
             text=True,
         ) as process:

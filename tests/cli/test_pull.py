@@ -26,7 +26,7 @@ from shiftergw.cli.settings import Settings
 from shiftergw.errors import Unavailable
 from shiftergw.model.records import ImageRecord
 from shiftergw.states import State
-from tests.cli.command import ENVIRONMENT, PROGRAM, ask, gateway_for
+from tests.cli.command import ask, gateway_for, start
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
@@ -99,9 +99,7 @@ async def test_interrupted_pull() -> None:
     fake = FakeGateway(pulls=[WORKING])
 
     def interrupt(env: dict[str, str]) -> tuple[int, str]:
-        with subprocess.Popen(
-            [*PROGRAM, "pull", "x:1"], env=env, stderr=subprocess.PIPE, text=True
-        ) as process:
+        with start("pull", "x:1", env=env, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             assert process.stderr.readline() == WORKING_LINE
             process.send_signal(signal.SIGINT)
@@ -109,7 +107,7 @@ async def test_interrupted_pull() -> None:
         return process.returncode, errors
 
     async with gateway_for(fake) as env:
-        code, errors = await deferToThread(interrupt, {**ENVIRONMENT, **env})
+        code, errors = await deferToThread(interrupt, dict(env))
     assert code == 130
     assert "it goes on" in errors
     assert "Traceback" not in errors

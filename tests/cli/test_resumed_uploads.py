@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli.command import start
 from tests.cli.upload_command import CONTENT, MIB, run
 from tests.cli.upload_gateway import Fault, UploadGateway
 from tests.web.fakes import IMAGE_ID
@@ -110,9 +110,9 @@ def test_interrupted_upload(gateway: UploadGateway, tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"hsqs")
         file.truncate(100 * MIB)
-    with subprocess.Popen(
-        [*PROGRAM, "pull", str(path), "mine"],
-        env={**ENVIRONMENT, **gateway.env},
+    with start(
+        *("pull", str(path), "mine"),
+        env=gateway.env,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:

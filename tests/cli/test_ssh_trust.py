@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
+from tests.cli.command import ENVIRONMENT, shiftergw, start
 from tests.cli.homes import LIMIT
 from tests.cli.terminals import Terminal
 from tests.configurations import change_document
@@ -262,9 +262,8 @@ def test_a_silent_host(site: Site, sshd: Sshd) -> None:
 def test_interrupted_while_it_waits(site: Site, sshd: Sshd) -> None:
     """Ctrl-C ends the wait for a server."""
     with sshd.suspension():
-        process = subprocess.Popen(
-            [*PROGRAM, "ssh-trust", "far", "--config", str(site.file)],
-            env=ENVIRONMENT,
+        process = start(
+            *("ssh-trust", "far", "--config", str(site.file)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -309,9 +308,7 @@ def test_configuration(site: Site, tmp_path: Path) -> None:
     site.configure("127.0.0.1", port=free_port())
 
     def run(**environ: str) -> tuple[int, str]:
-        env = {**ENVIRONMENT, **environ}
-        argv = [*PROGRAM, "ssh-trust", "far"]
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        done = shiftergw("ssh-trust", "far", env=environ)
         return done.returncode, done.stderr
 
     for environ in {"GWCONFIG": str(site.file)}, {"CONFIG_PATH": str(tmp_path)}:

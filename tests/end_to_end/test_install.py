@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from shiftergw.store.sqlite.database import open_database
+from tests import forks
 from tests.patience import patient
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -162,16 +164,14 @@ def configuration(root: Path, **changes: Any) -> Path:
 def start(root: Path, listen: str, **changes: Any) -> str:
     """Start a gateway that cannot start; return its output after its exit with code 1."""
     config = configuration(root, **{"Listen": listen, **changes})
-    result = subprocess.run(
-        [Path(sys.executable).parent / "twistd", "--nodaemon", "--pidfile=", "shiftergw",
-         "--config", config],
+    result = forks.run(
+        "twistd",
+        ("--nodaemon", "--pidfile=", "shiftergw", "--config", str(config)),
+        env=os.environ,
+        seconds=60,
         cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=patient(60),
-    )  # fmt: skip
-    output = result.stdout + result.stderr
+    )
+    output = (result.stdout + result.stderr).decode()
     assert result.returncode == 1, output
     assert "shiftergw cannot start: " in output
     assert "Traceback" not in output
@@ -220,17 +220,11 @@ def test_a_damaged_database_ends_the_start_with_an_error(tmp_path: Path) -> None
     output = start(tmp_path, "tcp:0:interface=127.0.0.1")
     assert f"The database {database} is damaged." in output
     assert "restore the backup" in output
-    check = subprocess.run(
-        [
-            Path(sys.executable).parent / "shiftergw",
-            "check",
-            "--config",
-            tmp_path / "imagemanager.json",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    check = forks.run(
+        "shiftergw",
+        ("check", "--config", str(tmp_path / "imagemanager.json")),
+        env=os.environ,
+        seconds=60,
     )
     assert check.returncode == 1
-    assert "is damaged" in check.stdout
+    assert b"is damaged" in check.stdout

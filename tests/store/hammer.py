@@ -23,6 +23,7 @@ from shiftergw.errors import Superseded, TooMany
 from shiftergw.model.records import Progress, Ready
 from shiftergw.model.requests import QueueLimits
 from shiftergw.ports import ImageStore
+from tests import forks
 from tests.patience import patient
 from tests.store.places import open_store
 from tests.store.pulls import NOW, request
@@ -114,13 +115,11 @@ async def main(kind: str, location: str, action: str, *arguments: str) -> None:
 
 def start(location: tuple[str, str], action: str, *crowd: Sequence[str]) -> subprocess.Popen[str]:
     """Start a process for each list of arguments in `crowd`; all wait for `go`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.store.hammer", *location, action, json.dumps(crowd)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=dict(os.environ),
-        text=True,
-    )
+    arguments = [*location, action, json.dumps(crowd)]
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    if forks.can_fork(os.environ):
+        return forks.ChildFork(["hammer", *arguments], **streams)
+    return subprocess.Popen([sys.executable, "-m", "tests.store.hammer", *arguments], **streams)
 
 
 def release(process: subprocess.Popen[str], count: int = 1) -> None:
