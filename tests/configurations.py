@@ -141,6 +141,7 @@ EVERY_KEY: dict[str, Any] = {
             "Builder": "packs",
             "Packer": "mksquashfs",
             "FileMode": "0640",
+            "EnrootFiles": True,
         }
     },
 }

@@ -177,6 +177,7 @@ class System(Section):
     squashfs: Squash = Field(default_factory=Squash.model_construct, alias="squashfs")
     builder: BuilderName | None = Field(None, alias="Builder")
     packer: PackerName | None = Field(None, alias="Packer")
+    enroot_files: bool = Field(default=False, alias="EnrootFiles")
     ost_count: OstCount | None = Field(None, alias="ostCount")
     groups_command: Texts = Field((), alias="groupsCommand")
     policy_file: LocalPath | None = Field(None, alias="policy_file")
@@ -227,6 +228,7 @@ class System(Section):
             memory=squash.memory,
             processors=squash.processors,
             keep_setuid=squash.keep_setuid,
+            enroot_files=self.enroot_files,
             extra=config.converter_options.get("squashfs", ()),
             builder=self.builder or config.builder,
             packer=self.packer or config.packer,

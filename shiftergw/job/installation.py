@@ -77,7 +77,7 @@ class Installation:
         await target.check_space(image)
         await self._learn(job, image)
         async with job.pipeline.convert(
-            image, resolution.config, job.login, target.options, job.attempt
+            image, resolution.image_config, job.login, target.options, job.attempt
         ) as squashfs:
             job.attempt.timeline.steps = squashfs.seconds
             return await self._deliver(job, resolution, squashfs, tag_record)

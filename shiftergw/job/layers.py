@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from shiftergw.model.records import Progress
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.shared_result import SharedResult
-from shiftergw.ports import BlobCache, ImageSource, Layer
+from shiftergw.ports import BlobCache, BlobSink, Download, ImageSource, Layer
 from shiftergw.states import State
 
 _log = Logger()
@@ -39,8 +40,15 @@ class LayerDownloads:
         config: ImageConfig,
         login: RegistryLogin | None,
         find_packs: FindPacks,
+        top: bytes | None = None,
     ) -> None:
-        """Download from `source` with `login`, unless `find_packs` finds the pack of a layer."""
+        """Download from `source` with `login`, unless `find_packs` finds the pack of a layer.
+
+        `top` is a layer of the gateway's own above those of the image: a tar archive.
+        """
+        self._contents: dict[Digest, bytes] = {}
+        if top is not None:
+            image, config = self._with_layer(top, image, config)
         self._source = source
         self._cache = cache
         self._image = image
@@ -59,6 +67,16 @@ class LayerDownloads:
         self._claims = pairs
         self._find_packs = find_packs
         self._packed_layers: AbstractSet[Digest] = frozenset()
+
+    def _with_layer(
+        self, content: bytes, image: ResolvedImage, config: ImageConfig
+    ) -> tuple[ResolvedImage, ImageConfig]:
+        """Return an image and its configuration with one more layer."""
+        digest = Digest.of(content)
+        self._contents[digest] = content
+        layers = (*image.layers, Descriptor(digest, len(content)))
+        diff_ids = (*config.diff_ids, digest) if config.diff_ids else ()
+        return replace(image, layers=layers), replace(config, diff_ids=diff_ids)
 
     async def fetch(self, watcher: Watcher, stack: AsyncExitStack) -> None:
         """Download all blobs that are not in the cache, each once; keep all until `stack` ends.
@@ -85,8 +103,11 @@ class LayerDownloads:
             digest = descriptor.digest
             if digest in self._unverifiable and await self._cache.discard(digest):
                 _log.warn("{blob} was damaged in the cache", blob=str(digest))
-            download = partial(
-                self._source.blob, self._image, descriptor, self._login, watcher.notify
+            content = self._contents.get(digest)
+            download: Download = (
+                partial(self._source.blob, self._image, descriptor, self._login, watcher.notify)
+                if content is None
+                else partial(_send, content)
             )
 
             def start(opening: Opening) -> None:
@@ -122,6 +143,12 @@ class LayerDownloads:
     def _needed_blobs(self) -> list[Digest]:
         """Return the digests of the blobs whose layers have no pack."""
         return [digest for digest in self._blobs if digest not in self._packed_layers]
+
+
+async def _send(content: bytes, offset: int, sink: BlobSink) -> None:
+    """Stream a blob that is in memory; with its first argument bound this is a `Download`."""
+    sink.begin(offset)
+    sink.write(content[offset:])
 
 
 def _missing_blob(blob: Descriptor, error: ImageNotFound) -> PullError:

@@ -31,6 +31,7 @@ from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import BuiltImage, Digest, ImageConfig, Platform, ResolvedImage
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
+from shiftergw.oci.enroot import enroot_layer
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import BlobCache, ImageBuilder, ImageSource
@@ -181,7 +182,8 @@ class Pipeline:
         ) -> AbstractSet[Digest]:
             return await self._builder.find_packs(cache.pack_directory, claims, options, use)
 
-        downloads = LayerDownloads(self._source, cache, image, config, login, find_packs)
+        top = enroot_layer(config) if options.enroot_files else None
+        downloads = LayerDownloads(self._source, cache, image, config, login, find_packs, top)
         stages = BuildWatcher(watcher)
         build = self._builder.build(
             image.id,

@@ -36,10 +36,12 @@ _IMAGE_FACTS = (
 class Resolution:
     """The image that a reference means, and the verdict of the system's policy on it.
 
-    `omissions` names settings that its record cannot store. Without a policy there is no verdict.
+    `config` is what its record stores of `image_config`, and `omissions` names settings that it
+    cannot store. Without a policy there is no verdict.
     """
 
     image: ResolvedImage
+    image_config: ImageConfig
     config: ImageConfig
     omissions: tuple[str, ...]
     verdict: PolicyVerdict | None = None

@@ -177,10 +177,11 @@ class Pull:
         `ImageRefused` if the policy does not accept it.
         """
         target = job.target
-        image, config = await job.pipeline.resolve(
+        image, image_config = await job.pipeline.resolve(
             job.reference, target.platform, job.login, job.attempt
         )
         job.attempt.image_id = image.id
+        config = image_config
         if not self._config.enable_labels:
             config = replace(config, labels={})
         config, omissions = recordable(config, self._config.max_record_size)
@@ -188,7 +189,7 @@ class Pull:
         if await self._publisher.query(lambda: self._store.is_blocked(target.name, ids)):
             raise ImageBlocked("The admins of this system have taken this image down.")
         verdict = await self._policies.check(job.attempt, job.reference, image, job.login)
-        return Resolution(image, config, omissions, verdict)
+        return Resolution(image, image_config, config, omissions, verdict)
 
     async def _reuse(
         self,

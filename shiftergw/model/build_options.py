@@ -59,7 +59,8 @@ class SquashOptions:
     """How an image is built and compressed.
 
     `processors` 0 means one thread for each processor, `level` None leaves the level to the
-    compressor. `extra` are raw arguments, appended last. `builder` is the configured one; some
+    compressor. With `enroot_files` the image has the files in which enroot looks for its
+    configuration. `extra` are raw arguments, appended last. `builder` is the configured one; some
     options need the whole builder (`needs_whole_builder`). `packer` makes the packs, if there are
     any; some compressors need `mksquashfs` (`packs_directly`).
     """
@@ -70,6 +71,7 @@ class SquashOptions:
     memory: str = "512M"
     processors: int = 0
     keep_setuid: bool = False
+    enroot_files: bool = False
     extra: tuple[str, ...] = ()
     builder: BuilderName = "packs"
     packer: PackerName = "mksquashfs"
@@ -123,6 +125,8 @@ class SquashOptions:
         """Return 12 hexadecimal digits that differ if the options may give different bytes."""
         shapeless = {"memory", "processors", "builder", "packer"}
         shaping = {k: v for k, v in asdict(self).items() if k not in shapeless}
+        if not self.enroot_files:
+            del shaping["enroot_files"]  # earlier versions did not have it
         shaping["revision"] = _REVISION
         if self.uses_packs:
             shaping["composed"] = _COMPOSED_REVISION

@@ -94,6 +94,7 @@ class ImageConfig:
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     workdir: str = ""
+    volumes: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     diff_ids: tuple[Digest, ...] = ()
 

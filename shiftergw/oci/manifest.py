@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from shiftergw.errors import BadRequest, ManifestInvalid, printable
 from shiftergw.model.images import Descriptor, Digest, ImageConfig, Platform
-from shiftergw.oci.members import invalid, member, members, read_object, texts, words
+from shiftergw.oci.members import clean, invalid, member, members, read_object, texts, words
 from shiftergw.oci.platforms import go_architecture, implied_variant, no_match, rank
 from shiftergw.oci.schema1 import Schema1Manifest, parse_schema_1
 
@@ -171,9 +171,15 @@ def parse_config(content: bytes) -> ImageConfig:
         entrypoint=words(runtime, "Entrypoint"),
         cmd=words(runtime, "Cmd"),
         workdir=member(runtime, "WorkingDir", str),
+        volumes=_volumes(runtime.get("Volumes")),
         labels=texts(runtime, "Labels"),
         diff_ids=tuple(_digest(text) for text in members(rootfs, "diff_ids", str)),
     )
+
+
+def _volumes(value: object) -> tuple[str, ...]:
+    """Return the paths of the volumes; a value of another type, as some images have, has none."""
+    return tuple(sorted(map(clean, value))) if isinstance(value, dict) else ()
 
 
 def check_layers(manifest: Manifest, config: ImageConfig) -> None:

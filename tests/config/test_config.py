@@ -82,7 +82,14 @@ def test_values_arrive() -> None:
     assert system.ssh is not None
     assert (system.ssh.port, system.ssh.transfer) == (2222, "scp")
     assert system.squash_options(config) == SquashOptions(
-        "zstd", 3, "1M", "2G", 2, keep_setuid=True, extra=("-no-xattrs", "-no-fragments")
+        "zstd",
+        3,
+        "1M",
+        "2G",
+        2,
+        keep_setuid=True,
+        enroot_files=True,
+        extra=("-no-xattrs", "-no-fragments"),
     )
 
 

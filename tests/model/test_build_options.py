@@ -17,6 +17,7 @@ from shiftergw.model.build_options import BuildLimits, SquashOptions
         {"level": None},
         {"block_size": "1M"},
         {"keep_setuid": True},
+        {"enroot_files": True},
         {"extra": ("-no-fragments",)},
         {"extra": ("-no-fragments", "-b")},
     ],

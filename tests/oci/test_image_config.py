@@ -35,6 +35,7 @@ def test_configuration_is_read() -> None:
                 "Entrypoint": ["/bin/sh", "-c"],
                 "Cmd": ["echo 'hi'"],
                 "WorkingDir": "/srv",
+                "Volumes": {"/var/lib/db": {}, "/data": None},
                 "Labels": {"a": "b", "n": None},
                 "User": "nobody",
             },
@@ -49,9 +50,16 @@ def test_configuration_is_read() -> None:
         entrypoint=("/bin/sh", "-c"),
         cmd=("echo 'hi'",),
         workdir="/srv",
+        volumes=("/data", "/var/lib/db"),
         labels={"a": "b", "n": ""},
         diff_ids=(Digest.parse(digest("a")), Digest.parse(digest("b"))),
     )
+
+
+@pytest.mark.parametrize("value", [["/data"], "/data", None, 7])
+def test_volumes_of_another_type(value: object) -> None:
+    """Images with such a member have always been accepted; they have no volumes."""
+    assert parse_config(config(config={"Volumes": value})).volumes == ()
 
 
 @pytest.mark.parametrize("empty", ["{}", '{"config": null, "rootfs": null}', '{"config": {}}'])
