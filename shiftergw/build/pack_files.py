@@ -47,6 +47,7 @@ from shiftergw.errors import (
 )
 from shiftergw.model.images import Digest
 from shiftergw.oci.tar import LayerIndex
+from shiftergw.plumbing.disk_errors import SkipUnreadable
 from shiftergw.plumbing.file_groups import FileGroups
 from shiftergw.plumbing.files import (
     closed_on_error,
@@ -284,7 +285,11 @@ def remove_abandoned_parts(directory: Path) -> int:
     for path in directory.glob("*.part"):
         base = path.name.partition(".")[0].removesuffix("-early")
         lock, early_lock = directory / f"{base}.lock", directory / f"{base}-early.lock"
-        with tried_lock(early_lock) as is_early, tried_lock(lock) as is_alone:
+        with (
+            SkipUnreadable(path),
+            tried_lock(early_lock) as is_early,
+            tried_lock(lock) as is_alone,
+        ):
             if is_early and is_alone and _BASE.fullmatch(base):
                 path.unlink(missing_ok=True)
                 number += 1

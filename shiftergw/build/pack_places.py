@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shiftergw.build.converted import disk_errors
 from shiftergw.build.pack_files import PackFiles, pack_groups, remove_abandoned_parts
+from shiftergw.plumbing.disk_errors import SkipUnreadable
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.disk_budget import RemovableFiles
@@ -68,7 +68,7 @@ def last_uses(directory: Path) -> dict[str, float]:
     """Return when a pack of each layer was last used, by the hexadecimal digits of its digest."""
     uses: dict[str, float] = {}
     for path in directory.glob("*.index"):
-        with suppress(FileNotFoundError):
+        with SkipUnreadable(path):
             layer = path.name.partition("-")[0]
             uses[layer] = max(path.stat().st_mtime, uses.get(layer, 0.0))
     return uses

@@ -21,7 +21,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from threading import Event
 from shiftergw.cache.partial import disk_errors
 from shiftergw.model.images import Descriptor, Digest, ResolvedImage
 from shiftergw.plumbing.disk_budget import RemovableFiles
+from shiftergw.plumbing.disk_errors import SkipUnreadable
 from shiftergw.plumbing.files import closed_on_error, sync_directory
 from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.locks import remove_unshared, tried_lock, try_share
@@ -259,7 +259,7 @@ def _blobs_in(place: Path) -> Iterator[tuple[Path, _BlobState]]:
     states: dict[Path, _BlobState] = {}
     for path in place.glob("sha*/*"):
         match = _FILE.fullmatch(path.name)
-        with suppress(FileNotFoundError):
+        with SkipUnreadable(path):
             status = path.lstat()
             if match is not None and stat.S_ISREG(status.st_mode):
                 state = states.setdefault(path.with_name(match[1]), _BlobState())
@@ -270,6 +270,12 @@ def _blobs_in(place: Path) -> Iterator[tuple[Path, _BlobState]]:
 
 def _remove(blob: BlobPaths, before: float) -> bool:
     """Remove a blob unless it is in use, or was since `before`; return whether files are gone."""
+    with SkipUnreadable(blob.whole):
+        return _remove_readable(blob, before)
+    return False
+
+
+def _remove_readable(blob: BlobPaths, before: float) -> bool:
     with tried_lock(blob.lock) as alone:
         seconds = blob.second_downloads() if alone else []
         paths = (blob.whole, blob.partial, *(second.partial for second in seconds))

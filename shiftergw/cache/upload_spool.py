@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from shiftergw.cache.upload_states import (
 )
 from shiftergw.errors import ConfigurationError, Unavailable
 from shiftergw.model.uploads import UPLOAD_ID, UploadDeclaration, UserUpload
+from shiftergw.plumbing.disk_errors import SkipUnreadable
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,
@@ -252,7 +253,7 @@ def _sweep(directory: Path, before: float) -> int:
     uploads = {upload.id for upload in list_uploads(directory)}
     with spool_errors():
         for path in files_in(directory, ""):
-            with suppress(FileNotFoundError):
+            with SkipUnreadable(path):
                 if path.stem not in uploads and path.lstat().st_mtime < before:
                     path.unlink()
                     count += 1

@@ -2,7 +2,8 @@
 
 A group has a main file, locks, and other files, whose names share a base. A process that makes a
 group holds one of its locks, one that removes it all of them; one that uses the main file holds a
-shared `flock` on it. When a process dies, the kernel releases all. All methods block: they run in
+shared `flock` on it. When a process dies, the kernel releases all. A file whose inode the disk has
+damaged is skipped, and the log names it once (`SkipUnreadable`). All methods block: they run in
 threads.
 """
 
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from shiftergw.plumbing.disk_budget import RemovableFiles
+from shiftergw.plumbing.disk_errors import SkipUnreadable
 from shiftergw.plumbing.files import sync_directory
 from shiftergw.plumbing.locks import remove_unshared, tried_lock
 
@@ -55,9 +57,10 @@ class FileGroups:
     def _remove_temporary_files(self, group: Sequence[Path], before: float) -> None:
         """Remove the temporary files of a group that were last written before this time."""
         for path in group:
-            with suppress(FileNotFoundError):
-                if path.name.startswith(".") and path.stat().st_mtime < before:
-                    path.unlink()
+            if path.name.startswith("."):
+                with SkipUnreadable(path):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
 
     def list_removable(self) -> list[RemovableFiles]:
         """Return all groups, as `FileKind` says."""
@@ -77,7 +80,7 @@ class FileGroups:
         Other files are in no group.
         """
         groups: dict[str, list[Path]] = {}
-        with suppress(FileNotFoundError):
+        with SkipUnreadable(self.directory):
             for path in self.directory.iterdir():
                 base, dot, _ = path.name.removeprefix(".").partition(".")
                 if dot and self.base.fullmatch(base):
@@ -85,32 +88,48 @@ class FileGroups:
         return groups
 
     def _last_use(self, group: Sequence[Path]) -> float:
-        return last_touch([path for path in group if path.suffix not in self.marks])
+        return _newest_touch([path for path in group if path.suffix not in self.marks])
 
     def remove(self, base: str, group: Sequence[Path], before: float) -> bool:
         """Remove a group that was not touched since `before`, unless a process holds it.
 
-        Returns whether it did.
+        Returns whether it did; a group whose main file or lock cannot be read stays.
         """
         main = self.directory / f"{base}{self.main}"
+        with SkipUnreadable(main):
+            return self._remove(main, base, group, before)
+        return False
+
+    def _remove(self, main: Path, base: str, group: Sequence[Path], before: float) -> bool:
         locks = [self.directory / f"{base}{lock}" for lock in self.locks]
         with ExitStack() as stack:
             is_alone = all(stack.enter_context(tried_lock(lock)) for lock in locks)
             # Measured again: it may have been made or used between the first look and the lock.
-            newest = last_touch([main, *(self.directory / f"{base}{s}" for s in self.companions)])
+            companions = [self.directory / f"{base}{suffix}" for suffix in self.companions]
+            newest = _newest_touch([main, *companions])
             if not is_alone or newest >= before or not remove_unshared(main):
                 return False
             for path in group:
                 if path not in locks:
-                    path.unlink(missing_ok=True)
+                    with SkipUnreadable(path):
+                        path.unlink()
             sync_directory(self.directory)
         return True
 
 
 def _size(path: Path) -> int:
-    with suppress(FileNotFoundError):
+    with SkipUnreadable(path):
         return path.stat().st_size
     return 0
+
+
+def _newest_touch(paths: Sequence[Path]) -> float:
+    """Do what `last_touch` does, for the files that can be read."""
+    newest = 0.0
+    for path in paths:
+        with SkipUnreadable(path):
+            newest = max(newest, last_touch([path]))
+    return newest
 
 
 def last_touch(paths: Sequence[Path]) -> float:

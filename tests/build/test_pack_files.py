@@ -21,8 +21,10 @@ from shiftergw.build.pack_files import (
     install_pack,
     is_pack_expected,
     pack_groups,
+    remove_abandoned_parts,
 )
 from shiftergw.build.pack_measures import measure
+from shiftergw.build.pack_places import last_uses
 from shiftergw.build.pack_sidecar import read_head
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import Digest
@@ -32,6 +34,7 @@ from shiftergw.plumbing.locks import tried_lock
 from shiftergw.plumbing.threads import Threads
 from tests.build.packing import PackSite, files_of
 from tests.images import tar_of
+from tests.plumbing.bad_inodes import bad_inode
 
 TAR = tar_of({"a": b"1" * 5000, "d/b": b"2"})
 
@@ -219,3 +222,16 @@ def test_the_beginning_of_an_earlier_sidecar_is_read(files: PackFiles) -> None:
     flip(files.sidecar, 7, mask=3)
     assert files.sidecar.read_bytes().startswith(b"sgwpack\1")
     assert read_head(files.sidecar) == head
+
+
+def test_a_damaged_inode_spoils_no_other_pack(files: PackFiles) -> None:
+    """Other packs count as used, and what was left of them is removed."""
+    bad_sidecar = files.pack.with_name(f"{'0' * 64}-{'1' * 12}.index")
+    parts = [bad_sidecar.with_suffix(".part"), files.part]
+    for path in (bad_sidecar, *parts):
+        path.touch()
+    with bad_inode(bad_sidecar):
+        assert list(last_uses(files.pack.parent)) == [files.pack.stem.partition("-")[0]]
+    with bad_inode(parts[0]):
+        assert remove_abandoned_parts(files.pack.parent) == 1
+    assert [part.exists() for part in parts] == [True, False]

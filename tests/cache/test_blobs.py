@@ -18,6 +18,7 @@ from shiftergw.model.images import Digest
 from shiftergw.plumbing.disk_budget import DiskBudget
 from shiftergw.plumbing.locks import try_lock, unlock
 from tests.parts import need, small_disk
+from tests.plumbing.bad_inodes import bad_inode
 from tests.tracing import without_tracing
 
 NOW = 1_000_000.0
@@ -228,3 +229,21 @@ def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
     blob(tmp_path, "a").lock.mkdir()
     with pytest.raises(PullError, match="cannot read or write its cache"):
         CachedBlobs(tmp_path).sweep(NOW)
+
+
+@pytest.mark.parametrize("suffix", ["whole", "partial", "lock"])
+def test_a_damaged_inode_spoils_no_other_blob(tmp_path: Path, suffix: str) -> None:
+    """Room is made by the other blobs, and the sweep goes on."""
+    bad_blob, unused_blob, old_blob = (
+        blob(tmp_path, name) for name in ("damaged", "unused", "old")
+    )
+    path = write_file(getattr(bad_blob, suffix))
+    kind = CachedBlobs(tmp_path)
+    with bad_inode(path):
+        removable = {files.main: files for files in kind.list_removable()}
+        assert removable[unused_blob.whole].remove()
+        if suffix != "whole":
+            assert removable[bad_blob.whole].size >= len(CONTENT)
+            assert not removable[bad_blob.whole].remove()
+        assert kind.sweep(NOW) == 1
+    assert [old_blob.whole.exists(), bad_blob.whole.exists()] == [False, True]

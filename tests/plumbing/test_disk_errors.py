@@ -6,10 +6,11 @@ import errno
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs
 
 from shiftergw.errors import DeliveryFailed, GatewayError, NoSpace
 from shiftergw.plumbing import disk_errors
-from shiftergw.plumbing.disk_errors import check_room, translated_disk_errors
+from shiftergw.plumbing.disk_errors import SkipUnreadable, check_room, translated_disk_errors
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,22 @@ def test_room_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(NoSpace, match="full") as caught:
         check_room(tmp_path, 1001, "full")
     assert str(tmp_path) in caught.value.detail
+
+
+def test_many_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is logged once, and the memory of those that were logged has a bound."""
+    monkeypatch.setattr(disk_errors, "_logged_paths", set())
+    paths = [tmp_path / f"{number}" for number in range(disk_errors._MOST_REPORTED + 1)]
+    with capturedLogs() as log:
+        for path in [*paths, *paths[-2:]]:
+            with SkipUnreadable(path):
+                raise OSError(errno.ESTALE, "Stale file handle")
+    assert len(log) == len(paths) + 1
+    assert len(disk_errors._logged_paths) <= disk_errors._MOST_REPORTED
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOSPC])
+def test_errors_that_say_nothing_of_an_inode(tmp_path: Path, number: int) -> None:
+    """They are raised: all other files would fail as well."""
+    with pytest.raises(OSError, match="broken"), SkipUnreadable(tmp_path):
+        raise OSError(number, "broken")
