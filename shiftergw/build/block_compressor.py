@@ -8,7 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from shiftergw.squashfs.compressors import Compress
+from shiftergw.squashfs.compressors import CompressBlocks
+
+LARGEST_BATCH = 8
+"""Blocks that a thread gets at once, at most: a thread that waits for the interpreter, or wakes
+another one, takes as long as the compression of a block may. A stop waits for all of a batch.
+"""
 
 
 class BlockCompressor:
@@ -18,7 +23,7 @@ class BlockCompressor:
     """
 
     def __init__(
-        self, make_compressor: Callable[[], Compress], threads: int, window: int = 0
+        self, make_compressor: Callable[[], CompressBlocks], threads: int, window: int = 0
     ) -> None:
         """Compress in `threads` threads, each with a compressor of its own.
 
@@ -26,7 +31,12 @@ class BlockCompressor:
         """
         self._make_compressor = make_compressor
         self._most_pending = window or 2 * threads
-        self._pending: deque[tuple[bytes, Future[bytes]]] = deque()
+        self._batch_size = max(1, min(self._most_pending // (2 * threads), LARGEST_BATCH))
+        self._next_batch: list[bytes] = []
+        """The blocks that were added last, which no thread has yet."""
+        self._batches: deque[tuple[list[bytes], Future[list[bytes]]]] = deque()
+        self._pending = 0
+        """Blocks that were added and not taken."""
         self._compressors = threading.local()
         self._executor = ThreadPoolExecutor(threads, "compress")
 
@@ -38,13 +48,13 @@ class BlockCompressor:
 
     @property
     def is_full(self) -> bool:
-        """Return whether a block should be taken before another one is added."""
-        return len(self._pending) >= self._most_pending
+        """Return whether blocks should be taken before another one is added."""
+        return self._pending >= self._most_pending
 
     @property
     def is_ready(self) -> bool:
-        """Return whether the first block that was not taken yet is compressed."""
-        return bool(self._pending) and self._pending[0][1].done()
+        """Return whether the first blocks that were not taken yet are compressed."""
+        return bool(self._batches) and self._batches[0][1].done()
 
     @property
     def is_empty(self) -> bool:
@@ -52,19 +62,29 @@ class BlockCompressor:
         return not self._pending
 
     def add(self, content: bytes) -> None:
-        """Begin to compress a block."""
-        self._pending.append((content, self._executor.submit(self._compress, content)))
+        """Begin to compress a block, together with the next ones."""
+        self._next_batch.append(content)
+        self._pending += 1
+        if len(self._next_batch) == self._batch_size:
+            self._begin_batch()
 
-    def next_block(self) -> tuple[bytes, bytes]:
-        """Wait for the first block that was not taken yet; return its content and what it became.
+    def next_blocks(self) -> list[tuple[bytes, bytes]]:
+        """Wait for the first blocks that were not taken yet; return each and what it became.
 
-        The latter may have more bytes than the content.
+        The latter may have more bytes than the former.
         """
-        content, future = self._pending.popleft()
-        return content, future.result()
+        if not self._batches:
+            self._begin_batch()
+        contents, future = self._batches.popleft()
+        self._pending -= len(contents)
+        return list(zip(contents, future.result(), strict=True))
 
-    def _compress(self, content: bytes) -> bytes:
-        compress: Compress | None = getattr(self._compressors, "compress", None)
+    def _begin_batch(self) -> None:
+        batch, self._next_batch = self._next_batch, []
+        self._batches.append((batch, self._executor.submit(self._compress, batch)))
+
+    def _compress(self, contents: list[bytes]) -> list[bytes]:
+        compress: CompressBlocks | None = getattr(self._compressors, "compress", None)
         if compress is None:
             compress = self._compressors.compress = self._make_compressor()
-        return compress(content)
+        return compress(contents)

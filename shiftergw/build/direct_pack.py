@@ -88,7 +88,7 @@ class DirectPack:
         """Write what remains; `compress` compresses the metadata."""
         self._flush_tails()
         while not self._compressor.is_empty:
-            self._write_block()
+            self._write_blocks()
         superblock = write_metadata(
             DirectoryNode(self._contents.directories()),
             self._fragments,
@@ -124,22 +124,26 @@ class DirectPack:
     def _compress(self, block: bytes, content: int, place: int) -> None:
         compressor = self._compressor
         while compressor.is_full or compressor.is_ready:
-            self._write_block()
+            self._write_blocks()
         compressor.add(block)
         self._pending.append((content, place))
 
-    def _write_block(self) -> None:
-        """Wait for the oldest block, and write it."""
-        original, block = self._compressor.next_block()
-        content, place = self._pending.popleft()
-        position, size = self._output.position, len(block)
-        if size >= len(original):
-            block, size = original, len(original) | STORED_BLOCK
-        self._output.append(block)
-        if content == _FRAGMENT:
-            self._fragments.append(FragmentBlock(position, size))
-        else:
-            self._contents.set_block(content, place, position, size)
+    def _write_blocks(self) -> None:
+        """Wait for the oldest blocks, and write them."""
+        parts: list[bytes] = []
+        position = self._output.position
+        for original, result in self._compressor.next_blocks():
+            content, place = self._pending.popleft()
+            block, size = result, len(result)
+            if size >= len(original):
+                block, size = original, len(original) | STORED_BLOCK
+            if content == _FRAGMENT:
+                self._fragments.append(FragmentBlock(position, size))
+            else:
+                self._contents.set_block(content, place, position, size)
+            parts.append(block)
+            position += len(block)
+        self._output.append(b"".join(parts))
 
 
 class _ContentTable:

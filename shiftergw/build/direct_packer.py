@@ -20,9 +20,8 @@ from shiftergw.errors import ConversionFailed
 from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.timing import ticking
 from shiftergw.squashfs.direct_compressors import (
-    GZIP_LEVELS,
     compressing_library,
-    direct_compressor,
+    direct_blocks_compressor,
     direct_metadata_compressor,
 )
 from shiftergw.squashfs.superblock import SuperblockFlags
@@ -33,8 +32,11 @@ if TYPE_CHECKING:
     from shiftergw.model.build_options import SquashOptions
     from shiftergw.squashfs.compressors import Compression
 
-_REVISION = 1
-"""The version of the order of blocks in a pack; packs of other versions are not used."""
+_REVISION = 2
+"""The version of the order of blocks in a pack, and of their levels.
+
+Packs of other versions are not used.
+"""
 
 _WINDOW_BYTES = 8 << 20
 """Bytes of the blocks that may wait: the reader of a layer goes on by pieces of up to 1 MiB."""
@@ -89,7 +91,7 @@ def _write_pack(
         exportable=False,  # as the files that `mksquashfs` makes of an archive
         flags=SuperblockFlags.ALWAYS_FRAGMENTS | SuperblockFlags.NO_XATTRS,
     )
-    make_compressor = partial(direct_compressor, compression, block_size)
+    make_compressor = partial(direct_blocks_compressor, compression, block_size)
     with (
         part.open("r+b", buffering=0) as file,
         BlockCompressor(make_compressor, *threads_and_window(options)) as compressor,
@@ -121,7 +123,7 @@ def library_digest(options: SquashOptions) -> str:
     compression = compression_of(options)
     try:
         version, path = compressing_library(compression.compressor)
-        shape = ["direct", _REVISION, GZIP_LEVELS, version, hash_file(path)[1]]
+        shape = ["direct", _REVISION, version, hash_file(path)[1]]
     except ImportError as error:
         raise missing_library(compression) from error
     except OSError as error:

@@ -19,7 +19,7 @@ from shiftergw.build.fragment_reader import FragmentReader
 from shiftergw.build.image_output import ImageOutput
 from shiftergw.build.pack_contents import PackContents
 from shiftergw.squashfs.columns import FileColumns
-from shiftergw.squashfs.compressors import Compression, data_compressor
+from shiftergw.squashfs.compressors import Compression, blocks_compressor
 from shiftergw.squashfs.inodes import STORED_BLOCK
 from shiftergw.squashfs.nodes import FragmentBlock
 
@@ -43,17 +43,17 @@ def write_tails(
     """
     columns = contents.columns
     threads = min(processors or len(os.sched_getaffinity(0)), MOST_THREADS)
-    make_compressor = partial(data_compressor, compression, columns.block_size)
+    make_compressor = partial(blocks_compressor, compression, columns.block_size)
     with BlockCompressor(make_compressor, threads) as compressor:
 
-        def write_block() -> None:
-            content, block = compressor.next_block()
-            size = len(block)
-            if size >= len(content):
-                block, size = content, len(content) | STORED_BLOCK
-            layout.fragments.append(FragmentBlock(image.position, size))
-            image.append(block)
-            report(len(content))
+        def write_blocks() -> None:
+            for content, result in compressor.next_blocks():
+                block, size = result, len(result)
+                if size >= len(content):
+                    block, size = content, len(content) | STORED_BLOCK
+                layout.fragments.append(FragmentBlock(image.position, size))
+                image.append(block)
+                report(len(content))
 
         number = len(layout.fragments)
         block = bytearray()
@@ -63,14 +63,14 @@ def write_tails(
                 block.clear()
                 number += 1
                 if compressor.is_full:
-                    write_block()
+                    write_blocks()
             columns.fragments[place] = number
             columns.offsets[place] = len(block)
             block += tail
         if block:
             compressor.add(bytes(block))
         while not compressor.is_empty:
-            write_block()
+            write_blocks()
 
 
 def _tails(

@@ -21,6 +21,9 @@ from shiftergw.errors import SquashfsCorrupt, SquashfsUnsupported, printable
 from shiftergw.squashfs.superblock import METADATA_SIZE
 
 Compress = Callable[[bytes], bytes]
+CompressBlocks = Callable[[list[bytes]], list[bytes]]
+"""Compress blocks, each for itself. A result may have more bytes: such a block is stored."""
+
 Decompress = Callable[[bytes, int], bytes]
 """Unpack a block, with the largest size of its content in bytes.
 
@@ -63,6 +66,9 @@ _XZ_MEMORY = 32 << 20
 """Bytes that unpacking a block of xz may need: enough for a dictionary of 16 MiB."""
 
 _ZSTD_WINDOW = 1 << 23
+_HAS_BATCHES = "multi_compress_to_buffer" in zstandard.backend_features
+"""Whether the library compresses several blocks in one call; its backend for PyPy does not."""
+
 _MIB = 1 << 20
 
 
@@ -181,10 +187,40 @@ def data_compressor(compression: Compression, block_size: int) -> Compress:
 
     Threads must not share it. It may return more bytes than it gets: such a block is stored.
     """
-    level = compression.level
-    if level is None:
-        level = DEFAULT_LEVELS.get(compression.compressor, _XZ_DATA_PRESET)
-    return _compress_with(compression, level, compression.dictionary or block_size)
+    dictionary = compression.dictionary or block_size
+    return _compress_with(compression, _data_level(compression), dictionary)
+
+
+def _data_level(compression: Compression) -> int:
+    if compression.level is not None:
+        return compression.level
+    return DEFAULT_LEVELS.get(compression.compressor, _XZ_DATA_PRESET)
+
+
+def blocks_compressor(compression: Compression, block_size: int) -> CompressBlocks:
+    """Return the function that compresses blocks of data as `data_compressor` does.
+
+    Threads must not share it. zstd compresses all blocks in one call, so that other threads have
+    the interpreter meanwhile.
+    """
+    if compression.compressor == Compressor.ZSTD and _HAS_BATCHES:
+        return _zstd_batches(_data_level(compression))
+    return each_block(data_compressor(compression, block_size))
+
+
+def each_block(compress: Compress) -> CompressBlocks:
+    """Return the function that compresses one block after the other."""
+    return lambda blocks: list(map(compress, blocks))
+
+
+def _zstd_batches(level: int) -> CompressBlocks:
+    compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
+
+    def compress(blocks: list[bytes]) -> list[bytes]:
+        frames = compressor.multi_compress_to_buffer([*blocks])
+        return [frames[number].tobytes() for number in range(len(frames))]
+
+    return compress
 
 
 def _compress_with(compression: Compression, level: int, dictionary: int) -> Compress:

@@ -12,9 +12,11 @@ import pytest
 import zstandard
 
 from shiftergw.errors import SquashfsCorrupt, SquashfsUnsupported
+from shiftergw.squashfs import compressors
 from shiftergw.squashfs.compressors import (
     Compression,
     Compressor,
+    blocks_compressor,
     data_compressor,
     decompress_with,
     metadata_compressor,
@@ -56,6 +58,18 @@ def test_a_block_of_data_comes_back(compression: Compression, block_size: int) -
     content = (CONTENT * 140)[:block_size]
     block = data_compressor(compression, block_size)(content)
     assert decompress_with(compression.compressor)(block, block_size) == content
+
+
+@each_compressor
+@pytest.mark.parametrize("has_batches", [True, False])
+def test_blocks_are_compressed_as_each_of_them(
+    compression: Compression, has_batches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call for several blocks gives the same bytes, whatever the library has."""
+    monkeypatch.setattr(compressors, "_HAS_BATCHES", has_batches)
+    blocks = [b"x", CONTENT, bytes(LIMIT), CONTENT * 40]
+    compress = data_compressor(compression, LIMIT)
+    assert blocks_compressor(compression, LIMIT)(blocks) == list(map(compress, blocks))
 
 
 def test_the_level_of_data_is_that_of_the_file() -> None:
