@@ -63,7 +63,8 @@ def gateway_service(
 
     Raises `ConfigurationError` for what the configuration's own checks cannot see.
     """
-    compose.registry(reactor, config)  # so that its errors end the start, not each worker
+    # Made here so that its errors end the start, not each worker.
+    registry = compose.registry(reactor, config)
     # At the start, each image directory may block one thread.
     threads = Threads(reactor, 8 + len(config.systems), "gateway")
     preparation = Preparation(config, threads, reactor)
@@ -85,7 +86,7 @@ def gateway_service(
     files, file_services = user_files(reactor, config, store, preparation)
     policies = PresentPolicies(config, threads, reactor)
     explanations = _explanations(reactor, config, config_file)
-    options = GatewayOptions(files, policies.is_judged, explanations)
+    options = GatewayOptions(files, policies.is_judged, explanations, registry)
     rules = Gateway(config, store, preparation.seal, wake, reactor, queue, options)
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
     connections = _connection_limits(config)
@@ -105,6 +106,7 @@ def gateway_service(
             *work_services,
             *credential_rounds,
             *file_services,
+            ClosedAtStop(registry.close),
             *([] if explanations is None else [explanations]),
             user_threads,
             *users.listings.values(),

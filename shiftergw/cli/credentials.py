@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -36,6 +36,15 @@ class Credentials:
         self._socket = settings.munge_socket_of(self._system)
         self._warn = warn
         self._payload: bytes | None = None
+
+    def carry(self, logins: Mapping[str, str]) -> None:
+        """Have the credentials carry these logins, by location, in place of the stored ones.
+
+        Raises `Misuse` with mock authentication, whose credential is always the same.
+        """
+        if self._mock_credential:
+            raise Misuse("A credential of mock authentication carries no login.")
+        self._payload = payload_of(logins)
 
     async def fresh(self) -> str:
         """Return a new credential; raise `NoGateway` while munge is away.
@@ -90,18 +99,18 @@ def stored_payload(system: str, socket: Path | None) -> tuple[bytes, Sequence[st
         except NotAuthenticated as error:
             warnings.append(f"the login for {printable(location)} is left out: {error}")
         else:
-            logins[location] = _text(login)
+            logins[location] = text_of_login(login)
     return payload_of(logins), warnings
 
 
-def payload_of(logins: dict[str, str]) -> bytes:
+def payload_of(logins: Mapping[str, str]) -> bytes:
     """Return the payload of a credential for logins (`user:password`) by location."""
     if not logins:
         return b""
-    return json.dumps({"authorized_locations": logins}, separators=(",", ":")).encode("ascii")
+    return json.dumps({"authorized_locations": dict(logins)}, separators=(",", ":")).encode("ascii")
 
 
-def _text(login: bytes) -> str:
+def text_of_login(login: bytes) -> str:
     """Decode a login as the user typed it: UTF-8, or else an encoding of one byte per character."""
     try:
         return login.decode("utf-8")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from typing import Any
 
 import click
 
-from shiftergw.cli.credentials import seal
-from shiftergw.cli.exits import Misuse, RequestRefused, report_interruption
+from shiftergw.cli.credentials import seal, text_of_login
+from shiftergw.cli.exits import Misuse, RequestRefused, Stop, report_interruption
 from shiftergw.cli.logins import (
     DEFAULT,
     PASSWORD_LIMIT,
@@ -23,9 +24,15 @@ from shiftergw.cli.logins import (
 )
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.prompts import terminal
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.requests import answer_of
 from shiftergw.cli.settings import Settings
+from shiftergw.errors import printable
 from shiftergw.model.names import registry_name
 from shiftergw.plumbing.signals import InterruptedBySignal
+
+TEXT_LIMIT = 1000
+"""Characters of what a registry says of a login."""
 
 
 @click.command()
@@ -34,6 +41,7 @@ from shiftergw.plumbing.signals import InterruptedBySignal
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, for scripts."
 )
+@click.option("--no-check", is_flag=True, help="Keep the login without trying it.")
 @click.option(
     "--from-docker", is_flag=True, help="Take the logins that Docker or podman keeps for you."
 )
@@ -44,13 +52,15 @@ def login(
     location: str,
     username: str | None,
     password_stdin: bool,
+    no_check: bool,
     from_docker: bool,
 ) -> None:
     """Keep your login for a registry, for this client and for `shifterimg`.
 
     LOCATION is the registry as the gateway names it, such as `ghcr.io`; without it the login is
     for the gateway's default registry. User and password are asked for on the terminal. Scripts
-    give `--username NAME --password-stdin`.
+    give `--username NAME --password-stdin`. The gateway tries the login at the registry first: a
+    login that the registry refuses is not kept.
 
     With `--from-docker` the logins come from the files of Docker and podman, and from their
     credential helpers: all those for registries of the gateway, or the one for LOCATION.
@@ -71,11 +81,40 @@ def login(
     except InterruptedBySignal:
         report_interruption("\nInterrupted: nothing is kept.")
         raise
+    notice = "" if no_check else check_login(settings, location, content)
     credential = seal(content, settings.munge_socket_of(system))
     file.change(
         partial(replace_credential, system=system, location=location, credential=credential)
     )
     click.echo(f"The login for {location} on {system} is kept in {file.path}.", err=True)
+    if notice:
+        click.echo(notice, err=True)
+
+
+def check_login(settings: Settings, location: str, content: bytes) -> str:
+    """Have the gateway try a login; return what to tell the user.
+
+    Raises `RequestRefused` if the registry refuses the login. Where it cannot be tried, the text
+    says so.
+    """
+
+    async def ask(remote: Remote) -> dict[str, Any]:
+        return await remote.check_login(location, text_of_login(content))
+
+    try:
+        verdict = answer_of(settings, ask)
+    except Stop as error:
+        return f"It was not tried: {error.message}"
+    result = verdict.get("result")
+    texts = [printable(str(verdict.get(name) or ""), TEXT_LIMIT) for name in ("cause", "remedy")]
+    text = " ".join(filter(None, texts))
+    if result == "refused":
+        raise RequestRefused(f"{text} Nothing is kept; --no-check keeps the login all the same.")
+    if result == "accepted":
+        return "The registry has accepted it."
+    if result == "not-asked":
+        return "It was not tried: the registry asks for a login only where an image needs one."
+    return f"It was not tried: {text or 'the gateway does not say why.'}"
 
 
 def location_of(text: str) -> str:

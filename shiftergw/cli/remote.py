@@ -140,6 +140,16 @@ class Remote(Gateways):
         path = await self.ask_first("POST", ["page"], answers.parse_page_path)
         return f"{self._urls[0]}/{path}"
 
+    async def check_login(self, location: str, login: str) -> dict[str, Any]:
+        """Have a gateway try a login (`user:password`) at a registry.
+
+        Returns an object with `result`, and perhaps `cause` and `remedy`. Raises `Misuse` with mock
+        authentication.
+        """
+        self._credentials.carry({location: login})
+        body = json.dumps({"location": location})
+        return await self.ask_first("POST", ["login"], answers.parse_object, body=body)
+
     async def registries(self) -> list[dict[str, Any]]:
         """Return the registries of the gateway, each with its `location` and `host`."""
         return await self.ask_first("GET", ["registries"], answers.parse_registries)

@@ -28,6 +28,7 @@ from shiftergw.ports.images import (
     Sweepable,
 )
 from shiftergw.ports.leases import LeaseStore
+from shiftergw.ports.login_checks import LoginChecker
 from shiftergw.ports.lookups import LookupStore
 from shiftergw.ports.metrics import NO_METRICS, Metrics
 from shiftergw.ports.people import (
@@ -66,6 +67,7 @@ __all__ = [
     "JobQueue",
     "Layer",
     "LeaseStore",
+    "LoginChecker",
     "LookupStore",
     "Metrics",
     "Notify",

@@ -22,7 +22,7 @@ from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.model.uploads import ImageFile, UploadChoice
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import ImageStore, JobQueue, QueueTrouble
+from shiftergw.ports import ImageStore, JobQueue, LoginChecker, QueueTrouble
 from shiftergw.rules.access import may_expire
 from shiftergw.service.admin_requests import AdminRequests
 from shiftergw.service.claims import Claims, IsJudged, judges_nothing
@@ -31,6 +31,7 @@ from shiftergw.service.explanations import Explanations
 from shiftergw.service.housekeeping import extend_expiration, note_use
 from shiftergw.service.image_requests import missing_image, pull_request
 from shiftergw.service.imports import FileImports, ImportChoice
+from shiftergw.service.login_checks import LoginChecks
 from shiftergw.service.named_images import find_image, tag_of
 from shiftergw.service.owner_requests import OwnerRequests, check_pin
 from shiftergw.service.page_sessions import PageSessions
@@ -54,12 +55,14 @@ class GatewayOptions:
     """What not every gateway has.
 
     Without `files` no images are made of files of users. `is_judged` knows the policies of systems.
-    Without `explanations` no pulls are explained.
+    Without `explanations` no pulls are explained, and without a `login_checker` no logins are
+    tried.
     """
 
     files: UserFileServices | None = None
     is_judged: IsJudged = judges_nothing
     explanations: Explanations | None = None
+    login_checker: LoginChecker | None = None
 
 
 DEFAULT_OPTIONS = GatewayOptions()
@@ -88,6 +91,8 @@ class Gateway:
         self.owner = OwnerRequests(config, store, wake)
         self._files = options.files
         self._explanations = options.explanations
+        checker = options.login_checker
+        self._logins = None if checker is None else LoginChecks(config, checker, clock)
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble, options.is_judged)
         self.work = WorkQueue(store, self._claims.waiting)
         self.page_sessions = PageSessions(seal, store.used_credentials, clock)
@@ -120,6 +125,13 @@ class Gateway:
                 remedy="Ask the site's support, who can run `shiftergw explain` there.",
             )
         return self._explanations
+
+    @property
+    def logins(self) -> LoginChecks:
+        """Return what tries logins; raise `NotAllowed` if this gateway does not."""
+        if self._logins is None:
+            raise NotAllowed("This gateway tries no logins.")
+        return self._logins
 
     @property
     def shows_labels(self) -> bool:

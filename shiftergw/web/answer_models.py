@@ -270,6 +270,17 @@ class PinAnswer(ImageChange):
     """Whether the image stays, however long nobody uses it."""
 
 
+class LoginVerdictAnswer(AnswerModel):
+    """What a registry says of a login."""
+
+    result: Literal["accepted", "refused", "not-asked", "unknown"]
+    """The registry accepts or refuses it, answers without a login, or cannot be asked."""
+    cause: str
+    """Why, or ""."""
+    remedy: str
+    """What to do, or ""."""
+
+
 class ExpiredImages(AnswerModel):
     """The images that expire now."""
 

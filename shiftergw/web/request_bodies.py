@@ -29,6 +29,9 @@ from shiftergw.service.imports import ImportChoice
 LARGEST_SIZE = 1 << 60
 """Bytes that a declaration may name; the limits of the site are lower."""
 
+LOCATION_LIMIT = 300
+"""Characters of the name of a registry: a host has 253 at most, and then comes the port."""
+
 _NUMBER = re.compile(r"\s*([0-9]{1,10})\s*", re.ASCII)
 
 _WRONG = {
@@ -164,6 +167,13 @@ class ImportBody(AccessLists):
     def choice(self) -> ImportChoice:
         """Return what is to be imported."""
         return ImportChoice(self.filepath, self.format, self.public)
+
+
+class LoginBody(RequestBody):
+    """The registry at which the login in the credential is to be tried."""
+
+    location: Annotated[str, Field(min_length=1, max_length=LOCATION_LIMIT)]
+    """The name of a registry as in names of images, or `default` for the default registry."""
 
 
 class NameBody(RequestBody):

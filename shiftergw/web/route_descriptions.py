@@ -173,6 +173,12 @@ DESCRIPTIONS: Mapping[str, Description] = {
     "GET /api/registries/{system}/": Description(
         "List the configured registries", WITH_CREDENTIAL, answers.RegistryList
     ),
+    "POST /api/login/{system}/": Description(
+        "Try the login in the credential at its registry; ten times in ten minutes",
+        WITH_CREDENTIAL,
+        answers.LoginVerdictAnswer,
+        body=bodies.LoginBody,
+    ),
     "POST /api/takedown/{system}/{id}/": Description(
         "Remove an image with all its names, and block its id",
         ADMINS,

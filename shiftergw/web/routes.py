@@ -17,7 +17,7 @@ from shiftergw.web.journal import Journal
 from shiftergw.web.lists import Lists
 from shiftergw.web.parameters import RequestPath
 from shiftergw.web.render import Answer
-from shiftergw.web.request_bodies import ImportBody, PullBody
+from shiftergw.web.request_bodies import ImportBody, LoginBody, PullBody
 
 
 class MethodNotAllowed(GatewayError):
@@ -185,6 +185,15 @@ async def _page(gateway: Gateway, request: RoutedRequest) -> Answer:
     return render.answer({"path": f"page/enter?entry={entry}", "seconds": ENTRY_SECONDS})
 
 
+async def _check_login(gateway: Gateway, request: RoutedRequest) -> Answer:
+    body = LoginBody.parse(parameters.members(request.body))
+    verdict = await gateway.logins.check(request.session, body.location)
+    answer = render.answer(
+        {"result": verdict.result, "cause": verdict.cause, "remedy": verdict.remedy}
+    )
+    return replace(answer, word=verdict.result)
+
+
 async def _explain(gateway: Gateway, request: RoutedRequest) -> Answer:
     return render.answer(gateway.explanations.begin(request.session, request.itype, request.image))
 
@@ -317,6 +326,7 @@ ROUTES: dict[str, Route] = {
     "metrics": Route("GET", _metrics),
     "workers": Route("GET", _workers),
     "registries": Route("GET", _registries),
+    "login": Route("POST", _check_login, changes=True, is_audited=True),
     "takedown": Route("POST", _take_down, Names.ID, changes=True, is_audited=True),
     "allow": Route("POST", _allow, Names.ID, changes=True, is_audited=True),
 }

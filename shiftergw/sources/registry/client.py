@@ -62,6 +62,14 @@ class RegistryClient:
         mirrors = tuple(place for place in mirrors if place.mirror.has(by_digest=by_digest))
         return tuple(describe_places(origin, mirrors, repository, login, self._proxies))
 
+    async def check_login(self, location: str, login: RegistryLogin) -> bool:
+        """Try a login at the registry of a location, and at none of its mirrors.
+
+        See `LoginChecker`.
+        """
+        registry = self._registries.at(self._names.location(location, ""))
+        return await registry.root(login).check_login()
+
     async def head(
         self, reference: ImageReference, login: RegistryLogin | None, notify: Notify
     ) -> Digest | None:

@@ -20,6 +20,7 @@ from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.options import RegistryOptions
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.quotas import Quotas
+from shiftergw.sources.registry.registry_root import RegistryRoot
 from shiftergw.sources.registry.repository import Repository
 from shiftergw.sources.registry.retry import RegistryRetries
 from shiftergw.sources.registry.simple_signatures import SignatureExtension
@@ -76,6 +77,17 @@ class Registry:
             self._admission,
             self._quotas,
             private=private,
+        )
+
+    def root(self, login: RegistryLogin) -> RegistryRoot:
+        """Return the root of the API, for one try of a login; nothing of it is kept."""
+        return RegistryRoot(
+            self.transport,
+            Tokens(self.transport, self._clock),
+            self.location.base,
+            login,
+            self._admission,
+            Quotas(self.location.name),
         )
 
     def limit_of(self, login: RegistryLogin | None) -> RateLimit | None:

@@ -148,8 +148,11 @@ class Tokens:
             raise RegistryUntrusted(
                 f"{self._registry} names a token service that is not a URL."
             ) from error
-        scope = challenge.parameters.get("scope") or f"repository:{access.repository}:pull"
-        parameters = {"client_id": _CLIENT_ID, "scope": scope}
+        parameters = {"client_id": _CLIENT_ID}
+        if scope := challenge.parameters.get("scope"):
+            parameters["scope"] = scope
+        elif access.repository:  # none for the root of the registry
+            parameters["scope"] = f"repository:{access.repository}:pull"
         if service := challenge.parameters.get("service"):
             parameters["service"] = service
         is_token = access.login is not None and access.login.is_identity_token
