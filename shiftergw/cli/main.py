@@ -34,6 +34,7 @@ COMMANDS = {
     "explain": CommandEntry("explain", "Say what a pull of IMAGE would do."),
     "images": CommandEntry("images", "List the images of the system."),
     "import": CommandEntry("import_file", "Upload a squashfs file of your own.", "import_file"),
+    "inspect": CommandEntry("inspect_command", "Show what is known of IMAGE.", "inspect_image"),
     "login": CommandEntry("login", "Keep your login for a registry."),
     "logout": CommandEntry("login", "Forget your login for a registry."),
     "lookup": CommandEntry("images", "Print the id of IMAGE."),

@@ -39,6 +39,10 @@ class Remote(Gateways):
         """Return the id of a READY image."""
         return await self.ask_first("GET", ["lookup", itype, image], answers.parse_image_id)
 
+    async def inspect(self, itype: str, image: str) -> dict[str, Any]:
+        """Return what a gateway knows of a READY image."""
+        return await self.ask_first("GET", ["inspect", itype, image], answers.parse_record)
+
     async def pull(
         self, itype: str, image: str, members: Mapping[str, Any], *, to_last: bool = False
     ) -> dict[str, Any]:

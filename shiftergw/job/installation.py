@@ -17,6 +17,7 @@ from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.publication import Publisher, Resolution
 from shiftergw.job.targets import Target
 from shiftergw.model.images import BuiltImage, ResolvedImage
+from shiftergw.model.layer_texts import layers_text
 from shiftergw.model.records import ImageRecord, Progress, Ready
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import RegistryLogin
@@ -204,9 +205,11 @@ def _report(
 
     `progress` is the last one of the delivery. A hard link has neither copied nor sent bytes.
     """
-    timeline = attempt.timeline
+    timeline, layers = attempt.timeline, resolution.image.layers
     return {
         **squashfs.report.to_document(),
+        "layers": layers_text(layers),
+        "layer_count": len(layers),
         "layer_bytes": resolution.image.download_size,
         "metadata": list(resolution.omissions),
         "verification": {"method": verification.method, "reason": verification.reason},

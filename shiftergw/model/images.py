@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
@@ -172,6 +172,10 @@ class ContentReport:
     def to_document(self) -> dict[str, Any]:
         """Return the counts as a JSON object."""
         return asdict(self)
+
+
+REPORT_COUNTS = tuple(f.name for f in fields(ContentReport))
+"""The names of the counts, also in documents."""
 
 
 @dataclass(frozen=True, slots=True)

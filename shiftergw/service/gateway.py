@@ -31,6 +31,7 @@ from shiftergw.service.explanations import Explanations
 from shiftergw.service.housekeeping import extend_expiration, note_use
 from shiftergw.service.image_requests import missing_image, pull_request
 from shiftergw.service.imports import FileImports, ImportChoice
+from shiftergw.service.inspection import ImageInspections
 from shiftergw.service.login_checks import LoginChecks
 from shiftergw.service.named_images import find_image, tag_of
 from shiftergw.service.owner_requests import OwnerRequests, check_pin
@@ -96,6 +97,7 @@ class Gateway:
         self._claims = Claims(config, store, seal, wake, clock, queue.trouble, options.is_judged)
         self.work = WorkQueue(store, self._claims.waiting)
         self.page_sessions = PageSessions(seal, store.used_credentials, clock)
+        self.inspections = ImageInspections(config, store)
         uploads = None if options.files is None else options.files.uploads
         self._custom_claims = CustomClaims(config, store, self._claims, uploads, wake, clock)
 

@@ -103,6 +103,10 @@ DESCRIPTIONS: Mapping[str, Description] = {
     "GET /api/lookup/{system}/{type}/{image}/": Description(
         "Look up a READY image, and renew its expiration", answer=answers.Record, is_original=True
     ),
+    "GET /api/inspect/{system}/{type}/{image}/": Description(
+        "Show all that is known of a READY image; its expiration stays",
+        answer=answers.ImageDetails,
+    ),
     "POST /api/pull/{system}/{type}/{image}/": Description(
         "Pull an image, or poll its pull",
         answer=answers.PullAnswer,

@@ -13,6 +13,7 @@ from shiftergw.service.gateway import Gateway
 from shiftergw.service.page_sessions import ENTRY_SECONDS
 from shiftergw.web import parameters, render, uploads
 from shiftergw.web.event_stream import EventStreams
+from shiftergw.web.inspection import inspected_image
 from shiftergw.web.journal import Journal
 from shiftergw.web.lists import Lists
 from shiftergw.web.parameters import RequestPath
@@ -59,6 +60,12 @@ async def _list(gateway: Gateway, request: RoutedRequest) -> Answer:
 async def _lookup(gateway: Gateway, request: RoutedRequest) -> Answer:
     image = await gateway.lookup(request.session, request.itype, request.image)
     return render.answer(render.record(image, labels=gateway.shows_labels))
+
+
+async def _inspect(gateway: Gateway, request: RoutedRequest) -> Answer:
+    image = await gateway.inspections.inspect(request.session, request.itype, request.image)
+    labels = gateway.shows_labels
+    return render.answer(inspected_image(image.record, image.systems, labels=labels))
 
 
 async def _pull(gateway: Gateway, request: RoutedRequest) -> Answer:
@@ -273,6 +280,7 @@ ROUTES: dict[str, Route] = {
     "names": Route("GET", _names),
     "systems": Route("GET", _systems),
     "lookup": Route("GET", _lookup, Names.IMAGE),
+    "inspect": Route("GET", _inspect, Names.IMAGE),
     "pull": Route(
         "POST",
         _pull,

@@ -56,6 +56,7 @@ def _code_without_reader(
         ["images"],
         ["lookup", "x:1"],
         ["lookup", "ubuntu:24.04"],
+        ["inspect", "ubuntu:24.04"],
         ["queue", "--json"],
         ["pull", "x:1"],
         ["pull", "--system", "mycluster,other", "x:1"],

@@ -171,8 +171,8 @@ async def test_nowait() -> None:
 
 
 @pytest.mark.parametrize("command", [["images"], ["lookup", "x:1"], ["queue"], ["expire", "x:1"],
-                                     ["autoexpire"], ["rm", "--now", IMAGE_ID], ["metrics"],
-                                     ["login"], ["logout"]])  # fmt: skip
+                                     ["inspect", "x:1"], ["autoexpire"], ["rm", "--now", IMAGE_ID],
+                                     ["metrics"], ["login"], ["logout"]])  # fmt: skip
 def test_other_commands_are_for_one_system(command: list[str]) -> None:
     """Several systems are refused, before or after the command, without a request."""
     name, *rest = command

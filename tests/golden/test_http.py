@@ -77,6 +77,8 @@ REQUESTS: Mapping[str, tuple[str, str, str | None, Any]] = {
     "unpin": ("POST", "unpin lib/ready:1", ADMIN, None),
     "pin by a user": ("POST", "pin lib/ready:1", ALICE, None),
     "remove another's image": ("POST", "remove lib/ready:1", BOB, None),
+    "inspect": ("GET", "inspect lib/ready:1", BOB, None),
+    "inspect another's image": ("GET", "inspect closed/ready:1", BOB, None),
     "expire": ("GET", "expire lib/ready:1", ADMIN, None),
     "expire again": ("GET", "expire lib/ready:1", ADMIN, None),
     "autoexpire": ("GET", API.format("autoexpire"), ADMIN, None),

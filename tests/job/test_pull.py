@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ async def test_record_of_a_weaker_verification(
         assert record.report["verification"] == {"method": "sha256", "reason": ""}
         assert {"PULLING", "TRANSFER"} <= record.report["seconds"].keys()
         assert record.report["steps"].keys() == {"fetch"}  # this builder measures nothing
-        assert record.report["layer_bytes"] == 5
+        assert (record.report["layer_bytes"], record.report["layer_count"]) == (5, 1)
+        assert re.fullmatch("sha256:[0-9a-f]{64}=5", record.report["layers"])
         bench.image_path.unlink()
         monkeypatch.setattr(LocalDirectory, "install", with_samples)
         record = await bench.pull("lib/app:1")

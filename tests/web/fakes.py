@@ -24,6 +24,7 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import QueueTrouble
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.imports import ImportChoice
+from shiftergw.service.inspection import InspectedImage
 from shiftergw.service.page_sessions import PageSessions
 from shiftergw.states import State
 from shiftergw.web.api import make_site
@@ -139,6 +140,11 @@ class FakeGateway:
         return self
 
     @property
+    def inspections(self) -> FakeGateway:
+        """Return the object that describes images."""
+        return self
+
+    @property
     def admin(self) -> FakeGateway:
         """Return the object with the requests of admins."""
         return self
@@ -187,6 +193,10 @@ class FakeGateway:
             if text in image.tags and image.itype == itype:
                 return image
         raise NotFound(f"There is no image {text}.")
+
+    async def inspect(self, session: Session, itype: str, text: str) -> InspectedImage:
+        """Return the image that has the tag, which is on two systems."""
+        return InspectedImage(await self.lookup(session, itype, text), ["mycluster", "other"])
 
     async def pull(
         self,
