@@ -18,7 +18,7 @@ _TEXTS = (
     *("stage", "activity", "waits_for", "cause", "remedy", "request_id", "location", "host"),
 )
 _COUNTS = ("done", "total", "rate", "queue_place", "queue_length", "size", "owner")
-_TIMES = ("last_pull", "expiration", "time", "heard", "time_left", "waits_until")
+_TIMES = ("last_pull", "expiration", "time", "heard", "time_left", "waits_until", "since")
 _ANONYMOUS = -1
 """The uid of a look-up without a credential, in `metrics`."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import click
 
@@ -13,10 +11,10 @@ from shiftergw.cli.exits import DONE
 from shiftergw.cli.image_names import ask_for_image, meanings_of
 from shiftergw.cli.image_table import ORDERS, filter_of, matches, rows_of, table
 from shiftergw.cli.options import single_system_option
+from shiftergw.cli.queue_table import queue_table
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
-from shiftergw.errors import printable
 
 
 @click.command()
@@ -95,26 +93,21 @@ def lookup(settings: Settings, image: str) -> None:
 @single_system_option
 @click.pass_obj
 def queue(settings: Settings, as_json: bool) -> None:
-    """Show the pulls that wait, work or have failed."""
+    """Show the pulls that wait, work or have failed, the oldest first.
+
+    You see whose they are of your own pulls; admins see that of all.
+    """
 
     async def command(remote: Remote) -> int:
         rows = await remote.queue()
-        click.echo(json.dumps(rows) if as_json else queue_table(rows), nl=as_json)
+        if as_json:
+            click.echo(json.dumps(rows))
+        elif rows:
+            click.echo(queue_table(rows, time.time()), nl=False)
+        else:
+            click.echo(
+                f"No pull waits, works or has failed on {settings.single_system()}.", err=True
+            )
         return DONE
 
     run_requests(settings, command)
-
-
-def queue_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line per pull: state, image, and how far it is or why it failed."""
-    lines = []
-    for row in rows:
-        message = row.get("status_message")
-        if message == row.get("status"):
-            message = None  # nothing that a user could not see
-        note = row.get("cause") or message or row.get("stage") or ""
-        if row.get("total") and "activity" not in row:  # else the message has the bytes
-            note = f"{note} {100 * row.get('done', 0) // row['total']} %"
-        status, image = printable(str(row.get("status"))), printable(str(row.get("image")), 1000)
-        lines.append(f"{status:12} {image:40} {printable(str(note))}".rstrip() + "\n")
-    return "".join(lines)

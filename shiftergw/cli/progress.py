@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.text import Text
 
 from shiftergw.cli.output import Console
-from shiftergw.cli.progress_lines import labels_of, plain_line, terminal_lines
+from shiftergw.cli.progress_lines import labels_of, terminal_lines
 from shiftergw.cli.progress_rows import Row, View, Work, rows_that_fit
+from shiftergw.cli.progress_state import plain_line
 from shiftergw.model.names import is_count, is_time
 
 LINE_INTERVAL = 10.0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from shiftergw.cli.progress_lines import WorkState, state_of
+from shiftergw.cli.progress_state import WorkState, state_of
 from shiftergw.errors import printable
 
 LEAST_SECONDS = 2.0

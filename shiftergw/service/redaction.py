@@ -31,14 +31,16 @@ def may_see(session: Session, record: ImageRecord) -> bool:
 def redact(session: Session, record: ImageRecord) -> ImageRecord:
     """Return work in flight without the parts that this user may not see.
 
-    Hide other users' access lists, and their progress if they use a login: it would reveal facts
-    about an image that this user may not read.
+    Hide other users, their access lists, and their progress if they use a login: it would reveal
+    facts about an image that this user may not read.
     """
     if session.admin or record.requested_by == session.uid:
         return record
     if not may_see(session, record):
         return hide(record, "Waiting for another user's pull of the same name")
-    return replace(record, user_acl=(), group_acl=(), request_id=None, requester=None)
+    return replace(
+        record, user_acl=(), group_acl=(), request_id=None, requester=None, requested_by=None
+    )
 
 
 def hide_owner(session: Session, record: ImageRecord) -> ImageRecord:

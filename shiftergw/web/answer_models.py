@@ -202,8 +202,16 @@ class QueueRow(WorkMembers):
     """The state of the work."""
     image: str
     """The name of the image."""
+    type: str
+    """The type of the image: docker or custom."""
     status_message: str = OPTIONAL
     """What is going on, in words."""
+    since: Time = OPTIONAL
+    """When the pull was requested, or when it has failed, in seconds since 1970."""
+    owner: Count = OPTIONAL
+    """The uid of the user of the pull, for this user and for admins."""
+    user: str = OPTIONAL
+    """The name of this user, while the pull lasts."""
 
 
 class ImageList(AnswerModel):

@@ -18,6 +18,7 @@ from shiftergw.model.names import MISSING, is_count, is_time
 from shiftergw.model.progress_text import has_bytes, progress_text
 from shiftergw.model.records import ImageRecord, WorkerMachine
 from shiftergw.model.signatures import PolicyVerdict
+from shiftergw.states import State
 from shiftergw.web.spool import Spool
 
 if TYPE_CHECKING:
@@ -158,10 +159,19 @@ def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
 
 def queue_row(image: ImageRecord) -> dict[str, Any]:
     """Return one row of the queue."""
-    row = {"status": image.status.value, "image": image.pulltag}
+    row = {"status": image.status.value, "image": image.pulltag, "type": image.itype}
     message = progress_text(image)
     messages = {"status_message": message} if message else {}
-    return {**_without_null(row), **messages, **_work(image)}
+    # The time of a removal is not known: the record has that of the last pull.
+    has_time = is_time(image.last_pull) and image.status is not State.EXPIRING
+    times = {"since": float(image.last_pull or 0)} if has_time else {}
+    return {**_without_null(row), **messages, **times, **_work(image)}
+
+
+def requester(image: ImageRecord) -> dict[str, Any]:
+    """Return the members of a row about the user of a pull, for those who may see them."""
+    names = {"user": image.requester} if image.requester else {}
+    return {"owner": image.requested_by, **names} if is_count(image.requested_by) else {}
 
 
 def event_row(image: ImageRecord) -> dict[str, Any]:
@@ -169,7 +179,7 @@ def event_row(image: ImageRecord) -> dict[str, Any]:
 
     All users who see the work get the same row, so it lacks the id of the requester's request.
     """
-    row = {"key": image.key, "type": image.itype, **queue_row(image)}
+    row = {"key": image.key, **queue_row(image)}
     row.pop("request_id", None)
     return row
 

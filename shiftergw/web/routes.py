@@ -113,7 +113,7 @@ async def _queue(gateway: Gateway, request: RoutedRequest) -> Answer:
     return await request.lists.build(
         request.session.uid,
         gateway.queue(request.session),
-        lambda image, _: render.to_json(render.queue_row(image)),
+        lambda image, _: render.to_json(render.queue_row(image) | render.requester(image)),
     )
 
 

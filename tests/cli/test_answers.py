@@ -17,7 +17,7 @@ from shiftergw.cli.admin import metrics_table
 from shiftergw.cli.answers import InvalidAnswer
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.image_table import rows_of, table
-from shiftergw.cli.images import queue_table
+from shiftergw.cli.queue_table import queue_table
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from tests.cli.command import answering, shiftergw
@@ -119,7 +119,7 @@ def test_any_row_is_printed_or_invalid(row: dict[str, Any]) -> None:
     """Every valid row is printed by every table, in printable lines."""
     with suppress(InvalidAnswer):
         rows = answers.parse_rows([row])
-        texts = [table(rows_of(rows), 0), queue_table(rows), metrics_table(rows)]
+        texts = [table(rows_of(rows), 0), queue_table(rows, 0), metrics_table(rows)]
         assert all(line.isprintable() for text in texts for line in text.split("\n"))
 
 

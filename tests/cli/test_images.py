@@ -83,20 +83,26 @@ async def test_lookup() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_queue() -> None:
-    """There is one line per pull, with progress or cause; `--json` prints the rows."""
-    silent = replace(WORKING, pulltag="c:1", total=0, status_message="waiting 6 s: no answer")
-    download = replace(silent, pulltag="d:1", done=5, total=9000)
-    fake = FakeGateway(
-        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILURE, pulltag="b:1"), silent, download]
-    )
+    """There is a header, and one line per pull; `--json` prints the rows."""
+    waiting = [replace(WORKING, pulltag="a:1"), replace(FAILURE, pulltag="b:1", requested_by=0)]
+    fake = FakeGateway(waiting=waiting)
     result = await ask(fake, "queue")
-    assert [line.split(maxsplit=2) for line in result.stdout.splitlines()] == [
-        ["PULLING", "a:1", "fetch 25 %"],
-        ["FAILURE", "b:1", "No such tag."],
-        ["PULLING", "c:1", "waiting 6 s: no answer"],
-        ["PULLING", "d:1", "waiting 6 s: no answer (5 of 9,000 bytes)"],
+    assert [line.split(maxsplit=4) for line in result.stdout.splitlines()] == [
+        ["IMAGE", "STATE", "AGE", "USER", "PROGRESS"],
+        ["a:1", "pulling", "-", "-", "Downloading the image: 25 %, 1 bytes of 4 bytes"],
+        ["b:1", "failed", "-", "root", "No such tag."],
     ]
-    assert len(json.loads((await ask(fake, "queue", "--json")).stdout)) == 4
+    rows = json.loads((await ask(fake, "queue", "--json")).stdout)
+    assert [row.get("owner") for row in rows] == [None, 0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_queue() -> None:
+    """Standard error says so, and scripts read nothing, or an empty list."""
+    result = await ask(FakeGateway(), "queue")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == "No pull waits, works or has failed on mycluster.\n"
+    assert (await ask(FakeGateway(), "queue", "--json")).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,8 @@ from typing import Any
 
 import pytest
 
-from shiftergw.cli.progress_lines import (
-    WorkState,
-    labels_of,
-    plain_line,
-    state_of,
-    terminal_lines,
-)
+from shiftergw.cli.progress_lines import labels_of, terminal_lines
+from shiftergw.cli.progress_state import WorkState, plain_line, state_of
 
 MANUAL = Path(__file__).parents[2] / "docs" / "using.md"
 

@@ -34,6 +34,7 @@ from tests.running_service import ALICE, BOB, FINAL, Service, until
 AUDIT = Path(__file__).with_name("audit")
 MASKS = {
     "waits_until": "time",
+    "since": "time",
     "_id": "key",
     "request_id": "request",
     "last_pull": "time",

@@ -166,18 +166,36 @@ def test_secrets_and_owners_stay_inside() -> None:
 def test_a_row_of_the_queue() -> None:
     """A row of the queue has the state and the requested tag."""
     waiting = ImageRecord(status=State.PENDING, pulltag="ubuntu:24.04")
-    assert render.queue_row(waiting) == {"status": "PENDING", "image": "ubuntu:24.04"}
+    row = {"status": "PENDING", "image": "ubuntu:24.04", "type": "docker"}
+    assert render.queue_row(waiting) == row
+    assert render.queue_row(replace(waiting, last_pull=5)) == {**row, "since": 5.0}
     assert render.queue_row(ImageRecord())["image"] == "MISSING"
     queue_record = ImageRecord(status=State.PULLING, status_message="waiting 6 s: no answer")
     assert render.queue_row(queue_record)["status_message"] == "waiting 6 s: no answer"
 
 
+def test_the_age_of_a_removal_is_unknown() -> None:
+    """The record of an image that is being removed has the time of its last pull."""
+    assert "since" not in render.queue_row(replace(READY, status=State.EXPIRING))
+
+
+def test_the_user_of_a_pull() -> None:
+    """The uid is shown, and the name as long as the record has it."""
+    assert render.requester(ImageRecord(requested_by=5, requester="ann")) == {
+        "owner": 5,
+        "user": "ann",
+    }
+    assert render.requester(ImageRecord(requested_by=5)) == {"owner": 5}
+    assert render.requester(ImageRecord(requested_by=-1, requester="anonymous")) == {}
+    assert render.requester(ImageRecord()) == {}
+
+
 def test_an_event_is_for_all_users() -> None:
     """The data of an event is a row of the queue without the request that began the work."""
-    work = ImageRecord(key="a", itype="docker", status=State.FAILURE, request_id="1a2b3c4d")
+    work = ImageRecord(key="a", status=State.FAILURE, request_id="1a2b3c4d", requested_by=5)
     row = render.queue_row(work)
     assert row.pop("request_id") == "1a2b3c4d"
-    assert render.event_row(work) == {"key": "a", "type": "docker", **row}
+    assert render.event_row(work) == {"key": "a", **row}
 
 
 def test_a_refusal_is_one_line_of_json() -> None:
