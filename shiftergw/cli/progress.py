@@ -20,7 +20,8 @@ from rich.text import Text
 from shiftergw.cli.output import Console
 from shiftergw.cli.progress_lines import labels_of, terminal_lines
 from shiftergw.cli.progress_rows import Row, View, Work, rows_that_fit
-from shiftergw.cli.progress_state import plain_line
+from shiftergw.cli.progress_state import WorkState, plain_line
+from shiftergw.model.layer_progress import parse_layers
 from shiftergw.model.names import is_count, is_time
 
 LINE_INTERVAL = 10.0
@@ -129,7 +130,12 @@ class _Bars(_SilentView):
         rows = [row for row in self._rows if row.label or row.state.text]
         room = len(rows) if self._is_at_end else self._console.height
         visible_rows = rows_that_fit(rows, room)
-        works = [(row.label, row.state) for row in visible_rows]
+        works: list[tuple[str, WorkState]] = []
+        free_lines = room - len(rows)
+        for row in visible_rows:
+            layers = row.layers[: max(0, free_lines)]
+            free_lines -= len(layers)
+            works += [(row.label, row.state), *(("", layer) for layer in layers)]
         lines = terminal_lines(works, self._console.width)
         if len(visible_rows) < len(rows):
             lines.append(f"and {len(rows) - len(visible_rows)} more")
@@ -173,6 +179,8 @@ class _Events(_SilentView):
             counts = {name: members.get(name) for name in _COUNTS if is_count(members.get(name))}
             times = {name: members.get(name) for name in _TIMES if is_time(members.get(name))}
             event |= {name: text for name, text in texts.items() if text} | counts | times
+            layers = [layer._asdict() for layer in parse_layers(members.get("layers_in_flight"))]
+            event |= {"layers_in_flight": layers} if layers else {}
         else:
             numbers = {"done": state.done, "total": state.total, "rate": state.rate}
             event |= {name: number for name, number in numbers.items() if number is not None}

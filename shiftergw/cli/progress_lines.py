@@ -96,12 +96,12 @@ def _cells(state: WorkState, columns: _Columns) -> str:
     cells = [_fit(state.text, columns.text)]
     if columns.bar:
         cells.append(_bar(state, columns.bar))
-    for text, width in (
-        (f"{state.percent} %", columns.percent),
-        (size, columns.bytes),
-        (rate, columns.rate),
-        (time_left, columns.time_left),
-    ):
+    numbers = [(size, columns.bytes), (rate, columns.rate), (time_left, columns.time_left)]
+    if not (columns.bytes or rate or time_left):
+        # A layer has neither rate nor time left: its bytes have their place.
+        gap = len(_GAP) if columns.rate else 0
+        numbers = [(size, columns.rate + gap + columns.time_left)]
+    for text, width in [(f"{state.percent} %", columns.percent), *numbers]:
         if width:
             cells.append(f"{text if len(text) <= width else '':>{width}}")
     return _GAP.join(cells)

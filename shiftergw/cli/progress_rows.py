@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from shiftergw.cli.progress_state import WorkState, state_of
+from shiftergw.cli.progress_state import WorkState, layers_of, state_of
 from shiftergw.errors import printable
 
 LEAST_SECONDS = 2.0
@@ -33,6 +33,8 @@ class Row:
         self.label = label
         self.members: Mapping[str, Any] = {}
         """What the last answer of a gateway says besides its text, for events."""
+        self.layers: Sequence[WorkState] = ()
+        """The layers that are being downloaded."""
         self._view = view
         self._seconds = seconds
         self._state = WorkState()
@@ -86,12 +88,12 @@ class Row:
     def end(self, text: str, *, is_complete: bool, members: Mapping[str, Any]) -> None:
         """Show how the work has ended: by a full bar if it `is_complete`."""
         self._end = self._seconds()
-        self._state = WorkState(text, is_complete=is_complete)
+        self._state, self.layers = WorkState(text, is_complete=is_complete), ()
         self._view.end(self, members)
 
     def _show(self, state: WorkState, members: Mapping[str, Any]) -> None:
         is_new = state.text != self._state.text
-        self._state, self.members = state, members
+        self._state, self.members, self.layers = state, members, layers_of(members)
         self._view.update(self, is_new=is_new)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shiftergw.errors import amount, printable, short_duration
+from shiftergw.model.layer_progress import parse_layers
 from shiftergw.model.names import MISSING, is_count, is_time
 
 _TEXTS = {
@@ -20,6 +21,9 @@ _TEXTS = {
     "EXPIRING": "Removing the image",
 }
 """What a pull does in each state, where the gateway does not say it in words."""
+
+_INDENTATION = "  "
+"""What stands before a layer, below the pull that it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,14 @@ def state_of(record: Mapping[str, Any]) -> WorkState:
         rate if is_count(rate) and rate else None,
         time_left if is_time(time_left) else None,
     )
+
+
+def layers_of(record: Mapping[str, Any]) -> list[WorkState]:
+    """Return the state of each layer that is being downloaded, as an answer describes it."""
+    return [
+        WorkState(f"{_INDENTATION}{printable(layer.digest)}", layer.done, layer.total)
+        for layer in parse_layers(record.get("layers_in_flight"))
+    ]
 
 
 def plain_line(state: WorkState) -> str:

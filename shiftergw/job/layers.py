@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from shiftergw.errors import ImageNotFound, ManifestInvalid, PullError, RetryLater
 from shiftergw.job.watcher import Watcher
 from shiftergw.model.images import Descriptor, Digest, ImageConfig, Opening, ResolvedImage
+from shiftergw.model.layer_progress import MOST_LAYERS, SHORT_DIGEST, LayerProgress
 from shiftergw.model.records import Progress
 from shiftergw.model.requests import RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -92,7 +93,7 @@ class LayerDownloads:
         packed_blobs = [self._blobs[digest] for digest in self._packed_layers]
         sizes = {blob.descriptor.digest: blob.descriptor.size for blob in packed_blobs}
         waits: list[RetryLater] = []
-        meter = _DownloadMeter(watcher, sizes, self._image.download_size)
+        meter = _DownloadMeter(watcher, sizes, [blob.descriptor for blob in self._blobs.values()])
         meter.report()
         for blob in packed_blobs:
             blob.opening.set_result(None)
@@ -166,11 +167,14 @@ def _missing_blob(blob: Descriptor, error: ImageNotFound) -> PullError:
 class _DownloadMeter:
     """Adds up the bytes of blobs that are there, and those that this process has downloaded."""
 
-    def __init__(self, watcher: Watcher, sizes: Mapping[Digest, int], total: int) -> None:
+    def __init__(
+        self, watcher: Watcher, sizes: Mapping[Digest, int], blobs: Iterable[Descriptor]
+    ) -> None:
         """Report to `watcher`; `sizes` are those of blobs that are not needed: packs exist."""
         self._watcher = watcher
         self._sizes = dict(sizes)
-        self._total = total
+        self._totals = {blob.digest: blob.size for blob in blobs}
+        self._total = sum(self._totals.values())
         self._own_downloads: set[Digest] = set()
         self._downloaded_bytes = 0
 
@@ -186,9 +190,18 @@ class _DownloadMeter:
         self.report()
 
     def report(self) -> None:
-        """Report the sums."""
-        done, own_bytes = sum(self._sizes.values()), self._downloaded_bytes
-        self._watcher.report(Progress("fetch", done, self._total, downloaded_bytes=own_bytes))
+        """Report the sums, and the blobs of which a part is there."""
+        done = sum(self._sizes.values())
+        parts = [(digest, size) for digest, size in self._sizes.items() if size]
+        layers = [
+            LayerProgress(digest.hex[:SHORT_DIGEST], size, self._totals[digest])
+            for digest, size in parts
+            if size < self._totals[digest]
+        ]
+        own_bytes, first_layers = self._downloaded_bytes, tuple(layers[:MOST_LAYERS])
+        self._watcher.report(
+            Progress("fetch", done, self._total, downloaded_bytes=own_bytes, layers=first_layers)
+        )
 
 
 class _Blob:

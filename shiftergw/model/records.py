@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from shiftergw.errors import printable
+from shiftergw.model.layer_progress import LayerProgress
 from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.model.uploads import ImageFile
 from shiftergw.states import POLLING_STATES, State
@@ -24,7 +25,8 @@ class Progress:
     began; the others were in the cache. `signs` differs from that of the last report if the stage
     has worked meanwhile, even if no bytes were done: `mksquashfs` may sort a large directory for
     minutes. `rate` is in bytes a second, and `time_left` the seconds until the end of the whole
-    pull, where they are known: an attempt adds them to the reports of its stages.
+    pull, where they are known: an attempt adds them to the reports of its stages. `layers`
+    are being downloaded.
     """
 
     stage: str = ""
@@ -35,6 +37,7 @@ class Progress:
     downloaded_bytes: int = 0
     rate: int | None = None
     time_left: float | None = None
+    layers: tuple[LayerProgress, ...] = ()
 
     def after(self, earlier: Progress) -> Progress:
         """Return this progress as users see it after `earlier`.
@@ -147,6 +150,8 @@ class ImageRecord:
     total: int = 0
     rate: int | None = None
     time_left: float | None = None
+    layers_in_flight: tuple[Any, ...] | None = None
+    """The layers that are being downloaded, see `parse_layers`."""
     cause: str | None = None
     remedy: str | None = None
     retryable: bool | None = None

@@ -52,7 +52,7 @@ _WAIT_COUNTERS: Mapping[WaitCause, str] = {
 }
 """The member that counts the seconds waited for each cause."""
 
-_PROGRESS = ("stage", "done", "total", "rate", "time_left")
+_PROGRESS = ("stage", "done", "total", "rate", "time_left", "layers_in_flight")
 _POSTPONED_ONLY = ("not_before", "waits_for")
 _IN_FLIGHT_ONLY = (
     "claim", "sealed", "by_admin", "runner", "deaths", "waited", "waited_for_pulls",
@@ -185,17 +185,21 @@ def advance(state: State, message: str, now: float) -> Change:
 
 def heartbeat(progress: Progress, now: float, message: str | None) -> Change:
     """Return the change of a heartbeat; without a `message` the user's message stays."""
-    estimates = {"rate": progress.rate, "time_left": progress.time_left}
+    details = {
+        "rate": progress.rate,
+        "time_left": progress.time_left,
+        "layers_in_flight": [list(layer) for layer in progress.layers] or None,
+    }
     members = {
         "stage": progress.stage,
         "done": progress.done,
         "total": progress.total,
         "last_heartbeat": now,
-        **{name: value for name, value in estimates.items() if value is not None},
+        **{name: value for name, value in details.items() if value is not None},
     }
     if message is not None:
         members["status_message"] = message
-    return Change(members, tuple(name for name in estimates if name not in members))
+    return Change(members, tuple(name for name in details if name not in members))
 
 
 def become_ready(

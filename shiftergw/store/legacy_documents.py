@@ -191,6 +191,10 @@ def _read_object(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _read_list(value: object) -> list[Any] | None:
+    return value if isinstance(value, list) else None
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("system", "itype", "pulltag", "status_message", "WORKDIR", "format", "arch", "os",
@@ -210,6 +214,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     ),
     **dict.fromkeys(("by_admin", "retryable", "own_failure", "with_login"), _read_flag),
     **dict.fromkeys(("userACL", "groupACL"), _read_uids),
+    "layers_in_flight": _read_list,
     "id": _read_id,
     "status": _read_status,
     "private": _read_private,

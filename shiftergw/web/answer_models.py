@@ -156,6 +156,17 @@ class ImageDetails(ListedImage):
     """The systems that have the image; of a private image those that share its files."""
 
 
+class LayerInFlight(AnswerModel):
+    """A layer that is being downloaded."""
+
+    digest: str
+    """The first 12 hexadecimal digits of its digest."""
+    done: Count
+    """Bytes that are there."""
+    total: Count
+    """Bytes of the layer."""
+
+
 class WorkMembers(AnswerModel):
     """The progress or the end of a pull; each member is there if it has a value."""
 
@@ -171,6 +182,8 @@ class WorkMembers(AnswerModel):
     """Seconds until the end of the pull."""
     activity: str = OPTIONAL
     """`status_message` without its numbers."""
+    layers_in_flight: tuple[LayerInFlight, ...] = OPTIONAL
+    """The layers that are being downloaded, at most 8."""
     queue_place: Count = OPTIONAL
     """The place of a pull that waits for a worker, from 1."""
     queue_length: Count = OPTIONAL

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.errors import GatewayError, UploadConflict
+from shiftergw.model.layer_progress import parse_layers
 from shiftergw.model.names import MISSING, is_count, is_time
 from shiftergw.model.progress_text import has_bytes, progress_text
 from shiftergw.model.records import ImageRecord, WorkerMachine
@@ -235,4 +236,6 @@ def _work(image: ImageRecord) -> dict[str, Any]:
         members["activity"] = image.status_message or ""
     if has_bytes(image):
         members["time_left"] = image.time_left if is_time(image.time_left) else None
+        layers = [layer._asdict() for layer in parse_layers(image.layers_in_flight)]
+        members["layers_in_flight"] = layers or None
     return {name: value for name, value in members.items() if value is not None}

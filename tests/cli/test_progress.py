@@ -83,6 +83,27 @@ def test_a_terminal_shows_a_line_for_each() -> None:
     assert "longer: waits for [red]the registry" in output_of(console)
 
 
+def test_layers_that_are_being_downloaded() -> None:
+    """Each has a line below its pull as far as the terminal has lines, until the pull goes on."""
+    layers = [{"digest": letter * 12, "done": 1, "total": 4} for letter in "abc"]
+    answer = {**RECORD, "layers_in_flight": layers}
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=40, height=3, _environ={},
+        legacy_windows=False,
+    )  # fmt: skip
+    with Display(console=console) as display:
+        (row,) = display.rows
+        row.show(answer)
+        while "bbbb" not in output_of(console):  # it is drawn four times a second
+            time.sleep(0.02)
+        row.show({"status": "CONVERSION"})
+        assert row.layers == []
+        row.show(answer)
+        row.end("Done", is_complete=True, members={})
+    assert "cccc" not in output_of(console)
+    assert len(last_lines(console)) == 1
+
+
 def test_a_row_without_a_stage_and_a_label_is_hidden() -> None:
     """A display that has nothing to show leaves no empty line behind."""
     console = terminal()
@@ -196,7 +217,9 @@ def test_events(capsys: pytest.CaptureFixture[str]) -> None:
         row.stage("Uploading x")
         row.bytes(5, 10)
         for _ in range(2):
-            row.show({**RECORD, "queue_place": "x", "waits_for": "hub", "cause": "no member"})
+            layers = [{"digest": "3f4a9c1b2d5e", "done": 5, "total": 9}, "x"]
+            members = {"queue_place": "x", "waits_for": "hub", "cause": "no member"}
+            row.show({**RECORD, **members, "layers_in_flight": layers})
         row.notify("waiting")
         row.end("Done", is_complete=True, members={"status": "READY"})
     work = {"image": "docker:x:1", "system": "a"}
@@ -215,6 +238,7 @@ def test_events(capsys: pytest.CaptureFixture[str]) -> None:
             "total": 1_000_000,
             "rate": 250_000,
             "time_left": 2.0,
+            "layers_in_flight": layers[:1],
         },
         {"event": "notice", **work, "text": "waiting"},
         {"event": "end", **work, "status": "READY"},

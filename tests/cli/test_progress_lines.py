@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shiftergw.cli.progress_lines import labels_of, terminal_lines
-from shiftergw.cli.progress_state import WorkState, plain_line, state_of
+from shiftergw.cli.progress_state import WorkState, layers_of, plain_line, state_of
 
 MANUAL = Path(__file__).parents[2] / "docs" / "using.md"
 
@@ -18,6 +18,12 @@ COMPOSING = replace(RUNNING, text="Putting the image together")
 WAITING = WorkState("Waiting for a worker (place 3 of 12)", seconds=40)
 COMPLETE = WorkState("Done", is_complete=True, seconds=47)
 FAILURE = WorkState("Failed", seconds=3)
+LAYERS = {
+    "layers_in_flight": [
+        {"digest": "9c27e219663c", "done": 30_000_000, "total": 31_000_000},
+        {"digest": "3f4a9c1b2d5e", "done": 212_000_000, "total": 700_000_000},
+    ]
+}
 
 
 def line(state: WorkState, width: int) -> str:
@@ -75,6 +81,23 @@ def test_work_without_a_total() -> None:
     assert line(WAITING, 20) == "Waiting for a work.."
     copy_state = WorkState("Copying standard input", 5_000_000)
     assert line(copy_state, 80) == "Copying standard input  5 MB"
+
+
+def test_layers_of_a_pull() -> None:
+    """Layers stand below their pull, with bars in its column; bytes have the place of the rate."""
+    pull, *layers = [RUNNING, *layers_of(LAYERS)]
+    works = [("", pull), *(("", layer) for layer in layers)]
+    assert terminal_lines(works, 80) == [
+        "Pulling layers  [===============>            ]   56 %      42 MB/s     15 s left",
+        "  9c27e219663c  [==========================> ]   96 %                30 MB/31 MB",
+        "  3f4a9c1b2d5e  [========>                   ]   30 %              212 MB/700 MB",
+    ]
+    assert terminal_lines(works, 40) == [
+        "Pulling layers   56 %     15 s left",
+        "  9c27e219663c   96 %   30 MB/31 MB",
+        "  3f4a9c1b2d5e   30 %",
+    ]
+    assert terminal_lines(works, 120)[2].endswith("  30 %        212 MB/700 MB")
 
 
 def test_unusual_numbers() -> None:
@@ -154,6 +177,8 @@ def test_the_manual_shows_these_lines() -> None:
     for width in (80, 40):
         assert f"\n{line(RUNNING, width)}\n" in manual
         assert f"\n{line(COMPLETE, width)}\n" in manual
+    works = [("", replace(RUNNING, time_left=31.0)), *(("", layer) for layer in layers_of(LAYERS))]
+    assert "\n".join(["", *terminal_lines(works, 80), ""]) in manual
     systems = [("one", RUNNING), ("two", WAITING), ("three", COMPLETE)]
     assert "\n" + "\n".join(terminal_lines(systems, 80)) + "\n" in manual
     assert f"\n{plain_line(RUNNING)}\n" in manual

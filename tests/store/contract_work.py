@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import Superseded
+from shiftergw.model.layer_progress import LayerProgress, parse_layers
 from shiftergw.model.records import Progress, Ready
 from shiftergw.model.uploads import ImageFile
 from shiftergw.states import IllegalStepError, State
@@ -212,10 +213,12 @@ class WorkContract:
         """A step sets state and message, a heartbeat the progress; both renew the heartbeat."""
         store = place.store
         key = (await begin_pull(store, request())).key
-        await store.heartbeat(key, 1, Progress("PULLING", 5, 10), NOW + 1, "Waiting")
+        layers = (LayerProgress("3f4a9c1b2d5e", 2, 6), LayerProgress("e6a49c6c9b02", 3, 4))
+        await store.heartbeat(key, 1, Progress("PULLING", 5, 10, layers=layers), NOW + 1, "Waiting")
         record = await store.get(key)
         assert record is not None
         assert (record.stage, record.done, record.total) == ("PULLING", 5, 10)
+        assert parse_layers(record.layers_in_flight) == [*layers]
         assert (record.status_message, record.last_heartbeat) == ("Waiting", NOW + 1)
         await store.advance(key, 1, State.CONVERSION, "Converting", NOW + 2)
         await store.heartbeat(key, 1, Progress("CONVERSION", 1, 4), NOW + 3)
@@ -223,6 +226,7 @@ class WorkContract:
         assert record is not None
         assert (record.status, record.status_message) == (State.CONVERSION, "Converting")
         assert (record.done, record.last_heartbeat) == (1, NOW + 3)
+        assert record.layers_in_flight is None
 
     @pytest_twisted.ensureDeferred
     async def test_a_superseded_attempt_changes_nothing(self, place: Place) -> None:

@@ -101,17 +101,20 @@ def test_progress_in_words_and_in_numbers() -> None:
     running = replace(
         READY, status=State.PULLING, status_message="Pulling layers", stage="fetch",
         done=812_000_000, total=1_430_000_000, rate=42_000_000, time_left=15.0,
+        layers_in_flight=(["3f4a9c1b2d5e", 5, 9], ["odd"]),
     )  # fmt: skip
     for answer in (render.pull_answer(running), render.queue_row(running)):
         assert answer["status_message"] == "Pulling 812 of 1,430 MB, 42 MB/s, 15 s left"
         assert answer["activity"] == "Pulling layers"
         assert (answer["rate"], answer["time_left"]) == (42_000_000, 15.0)
+        assert answer["layers_in_flight"] == [{"digest": "3f4a9c1b2d5e", "done": 5, "total": 9}]
     waiting = ImageRecord(queue_place=3, queue_length=9, waits_for="a registry", not_before=5)
     answer = render.pull_answer(waiting)
     assert (answer["queue_place"], answer["queue_length"], answer["activity"]) == (3, 9, "")
     assert (answer["waits_for"], answer["waits_until"]) == ("a registry", 5.0)
     odd = replace(running, rate=-1, time_left=float("nan"))
     assert not render.queue_row(odd).keys() & {"rate", "time_left"}
+    assert "layers_in_flight" not in render.pull_answer(replace(running, layers_in_flight=None))
 
 
 def test_a_failure_tells_cause_and_remedy() -> None:
