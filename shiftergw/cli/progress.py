@@ -27,6 +27,9 @@ from shiftergw.model.names import is_count, is_time
 LINE_INTERVAL = 10.0
 """Seconds between two lines about the same stage, where there is no terminal."""
 
+DRAWINGS = 4.0
+"""How often a terminal is drawn in a second."""
+
 _COUNTS = ("done", "total", "rate", "queue_place", "queue_length")
 _TIMES = ("time_left", "waits_until")
 """Numbers of an answer that events repeat."""
@@ -113,7 +116,9 @@ class _Bars(_SilentView):
         self._console = console
         self._rows: Sequence[Row] = ()
         self._is_at_end = False
-        self._live = Live(console=console, get_renderable=self._drawing)
+        self._live = Live(
+            console=console, get_renderable=self._drawing, refresh_per_second=DRAWINGS
+        )
 
     def start(self, rows: Sequence[Row]) -> None:
         self._rows = rows

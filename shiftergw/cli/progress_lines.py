@@ -115,16 +115,18 @@ def _bar(state: WorkState, width: int) -> str:
 
 
 def _without_bar(state: WorkState, room: int) -> str:
-    """Return text and age of work without a total, with the bytes that are done."""
+    """Return text and age of work without a total, with the bytes that are done.
+
+    Numbers that do not fit are left out: the text may have the place in the queue at its end.
+    """
     numbers = [amount(state.done)] if state.done else []
     if state.seconds >= 1:
         numbers.append(short_duration(state.seconds))
     end = "".join(_GAP + number for number in numbers)
-    if room < _SHORTEST_TEXT + len(end):
+    size = cell_len(state.text)
+    if size + len(end) > room:
         end = ""
-    text_room = room - len(end)
-    text = state.text
-    return (_fit(text, text_room) if cell_len(text) > text_room else text) + end
+    return (_fit(state.text, room) if size > room else state.text) + end
 
 
 def _fit(text: str, width: int) -> str:

@@ -75,9 +75,9 @@ def test_a_finished_bar_is_full() -> None:
 
 
 def test_work_without_a_total() -> None:
-    """The text has all of the line, with the bytes that are done, and how long it takes."""
+    """The text has all of the line, and the numbers what it leaves of it."""
     assert line(WAITING, 80) == "Waiting for a worker (place 3 of 12)  40 s"
-    assert line(WAITING, 40) == "Waiting for a worker (place 3 of..  40 s"
+    assert line(WAITING, 40) == "Waiting for a worker (place 3 of 12)"
     assert line(WAITING, 20) == "Waiting for a work.."
     copy_state = WorkState("Copying standard input", 5_000_000)
     assert line(copy_state, 80) == "Copying standard input  5 MB"
