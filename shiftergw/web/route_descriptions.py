@@ -13,6 +13,7 @@ from shiftergw.model.names import SHORTEST_PREFIX
 from shiftergw.model.uploads import CHUNK_LIMIT, UPLOAD_ID
 from shiftergw.web import answer_models as answers
 from shiftergw.web import request_bodies as bodies
+from shiftergw.web.detail_models import ImageDetails
 from shiftergw.web.parameters import DEFAULT_ROWS, MOST_ROWS
 
 JSON = "application/json"
@@ -105,7 +106,7 @@ DESCRIPTIONS: Mapping[str, Description] = {
     ),
     "GET /api/inspect/{system}/{type}/{image}/": Description(
         "Show all that is known of a READY image; its expiration stays",
-        answer=answers.ImageDetails,
+        answer=ImageDetails,
     ),
     "POST /api/pull/{system}/{type}/{image}/": Description(
         "Pull an image, or poll its pull",
