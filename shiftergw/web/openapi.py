@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -165,12 +166,17 @@ def _operation(
         operation["requestBody"] = {"required": True, "content": {BYTES: {}}}
     elif description.body is not None:
         content = {JSON: {"schema": schemas[f"{method} {path} body"]}}
-        operation["requestBody"] = {"content": content}
+        operation["requestBody"] = {"required": _needs_body(description), "content": content}
     if is_page:
         operation["security"] = []
     elif description.callers == WORKERS:
         operation["security"] = [{"worker": []}]
     return operation
+
+
+def _needs_body(description: Description) -> bool:
+    """Return whether the body of a route may not be absent, which is the same as null."""
+    return NoneType not in get_args(description.body)
 
 
 def _operation_id(path: str, method: str) -> str:

@@ -103,11 +103,13 @@ def _check_selector(selector: str) -> str:
     return selector
 
 
-_ID_TEXT = {"type": "string", "pattern": r"^\s*[0-9]{1,10}\s*$"}
+_BLANKS = r"[ \t\n\r\f\v]*"  # `\s` of JSON Schema has more of Unicode
+_ID_PATTERN = f"{_BLANKS}[0-9]{{1,10}}{_BLANKS}"
+_ID_TEXT = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
 _ID_NUMBER = {"type": "integer", "minimum": 0, "maximum": HIGHEST_ID}
 _ID_LIST = {
     "anyOf": [
-        {"type": "string", "pattern": r"^\s*[0-9]{1,10}\s*(,\s*[0-9]{1,10}\s*)*$"},
+        {"type": "string", "pattern": f"^{_ID_PATTERN}(,{_ID_PATTERN})*$"},
         {"type": "array", "items": {"anyOf": [_ID_NUMBER, _ID_TEXT]}, "maxItems": ACL_LIMIT},
     ]
 }
@@ -116,7 +118,13 @@ Ids = Annotated[tuple[int, ...], PlainValidator(_parse_id_member), WithJsonSchem
 UploadId = Annotated[str, Field(pattern=f"^{UPLOAD_ID.pattern}$")]
 Sha256 = Annotated[str, Field(pattern=f"^{SHA256.pattern}$")]
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
-Selector = Annotated[str, Field(max_length=SELECTOR_LIMIT), AfterValidator(_check_selector)]
+Selector = Annotated[
+    str,
+    Field(max_length=SELECTOR_LIMIT),
+    AfterValidator(_check_selector),
+    # Names of images are ASCII, and patterns cannot say what is printable beyond it.
+    WithJsonSchema({"type": "string", "maxLength": SELECTOR_LIMIT, "pattern": "^[ -~]*$"}),
+]
 
 
 class AccessLists(RequestBody):
@@ -131,6 +139,15 @@ class AccessLists(RequestBody):
 
 class PullBody(AccessLists):
     """What a pull may say; an empty body says nothing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"upload": {"type": "string"}}, "required": ["upload"]},
+                {"properties": {"selector": {"const": ""}, "public": {"const": False}}},
+            ]
+        }
+    )
 
     upload: UploadId | None = None
     """The id of the upload that the image is made of: 32 hexadecimal digits in lower case."""

@@ -37,10 +37,10 @@ class Description:
     """What a route is for.
 
     `summary` is imperative; `callers` says who may use the route. `answer` is the type of the
-    answer, and `body` that of the request; both are JSON, unless `media_type` is that of the answer
-    or the body is `BYTES`. `id` is the last part of a path that ends with an id. The form of an
-    `is_original` route is that of the original gateway, which existing clients rely on. `changes`
-    warns of a GET that changes something.
+    answer, and `body` that of the request; both are JSON, unless the answer has another
+    `media_type`, or the body is `bytes`. A body that may be absent may also be None. `id` is the
+    last part of a path that ends with an id. The form of an `is_original` route is that of the
+    original gateway, which existing clients rely on.
     """
 
     summary: str
@@ -111,7 +111,7 @@ DESCRIPTIONS: Mapping[str, Description] = {
     "POST /api/pull/{system}/{type}/{image}/": Description(
         "Pull an image, or poll its pull",
         answer=answers.PullAnswer,
-        body=bodies.PullBody,
+        body=bodies.PullBody | None,
         is_original=True,
     ),
     "POST /api/explain/{system}/{type}/{image}/": Description(

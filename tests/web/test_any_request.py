@@ -374,7 +374,9 @@ async def test_the_requests_reach_the_rules(template: Path) -> None:
     assert statuses == {
         **dict.fromkeys(ROUTES, 200),
         "doimport": 400,
+        "login": 400,  # without a login
         "page": 403,  # over plain HTTP, from another machine
+        **dict.fromkeys(("remove", "pin", "unpin"), 404),  # the image has expired meanwhile
         "explain": 403,
         "upload": 403,
         "spool": 403,

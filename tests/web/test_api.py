@@ -92,7 +92,7 @@ def test_queue(wire: Wire, gateway: FakeGateway) -> None:
     """The queue lists states and tags."""
     gateway.waiting = [ImageRecord(status=State.PENDING, pulltag="x:1")]
     reply = wire.ask("/api/queue/mycluster/")
-    assert reply.json == {"list": [{"status": "PENDING", "image": "x:1"}]}
+    assert reply.json == {"list": [{"status": "PENDING", "image": "x:1", "type": "docker"}]}
 
 
 def test_expire(wire: Wire, gateway: FakeGateway) -> None:

@@ -93,3 +93,17 @@ def test_a_client_that_has_the_description_gets_it_once(wire: Wire) -> None:
     reply, body = Reply.parse(wire.send(request.encode()), "HEAD")
     assert (reply.status, reply.headers["etag"], body) == (304, tag, b"")
     assert wire.ask(PATH, headers=('If-None-Match: "another"',)).status == 200
+
+
+def test_bodies_that_may_be_absent() -> None:
+    """A pull needs no body; every other body has members that it needs."""
+    operations = {
+        f"{method} {path}": operation["requestBody"]["required"]
+        for path, item in openapi.document()["paths"].items()
+        for method, operation in item.items()
+        if "requestBody" in operation
+    }
+    assert [name for name, is_required in operations.items() if not is_required] == [
+        "post /api/pull/{system}/{type}/{image}/"
+    ]
+    assert len(operations) > 3

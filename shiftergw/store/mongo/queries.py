@@ -59,6 +59,9 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     CREDENTIALS: {
         "shiftergw_used": {"key": {"at": 1}, "expireAfterSeconds": int(CREDENTIAL_SECONDS)},
     },
+    BREAKERS: {
+        "shiftergw_until": {"key": {"until": 1}},
+    },
     RANGES: {
         "shiftergw_data": {"key": {"data": 1, "saved_at": -1}},
         "shiftergw_saved": {"key": {"saved_at": 1, "_id": 1}},

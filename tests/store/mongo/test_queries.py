@@ -40,6 +40,7 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "postponed_for": lambda q: q.postponed_for("ghcr.io"),
     "all_postponed": lambda q: q.all_postponed(),
     "breaker": lambda q: q.breaker("x"),
+    "open_breakers": lambda q: q.open_breakers(5.0, 9),
     "interrupted_finishes": lambda q: q.interrupted_finishes(5.0),
     "past_expiration": lambda q: q.past_expiration("READY", 5.0),
     "pins_of": lambda q: q.pins_of("alpha", 7),

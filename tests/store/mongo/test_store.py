@@ -18,7 +18,7 @@ from shiftergw.model.records import Expired, Progress, Ready
 from shiftergw.mongo import database as mongo_database
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
-from shiftergw.store.mongo.queries import CREDENTIALS, RANGES
+from shiftergw.store.mongo.queries import BREAKERS, CREDENTIALS, RANGES
 from shiftergw.store.mongo.store import MongoStore
 from tests import mongod
 from tests.store.contract import StoreContract
@@ -129,7 +129,7 @@ async def test_a_start_only_creates_indexes(mongodb: str, empty_database: NamedD
         await store.queue("alpha")
         await store.abandon((await store.claim(request("x:1"), NOW))[0].key)
         assert list(await store.lookups("alpha", 5)) == [ROW]
-    assert mongod.all_documents(db) == {**before, CREDENTIALS: [], RANGES: []}
+    assert mongod.all_documents(db) == {**before, BREAKERS: [], CREDENTIALS: [], RANGES: []}
     unique = {
         index for index, form in db["images"].index_information().items() if form.get("unique")
     }
