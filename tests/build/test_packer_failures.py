@@ -72,8 +72,8 @@ async def test_broken_layers_leave_nothing(packs: PackSite, kind: str, tmp_path:
 @pytest_twisted.ensureDeferred
 async def test_the_part_of_an_early_packing_that_fails(packs: PackSite, tmp_path: Path) -> None:
     """It is removed at once: others need the disk while the rest of the layer arrives."""
-    tar = tar_of({"a": NOISE[:1_000_000], "b": NOISE})
-    sound_size = 512 + -(-1_000_000 // 512) * 512  # the header and the content of the first file
+    tar = tar_of({"a": NOISE[:2_500_000], "b": NOISE})
+    sound_size = 512 + -(-2_500_000 // 512) * 512  # the header and the content of the first file
     layer = ComingLayer(tmp_path / "arriving", tar[:sound_size] + b"no header" * 100_000, None)
     packing = Deferred.fromCoroutine(packs.pack(layer))
     layer.arrive(sound_size)

@@ -85,7 +85,7 @@ async def test_a_database_of_the_original(
         f"MongoDB, database {name}: 300 records, 300 of them by another program; 7 rows of look-ups"
     )
     assert by_name(findings, "indexes").text.startswith(
-        "18 to be made at the start: shiftergw_claim"
+        "21 to be made at the start: shiftergw_claim"
     )
     assert by_name(findings, "scheduled expiry").level == "warning"
     expected = Counter(kind.category for kind, _ in records(300))
