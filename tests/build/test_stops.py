@@ -47,6 +47,9 @@ COUNT = 1_000_000 if LONG else 12_000
 LONGEST_SECONDS = 1.0 if LONG else 0.25
 """Processor time between two checks of the flag."""
 
+TRIES = 3
+"""Other work on the machine makes single runs slower; a missing check makes all of them slow."""
+
 OPTIONS = SquashOptions("zstd", 1, memory="64M", processors=1)
 DIGEST = Digest.of(b"layer")
 PIECES = 2000
@@ -247,13 +250,17 @@ STAGES = {
 def test_a_stop_is_heard_in_each_stage(large: LargeLayer, stage: str) -> None:
     """The flag is checked at least every second, and ends the stage at whatever check it is set."""
     prepare, run = STAGES[stage]
-    stop = MeasuringStop()
-    data = prepare(large)
-    stop.measure()
-    stop.longest = 0.0
-    run(large, data, stop)
-    stop.measure()
-    assert stop.longest < LONGEST_SECONDS
+    for _ in range(TRIES):
+        stop = MeasuringStop()
+        data = prepare(large)
+        stop.measure()
+        stop.longest = 0.0
+        run(large, data, stop)
+        stop.measure()
+        if stop.longest < LONGEST_SECONDS:
+            break
+    else:
+        pytest.fail(f"{stop.longest:.3f} s between two checks")
     assert stop.checks > 3
     for last in {2, stop.checks // 2, stop.checks - 1}:
         ending = MeasuringStop(last)
