@@ -14,6 +14,9 @@ import pytest
 from tests.distance import RATE, ROUND_TRIP, Distance
 
 TIMES = 4
+MOST_ROUND_TRIPS = 40
+"""Round trips that are measured at most: on a busy machine most of them take longer."""
+
 SIZE = 32 << 20
 
 
@@ -42,7 +45,7 @@ def test_round_trip() -> None:
     """A byte in each direction takes half a round trip, and both take a whole one."""
     with link_ends() as (near_end, far_end):
         times = []
-        for _ in range(TIMES):
+        for _ in range(MOST_ROUND_TRIPS):
             begin = time.monotonic()
             near_end.sendall(b"?")
             assert far_end.recv(1) == b"?"
@@ -51,6 +54,8 @@ def test_round_trip() -> None:
             assert near_end.recv(1) == b"!"
             times.append(time.monotonic() - begin)
             assert ROUND_TRIP / 2 <= one_way < times[-1]
+            if times[-1] < 1.5 * ROUND_TRIP:
+                break
     assert ROUND_TRIP <= min(times) < 1.5 * ROUND_TRIP
 
 

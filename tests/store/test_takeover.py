@@ -111,7 +111,7 @@ async def test_a_start_rewrites_no_document(
         await store.lookups(system, 10)
     assert await store.stale(NOW, LIMIT) == await store.waiting(NOW + 99, 10) == []
     after = mongod.all_documents(db)
-    for name in ("credentials", "ranges"):  # made with their indexes
+    for name in ("breakers", "credentials", "ranges"):  # made with their indexes
         assert after.pop(f"shiftergw.{name}") == []
     assert str(after) == before
     indexes = db["images"].index_information()
