@@ -135,6 +135,8 @@ class PackSite:
 
     async def pack(self, layer: Layer, limits: BuildLimits | None = None, **options: Any) -> Pack:
         """Pack a layer, and end the use of the pack at once."""
+        if isinstance(layer, ComingLayer):
+            self._coming_layers.append(layer)
         async with AsyncExitStack() as use:
             cost = budget(limits)
             return await self.packer(**options).pack(layer, cost, self.reports.append, use)
