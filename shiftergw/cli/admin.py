@@ -11,7 +11,7 @@ import click
 
 from shiftergw.cli.exits import DONE
 from shiftergw.cli.image_names import ask_for_image, meanings_of
-from shiftergw.cli.options import single_system_option
+from shiftergw.cli.options import complete_images, single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
@@ -19,7 +19,7 @@ from shiftergw.errors import printable
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @single_system_option
 @click.pass_obj
 def expire(settings: Settings, image: str) -> None:

@@ -42,7 +42,7 @@ class Credentials:
 
         Raises `Misuse` with mock authentication, whose credential is always the same.
         """
-        if self._mock_credential:
+        if self._mock_credential and logins:
             raise Misuse("A credential of mock authentication carries no login.")
         self._payload = payload_of(logins)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from shiftergw.cli.answers import InvalidAnswer
-from shiftergw.cli.convert import system_of
 from shiftergw.cli.decoding import decode
 from shiftergw.cli.exits import (
     DONE,
@@ -27,11 +26,9 @@ from shiftergw.cli.exits import (
 from shiftergw.cli.explanation_text import lines_of
 from shiftergw.cli.image_names import image_of
 from shiftergw.cli.login import ask_login, login_from_input
-from shiftergw.cli.options import config_option, single_system_option
-from shiftergw.cli.reactor import run
+from shiftergw.cli.options import complete_images, config_option, single_system_option
 from shiftergw.cli.settings import Settings
 from shiftergw.cli.upload_source import check_registry_image
-from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import GatewayError, duration, printable
 from shiftergw.model.explanations import (
     EXPLANATION_SECONDS,
@@ -63,7 +60,7 @@ SPARE_SECONDS = 60.0
     "--password-stdin", is_flag=True, help="Read the password from standard input, for scripts."
 )
 @single_system_option
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.pass_obj
 def explain(
     settings: Settings,
@@ -98,6 +95,11 @@ def explain(
                 "The gateway uses the logins of `shiftergw login`: --username is for --config."
             )
         _ask_gateway(settings, name, as_json)
+    # Not needed for `--help`, nor by a shell that completes the name of an image.
+    from shiftergw.cli.convert import system_of  # noqa: PLC0415
+    from shiftergw.cli.reactor import run  # noqa: PLC0415
+    from shiftergw.config import Config, file_of_environment  # noqa: PLC0415
+
     try:
         loaded_config = Config.load(config_file or file_of_environment(os.environ), os.environ)
         reference = ImageReference.parse(name)
@@ -119,12 +121,12 @@ def explain(
 
 def _ask_gateway(settings: Settings, image: str, as_json: bool) -> NoReturn:
     """Have the gateway explain a pull, print the explanation, and exit."""
+    # Not needed for `--help`.
+    from shiftergw.cli.exchange_twisted import TwistedExchange  # noqa: PLC0415
+    from shiftergw.cli.reactor import run  # noqa: PLC0415
+    from shiftergw.cli.remote import Remote  # noqa: PLC0415
 
     async def command(reactor: Reactor) -> int:
-        # Not needed for `--help`.
-        from shiftergw.cli.exchange_twisted import TwistedExchange  # noqa: PLC0415
-        from shiftergw.cli.remote import Remote  # noqa: PLC0415
-
         state = await last_state(Remote(TwistedExchange(reactor), settings), reactor, image)
         return show(explanation_of(state), as_json)
 

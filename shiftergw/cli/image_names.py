@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from shiftergw.cli.exits import InvalidRequest, Misuse, Stop, UnknownName
 from shiftergw.cli.remote import Remote
@@ -92,9 +92,13 @@ async def ask_for_image(
 async def names_of_images(remote: Remote) -> Sequence[tuple[str, str]]:
     """Return type and tag of the images that the user may use; none if no gateway says them."""
     try:
-        rows = await remote.names()
+        return named_images(await remote.names())
     except Stop:
         return []
+
+
+def named_images(rows: Iterable[Mapping[str, Any]]) -> Sequence[tuple[str, str]]:
+    """Return type and tag of the images in a list of names."""
     return [
         (str(row.get("itype", "docker")), tag)
         for row in rows

@@ -10,7 +10,7 @@ import click
 from shiftergw.cli.exits import DONE
 from shiftergw.cli.image_names import ask_for_image, meanings_of
 from shiftergw.cli.image_table import ORDERS, filter_of, matches, rows_of, table
-from shiftergw.cli.options import single_system_option
+from shiftergw.cli.options import complete_images, single_system_option
 from shiftergw.cli.queue_table import queue_table
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
@@ -18,7 +18,7 @@ from shiftergw.cli.settings import Settings
 
 
 @click.command()
-@click.argument("pattern", required=False)
+@click.argument("pattern", required=False, shell_complete=complete_images)
 @click.option(
     "--filter",
     "filters",
@@ -70,7 +70,7 @@ def images(
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @single_system_option
 @click.pass_obj
 def lookup(settings: Settings, image: str) -> None:

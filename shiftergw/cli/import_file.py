@@ -14,8 +14,6 @@ from shiftergw.cli.options import (
     quiet_option,
     systems_option,
 )
-from shiftergw.cli.progress import Output
-from shiftergw.cli.pull_command import UploadOptions, pull_upload
 from shiftergw.cli.settings import Settings
 from shiftergw.model.source_names import LocalSourceName
 
@@ -46,6 +44,7 @@ def import_file(
     The gateway builds the image anew from the content of FILE. Only you, and the users and
     groups that the options name, may use it.
     """
-    form = Output(output or Output.PEOPLE)
-    source = LocalSourceName("squashfs", file)
-    pull_upload(settings, source, name, UploadOptions(users, groups, public, nowait, form))
+    from shiftergw.cli.pull_work import CommandOptions, pull_upload  # noqa: PLC0415 - see there
+
+    options = CommandOptions(users, groups, public, nowait, output)
+    pull_upload(settings, LocalSourceName("squashfs", file), name, options)

@@ -10,14 +10,14 @@ import click
 from shiftergw.cli.exits import DONE
 from shiftergw.cli.image_names import ask_for_image, meanings_of
 from shiftergw.cli.inspection_text import lines_of
-from shiftergw.cli.options import single_system_option
+from shiftergw.cli.options import complete_images, single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
 
 
 @click.command("inspect")
-@click.argument("image")
+@click.argument("image", shell_complete=complete_images)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of the gateway as JSON.")
 @single_system_option
 @click.pass_obj

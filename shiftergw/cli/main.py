@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from shiftergw import __version__
-from shiftergw.cli.options import CommaList
+from shiftergw.cli.options import CommaList, complete_systems
 from shiftergw.cli.settings import UDIROOT, Settings, check_text, sockets_of, systems_of
 
 
@@ -58,6 +59,12 @@ class Commands(click.Group):
     To import all of them takes half a second.
     """
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line, or complete it for a shell."""
+        if any(name.endswith("_COMPLETE") for name in os.environ):
+            import_module("shiftergw.cli.completion").register()
+        return super().main(*args, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         """Return the names of the commands, sorted."""
         return sorted(COMMANDS)
@@ -89,6 +96,7 @@ class Commands(click.Group):
     metavar="LIST",
     multiple=True,
     envvar="SHIFTERGW_SYSTEM",
+    shell_complete=complete_systems,
     help="Name of the cluster; of several, with commas, for `pull`. Also after the command.",
 )
 @click.option(

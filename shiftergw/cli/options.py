@@ -6,10 +6,40 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shiftergw.cli.settings import systems_of
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+SYSTEMS_OF_COMMAND = "shiftergw.systems"
+"""Key in `meta` of the context, while a shell completes a word: the systems after the command."""
+
+
+def complete_images(context: click.Context, _: click.Parameter, word: str) -> list[str]:
+    """Return the names of images that begin with a word."""
+    from shiftergw.cli import completion  # noqa: PLC0415 - only a shell that completes needs it
+
+    return completion.images_like(context, word)
+
+
+def complete_sources(
+    context: click.Context, _: click.Parameter, word: str
+) -> list[CompletionItem[str]]:
+    """Return the names of images that begin with a word, or files to upload."""
+    from shiftergw.cli import completion  # noqa: PLC0415 - as above
+
+    return completion.sources_like(context, word)
+
+
+def complete_systems(context: click.Context, _: click.Parameter, word: str) -> list[str]:
+    """Return the names of systems that begin with a word."""
+    from shiftergw.cli import completion  # noqa: PLC0415 - as above
+
+    return completion.systems_like(context, word)
 
 
 class CommaList(click.types.StringParamType):
@@ -26,7 +56,9 @@ class CommaList(click.types.StringParamType):
 def _choose_systems(context: click.Context, _: click.Parameter, texts: Sequence[str]) -> None:
     """Let `--system` after the command take precedence over `--system` before it."""
     systems = systems_of(texts)
-    if systems and not context.resilient_parsing:  # a shell that completes a word has no settings
+    if context.resilient_parsing:  # a shell that completes a word has no settings yet
+        context.meta[SYSTEMS_OF_COMMAND] = systems
+    elif systems:
         context.obj = replace(context.obj, systems=systems)
 
 
@@ -42,6 +74,7 @@ single_system_option = click.option(
     multiple=True,
     expose_value=False,
     callback=_choose_system,
+    shell_complete=complete_systems,
     metavar="NAME",
     help="Name of the cluster.",
 )
@@ -52,6 +85,7 @@ systems_option = click.option(
     multiple=True,
     expose_value=False,
     callback=_choose_systems,
+    shell_complete=complete_systems,
     metavar="LIST",
     help="Names of the clusters, with commas; repeatable.",
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
 
 import click
 
 from shiftergw.cli.exits import BEST_TO_WORST, DONE, Misuse, Stop, report
 from shiftergw.cli.image_names import ask_for_image, id_of, meanings_of
-from shiftergw.cli.options import single_system_option
+from shiftergw.cli.options import complete_images, single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
@@ -19,7 +20,7 @@ Change = Callable[[Remote, str, str], Awaitable[str]]
 
 
 @click.command()
-@click.argument("images", metavar="[IMAGE]...", nargs=-1)
+@click.argument("images", metavar="[IMAGE]...", nargs=-1, shell_complete=complete_images)
 @click.option("--now", "removal", metavar="ID", help="Remove the image, and refuse it from now on.")
 @click.option("--allow", "permission", metavar="ID", help="Take that back: it may be pulled again.")
 @single_system_option
@@ -55,7 +56,9 @@ def rm(
 
 
 @click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_images
+)
 @single_system_option
 @click.pass_obj
 def pin(settings: Settings, images: tuple[str, ...]) -> None:
@@ -69,7 +72,9 @@ def pin(settings: Settings, images: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_images
+)
 @single_system_option
 @click.pass_obj
 def unpin(settings: Settings, images: tuple[str, ...]) -> None:
@@ -90,7 +95,7 @@ async def _unpin(remote: Remote, itype: str, name: str) -> str:
     return f"{await remote.unpin(itype, name)} is not pinned any more."
 
 
-def _change_each(settings: Settings, images: Sequence[str], change: Change) -> None:
+def _change_each(settings: Settings, images: Sequence[str], change: Change) -> NoReturn:
     """Change each image, report every error, and exit with the worst exit code."""
     default_type = settings.default_type()
     for image in images:
