@@ -16,33 +16,8 @@ import pytest
 
 from shiftergw import __version__
 from tests.matrices import LONG
-from tests.packaging import CHECKOUT
+from tests.packaging import CHECKOUT, FOR_OPERATORS
 from tests.patience import patient
-
-FOR_OPERATORS = (
-    "local.json",
-    "remote.json",
-    "workers.json",
-    "shiftergw.service",
-    "shiftergw-worker.service",
-    "monitoring/grafana-dashboard.json",
-    "monitoring/prometheus-alerts.yml",
-)
-"""Files of `conf/` that a wheel installs into `share/shiftergw`."""
-
-
-@pytest.fixture(scope="module")
-def source_distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a source distribution of this checkout."""
-    directory = tmp_path_factory.mktemp("sdist")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", directory],
-        cwd=CHECKOUT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        timeout=patient(60),
-    )
-    return directory / f"shiftergw-{__version__}.tar.gz"
 
 
 @pytest.fixture(scope="module")
