@@ -255,28 +255,37 @@ class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
         """
         ...
 
-    async def untag(self, key: str, tag: str) -> ImageRecord | None:
+    async def untag(
+        self, key: str, tag: str, expected: ImageRecord | None = None
+    ) -> ImageRecord | None:
         """Remove a tag from a READY record and return the record.
 
         A record that loses its last tag becomes EXPIRING, as by `expire`, but without that tag.
-        Returns None if the record is not READY or does not have the tag.
+        Returns None if the record is not READY or does not have the tag, or if it differs from the
+        `expected` record, as in `expire`.
         """
         ...
 
-    async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
+    async def expire(
+        self, key: str, expired_at: float | None = None, expected: ImageRecord | None = None
+    ) -> ImageRecord | None:
         """Make a READY record EXPIRING: work of kind "expire" that waits for a worker.
 
         The record keeps its tags, and its attempt numbers go on from earlier ones; it is no longer
         pinned. Returns None, and changes nothing, if the record is not READY, or if its expiration
         is later than `expired_at` because it was renewed in the meantime. With `expired_at` a
         pinned image stays, too.
+
+        If its tags, owners, readers, users or pin differ from those of the `expected` record, by
+        which the caller has decided that it may be removed, nothing happens; returns None.
         """
         ...
 
-    async def note_use(self, key: str, uid: int) -> None:
+    async def note_use(self, key: str, uid: int) -> bool:
         """Note in a record that a user has asked for its image, or for its pull.
 
-        If `only_user` is another user, the record has none any more.
+        If `only_user` is another user, the record has none any more. Returns False, and changes
+        nothing, if the record is neither READY nor a pull in flight any more.
         """
         ...
 

@@ -19,7 +19,8 @@ from shiftergw.model.requests import ANONYMOUS, PullRequest, QueueLimits, Sessio
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
 from shiftergw.rules.access import may_replace_tag, would_change_readers
-from shiftergw.service.housekeeping import extend_expiration, note_use
+from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.image_uses import find_and_note
 from shiftergw.service.polls import LastAnswers
 from shiftergw.service.redaction import may_see, redact
 from shiftergw.service.registry_logins import login_for
@@ -98,16 +99,18 @@ class Claims:
     async def answer(
         self, session: Session, request: PullRequest, find: Callable[[], Awaitable[ImageRecord]]
     ) -> ImageRecord:
-        """Return the record that `find` finds or creates, or else the last answer; see `pull`."""
+        """Return the record that `find` finds or creates, or else the last answer; see `pull`.
+
+        A user's first answer waits until the store has noted the use (see `image_uses`).
+        """
         poll = session.uid, request.claim
         try:
-            record = await find()
+            record = await find_and_note(self._store, session, find)
         except (Unavailable, TooMany):
             answer = self._last_answers.get(poll)
             if answer is None:
                 raise
             return answer
-        await note_use(self._store, session, record)
         record = await self.waiting.describe(record)
         self._last_answers.remember(poll, record)
         return record

@@ -19,6 +19,7 @@ from shiftergw.ports import ImageStore
 from shiftergw.rules.access import would_change_upload_readers
 from shiftergw.service.claims import LEAST_FRESH, Claims, check_owner, check_readers
 from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.image_uses import find_and_note
 from shiftergw.service.redaction import hide
 from shiftergw.service.uploads import Uploads
 from shiftergw.states import State
@@ -200,6 +201,13 @@ class CustomClaims:
         access, and while there is work on the name. Raises the error that a pull of the file would
         end with at once. An upload of the file that was interrupted is of no more use, and removed.
         """
+        return await find_and_note(
+            self._store, session, lambda: self._find_image_of_content(session, request, file)
+        )
+
+    async def _find_image_of_content(
+        self, session: Session, request: PullRequest, file: ImageFile
+    ) -> ImageRecord | None:
         _check_access(session, request, public=file.public)
         await self.check_new_image(session, request)
         record = await self._image_of_tag(request)

@@ -23,18 +23,18 @@ from shiftergw.model.uploads import ImageFile, UploadChoice
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue, LoginChecker, QueueTrouble
-from shiftergw.rules.access import may_expire
 from shiftergw.service.admin_requests import AdminRequests
 from shiftergw.service.claims import Claims, IsJudged, judges_nothing
 from shiftergw.service.custom_claims import CustomClaims
 from shiftergw.service.explanations import Explanations
-from shiftergw.service.housekeeping import extend_expiration, note_use
-from shiftergw.service.image_requests import missing_image, pull_request
+from shiftergw.service.housekeeping import extend_expiration
+from shiftergw.service.image_requests import pull_request
+from shiftergw.service.image_uses import find_and_note
 from shiftergw.service.imports import FileImports, ImportChoice
 from shiftergw.service.inspection import ImageInspections
 from shiftergw.service.login_checks import LoginChecks
-from shiftergw.service.named_images import find_image, tag_of
-from shiftergw.service.owner_requests import OwnerRequests, check_pin
+from shiftergw.service.named_images import find_image
+from shiftergw.service.owner_requests import OwnerRequests
 from shiftergw.service.page_sessions import PageSessions
 from shiftergw.service.redaction import hide_owner, may_see, redact
 from shiftergw.service.user_files import UserFileServices
@@ -161,11 +161,12 @@ class Gateway:
     async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:
         """Return the READY image of this name, and extend its expiration.
 
-        Raises the errors of `find_image`.
+        Raises the errors of `find_image` and of `find_and_note`.
         """
         now = self._clock.seconds()
-        record = await find_image(self._store, session, itype, text)
-        await note_use(self._store, session, record)
+        record = await find_and_note(
+            self._store, session, lambda: find_image(self._store, session, itype, text)
+        )
         await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         if self._config.metrics:
             await self._store.record_lookup(
@@ -239,26 +240,6 @@ class Gateway:
         Raises `Unavailable` if there was no such poll.
         """
         return self._claims.last_answer(pull_request(session, itype, text, request_id))
-
-    async def expire(self, session: Session, itype: str, text: str) -> None:
-        """Remove a tag; with its last tag, an image's files are removed too.
-
-        Raises the errors of `find_image`, and `NotAllowed` for a tag that this user may not remove
-        (see `rules.access.may_expire`), and for the last tag of a pinned image.
-        """
-        record = await find_image(self._store, session, itype, text, admins_see_all=True)
-        tag = tag_of(record, itype, text)
-        if not may_expire(session, record, tag):
-            raise NotAllowed(
-                "Only an admin expires an image that others may use too, and only its owner and"
-                " admins expire the name of an uploaded image.",
-                remedy="It expires by itself when nobody has used it for long enough.",
-            )
-        if record.tags == (tag,):
-            check_pin(record)
-        if await self._store.untag(record.key, tag) is None:
-            raise missing_image(session, itype, text)
-        self._wake()
 
     def registries(self, session: Session) -> Mapping[str, str]:
         """Return the host (and port) of each registry by the name of its location.

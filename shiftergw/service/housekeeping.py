@@ -12,7 +12,6 @@ from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError, TimedOut, Unavailable
 from shiftergw.model.records import ImageRecord
-from shiftergw.model.requests import Session
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.timing import shield, within
@@ -147,17 +146,6 @@ async def extend_expiration(
     if lifetime is not None and now + lifetime - (record.expiration or 0) > RENEWAL_STEP:
         with suppress(Unavailable):
             await store.renew(record.key, now + lifetime)
-
-
-async def note_use(store: ImageStore, session: Session, record: ImageRecord) -> None:
-    """Note that a user has asked for an image, or for a pull in flight: its owner is not alone.
-
-    Only the first use by another user is written. If the store cannot write at the moment, the next
-    use does it, as with the expiration.
-    """
-    if (record.is_ready or record.in_flight) and record.only_user not in {None, session.uid}:
-        with suppress(Unavailable):
-            await store.note_use(record.key, session.uid)
 
 
 class Scratch(Rounds):

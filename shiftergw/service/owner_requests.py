@@ -1,6 +1,8 @@
 """Answer the requests of users about images of their own, which admins may make about any image.
 
-They remove images, and pin them so that they do not expire.
+They remove images or names of images, and pin images so that they do not expire. A removal is
+judged by the record that was read, and happens only if the store still has the same users, owners,
+readers and pin; otherwise it is judged anew.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from shiftergw.errors import NotAllowed
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
 from shiftergw.ports import ImageStore
-from shiftergw.rules.access import is_owner, may_remove
+from shiftergw.rules.access import is_owner, may_expire, may_remove
 from shiftergw.service.image_requests import missing_image
-from shiftergw.service.named_images import find_image
+from shiftergw.service.image_uses import TRIES, changes_too_often
+from shiftergw.service.named_images import find_image, tag_of
 
 
 class OwnerRequests:
@@ -31,18 +34,41 @@ class OwnerRequests:
 
         Raises `NotAllowed` if it is pinned, or if this user may not (`rules.access.may_remove`).
         """
-        record = await self._find(session, itype, text)
-        if not may_remove(session, record):
-            raise NotAllowed(
-                "Only an admin removes an image that another user has pulled or looked up, or may"
-                " have used before the gateway kept account of it.",
-                remedy="It expires by itself when nobody has used it for long enough.",
-            )
-        check_pin(record)
-        if await self._store.expire(record.key) is None:
-            raise missing_image(session, itype, text)
-        self._wake()
-        return record
+        for _ in range(TRIES):
+            record = await self._find(session, itype, text)
+            if not may_remove(session, record):
+                raise NotAllowed(
+                    "Only an admin removes an image that another user has pulled or looked up, or"
+                    " may have used before the gateway kept account of it.",
+                    remedy="It expires by itself when nobody has used it for long enough.",
+                )
+            _check_pin(record)
+            if await self._store.expire(record.key, expected=record) is not None:
+                self._wake()
+                return record
+        raise changes_too_often()
+
+    async def expire(self, session: Session, itype: str, text: str) -> None:
+        """Remove a tag; with its last tag, an image's files are removed too.
+
+        Raises `NotAllowed` for a tag that this user may not remove (`rules.access.may_expire`), and
+        for the last tag of a pinned image.
+        """
+        for _ in range(TRIES):
+            record = await self._find(session, itype, text)
+            tag = tag_of(record, itype, text)
+            if not may_expire(session, record, tag):
+                raise NotAllowed(
+                    "Only an admin expires an image that others may use too, and only its owner"
+                    " and admins expire the name of an uploaded image.",
+                    remedy="It expires by itself when nobody has used it for long enough.",
+                )
+            if record.tags == (tag,):
+                _check_pin(record)
+            if await self._store.untag(record.key, tag, expected=record) is not None:
+                self._wake()
+                return
+        raise changes_too_often()
 
     async def pin(self, session: Session, itype: str, text: str) -> ImageRecord:
         """Have an image not expire, and return its record.
@@ -81,7 +107,7 @@ class OwnerRequests:
         return await find_image(self._store, session, itype, text, admins_see_all=True)
 
 
-def check_pin(record: ImageRecord) -> None:
+def _check_pin(record: ImageRecord) -> None:
     """Raise `NotAllowed` if an image is pinned: its removal must be meant."""
     if record.pinned_by is not None:
         raise NotAllowed(

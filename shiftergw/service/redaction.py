@@ -68,4 +68,5 @@ def hide(record: ImageRecord, message: str) -> ImageRecord:
         status_message=message,
         user_acl=(),
         group_acl=(),
+        only_user=record.only_user,  # not part of an answer; it tells whether to note this use
     )

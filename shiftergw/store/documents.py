@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shiftergw.errors import TooMany
 from shiftergw.model.records import Failed, Progress, Ready, document_of
 from shiftergw.model.requests import ANONYMOUS, PullRequest
 from shiftergw.states import State, WaitCause
@@ -214,30 +213,6 @@ def become_ready(
     has_only_user = document.get("only_user") == pull.get("only_user")
     without = _NOT_OF_IMAGES if has_only_user else (*_NOT_OF_IMAGES, "only_user")
     return Change(document_of(attributes), without)
-
-
-def note_use(document: Mapping[str, Any], uid: int) -> Change | None:
-    """Return the change after a user has asked for an image or for its pull; None for no change."""
-    return None if document.get("only_user") in {None, uid} else Change({}, ("only_user",))
-
-
-def pin(uid: int) -> Change:
-    """Return the change that pins an image."""
-    return Change({"pinned_by": uid})
-
-
-def unpin() -> Change:
-    """Return the change after which an image is not pinned."""
-    return Change({}, ("pinned_by",))
-
-
-def check_pins(count: int, limit: int | None) -> None:
-    """Raise `TooMany` if a user who has pinned `count` images may pin no more."""
-    if limit is not None and count >= limit:
-        raise TooMany(
-            f"You have pinned {count} images, and may pin {limit}.",
-            remedy="Unpin one of them, or ask the site's support to raise PinLimit.",
-        )
 
 
 def fail(outcome: Failed, now: float) -> Change:

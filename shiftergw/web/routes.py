@@ -139,7 +139,7 @@ async def _import(gateway: Gateway, request: RoutedRequest) -> Answer:
 
 
 async def _expire(gateway: Gateway, request: RoutedRequest) -> Answer:
-    await gateway.expire(request.session, request.itype, request.image)
+    await gateway.owner.expire(request.session, request.itype, request.image)
     return render.answer({"status": True})
 
 

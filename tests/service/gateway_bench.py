@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from shiftergw.model.records import Failed, ImageRecord, Ready
+from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
 from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.plumbing.seal import Seal
 from shiftergw.service.gateway import Gateway, GatewayOptions
@@ -57,7 +57,7 @@ class Bench:
         """Request an image."""
         return await self.gateway.pull(session, "docker", image, users, (), "request")
 
-    async def end(self, outcome: Ready | Failed) -> None:
+    async def end(self, outcome: Ready | Expired | Failed) -> None:
         """End the work in flight."""
         (waiting,) = await self.store.waiting(self.clock.seconds(), 1)
         now = self.clock.seconds()

@@ -142,7 +142,7 @@ async def test_an_anonymous_user_reads_public_images(bench: Bench) -> None:
     with pytest.raises(NotAuthenticated):
         await bench.pull(ANONYMOUS_SESSION, "app:2", users=(2001,))
     with pytest.raises(NotAllowed):
-        await bench.gateway.expire(ANONYMOUS_SESSION, "docker", "app:1")
+        await bench.gateway.owner.expire(ANONYMOUS_SESSION, "docker", "app:1")
 
 
 @pytest_twisted.ensureDeferred
@@ -151,18 +151,18 @@ async def test_only_admins_and_owners_expire_a_tag(bench: Bench) -> None:
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     with pytest.raises(NotFound):
-        await bench.gateway.expire(BOB, "docker", "app:1")
+        await bench.gateway.owner.expire(BOB, "docker", "app:1")
     with pytest.raises(NotAllowed):  # a group may read it too
-        await bench.gateway.expire(ALICE, "docker", "app:1")
+        await bench.gateway.owner.expire(ALICE, "docker", "app:1")
     wakes = bench.wakes
-    await bench.gateway.expire(ADMIN, "docker", "app:1")
+    await bench.gateway.owner.expire(ADMIN, "docker", "app:1")
     assert bench.wakes == wakes + 1
     with pytest.raises(NotFound):
         await bench.gateway.lookup(ALICE, "docker", "app:1")
     (removal,) = await bench.store.waiting(START, 5)
     assert (removal.status, removal.id) == (State.EXPIRING, ID)
     with pytest.raises(NotFound):
-        await bench.gateway.expire(ADMIN, "docker", "app:1")
+        await bench.gateway.owner.expire(ADMIN, "docker", "app:1")
 
 
 @pytest_twisted.ensureDeferred
@@ -171,7 +171,7 @@ async def test_one_tag_of_several_expires_alone(bench: Bench) -> None:
     for tag in ("app:1", "app:2"):
         await bench.pull(ALICE, tag)
         await bench.end(Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": ()}))
-    await bench.gateway.expire(ALICE, "docker", "app:1")
+    await bench.gateway.owner.expire(ALICE, "docker", "app:1")
     assert (await bench.gateway.lookup(ALICE, "docker", "app:2")).tags == ("app:2",)
     assert await bench.store.waiting(START, 5) == []
 

@@ -47,7 +47,7 @@ async def test_hidden_and_absent_ids_are_the_same(bench: Bench) -> None:
     assert texts[0] == texts[1]
     with pytest.raises(NotFound):  # an admin is no reader, but may expire the image
         await bench.gateway.lookup(ADMIN, "id", "abcd")
-    await bench.gateway.expire(ADMIN, "id", "abcd")
+    await bench.gateway.owner.expire(ADMIN, "id", "abcd")
 
 
 @pytest.mark.parametrize("text", ["abc", "ABCD", "abcg", "a" * 65, "ab/cd", "abcd\n"])
@@ -64,9 +64,9 @@ async def test_an_id_stands_for_the_only_tag(bench: Bench) -> None:
     for tag in ("app:1", "app:2"):
         await deliver(bench, tag, ID, **OF_ALICE)
     with pytest.raises(BadRequest, match="has 2 tags"):
-        await bench.gateway.expire(ALICE, "id", "abcd")
-    await bench.gateway.expire(ALICE, "docker", "app:1")
-    await bench.gateway.expire(ALICE, "id", "abcd")
+        await bench.gateway.owner.expire(ALICE, "id", "abcd")
+    await bench.gateway.owner.expire(ALICE, "docker", "app:1")
+    await bench.gateway.owner.expire(ALICE, "id", "abcd")
     (removal,) = await bench.store.queue("mycluster")
     assert removal.status is State.EXPIRING
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_twisted
 
 from shiftergw.errors import NotAllowed, NotFound, TooMany, Unavailable
-from shiftergw.model.records import Ready
+from shiftergw.model.records import Expired, ImageRecord, Ready
+from shiftergw.model.requests import RegistryLogin, Session
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.service.gateway_bench import (
@@ -16,6 +19,7 @@ from tests.service.gateway_bench import (
     ALICE,
     ANONYMOUS_SESSION,
     BOB,
+    BROKEN_PULL,
     ID,
     PRIVATE,
     READY,
@@ -79,17 +83,147 @@ async def test_a_user_who_may_not_read_an_image_learns_nothing(bench: Bench) -> 
     await owner.remove(ALICE, "docker", "app:1")
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_use_that_cannot_be_written_keeps_nobody(bench: Bench) -> None:
-    """The look-up is answered while the store takes no writes."""
+async def _fail(*_: object) -> bool:
+    raise Unavailable("The store is away.")
 
-    async def fail(*_: object) -> None:
-        raise Unavailable("The store is away.")
+
+@pytest.mark.parametrize("use", ["pull", "look-up"])
+@pytest_twisted.ensureDeferred
+async def test_a_first_use_that_cannot_be_noted_is_refused(
+    bench: Bench, use: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its owner could remove the image that another user has been told of."""
+
+    async def ask(session: Session) -> ImageRecord:
+        if use == "pull":
+            record: ImageRecord = await bench.pull(session)
+            return record
+        return await bench.gateway.lookup(session, "docker", "app:1")
 
     await bench.pull(ALICE)
     await bench.end(READY)
-    bench.store.note_use = fail  # type: ignore[method-assign, assignment]
-    assert (await bench.gateway.lookup(BOB, "docker", "app:1")).id == ID
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "note_use", _fail)
+        assert (await ask(ALICE)).id == ID
+        with pytest.raises(Unavailable):
+            await ask(BOB)
+        assert (await bench.gateway.owner.remove(ALICE, "docker", "app:1")).id == ID
+    await bench.end(Expired())
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    assert (await ask(BOB)).id == ID
+    monkeypatch.setattr(bench.store, "note_use", _fail)
+    for session in (ALICE, BOB, ADMIN, ANONYMOUS_SESSION):
+        assert (await ask(session)).id == ID  # nothing is left to note
+    with pytest.raises(NotAllowed):
+        await bench.gateway.owner.remove(ALICE, "docker", "app:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_poll_whose_use_cannot_be_noted_repeats_its_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll that has had an answer never ends in an error, whatever the store can write."""
+    await bench.pull(BOB)
+    first = await bench.pull(BOB)
+    await bench.end(BROKEN_PULL)
+    bench.clock.advance(11)  # so that the failure does not count any more
+    await bench.pull(ALICE)
+    monkeypatch.setattr(bench.store, "note_use", _fail)
+    assert await bench.pull(BOB) == first
+    with pytest.raises(Unavailable):
+        await bench.pull(ANONYMOUS_SESSION)
+
+
+@pytest.mark.parametrize("login", ["a", ""])
+@pytest_twisted.ensureDeferred
+async def test_a_user_who_waits_for_a_hidden_pull_uses_it(bench: Bench, login: str) -> None:
+    """The user sees nothing of a pull with a login, and gets its image all the same."""
+    logins = {"default": RegistryLogin(login, "b")} if login else {}
+    await bench.pull(replace(ALICE, logins=logins))
+    assert ("Waiting for" in (await bench.pull(BOB)).status_message) is bool(login)
+    await bench.end(READY)
+    with pytest.raises(NotAllowed, match="Only an admin"):
+        await bench.gateway.owner.remove(ALICE, "docker", "app:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removal_between_a_look_up_and_its_note(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user is told that there is no image, or gets work for a new one."""
+    note_use, owner = bench.store.note_use, bench.gateway.owner
+
+    async def remove_first(key: str, uid: int) -> bool:
+        await owner.remove(ALICE, "docker", "app:1")
+        return await note_use(key, uid)
+
+    monkeypatch.setattr(bench.store, "note_use", remove_first)
+    for expected in (None, State.INIT):
+        await bench.pull(ALICE)
+        await bench.end(READY)
+        if expected is None:
+            with pytest.raises(NotFound):
+                await bench.gateway.lookup(BOB, "docker", "app:1")
+            await bench.end(Expired())
+        else:
+            assert (await bench.pull(BOB)).status is expected
+
+
+@pytest.mark.parametrize("request_name", ["remove", "expire"])
+@pytest_twisted.ensureDeferred
+async def test_a_use_between_the_judgment_and_the_removal(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, request_name: str
+) -> None:
+    """The removal is judged anew, and refused; an image that changes all the time stays, too."""
+    outcome = PRIVATE if request_name == "expire" else READY
+    await bench.pull(ALICE)
+    await bench.end(replace(outcome, changes={**outcome.changes, "group_acl": ()}))
+    store, calls = bench.store, 0
+    step_name = {"remove": "expire", "expire": "untag"}[request_name]
+    step: Callable[..., Awaitable[ImageRecord | None]] = getattr(store, step_name)
+    request = getattr(bench.gateway.owner, request_name)
+
+    async def use_first(*arguments: Any, **keywords: Any) -> ImageRecord | None:
+        nonlocal calls
+        calls += 1
+        if request_name == "expire":
+            await store.set_access(["mycluster"], ID, True, (2001, 2002), ())
+        else:
+            await bench.gateway.lookup(BOB, "docker", "app:1")
+        return await step(*arguments, **keywords)
+
+    monkeypatch.setattr(store, step_name, use_first)
+    with pytest.raises(NotAllowed, match="Only an admin"):
+        await request(ALICE, "docker", "app:1")
+    assert calls == 1
+    await request(ADMIN, "docker", "app:1")
+    await bench.end(Expired())
+
+    async def change_nothing(*_: object, **__: object) -> None:
+        return None
+
+    await bench.pull(ALICE, "app:2")
+    await bench.end(READY)
+    monkeypatch.setattr(store, step_name, change_nothing)
+    with pytest.raises(Unavailable, match="Other requests change"):
+        await request(ADMIN, "docker", "app:2")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_is_removed_again_and_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look-up ends, however often its image vanishes."""
+
+    async def find_none(*_: object) -> bool:
+        return False
+
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    monkeypatch.setattr(bench.store, "note_use", find_none)
+    with pytest.raises(Unavailable, match="Other requests change"):
+        await bench.gateway.lookup(BOB, "docker", "app:1")
 
 
 @pytest_twisted.ensureDeferred
@@ -117,10 +251,10 @@ async def test_a_pinned_image_is_not_removed(bench: Bench) -> None:
     with pytest.raises(NotAllowed, match="pinned"):
         await bench.gateway.owner.remove(ADMIN, "docker", "app:1")
     with pytest.raises(NotAllowed, match="pinned"):
-        await bench.gateway.expire(ADMIN, "docker", "app:1")
+        await bench.gateway.owner.expire(ADMIN, "docker", "app:1")
     await bench.pull(ALICE, "app:2")
     await bench.end(READY)
-    await bench.gateway.expire(ADMIN, "docker", "app:1")
+    await bench.gateway.owner.expire(ADMIN, "docker", "app:1")
     assert [image.tags for image in await list_images(bench, BOB)] == [("app:2",)]
     assert await bench.gateway.admin.take_down(ADMIN, ID) == (ID, ["docker:app:2"])
 

@@ -154,7 +154,7 @@ async def test_an_expired_image_is_pulled_and_expired_again(tmp_path: Path) -> N
         loops = Loops(bench, tmp_path)
         for _ in range(3):
             assert (await loops.pull(ALICE)).status is State.READY
-            await loops.gateway.expire(ROOT, "docker", APP)
+            await loops.gateway.owner.expire(ROOT, "docker", APP)
             await loops.work()
             assert list(bench.images.iterdir()) == []
 
@@ -219,7 +219,9 @@ async def test_every_loop_ends(requests: list[UserRequest], private: bool) -> No
             for request in requests:
                 if request.expire:
                     with suppress(GatewayError):  # not allowed, or nothing to expire
-                        await loops.gateway.expire(request.session, request.itype, request.image)
+                        await loops.gateway.owner.expire(
+                            request.session, request.itype, request.image
+                        )
                     await loops.work()
                 else:
                     record = await loops.pull(

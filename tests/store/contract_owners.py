@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+
 import pytest
 import pytest_twisted
 
 from shiftergw.errors import TooMany
-from shiftergw.model.records import Ready
+from shiftergw.model.records import ImageRecord, Ready
 from shiftergw.model.requests import ANONYMOUS
+from shiftergw.ports import ImageStore
 from tests.store.places import Place
 from tests.store.pulls import (
     ID,
@@ -18,8 +21,21 @@ from tests.store.pulls import (
     all_of,
     begin_pull,
     complete_pull,
+    failure,
     request,
 )
+
+Change = Callable[[ImageStore, ImageRecord], Awaitable[object]]
+
+CHANGES: Mapping[str, Change] = {
+    "use": lambda store, image: store.note_use(image.key, 8),
+    "pin": lambda store, image: store.pin(image.key, 7, None),
+    "readers": lambda store, image: store.set_access(["alpha"], ID, True, (7, 8), ()),
+    "groups": lambda store, image: store.set_access(["alpha"], ID, True, (), (8,)),
+    "tag": lambda store, image: complete_pull(store, request("y:1", uid=7)),
+    "owners": lambda store, image: complete_pull(store, request("x:1", uid=7), owners={"x:1": 8}),
+}
+"""Changes of an image on which the right to remove it depends."""
 
 
 class OwnerContract:
@@ -59,7 +75,58 @@ class OwnerContract:
             record = await store.get(image.key)
             assert record is not None
             assert record.only_user == only_user
-        await store.note_use("f" * 24, 7)  # a record that is gone
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_use_that_comes_too_late_is_reported(self, place: Place) -> None:
+        """Only work in flight and READY images are used; a removal is not delayed by a use."""
+        store = place.store
+        work = await begin_pull(store, request("x:1", uid=7))
+        assert await store.note_use(work.key, 7)
+        ready = await store.finish(work.key, work.attempt, Ready(ID), NOW)
+        assert await store.note_use(ready.key, 7)
+        removal = await store.expire(ready.key, expected=ready)
+        assert removal is not None
+        failed_pull = await begin_pull(store, request("y:1", uid=7))
+        await store.finish(failed_pull.key, failed_pull.attempt, failure(), NOW)
+        for key in (ready.key, failed_pull.key, "f" * 24):
+            assert not await store.note_use(key, 8)
+        assert await store.get(ready.key) == removal
+        assert await store.note_use(failed_pull.key, 7) is False
+
+    @pytest.mark.parametrize("change", CHANGES)
+    @pytest_twisted.ensureDeferred
+    async def test_a_removal_sees_what_it_was_judged_by(self, place: Place, change: str) -> None:
+        """If users, owners, readers, tags or the pin have changed since, nothing is removed."""
+        store = place.store
+        expected = await complete_pull(store, request("x:1", uid=7))
+        await CHANGES[change](store, expected)
+        for call in (
+            store.expire(expected.key, expected=expected),
+            store.untag(expected.key, "x:1", expected),
+        ):
+            assert await call is None
+        current = await store.get(expected.key)
+        assert current is not None
+        assert (current.is_ready, "x:1" in current.tags) == (True, True)
+        await store.renew(expected.key, NOW + 99)  # of no matter for the right to remove
+        assert await store.untag(expected.key, "x:1", current) is not None
+        current = await complete_pull(store, request("x:1", uid=7))
+        assert await store.expire(expected.key, expected=current) is not None
+
+    @pytest_twisted.ensureDeferred
+    async def test_either_a_use_or_a_removal_comes_first(self, place: Place) -> None:
+        """A user whose use was noted has the image; the other one gets it removed or learns so."""
+        store = place.store
+        for number in range(6):
+            pull = request(f"x:{number}", uid=7)
+            expected = await complete_pull(store, pull, f"{number:064x}")
+            calls = [
+                store.note_use(expected.key, 8),
+                store.expire(expected.key, expected=expected),
+            ]
+            results = await all_of(calls if number % 2 else calls[::-1])
+            is_noted, removal = results if number % 2 else results[::-1]
+            assert is_noted is (removal is None)
 
     @pytest_twisted.ensureDeferred
     async def test_a_pinned_image_does_not_expire(self, place: Place) -> None:

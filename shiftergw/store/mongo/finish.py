@@ -184,7 +184,7 @@ async def _finish_remainder(
                 await images.take_tag(db, carrier, tag, remainder["until"], now)
     image_document = await _merge_twins(db, image_document)
     if await leases.is_blocked(db, remainder["directory"], [image_document["id"]]):
-        await images.expire(db, key_of(image_document), None)
+        await images.expire(db, key_of(image_document))
         image_document = await document_at(db, key_of(image_document)) or image_document
     return image_document
 

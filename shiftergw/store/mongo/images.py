@@ -7,11 +7,12 @@ from collections.abc import Collection
 
 from shiftergw.model.records import ImageRecord
 from shiftergw.mongo.database import Database, Document
-from shiftergw.store import documents
+from shiftergw.store import documents, image_users
 from shiftergw.store.documents import MOVED_TAGS, Change
 from shiftergw.store.legacy_documents import (
     READY_WORDS,
     is_ready,
+    read_document,
     read_number,
     read_tags,
     read_time,
@@ -72,10 +73,12 @@ async def remaining_tags(db: Database, document: Document) -> list[str]:
     return tags
 
 
-async def untag(db: Database, key: str, tag: str) -> ImageRecord | None:
+async def untag(
+    db: Database, key: str, tag: str, expected: ImageRecord | None
+) -> ImageRecord | None:
     """Remove a tag from a READY record; without any tag the record becomes EXPIRING."""
     for _ in range(TRIES):
-        document = await _ready_document(db, key)
+        document = await _ready_document(db, key, expected)
         if document is None or tag not in read_tags(document):
             return None
         tags = [name for name in read_tags(document) if name != tag]
@@ -83,16 +86,22 @@ async def untag(db: Database, key: str, tag: str) -> ImageRecord | None:
         if not tags:
             removal = documents.request_removal(document, key)
             new_tags = Change({**removal.members, "tag": tags}, removal.without)
-        new_document = await change(db, document, ("status", "tag", "claim"), new_tags)
+        pins = {"status", "tag", "claim", *_pinned_rights(expected)}
+        new_document = await change(db, document, pins, new_tags)
         if new_document is not None:
             return record_of(new_document)
     raise too_busy()
 
 
-async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecord | None:
-    """Make a READY record EXPIRING; with `expired_at` only if its expiration is that early."""
+async def expire(
+    db: Database,
+    key: str,
+    expired_at: float | None = None,
+    expected: ImageRecord | None = None,
+) -> ImageRecord | None:
+    """Make a READY record EXPIRING, if its state permits; see `ImageStore.expire`."""
     for _ in range(TRIES):
-        document = await _ready_document(db, key)
+        document = await _ready_document(db, key, expected)
         if document is None:
             return None
         expiration = read_number(document.get("expiration"))
@@ -100,9 +109,9 @@ async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecor
             expiration is None or expiration > expired_at or document.get("pinned_by") is not None
         ):
             return None
-        pins = ["status", "claim"]
+        pins = {"status", "claim", *_pinned_rights(expected)}
         if expired_at is not None:
-            pins += ["expiration", "pinned_by"]
+            pins |= {"expiration", "pinned_by"}
         removal = documents.request_removal(document, key)
         new_document = await change(db, document, pins, removal)
         if new_document is not None:
@@ -119,12 +128,16 @@ async def renew(db: Database, key: str, expiration: float) -> None:
     )
 
 
-async def note_use(db: Database, key: str, uid: int) -> None:
-    """Note in a record that a user has asked for its image."""
-    document = await document_at(db, key)
-    use = None if document is None else documents.note_use(document, uid)
-    if document is not None and use is not None:
-        await db.update(IMAGES, {"_id": document["_id"]}, update_of(use))
+async def note_use(db: Database, key: str, uid: int) -> bool:
+    """Note in a record that a user has asked for its image; see `ImageStore.note_use`."""
+    for _ in range(TRIES):
+        document = await document_at(db, key)
+        if document is None or not image_users.is_usable(document):
+            return False
+        use = image_users.note_use(document, uid)
+        if use is None or await change(db, document, ("status", "only_user"), use) is not None:
+            return True
+    raise too_busy()
 
 
 async def pin(db: Database, key: str, uid: int, limit: int | None) -> ImageRecord | None:
@@ -137,13 +150,13 @@ async def pin(db: Database, key: str, uid: int, limit: int | None) -> ImageRecor
         if document is None or document.get("pinned_by") is not None:
             return None if document is None else record_of(document)
         if limit is not None:
-            documents.check_pins(await _count_pins(db, document, uid), limit)
-        new_document = await change(db, document, ("status", "pinned_by"), documents.pin(uid))
+            image_users.check_pins(await _count_pins(db, document, uid), limit)
+        new_document = await change(db, document, ("status", "pinned_by"), image_users.pin(uid))
         if new_document is None:
             continue
         if limit is not None and await _count_pins(db, document, uid) > limit:
-            await change(db, new_document, ("pinned_by",), documents.unpin())
-            documents.check_pins(limit, limit)
+            await change(db, new_document, ("pinned_by",), image_users.unpin())
+            image_users.check_pins(limit, limit)
         return record_of(new_document)
     raise too_busy()
 
@@ -158,7 +171,7 @@ async def unpin(db: Database, key: str) -> ImageRecord | None:
         document = await _ready_document(db, key)
         if document is None:
             return None
-        new_document = await change(db, document, ("status",), documents.unpin())
+        new_document = await change(db, document, ("status",), image_users.unpin())
         if new_document is not None:
             return record_of(new_document)
     raise too_busy()
@@ -170,6 +183,14 @@ async def set_access(db: Database, systems: Collection[str], image_id: str, acce
     await db.update(IMAGES, records, update_of(access), multi=True)
 
 
-async def _ready_document(db: Database, key: str) -> Document | None:
+async def _ready_document(
+    db: Database, key: str, expected: ImageRecord | None = None
+) -> Document | None:
     document = await document_at(db, key)
-    return document if document is not None and is_ready(document) else None
+    if document is None or not is_ready(document):
+        return None
+    return document if image_users.has_rights_of(read_document(document), expected) else None
+
+
+def _pinned_rights(expected: ImageRecord | None) -> tuple[str, ...]:
+    return () if expected is None else image_users.RIGHTS

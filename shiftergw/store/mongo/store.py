@@ -215,17 +215,21 @@ class MongoStore(MongoConnections):
         """See `ImageStore`."""
         return await reads.list_expired(self._db, now, systems, limit)
 
-    async def untag(self, key: str, tag: str) -> ImageRecord | None:
+    async def untag(
+        self, key: str, tag: str, expected: ImageRecord | None = None
+    ) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await images.untag(self._db, key, tag)
+        return await images.untag(self._db, key, tag, expected)
 
-    async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
+    async def expire(
+        self, key: str, expired_at: float | None = None, expected: ImageRecord | None = None
+    ) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await images.expire(self._db, key, expired_at)
+        return await images.expire(self._db, key, expired_at, expected)
 
-    async def note_use(self, key: str, uid: int) -> None:
+    async def note_use(self, key: str, uid: int) -> bool:
         """See `ImageStore`."""
-        await images.note_use(self._db, key, uid)
+        return await images.note_use(self._db, key, uid)
 
     async def pin(self, key: str, uid: int, limit: int | None) -> ImageRecord | None:
         """See `ImageStore`."""

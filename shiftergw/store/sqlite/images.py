@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shiftergw.model.records import ImageRecord
-from shiftergw.store import documents
+from shiftergw.store import documents, image_users
 from shiftergw.store.documents import Change
 from shiftergw.store.legacy_documents import is_ready, read_tags
 from shiftergw.store.sqlite import queries, rows
@@ -60,9 +60,11 @@ def take_tag(
         rows.change(db, key, document, documents.replace_tags(document, tags, untagged_until))
 
 
-def untag(db: sqlite3.Connection, key: str, tag: str) -> ImageRecord | None:
+def untag(
+    db: sqlite3.Connection, key: str, tag: str, expected: ImageRecord | None
+) -> ImageRecord | None:
     """Remove a tag from a READY record; without any tag the record becomes EXPIRING."""
-    document = _ready_document(db, key)
+    document = _ready_document(db, key, expected)
     if document is None or tag not in read_tags(document):
         return None
     tags = [name for name in read_tags(document) if name != tag]
@@ -71,9 +73,14 @@ def untag(db: sqlite3.Connection, key: str, tag: str) -> ImageRecord | None:
     return rows.change(db, key, document, removal)
 
 
-def expire(db: sqlite3.Connection, key: str, expired_at: float | None) -> ImageRecord | None:
-    """Make a READY record EXPIRING; with `expired_at` only if its expiration is that early."""
-    document = _ready_document(db, key)
+def expire(
+    db: sqlite3.Connection,
+    key: str,
+    expired_at: float | None = None,
+    expected: ImageRecord | None = None,
+) -> ImageRecord | None:
+    """Make a READY record EXPIRING, if its state permits; see `ImageStore.expire`."""
+    document = _ready_document(db, key, expected)
     if document is None:
         return None
     if expired_at is not None:
@@ -90,12 +97,15 @@ def renew(db: sqlite3.Connection, key: str, expiration: float) -> None:
         rows.change(db, key, document, Change({"expiration": expiration}))
 
 
-def note_use(db: sqlite3.Connection, key: str, uid: int) -> None:
-    """Note in a record that a user has asked for its image."""
+def note_use(db: sqlite3.Connection, key: str, uid: int) -> bool:
+    """Note in a record that a user has asked for its image; see `ImageStore.note_use`."""
     document = rows.document_at(db, key)
-    change = None if document is None else documents.note_use(document, uid)
-    if document is not None and change is not None:
+    if document is None or not image_users.is_usable(document):
+        return False
+    change = image_users.note_use(document, uid)
+    if change is not None:
         rows.change(db, key, document, change)
+    return True
 
 
 def pin(db: sqlite3.Connection, key: str, uid: int, limit: int | None) -> ImageRecord | None:
@@ -105,14 +115,14 @@ def pin(db: sqlite3.Connection, key: str, uid: int, limit: int | None) -> ImageR
         return None if document is None else ImageRecord.from_document({**document, "_id": key})
     if limit is not None:
         values = document["system"], uid
-        documents.check_pins(db.execute(queries.COUNT_PINS, values).fetchone()[0], limit)
-    return rows.change(db, key, document, documents.pin(uid))
+        image_users.check_pins(db.execute(queries.COUNT_PINS, values).fetchone()[0], limit)
+    return rows.change(db, key, document, image_users.pin(uid))
 
 
 def unpin(db: sqlite3.Connection, key: str) -> ImageRecord | None:
     """Unpin the image of a READY record."""
     document = _ready_document(db, key)
-    return None if document is None else rows.change(db, key, document, documents.unpin())
+    return None if document is None else rows.change(db, key, document, image_users.unpin())
 
 
 def set_access(
@@ -130,6 +140,10 @@ def is_blocked(db: sqlite3.Connection, directory: str, image_ids: Collection[str
     return db.execute(queries.FIND_BLOCK, (directory, ids)).fetchone() is not None
 
 
-def _ready_document(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
+def _ready_document(
+    db: sqlite3.Connection, key: str, expected: ImageRecord | None = None
+) -> dict[str, Any] | None:
     document = rows.document_at(db, key)
-    return document if document is not None and is_ready(document) else None
+    if document is None or not is_ready(document):
+        return None
+    return document if image_users.has_rights_of(document, expected) else None

@@ -177,7 +177,7 @@ def _deliver(
         images.take_tag(db, (system, itype, tag), key, outcome.untagged_until)
     if images.is_blocked(db, outcome.directory, [outcome.id]):
         # An admin has blocked the image during the delivery.
-        return images.expire(db, key, None) or record
+        return images.expire(db, key) or record
     return record
 
 

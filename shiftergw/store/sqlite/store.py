@@ -221,17 +221,21 @@ class SqliteStore(SqliteLookups):
         limit = -1 if limit is None else limit
         return await self._list_records(queries.LIST_EXPIRED, now, names, names, limit)
 
-    async def untag(self, key: str, tag: str) -> ImageRecord | None:
+    async def untag(
+        self, key: str, tag: str, expected: ImageRecord | None = None
+    ) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await self._write_durably(lambda db: images.untag(db, key, tag))
+        return await self._write_durably(lambda db: images.untag(db, key, tag, expected))
 
-    async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
+    async def expire(
+        self, key: str, expired_at: float | None = None, expected: ImageRecord | None = None
+    ) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await self._write_durably(lambda db: images.expire(db, key, expired_at))
+        return await self._write_durably(lambda db: images.expire(db, key, expired_at, expected))
 
-    async def note_use(self, key: str, uid: int) -> None:
+    async def note_use(self, key: str, uid: int) -> bool:
         """See `ImageStore`."""
-        await self._write_durably(lambda db: images.note_use(db, key, uid))
+        return await self._write_durably(lambda db: images.note_use(db, key, uid))
 
     async def pin(self, key: str, uid: int, limit: int | None) -> ImageRecord | None:
         """See `ImageStore`."""

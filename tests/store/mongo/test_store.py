@@ -327,6 +327,32 @@ async def test_a_lost_answer_changes_no_result(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_use_and_a_removal_notice_each_other(
+    place: Place, port: int, empty_database: NamedDatabase
+) -> None:
+    """Whichever is written first is seen by the other one, which has read the record before."""
+    images = empty_database[1]["images"]
+    ready = await complete_pull(place.store, request("x:1"))
+    number = {"_id": ObjectId(ready.key)}
+    use = {"$unset": {"only_user": ""}}
+    removal = {"$set": {"status": "EXPIRING", "claim": "@"}}
+    change = use
+
+    def change_first(n: int, _: object) -> None:
+        if n == 1:
+            images.update_one(number, change)
+
+    with Wire(port, before_write=change_first) as wire:
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            assert await peer.expire(ready.key, expected=ready) is None
+    images.update_one(number, {"$set": {"only_user": 7}})
+    change = removal
+    with Wire(port, before_write=change_first) as wire:
+        async with mongo_running(wire.uri, empty_database[0]) as peer:
+            assert not await peer.note_use(ready.key, 8)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_change_between_read_and_write_is_noticed(
     place: Place, port: int, empty_database: NamedDatabase
 ) -> None:
