@@ -45,6 +45,8 @@ IDLE_SECONDS = 20.0
 GIVEN_UP = 3.0
 UNREACHABLE = 1e15
 """A rate that needs the highest number of sessions."""
+MODEST = 1e6
+"""A rate that one session reaches, however long a busy machine's round trips are."""
 
 LARGE = 48 << 20
 WINDOW = 2 << 20
@@ -190,9 +192,7 @@ async def test_several_sessions(
     assert len(system.pids) == 2 * MOST_SESSIONS - 1
 
 
-@pytest.mark.parametrize(
-    ("transport", "rate"), [("conch", parallel_write.RATE), ("openssh", UNREACHABLE)]
-)
+@pytest.mark.parametrize(("transport", "rate"), [("conch", MODEST), ("openssh", UNREACHABLE)])
 @pytest_twisted.ensureDeferred
 async def test_one_session(
     run_system: RunSystem,
@@ -201,7 +201,7 @@ async def test_one_session(
     transport: str,
     rate: float,
 ) -> None:
-    """One session suffices for a short round trip, and where each would be a login."""
+    """One session suffices for a modest rate, and where each would be a login."""
     source, sha256 = large
     system = run_system()
     await open_directory(system.sshd, transport=transport, rate=rate).install(
