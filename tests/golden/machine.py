@@ -30,6 +30,15 @@ def _wait(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def _children() -> set[str]:
+    """Return the identifiers of this process's children, whichever thread has started them."""
+    pids: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # the thread has ended
+            pids.update((task / "children").read_text().split())
+    return pids
+
+
 def main(messages_file: str, directory: str, output_file: str) -> None:
     """Run the machine until all jobs have ended."""
     offers = json.loads(Path(messages_file).read_text(encoding="utf-8"))
@@ -50,8 +59,12 @@ def main(messages_file: str, directory: str, output_file: str) -> None:
             _wait(lambda: count_ended(messages) == 2)
             wire.publish(offers["offer of a long job"], app)
             _wait((traces / "sleep-1").exists)
+            before = _children()
             wire.publish(offers["cancel"], app)
             _wait(lambda: count_ended(messages) == 3)
+            # The order to stop kills a process of the pool. The pool that Celery uses with a broker
+            # in memory never ends if it is closed while it replaces one.
+            _wait(lambda: _children() - before)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
