@@ -13,11 +13,14 @@ import pytest
 from shiftergw import __version__
 from tests.matrices import LONG
 from tests.packaging import CHECKOUT, FOR_OPERATORS
+from tests.packaging.thin_package import build
+from tests.parts import need
 from tests.patience import patient
 
-collect_ignore = [] if LONG else ["test_debian_chroot.py"]
-"""The test takes minutes, and installs a Debian system from the package archive."""
+collect_ignore = [] if LONG else ["test_debian_chroot.py", "test_rpm_build.py"]
+"""Tests that take minutes; the first installs a Debian system from the package archive."""
 
+_PLUGIN = "twisted/plugins/shiftergw_plugin.py"
 _ENTRY_POINTS = """[console_scripts]
 celery = celery.__main__:main
 cftp = twisted.conch.scripts.cftp:run
@@ -44,7 +47,7 @@ def source_distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def thin_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a wheel that has the commands and samples of the real one, but no code.
+    """Return a wheel that has commands, samples and plug-in of the real one, but no further code.
 
     The code is that of this checkout, and the libraries are those of the tests. Packaging a
     hundredth of the files takes little time.
@@ -54,7 +57,7 @@ def thin_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     members = {
         "thin.pth": f"{CHECKOUT}\n{sysconfig.get_path('purelib')}\n",
         "shiftergw_thin.py": "",
-        "twisted/plugins/dropin.cache": "",
+        _PLUGIN: (CHECKOUT / _PLUGIN).read_text(),
         f"{name}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: shiftergw\n"
         f"Version: {__version__}\nProvides-Extra: celery\nProvides-Extra: direct\n",
         f"{name}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
@@ -70,3 +73,10 @@ def thin_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for member, text in members.items():
             archive.writestr(member, text)
     return wheel
+
+
+@pytest.fixture(scope="session")
+def package(thin_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Debian package whose environment has a thin wheel."""
+    need("dpkg-deb")
+    return build(tmp_path_factory.mktemp("package"), thin_wheel)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 import subprocess
+import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -14,17 +16,9 @@ import pytest
 
 from shiftergw import __version__
 from tests.packaging import CHECKOUT
-from tests.packaging.thin_package import EPOCH, PYTHON, SCRIPTS, build
-from tests.parts import need
+from tests.packaging.thin_package import EPOCH, PYTHON, SCRIPTS
 
 SITE = f"usr/lib/shiftergw/lib/{PYTHON}/site-packages"
-
-
-@pytest.fixture(scope="module")
-def package(thin_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a package whose environment has a thin wheel."""
-    need("dpkg-deb")
-    return build(tmp_path_factory.mktemp("package"), thin_wheel)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +94,19 @@ def test_units_run_the_programs_of_the_package(archive: tarfile.TarFile) -> None
         assert f"./{program}" in archive.getnames()
         sample = (CHECKOUT / "conf" / unit).read_text()
         assert text == sample.replace("/opt/shiftergw/", "/usr/lib/shiftergw/")
+
+
+def test_the_first_start_has_nothing_to_write(archive: tarfile.TarFile) -> None:
+    """Twisted's cache of plug-ins is newer than they, and compiled files fit their sources."""
+    plugins = f"./{SITE}/twisted/plugins"
+    plugin = archive.getmember(f"{plugins}/shiftergw_plugin.py")
+    assert archive.getmember(f"{plugins}/dropin.cache").mtime > plugin.mtime
+    name = f"{plugins}/__pycache__/shiftergw_plugin.{sys.implementation.cache_tag}.pyc"
+    compiled_file = archive.extractfile(name)
+    assert compiled_file is not None
+    # PEP 552: the magic number, flags (0: by time), then time and size of the source.
+    header = struct.unpack("<4sIII", compiled_file.read(16))
+    assert header[1:] == (0, plugin.mtime, plugin.size)
 
 
 def test_no_path_of_the_build_is_in_the_package(package: Path, archive: tarfile.TarFile) -> None:

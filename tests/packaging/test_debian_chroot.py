@@ -216,6 +216,7 @@ def test_a_site_from_installation_to_purge(
             listing = system.run("unsquashfs", "-ll", f"/images/{image_id}.squashfs")
             assert "bin/tool" in listing
             assert "demo/image:1" in system.run(*client, "images", user="alice")
+    assert "Unable to write" not in (tmp_path / "log").read_text()
     configuration = (system.root / CONFIGURATION).read_bytes()
     database = "/var/lib/shiftergw/shiftergw.sqlite"
     assert system.owner_and_mode(database) == "shiftergw:shiftergw 600"
