@@ -38,7 +38,7 @@ def worker_service(
     reactor: Reactor, config: Config, metrics: Metrics = NO_METRICS
 ) -> tuple[Service, Callable[[], Worker]]:
     """Return a worker process's services, and a function that returns the worker once they run."""
-    parts = ConversionParts(reactor, config)
+    parts = ConversionParts(reactor, config, metrics)
     # Threads of their own, since an image directory that hangs keeps its threads.
     disks = Threads(reactor, (MOST_HANGING + 2) * len(config.systems), "images")
     preparation = Preparation(config, disks, reactor)

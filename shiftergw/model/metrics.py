@@ -109,6 +109,15 @@ IMAGE_BYTES = Metric(
 SENT_BYTES = Metric(
     "counter", "shiftergw_sent_bytes_total", "Bytes of images sent to a system.", ("system",)
 )
+EVICTIONS = Metric(
+    "counter",
+    "shiftergw_evictions_total",
+    "Layers, packs and converted images that were removed to make room.",
+    ("kind",),
+)
+EVICTED_BYTES = Metric(
+    "counter", "shiftergw_evicted_bytes_total", "Bytes that were removed to make room.", ("kind",)
+)
 REQUESTS_LEFT = Metric(
     "gauge",
     "shiftergw_registry_requests_left",
@@ -144,6 +153,8 @@ METRICS = {
         LAYER_BYTES,
         IMAGE_BYTES,
         SENT_BYTES,
+        EVICTIONS,
+        EVICTED_BYTES,
         REQUESTS_LEFT,
         WORKER_MEMORY,
     )

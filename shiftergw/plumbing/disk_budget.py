@@ -47,14 +47,21 @@ class FileKind(Protocol):
         ...
 
 
+def _note_nothing(_kind: int, _size: int) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class DiskBudget:
     """The files of several kinds that make room for each other.
 
     Files on another disk than the directory that needs room are neither counted nor removed.
+    `note_removal` gets the place in `kinds` and the bytes of files that were removed, in the thread
+    that has removed them.
     """
 
     kinds: tuple[FileKind, ...]
+    note_removal: Callable[[int, int], object] = _note_nothing
 
     def room(
         self, directory: Path, but: AbstractSet[Path] = frozenset(), enough: float = math.inf
@@ -68,7 +75,7 @@ class DiskBudget:
         free = free_space(disk)
         if free >= enough:
             return free
-        return free + sum(files.size for files in self._files_on_disk(disk, but))
+        return free + sum(files.size for _, files in self._files_on_disk(disk, but))
 
     def make_room(
         self,
@@ -95,15 +102,16 @@ class DiskBudget:
             return False
         candidates = sorted(
             self._files_on_disk(disk, but),
-            key=lambda files: (not files.is_redundant, files.use_time),
+            key=lambda candidate: (not candidate[1].is_redundant, candidate[1].use_time),
         )
-        if not is_estimate and free() + sum(files.size for files in candidates) < size:
+        if not is_estimate and free() + sum(files.size for _, files in candidates) < size:
             return False
-        for files in candidates:
+        for kind, files in candidates:
             if free() >= size:
                 break
             if files.remove():
                 freed_size += files.size
+                self.note_removal(kind, files.size)
         return freed_size > 0
 
     def make_room_for_growth(
@@ -121,8 +129,13 @@ class DiskBudget:
             disk, size, but, is_full=is_full
         )
 
-    def _files_on_disk(self, disk: Path, but: AbstractSet[Path]) -> Iterator[RemovableFiles]:
+    def _files_on_disk(
+        self, disk: Path, but: AbstractSet[Path]
+    ) -> Iterator[tuple[int, RemovableFiles]]:
+        """Yield files with the place of their kind in `kinds`."""
         device = disk.stat().st_dev
-        for kind in self.kinds:
+        for number, kind in enumerate(self.kinds):
             if nearest_existing(kind.directory).stat().st_dev == device:
-                yield from (files for files in kind.list_removable() if files.main not in but)
+                for files in kind.list_removable():
+                    if files.main not in but:
+                        yield number, files

@@ -14,6 +14,7 @@ from twisted.internet import reactor
 
 from shiftergw.app import worker
 from shiftergw.app.conversion_parts import ConversionParts
+from shiftergw.app.metric_counts import MetricCounts
 from shiftergw.build.pack_files import PackFiles, hold_pack
 from shiftergw.errors import NoSpace
 from shiftergw.model.images import Descriptor, Digest
@@ -35,7 +36,8 @@ class Disk:
     def __init__(self, directory: Path) -> None:
         """Begin without files."""
         names = {"CacheDirectory": f"{directory}/cache", "ExpandDirectory": f"{directory}/expand"}
-        self.parts = ConversionParts(real, load_config(names).config)
+        self.metrics = MetricCounts()
+        self.parts = ConversionParts(real, load_config(names).config, self.metrics)
         self.expand = directory / "expand"
         self.expand.mkdir()
         self.directories = {
@@ -112,6 +114,11 @@ async def test_one_order_of_removal_for_all_kinds(disk: Disk) -> None:
     os.close(descriptor)
     assert exist(whole_layer, oldest.pack, oldest.sidecar, old) == [False] * 4
     assert exist(in_use.pack, young, its_pack.pack, used_layer, older_pack.pack) == [True] * 5
+    counts = {(name, *labels): numbers for name, labels, numbers in disk.metrics.entries()}
+    for kind in ("layers", "packs", "images"):
+        assert counts.pop(("shiftergw_evictions_total", kind)) == [1]
+        assert counts.pop(("shiftergw_evicted_bytes_total", kind)) == [SIZE]
+    assert counts == {}
 
 
 @pytest_twisted.ensureDeferred
