@@ -32,6 +32,7 @@ from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.journal import Audit, audit_nothing
 from shiftergw.web.site import Site
 from shiftergw.web.spool import InThread
+from tests.web.description import problems_of
 
 IMAGE_ID = "ab" * 32
 READY = ImageRecord(
@@ -344,7 +345,10 @@ class Reply:
 
 
 class Wire:
-    """One connection to a site, in memory."""
+    """One connection to a site, in memory.
+
+    The answers of `ask` must be those that the description of the interface promises.
+    """
 
     def __init__(self, site: Site, peer: str = "192.168.1.1") -> None:
         """Connect from the address `peer`."""
@@ -381,7 +385,20 @@ class Wire:
         data = self.send("\r\n".join([*lines, "", ""]).encode() + (body or b""))
         reply, rest = Reply.parse(data, method)
         assert rest == b""
+        check_reply(method, path, reply)
         return reply
+
+
+def check_reply(method: str, path: str, reply: Reply) -> None:
+    """Fail if an answer is not that which the description of the interface promises.
+
+    Only routes of the API are compared: documents for browsers and for operators are apart.
+    """
+    if method == "HEAD" or not reply.body or not path.startswith("/api/"):
+        return
+    media_type = reply.headers["content-type"]
+    document = reply.json if media_type == "application/json" else None
+    assert problems_of(method, path, reply.status, media_type, document) == []
 
 
 @asynccontextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from shiftergw.web import openapi
 from shiftergw.web.pages import PAGES
 from shiftergw.web.route_descriptions import DESCRIPTIONS, PAGE_DESCRIPTIONS
 from shiftergw.web.routes import ROUTES
+from tests.web.description import problems_of
 from tests.web.fakes import Reply, Wire
 
 PATH = "/api/openapi.json"
@@ -107,3 +109,28 @@ def test_bodies_that_may_be_absent() -> None:
         "post /api/pull/{system}/{type}/{image}/"
     ]
     assert len(operations) > 3
+
+
+@pytest.mark.parametrize(
+    ("request_line", "body", "problem"),
+    [
+        ("DELETE /api/upload/s/x", {"status": True, "new": 1}, "new"),
+        ("DELETE /api/upload/s/x", {}, "status"),
+        ("GET /api/autoexpire/s/", {"status": [1]}, "status[0]"),
+        ("POST /api/upload/s/", {"status": True, "limit": -1}, "$"),
+    ],
+)
+def test_answers_that_differ_from_the_description(
+    request_line: str, body: Any, problem: str
+) -> None:
+    """A member too many or too few, or of another type, fails the tests that ask the site."""
+    method, path = request_line.split()
+    (text,) = problems_of(method, path, 200, "application/json", body)
+    assert problem in text
+
+
+def test_answers_of_another_media_type() -> None:
+    """A media type that is not described fails the tests that ask the site."""
+    assert problems_of("GET", "/livez", 200, "text/plain", None) == []
+    assert problems_of("GET", "/livez", 200, "text/html", None) != []
+    assert problems_of("GET", "/nowhere", 200, "application/json", {}) != []

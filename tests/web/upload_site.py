@@ -23,7 +23,7 @@ from shiftergw.service.upload_space import UploadLimits
 from shiftergw.service.uploads import Uploads
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.patience import patient
-from tests.web.fakes import FakeGateway, Reply
+from tests.web.fakes import FakeGateway, Reply, check_reply
 
 SIZE = 20_000
 CONTENT = os.urandom(SIZE)
@@ -45,7 +45,9 @@ class Place:
     ) -> Reply:
         """Send a request on a new connection; return its answer."""
         data = request(method, path, body, user)
-        return await deferToThread(only_answer, self.port, data)
+        reply = await deferToThread(only_answer, self.port, data)
+        check_reply(method, path, reply)
+        return reply
 
     async def declare(self, **changes: Any) -> Any:
         """Declare an upload and return the members of the answer."""
