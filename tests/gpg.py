@@ -54,7 +54,10 @@ class GpgHome:
     def __exit__(self, *_: object) -> None:
         """End the agent and remove the directory."""
         subprocess.run(
-            [need("gpgconf"), "--kill", "all"], env=self._environment, check=False, timeout=60
+            [need("gpgconf"), "--kill", "all"],
+            env=self._environment,
+            check=False,
+            timeout=patient(60),
         )
         shutil.rmtree(self.path, ignore_errors=True)
 

@@ -13,9 +13,8 @@ import pytest
 
 from tests.distance import RATE, ROUND_TRIP, Distance
 
-TIMES = 4
-MOST_ROUND_TRIPS = 40
-"""Round trips that are measured at most: on a busy machine most of them take longer."""
+MOST_TIMES = 40
+"""Round trips, or streams, that are measured at most: on a busy machine most take longer."""
 
 SIZE = 32 << 20
 
@@ -45,7 +44,7 @@ def test_round_trip() -> None:
     """A byte in each direction takes half a round trip, and both take a whole one."""
     with link_ends() as (near_end, far_end):
         times = []
-        for _ in range(MOST_ROUND_TRIPS):
+        for _ in range(MOST_TIMES):
             begin = time.monotonic()
             near_end.sendall(b"?")
             assert far_end.recv(1) == b"?"
@@ -64,7 +63,7 @@ def test_rate(way: str) -> None:
     """A stream is never faster than the link, and the round trip does not slow it down."""
     content = os.urandom(SIZE)
     shares = []
-    for _ in range(TIMES):
+    for _ in range(MOST_TIMES):
         with link_ends() as ends, ThreadPoolExecutor() as pool:
             source, target = ends if way == "there" else ends[::-1]
             draining = pool.submit(drain, target)
@@ -74,6 +73,8 @@ def test_rate(way: str) -> None:
             count, end = draining.result()
         assert count == SIZE
         shares.append(SIZE / (end - begin - ROUND_TRIP / 2) / RATE)
+        if shares[-1] > 0.7:
+            break
     assert 0.7 < max(shares) < 1.02
 
 

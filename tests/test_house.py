@@ -8,6 +8,7 @@ from graphlib import CycleError
 import pytest
 
 from tests import house
+from tests.fixed_limits import fixed_limits
 from tests.sentences import riddles
 from tests.tracing import without_tracing
 
@@ -122,6 +123,49 @@ def test_a_vague_identifier_is_detected(source: str, name: str) -> None:
 def test_a_clear_identifier_is_not_detected(name: str) -> None:
     """A noun, a verb, a predicate and an allowed word are clear identifiers."""
     assert house.vague_definitions({"shiftergw/cache/x.py": f"{name} = 1"}) == []
+
+
+@without_tracing
+def test_no_limit_of_time_is_fixed() -> None:
+    """The tests measure and wait by limits that grow with the load of the machine."""
+    sources = house.files("tests").items()
+    tests = {place: text for place, text in sources if not place.startswith("tests/bench/")}
+    assert fixed_limits(tests) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "subprocess.run(command, timeout=60)",
+        "urlopen(url, timeout=10.5)",
+        "process.wait(10)",
+        "future.result(5)",
+        "assert time.monotonic() - start < 30",
+        "assert 1 <= reactor.seconds() - start <= 2",
+    ],
+)
+def test_a_fixed_limit_is_detected(source: str) -> None:
+    """A wait, and a measured time, with a number as its limit is detected."""
+    assert fixed_limits({"a.py": source}) == [f"a.py:1 {source.removeprefix('assert ')}"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "subprocess.run(command, timeout=patient(60))",
+        "process.wait(0)",
+        "event.wait(0.2)",
+        "', '.join(names)",
+        "signal.wait(True)",
+        "assert time.monotonic() - start < patient(30)",
+        "assert time.monotonic() - start > 1",
+        "assert time.process_time() - start < 3",
+        "assert clock.seconds() - start < 3",
+    ],
+)
+def test_a_limit_that_grows_or_expires_is_not_detected(source: str) -> None:
+    """Limits by `patient`, limits that expire, processor time and own clocks are allowed."""
+    assert fixed_limits({"a.py": source}) == []
 
 
 @without_tracing

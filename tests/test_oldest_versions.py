@@ -12,6 +12,7 @@ import pytest
 
 from tests.oldest import OLDEST, PROJECT, pins
 from tests.parts import lacking
+from tests.patience import patient
 
 TLS = ["tests/test_impostors.py", "tests/plumbing/test_tls.py"]
 COMPACT = [*TLS, "-k", "to_registry or to_mongodb or to_broker or wildcards or test_tls"]
@@ -25,6 +26,7 @@ WEB = [
 ]
 RUNS_ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
 SECONDS = 1000 if RUNS_ALL else 100
+MOST_SECONDS = 30 * SECONDS  # `patient` ends a hanging run before
 ENVIRONMENT = Path(f"{sys.prefix}-oldest")
 """The environment that `tests/run` creates beside the one of this process."""
 
@@ -47,7 +49,11 @@ def test_the_lower_bounds_are_installed(python: str) -> None:
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
     )
     result = subprocess.run(
-        [python, "-c", program, *expected], capture_output=True, text=True, timeout=60, check=True
+        [python, "-c", program, *expected],
+        capture_output=True,
+        text=True,
+        timeout=patient(60),
+        check=True,
     )
     versions = json.loads(result.stdout)
     assert {name: _release(text) for name, text in versions.items()} == {
@@ -64,20 +70,20 @@ def _release(version: str) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 20)
+@pytest.mark.timeout(MOST_SECONDS)
 def test_impostors(python: str) -> None:
     """Clients refuse the same servers as with the newest; `SHIFTERGW_TEST_VERSIONS=1` runs more."""
     _run(python, *(LONG if RUNS_ALL else COMPACT))
 
 
-@pytest.mark.timeout(SECONDS + 20)
+@pytest.mark.timeout(MOST_SECONDS)
 @pytest.mark.slow
 def test_the_web_site(python: str) -> None:
     """The HTTP server, which uses private members, behaves as with the newest versions."""
     _run(python, *(WEB if RUNS_ALL else [*WEB, "-k", "not any_"]))
 
 
-@pytest.mark.timeout(SECONDS + 20)
+@pytest.mark.timeout(MOST_SECONDS)
 def test_the_ssh_client(python: str) -> None:
     """Conch has every private member that the SSH client uses or overrides."""
     _run(python, SSH)
@@ -93,7 +99,7 @@ def _run(python: str, *tests: str) -> None:
         env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=patient(SECONDS),
         check=False,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"

@@ -22,6 +22,7 @@ from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.threads import Threads
 from tests.configurations import load_config
 from tests.parts import need
+from tests.patience import patient
 from tests.thread_pools import running_threads
 
 SIGNED_BY = {"type": "signedBy", "keyType": "GPGKeys", "keyData": "a2V5"}
@@ -105,7 +106,7 @@ async def test_records_that_the_present_policy_has_judged(
         without_policy = PresentPolicies(load_config().config, threads, reactor)
         assert await without_policy.is_judged(record_of(None))
         monkeypatch.setattr(policies, "READ_SECONDS", 0.2)
-        monkeypatch.setattr(policies, "read_policy", lambda _: end.wait(60))
+        monkeypatch.setattr(policies, "read_policy", lambda _: end.wait(patient(60)))
         present = PresentPolicies(config, threads, reactor)
         assert not await present.is_judged(record_of(digest))
     finally:

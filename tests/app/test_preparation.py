@@ -16,6 +16,7 @@ from shiftergw.app.preparation import Preparation
 from shiftergw.errors import ConfigurationError
 from tests.configurations import load_config
 from tests.parts import need
+from tests.patience import patient
 from tests.thread_pools import running_threads
 
 
@@ -68,7 +69,7 @@ async def test_unreachable_image_directories(
 
     def identity(directory: Path) -> tuple[int, int]:
         if directory == hangs:
-            assert answers.wait(10)
+            assert answers.wait(patient(10))
         return original_identity(directory)
 
     monkeypatch.setattr(preparation, "identity", identity)

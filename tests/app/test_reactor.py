@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.patience import patient
+
 PROGRAM = """
 import gc, sys
 gc.disable()
@@ -24,6 +26,10 @@ def test_modules_are_not_garbage_collected() -> None:
     It runs during the command, although workers disable it while they start.
     """
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=patient(60),
+        check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (7, "True True\n", "")

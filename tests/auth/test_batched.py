@@ -49,7 +49,7 @@ class Doubling:
     def __call__(self, number: int) -> int:
         """Return twice the number, once it is not blocked."""
         self.start_event.set()
-        assert self.go.wait(20)
+        assert self.go.wait(patient(20))
         self.numbers.append(number)
         if number == 0:
             raise ZeroDivisionError

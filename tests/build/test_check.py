@@ -292,7 +292,7 @@ def test_many_entries_are_fast() -> None:
     listing: Any = io.BytesIO(b"".join(lines))
     start = time.process_time()
     assert difference(listing, tree, Event()) is None
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 3
 
 
 def test_a_comparison_can_be_stopped() -> None:

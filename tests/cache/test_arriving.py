@@ -16,6 +16,7 @@ from shiftergw.cache.arriving import Arriving
 from shiftergw.errors import BlobCorrupt
 from shiftergw.oci.compression import StopRequested, decompress
 from tests.images import compress
+from tests.patience import patient
 
 CONTENT = os.urandom(400_000) + bytes(400_000)
 STOP = Event()
@@ -61,7 +62,7 @@ def test_the_end_comes_with_the_whole(path: Path, beside: Beside) -> None:
         end = beside(lambda: reader.read(1))
         assert not end.done()
         arriving.complete(path)
-        assert end.result(5) == b""
+        assert end.result(patient(5)) == b""
         assert reader.readinto(bytearray(1)) == 0
         reader.seek(7)
         assert reader.read(3) == CONTENT[7:10]
@@ -74,7 +75,7 @@ def test_a_reader_waits_for_bytes(path: Path, beside: Beside) -> None:
         first = beside(lambda: reader.read(100))
         assert not first.done()
         arriving.grow(3)
-        assert first.result(5) == CONTENT[:3]
+        assert first.result(patient(5)) == CONTENT[:3]
 
 
 def test_an_aborted_download_stays_aborted(path: Path, beside: Beside) -> None:
@@ -86,7 +87,7 @@ def test_an_aborted_download_stays_aborted(path: Path, beside: Beside) -> None:
         waiting = beside(lambda: reader.read(1))
         arriving.abort()
         with pytest.raises(BlobCorrupt):
-            waiting.result(5)
+            waiting.result(patient(5))
         arriving.grow(len(CONTENT))
         arriving.complete(path)
         arriving.abort()  # its writer closes the file
@@ -168,7 +169,7 @@ def test_a_reader_is_stopped(path: Path, beside: Beside) -> None:
         assert not waiting.done()
         stop.set()
         with pytest.raises(StopRequested):
-            waiting.result(5)
+            waiting.result(patient(5))
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])
@@ -189,5 +190,5 @@ def test_any_compression_is_unpacked_on_its_way(
             time.sleep(0.001)
     assert not unpacking.done()
     arriving.complete(path)
-    assert unpacking.result(20) == CONTENT
+    assert unpacking.result(patient(20)) == CONTENT
     assert positions[-1] == len(blob)

@@ -27,6 +27,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink
 from tests.cache.downloads import BLOB, CONTENT, Source, fetch_blob, ignore, refuse
 from tests.installed_reactor import reactor
+from tests.patience import patient
 
 
 @pytest_twisted.ensureDeferred
@@ -124,7 +125,7 @@ class GatedBlob(PartialBlob):
     def append(self, data: memoryview) -> None:
         """Wait for the gate, then write."""
         self.write_start.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(patient(10))
         super().append(data)
 
 
@@ -194,7 +195,7 @@ async def test_processes_share_a_download(
 
     path = await fetch_blob(cache, BLOB, refuse, report)
     assert path.read_bytes() == CONTENT
-    assert process.wait(10) == 0
+    assert process.wait(patient(10)) == 0
 
 
 @pytest_twisted.ensureDeferred

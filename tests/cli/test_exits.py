@@ -101,4 +101,4 @@ def test_the_reader_has_gone() -> None:
     assert process.stderr is not None
     with process.stderr:
         assert process.stderr.read() == b""
-    assert process.wait(60) == 141
+    assert process.wait(patient(60)) == 141

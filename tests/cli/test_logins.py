@@ -18,6 +18,7 @@ from shiftergw.cli import logins
 from shiftergw.cli.exits import Misuse
 from shiftergw.cli.logins import LoginFile, check_key, credentials_of, home, replace_credential
 from tests.parts import lacking
+from tests.patience import patient
 
 FIRST = "MUNGE:AwQDAAC1:"
 SECOND = "MUNGE:AwQFAA==:"
@@ -171,7 +172,7 @@ def test_no_change_is_lost(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), name]) for name in ("a", "b")
     ]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(patient(60)) for process in processes] == [0, 0]
     assert sorted(LoginFile(tmp_path).read().split()) == [b"a"] * 5 + [b"b"] * 5
 
 

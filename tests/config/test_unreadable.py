@@ -17,6 +17,7 @@ from shiftergw.config.source import LARGEST
 from shiftergw.errors import ConfigurationError
 from tests.cli.command import shiftergw
 from tests.configurations import SMALLEST
+from tests.patience import patient
 
 START = json.dumps(SMALLEST).encode()[:-1] + b", "
 
@@ -91,9 +92,9 @@ def test_a_pipe(tmp_path: Path) -> None:
     keeper = os.open(file, os.O_RDWR)
     with subprocess.Popen([sys.executable, "-c", script, file]) as writer:
         loading = ThreadPoolExecutor(1).submit(Config.load, file, {})
-        writer.wait(60)
+        writer.wait(patient(60))
         os.close(keeper)
-        assert loading.result(60).warnings == ()
+        assert loading.result(patient(60)).warnings == ()
 
 
 def test_the_place_of_an_invalid_byte(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_the_programs_print_the_error(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
         check=False,
     )
     assert (check.returncode, gateway.returncode) == (2, 1)

@@ -18,6 +18,7 @@ import pytest
 from shiftergw.model.signatures import SignatureBlob
 from tests.images import INDEX, MANIFEST, descriptor, entry, oci_layout, tar_of
 from tests.parts import need
+from tests.patience import patient
 from tests.registries import DockerRegistry
 from tests.running_service import POLL_PAUSE, SYSTEM, Service, until
 from tests.signatures.signers import (
@@ -48,7 +49,7 @@ class Uploader:
         url = path if path.startswith("http") else f"http://{self._registry.host}/v2/{path}"
         headers = {"Content-Type": media_type}
         return urllib.request.urlopen(
-            urllib.request.Request(url, content, headers, method=method), timeout=60
+            urllib.request.Request(url, content, headers, method=method), timeout=patient(60)
         )
 
     def push_blob(self, repository: str, content: bytes) -> None:

@@ -21,6 +21,7 @@ from shiftergw.rules.policy import Policy
 from shiftergw.sources.user_files.user_source import UserSource
 from shiftergw.states import State
 from tests.job.workbench import INDEX, MANIFEST, SISTER, SYSTEM, Bench, Source, running_bench
+from tests.patience import patient
 
 ACCEPT = [{"type": "insecureAcceptAnything"}]
 REJECT = [{"type": "reject"}]
@@ -398,7 +399,7 @@ async def test_a_policy_on_a_disk_that_hangs(
     end = Event()
 
     def hang(path: Path) -> Policy:
-        end.wait(60)
+        end.wait(patient(60))
         return read_policy(path)
 
     monkeypatch.setattr(job_policy, "FILE_SECONDS", 0.2)

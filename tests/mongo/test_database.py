@@ -22,6 +22,7 @@ from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.states import State
 from tests.mongo.puppets import answering, serving
 from tests.mongod import Mongod
+from tests.patience import patient
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, LIMIT, NOW, all_of, begin_pull, complete_pull, failure, request
 from tests.store.wire import Wire
@@ -140,7 +141,7 @@ class Member:
         """Answer a greeting at once."""
         if "isMaster" in command:
             return {"setName": "rs0", **self.description}
-        self.answers.wait(30)
+        self.answers.wait(patient(30))
         return {"n": 1}
 
     def step_down(self) -> None:
@@ -181,7 +182,7 @@ async def test_no_command_waits_behind_an_index() -> None:
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if "createIndexes" in command:
-            is_created.wait(30)
+            is_created.wait(patient(30))
         return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0}
 
     with serving(answering(answer)) as host:

@@ -16,6 +16,7 @@ from shiftergw.mongo.address import MongoLogin
 from shiftergw.mongo.login import MOST_KEYS, LoginFailed, SaltedPasswords, Scram, mechanism_of
 from shiftergw.plumbing.timing import pause
 from tests.installed_reactor import reactor
+from tests.patience import patient
 
 # RFC 7677, section 3.
 SHA256 = (
@@ -126,7 +127,7 @@ class Derivations:
     def __call__(self, *inputs: Any) -> bytes:
         """Derive a key."""
         self.threads.append(threading.current_thread())
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(patient(30))
         return self._derive(*inputs)
 
 

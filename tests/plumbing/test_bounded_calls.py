@@ -13,6 +13,7 @@ from shiftergw.errors import TimedOut
 from shiftergw.plumbing import bounded_calls
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
+from tests.patience import patient
 
 
 class Hanging:
@@ -24,7 +25,7 @@ class Hanging:
 
     def __call__(self) -> str:
         """Return once `end` is set."""
-        assert self.end.wait(30)
+        assert self.end.wait(patient(30))
         return "done"
 
 
@@ -108,7 +109,7 @@ async def test_late_errors_are_dropped(threads: Threads) -> None:
     end = Event()
 
     def fail() -> None:
-        assert end.wait(30)
+        assert end.wait(patient(30))
         raise ValueError
 
     calls_pool = BoundedThreadCalls(threads, 1, 5, Clock(), late)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.patience import patient
+
 PROGRAM = "from shiftergw.plumbing.descriptors import raise_limit; print(raise_limit())"
 
 
@@ -20,6 +22,6 @@ def test_the_soft_limit_becomes_the_hard_one(limits: str, limit: int) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=patient(60),
     )
     assert int(process.stdout) == limit

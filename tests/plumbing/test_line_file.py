@@ -16,6 +16,7 @@ from shiftergw.plumbing import line_file
 from shiftergw.plumbing.line_file import LineFile, append_lines
 from shiftergw.plumbing.threads import Threads
 from tests.installed_reactor import reactor as real
+from tests.patience import patient
 from tests.work.waiting import until
 
 
@@ -108,7 +109,7 @@ async def test_lines_that_are_lost_are_reported(
     path, gate = tmp_path / "audit.log", Event()
 
     def append_late(path: Path, lines: Sequence[str]) -> None:
-        gate.wait(10)
+        gate.wait(patient(10))
         append_lines(path, lines)
 
     monkeypatch.setattr(line_file, "append_lines", append_late)

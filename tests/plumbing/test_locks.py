@@ -29,6 +29,7 @@ from shiftergw.plumbing.locks import (
 )
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
+from tests.patience import patient
 
 real: Any = reactor
 
@@ -231,7 +232,7 @@ async def test_a_lock_that_comes_too_late_is_released(
     answers, release = threading.Event(), threading.Event()
 
     def lock_late(path: Path) -> int | None:
-        answers.wait(60)
+        answers.wait(patient(60))
         return try_lock(path)
 
     def unlock_and_tell(path: Path, descriptor: int | None) -> None:

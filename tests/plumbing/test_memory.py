@@ -8,6 +8,7 @@ from ctypes import CDLL
 from typing import cast
 
 from shiftergw.plumbing.memory import release_free_memory, share_heap
+from tests.patience import patient
 
 PROGRAM = """
 import platform
@@ -39,7 +40,7 @@ assert resident_pages() - before < 2000, (before, full, resident_pages())
 
 def test_a_process_gives_free_memory_back() -> None:
     """What a thread has freed goes back to the system, also if the end of the heap is in use."""
-    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=patient(300))
 
 
 def test_another_c_library() -> None:

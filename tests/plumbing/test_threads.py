@@ -44,7 +44,7 @@ async def test_no_thread_outlives_a_cancelled_caller(threads: Threads) -> None:
     release, has_ended = threading.Event(), threading.Event()
 
     def work() -> None:
-        release.wait(10)
+        release.wait(patient(10))
         time.sleep(0.05)
         has_ended.set()
 
@@ -71,7 +71,7 @@ async def test_on_cancel_is_called_once(threads: Threads) -> None:
         stop.set()
 
     def work() -> None:
-        stop.wait(10)
+        stop.wait(patient(10))
         raise ValueError("stopped")
 
     running = Deferred.fromCoroutine(threads.run_until(on_cancel, work))

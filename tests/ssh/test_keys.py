@@ -20,6 +20,7 @@ from shiftergw.ssh.keys import read_key
 from tests import children
 from tests.delivery.conch_client import open_connection, refusal, run
 from tests.parts import accepts, need
+from tests.patience import patient
 from tests.sshd import Sshd, make_key, public
 
 PASSPHRASE = "the passphrase of a test"
@@ -217,7 +218,7 @@ def agent(*keys: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(patient(10))
         directory.cleanup()
 
 

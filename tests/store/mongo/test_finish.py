@@ -18,7 +18,7 @@ from shiftergw.model.records import ImageRecord, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from tests import mongod
-from tests.patience import stretch
+from tests.patience import patient, stretch
 from tests.store.places import mongo_running
 from tests.store.pulls import (
     ID,
@@ -187,7 +187,7 @@ async def test_a_suspended_attempt_takes_no_tag_back(
     def hold(n: int, _: object) -> None:
         if n == number:
             is_reached.set()
-            may_continue.wait(10)
+            may_continue.wait(patient(10))
 
     with Wire(port, before_write=hold) as wire:
         async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as slow:

@@ -98,7 +98,7 @@ async def test_a_memory_alarm(
         with pytest.raises(Unavailable) as caught:
             await queue.offer(key_of("never"), SECOND_SYSTEM)
         assert "short of memory" in caught.value.detail
-        assert time.monotonic() - started_at < patient(0.5)
+        assert time.monotonic() - started_at < patient(2)
         by_name = await check_broker(broker.url)
         assert by_name["BrokerURL"].level == "failure"
         assert "short of memory or disk" in by_name["BrokerURL"].text
