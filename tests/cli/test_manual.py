@@ -33,6 +33,9 @@ REASONS = {
     "useradd --system --home-dir /var/lib/shiftergw --shell /usr/sbin/nologin shiftergw":
         "would change the users of the machine",
     "systemctl daemon-reload": "needs systemd as the machine's first process",
+    "systemctl disable --now shiftergw": "needs systemd as the machine's first process",
+    "sudo -H -u shiftergw shiftergw check --database --config /etc/shiftergw/imagemanager.json":
+        "needs a database of the original: tests/end_to_end/test_takeover_manual.py",
     "systemctl enable --now shiftergw": "needs systemd as the machine's first process",
     "systemctl enable --now shiftergw-worker": "needs systemd as the machine's first process",
     "twistd --nodaemon --pidfile= shiftergw --config /etc/shiftergw/imagemanager.json":
