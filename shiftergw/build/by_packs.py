@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from twisted.internet.defer import DeferredSemaphore
 
-from shiftergw.build.compose import compose
+from shiftergw.build.background_packing import BackgroundPacking
+from shiftergw.build.compose import Composition, compose
 from shiftergw.build.converter import BuildRequest, timeout_error
 from shiftergw.build.examination import read_all_layers
 from shiftergw.build.pack_files import Pack
@@ -21,6 +22,7 @@ from shiftergw.build.packer import Packer
 from shiftergw.build.packing_slots import count_parallel_layers
 from shiftergw.build.packing_waits import PackingWaits
 from shiftergw.build.stage_meter import StageMeter
+from shiftergw.build.written_pack import WrittenPack
 from shiftergw.errors import PackCorrupt
 from shiftergw.model.packed_data import PackedData
 from shiftergw.plumbing.timing import within
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
 class PackConverter:
     """Packs the layers while they arrive, and composes the image of their packs.
 
-    A pack that exists is used, so that only new layers are compressed.
+    A pack that exists is used, so that only new layers are compressed. New packs are installed
+    while the image is planned and composed. The image is not complete before all of them are in
+    place.
     """
 
     READING: ClassVar[str] = "PACKING"
@@ -49,7 +53,7 @@ class PackConverter:
 
     tools: BuildTools
     request: BuildRequest
-    _packs: dict[Layer, Pack] = field(default_factory=dict, init=False)
+    _packs: dict[Layer, WrittenPack | Pack] = field(default_factory=dict, init=False)
     _packing: _LayerPacking | None = field(default=None, init=False)
 
     async def read_layers(self, arrival: Deferred[None], use: AsyncExitStack) -> list[LayerIndex]:
@@ -66,7 +70,7 @@ class PackConverter:
         self._packs = dict(zip(request.layers, packs, strict=True))
         return [pack.index for pack in packs]
 
-    async def _pack_layers(self, use: AsyncExitStack) -> list[Pack]:
+    async def _pack_layers(self, use: AsyncExitStack) -> list[WrittenPack | Pack]:
         request, tools = self.request, self.tools
         parallel_layers = count_parallel_layers(request.options, len(set(request.layers)))
         waits = PackingWaits(request.on_stage)
@@ -102,13 +106,24 @@ class PackConverter:
         request, tools, stop = self.request, self.tools, Event()
         packs = [self._packs[layer] for layer in request.layers]
 
-        def compose_image() -> PackedData:
+        def compose_image() -> Composition:
             arguments = (plan, packs, request.options, request.created, output, stop, meter.set)
-            return compose(*arguments).data_of({pack.path: pack.data_sha256 for pack in packs})
+            return compose(*arguments)
 
         meter = StageMeter(self.write_stage, request.report)
         with meter.reporting(tools.clock):
-            return await tools.threads.run_until(stop.set, compose_image)
+            composition = await tools.threads.run_until(stop.set, compose_image)
+            digests = {pack.path: pack.data_sha256 for pack in await self._installed_packs()}
+        return composition.data_of(digests)
+
+    async def _installed_packs(self) -> list[Pack]:
+        """Return all packs once they are in place; raise the error of a packing that failed."""
+        assert self._packing is not None  # the layers were read
+        packs: list[Pack] = []
+        for layer, pack in self._packs.items():
+            packs.append(await self._packing.wait_until_installed(layer, pack))
+            self._packs[layer] = packs[-1]
+        return packs
 
     def advice(self, plan: Plan) -> str:  # noqa: ARG002 - no tree is slow
         """Return nothing: no kind of tree takes longer than others."""
@@ -117,15 +132,17 @@ class PackConverter:
     async def repair(self) -> bool:
         """Make damaged packs anew; return whether there were any.
 
-        All packs are hashed. The same layer gives the same pack, so the plan stays valid. Raises
-        `PackCorrupt` if a layer is not here to be packed anew.
+        All packs are hashed once they are installed. The same layer gives the same pack, so the
+        plan stays valid. A pack that was not installed before may have been made again meanwhile,
+        and counts as damaged. Raises `PackCorrupt` if a layer is not here to be packed anew.
         """
         assert self._packing is not None  # the layers were read
         self.request.on_stage("REPAIR")
         meter = StageMeter("repair", self.request.report, sum(layer.size for layer in self._packs))
-        is_damaged = False
+        is_damaged = any(isinstance(pack, WrittenPack) for pack in self._packs.values())
         missing_layer: PackCorrupt | None = None
         with meter.reporting(self.tools.clock):
+            await self._installed_packs()
             for layer in self._packs:
                 try:
                     pack = await self._packing.replace_damaged(layer, meter)
@@ -152,9 +169,12 @@ class _LayerPacking:
     use: AsyncExitStack
     waits: PackingWaits
     _costs: dict[Layer, LayerBudget] = field(default_factory=dict, init=False)
+    _packings: dict[Layer, BackgroundPacking] = field(default_factory=dict, init=False)
 
-    async def pack(self, layer: Layer, cost: LayerBudget, report: Callable[[int], None]) -> Pack:
-        """Return the pack of a layer: the one that exists, or one that is made."""
+    async def pack(
+        self, layer: Layer, cost: LayerBudget, report: Callable[[int], None]
+    ) -> WrittenPack | Pack:
+        """Return the pack of a layer: the one that exists, or a new one that was written."""
         packer = self.packer
         self._costs[layer] = cost
         await layer.wait_for_opening()  # without a turn: a registry may ask to retry later
@@ -172,9 +192,20 @@ class _LayerPacking:
             if path is None:
                 await packer.discard_damaged(layer.digest)
                 raise PackCorrupt("A converted layer was damaged in the cache.")
-        async with self.turns:
-            with self.waits.packing():
-                return await packer.pack(layer, cost, report, self.use)
+        turn = await self.turns.acquire()
+        with self.waits.packing():
+            make = partial(packer.pack, layer, cost, report, self.use)
+            packing = self._packings[layer] = BackgroundPacking(make, turn.release)
+            self.use.push_async_exit(packing.leave)
+            written_pack = await packing.wait_until_written()
+        report(layer.size)
+        return written_pack
+
+    async def wait_until_installed(self, layer: Layer, pack: WrittenPack | Pack) -> Pack:
+        """Return this pack of a layer once it is in place."""
+        if isinstance(pack, Pack):
+            return pack
+        return await self._packings[layer].wait_until_installed()
 
     async def replace_damaged(self, layer: Layer, meter: StageMeter) -> Pack | None:
         """Return a new pack of a layer whose pack is damaged, or None if it is whole.

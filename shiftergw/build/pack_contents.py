@@ -36,7 +36,11 @@ class LayerPack(Protocol):
 
     @property
     def path(self) -> Path:
-        """Return the file."""
+        """Return the name of the file, which it may have yet to get."""
+        ...
+
+    def open(self) -> int:
+        """Open the file for reading; raise `FileNotFoundError` if it is gone."""
         ...
 
     @property
@@ -153,7 +157,7 @@ def open_packs(
         for pack in stoppable(packs, stop):
             if pack.path not in by_path:
                 try:
-                    descriptor = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
+                    descriptor = pack.open()
                 except FileNotFoundError as error:
                     raise pack_error(str(error)) from error
                 files.callback(os.close, descriptor)

@@ -27,7 +27,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,25 +35,14 @@ from threading import Event
 from twisted.logger import Logger
 
 from shiftergw.build import pack_sidecar
-from shiftergw.build.pack_measures import measure, read_columns
+from shiftergw.build.pack_measures import measure
 from shiftergw.build.pack_sidecar import Measures, Sidecar
-from shiftergw.errors import (
-    BlobCorrupt,
-    ConversionFailed,
-    GatewayError,
-    SquashfsCorrupt,
-    SquashfsUnsupported,
-)
+from shiftergw.errors import BlobCorrupt, GatewayError
 from shiftergw.model.images import Digest
 from shiftergw.oci.tar import LayerIndex
 from shiftergw.plumbing.disk_errors import SkipUnreadable
 from shiftergw.plumbing.file_groups import FileGroups
-from shiftergw.plumbing.files import (
-    closed_on_error,
-    removed_on_error,
-    replace_durably,
-    write_private,
-)
+from shiftergw.plumbing.files import closed_on_error
 from shiftergw.plumbing.locks import tried_lock, try_share
 from shiftergw.squashfs.columns import FileColumns
 
@@ -89,6 +77,10 @@ class Pack:
     size: int
     data_sha256: str
 
+    def open(self) -> int:
+        """Open the file for reading; the caller closes the descriptor. Blocks."""
+        return open_pack(self.path)
+
     @property
     def diff_id(self) -> Digest:
         """Return the digest that the uncompressed layer was proven to have."""
@@ -114,7 +106,11 @@ class PackFiles:
         self.lock = directory / f"{base}.lock"
         self.scrub_mark = directory / f"{base}.scrub"
         self.early_lock = directory / f"{base}-early.lock"
-        self.part = directory / f"{base}.{secrets.token_hex(4)}.part"
+        self.renew_part()
+
+    def renew_part(self) -> None:
+        """Name the part file of the next attempt, which is not that of any attempt before."""
+        self.part = self.pack.with_suffix(f".{secrets.token_hex(4)}.part")
 
     @classmethod
     def of_pack(cls, path: Path) -> PackFiles | None:
@@ -138,30 +134,9 @@ class PackFiles:
                 path.unlink(missing_ok=True)
 
 
-def install_pack(
-    files: PackFiles, index: LayerIndex, digests: Sequence[bytes], stop: Event
-) -> Pack:
-    """Sync and measure a complete pack, give it its name, and write its sidecar.
-
-    Raises `ConversionFailed` if the packer has written another number of files than it got, and
-    `StopRequested` soon after `stop` is set.
-    """
-    try:
-        with files.part.open("rb") as file, ThreadPoolExecutor(1, "sync") as disk:
-            syncing = disk.submit(os.fsync, file.fileno())
-            measures = measure(file.fileno(), len(digests), stop)
-            columns = read_columns(file.fileno(), stop)
-            syncing.result()
-    except (SquashfsCorrupt, SquashfsUnsupported) as error:
-        raise ConversionFailed(
-            "The packer has written a damaged pack of a layer.", detail=error.detail
-        ) from error
-    pack = Pack(files.pack, index, digests, columns, measures.size, measures.data_sha256)
-    content = pack_sidecar.encode(Sidecar(index, digests, columns, measures), stop)
-    replace_durably(files.part, files.pack)
-    with removed_on_error(files.pack):
-        write_private(files.sidecar, content)
-    return pack
+def open_pack(path: Path) -> int:
+    """Open the file of a pack for reading."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def find_pack(files: PackFiles, stop: Event) -> Pack | None:

@@ -16,8 +16,9 @@ from shiftergw.build.converted import disk_errors, make_empty
 from shiftergw.build.direct_packer import pack_directly
 from shiftergw.build.pack_archive import pack_by_mksquashfs
 from shiftergw.build.pack_feed import PackedLayer
-from shiftergw.build.pack_files import Pack, PackFiles, install_pack
+from shiftergw.build.pack_files import Pack, PackFiles
 from shiftergw.build.packing_slots import PackingSlots, hold_large_window, share_of
+from shiftergw.build.written_pack import WrittenPack, install_pack, read_written_pack
 from shiftergw.errors import (
     BlobCorrupt,
     ImageTooLarge,
@@ -70,7 +71,8 @@ as its download takes.
 class PackJob:
     """Makes the pack of a layer in `files`, or finds that another process has made it.
 
-    `report` gets the compressed bytes that were read so far.
+    `report` gets the compressed bytes that were read so far. `on_written` gets a new pack before it
+    is installed, and once more if that failed and the pack was made again.
     """
 
     packer: Packer
@@ -79,6 +81,7 @@ class PackJob:
     cost: LayerBudget
     report: Callable[[int], None]
     slots: PackingSlots
+    on_written: Callable[[WrittenPack], None]
     _arrival: Deferred[None] = field(default_factory=Deferred, init=False)
     """Fires when the layer is on this machine."""
     _has_large_window: bool = field(default=False, init=False)
@@ -119,6 +122,7 @@ class PackJob:
         """Remove the part file in a thread: that of a large file takes long."""
         with suppress(OSError):
             await self.packer.tools.threads.release(self.files.part.unlink, missing_ok=True)
+        self.files.renew_part()  # an image may be composed of the file that was removed
 
     async def _find_or_make_early(
         self, opening: Opening | None, is_first: bool, use: AsyncExitStack
@@ -293,6 +297,8 @@ class PackJob:
         """Put the pack with these contents in its place, under its lock."""
         files, threads, stop = self.files, self.packer.tools.threads, Event()
         with disk_errors():
-            pack = await threads.run_until(stop.set, install_pack, files, *contents, stop)
+            new_pack = await threads.run_until(stop.set, read_written_pack, files, *contents, stop)
+            self.on_written(new_pack)
+            pack = await threads.run_until(stop.set, install_pack, new_pack, stop)
             await self.packer.hold(files, use)  # no other process removes it under the lock
         return pack

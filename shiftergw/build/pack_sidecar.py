@@ -8,7 +8,7 @@ each content is, and the index. So nobody parses the inodes of a pack once more.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
@@ -79,19 +79,32 @@ class SidecarHead:
     measures: Measures
 
 
-def encode(sidecar: Sidecar, stop: Event) -> bytes:
+@dataclass(frozen=True, slots=True)
+class EncodedContents:
+    """What a sidecar says without the measures: a part of its document, and all that follows."""
+
+    document: Mapping[str, object]
+    rest: bytes
+
+
+def encode_contents(
+    index: LayerIndex, digests: Sequence[bytes], columns: FileColumns, stop: Event
+) -> EncodedContents:
+    """Encode all of a sidecar but the measures.
+
+    Raises `ImageTooLarge` for a very large index, and `StopRequested` soon after `stop` is set.
+    """
+    encoded_columns = compress_columns(columns.encode(), stop)
+    encoded_index = encode_index(index, stop)
+    parts = [*digests, _LENGTH.pack(len(encoded_columns)), encoded_columns, encoded_index]
+    document = {"diff_id": str(index.diff_id), "contents": len(digests)}
+    return EncodedContents(document, b"".join(parts))
+
+
+def encode(contents: EncodedContents, measures: Measures) -> bytes:
     """Return the bytes of a sidecar."""
-    document = json.dumps(
-        {
-            "diff_id": str(sidecar.index.diff_id),
-            "contents": len(sidecar.digests),
-            **asdict(sidecar.measures),
-        }
-    ).encode()
-    columns = compress_columns(sidecar.columns.encode(), stop)
-    index = encode_index(sidecar.index, stop)
-    parts = [_LENGTH.pack(len(document)), document, *sidecar.digests]
-    body = b"".join([*parts, _LENGTH.pack(len(columns)), columns, index])
+    document = json.dumps({**contents.document, **asdict(measures)}).encode()
+    body = b"".join([_LENGTH.pack(len(document)), document, contents.rest])
     return b"".join([_MAGIC, sha256(body).digest(), body])
 
 

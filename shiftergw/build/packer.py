@@ -28,6 +28,7 @@ from shiftergw.build.pack_files import Pack, PackFiles, find_pack, hold_pack, re
 from shiftergw.build.pack_job import PackJob
 from shiftergw.build.pack_options import pack_key
 from shiftergw.build.packing_slots import PackingSlots
+from shiftergw.build.written_pack import WrittenPack
 from shiftergw.errors import ImageTooLarge, duration
 from shiftergw.oci.budget import LayersPending
 from shiftergw.plumbing.files import private_directory
@@ -126,14 +127,16 @@ class Packer:
         cost: LayerBudget,
         report: Callable[[int], None],
         use: AsyncExitStack,
+        on_written: Callable[[WrittenPack], None] = lambda _: None,
     ) -> Pack:
         """Return the pack of a layer; make it while the layer arrives unless it exists.
 
         It stays in place at least until `use` is closed. One process at a time packs a layer blob
         that has arrived; the others wait for it. All packings of this machine share its slots.
-        `report` gets the compressed bytes that were read so far, on the reactor's thread. Raises
-        `LayerInvalid`, `BlobCorrupt` (the `diff_id` differs), `ImageTooLarge`, `ConversionFailed`,
-        `NoSpace`. After an error nothing runs any longer, and no part of a pack is left.
+        `report` gets the compressed bytes that were read so far, and `on_written` a new pack before
+        it is installed (`written_pack`), both on the reactor's thread. Raises `LayerInvalid`,
+        `BlobCorrupt` (the `diff_id` differs), `ImageTooLarge`, `ConversionFailed`, `NoSpace`. After
+        an error nothing runs any longer, and no part of a pack is left.
         """
         files, threads = self.files(layer.digest), self.tools.threads
         with disk_errors():
@@ -142,7 +145,8 @@ class Packer:
         if opening is not None and await threads.run(files.exist):
             opening = None
         slots = PackingSlots(self.tools, self.options, self.queueing)
-        pack = await PackJob(self, files, layer, cost, report, slots).run(opening, use)
+        job = PackJob(self, files, layer, cost, report, slots, on_written)
+        pack = await job.run(opening, use)
         report(layer.size)
         return pack
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Sequence
@@ -41,6 +42,10 @@ class MadePack:
     path: Path
     digests: list[bytes]
     columns: FileColumns
+
+    def open(self) -> int:
+        """Open the file for reading."""
+        return os.open(self.path, os.O_RDONLY)
 
 
 def make_pack(path: Path, contents: Sequence[bytes], options: SquashOptions) -> MadePack:

@@ -185,6 +185,7 @@ async def test_a_pack_that_is_damaged_is_made_again(
     """The same build makes it from the layer, whenever the damage shows; the plan stays valid."""
     site = counting_site
     layers = [site.layer([entry("a", NOISE)]), site.layer([entry("b", b"b" * 3000)])]
+    await site.build_image(layers, image_id="ef" * 32)
     site.states = DamagingStates(site, damage)
     image = await site.build_image(layers)
     assert site.runs == 3

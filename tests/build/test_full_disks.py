@@ -8,14 +8,15 @@ import random
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from threading import Event
 
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.build import pack_job
-from shiftergw.build.pack_files import Pack, PackFiles, install_pack
+from shiftergw.build.pack_files import Pack
+from shiftergw.build.written_pack import WrittenPack, install_pack
 from shiftergw.errors import NoSpace
 from shiftergw.plumbing.threads import Threads
 from tests import images
@@ -80,14 +81,19 @@ async def test_an_early_packing_that_fills_the_disk(packs: PackSite) -> None:
 async def test_a_sidecar_that_does_not_fit(
     packs: PackSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pack that was made early is made of the file, with room for its sidecar."""
-    attempts: list[PackFiles] = []
+    """The pack that was made early is made of the file, with room for its sidecar.
 
-    def install(files: PackFiles, *contents: Any) -> Pack:
-        attempts.append(files)
+    No image is composed of the new part file before it is complete.
+    """
+    attempts: list[WrittenPack] = []
+
+    def install(written_pack: WrittenPack, stop: Event) -> Pack:
+        attempts.append(written_pack)
         if len(attempts) == 1:
             raise OSError(errno.ENOSPC, "the disk is full")
-        return install_pack(files, *contents)
+        with pytest.raises(FileNotFoundError):
+            attempts[0].open()
+        return install_pack(written_pack, stop)
 
     monkeypatch.setattr(pack_job, "install_pack", install)
     layer = packs.coming_layer(tar_of({"a": NOISE}))
@@ -97,6 +103,7 @@ async def test_a_sidecar_that_does_not_fit(
     layer.complete()
     assert files_of(await packing) == {b"a": NOISE}
     assert (len(attempts), packs.names) == (2, [".index", ".pack"])
+    os.close(attempts[0].open())
 
 
 @pytest_twisted.ensureDeferred

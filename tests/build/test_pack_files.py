@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,11 +14,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.build import pack_files
+from shiftergw.build import pack_files, written_pack
 from shiftergw.build.pack_files import (
     PackFiles,
     find_pack,
-    install_pack,
     is_pack_expected,
     pack_groups,
     remove_abandoned_parts,
@@ -26,6 +25,7 @@ from shiftergw.build.pack_files import (
 from shiftergw.build.pack_measures import measure
 from shiftergw.build.pack_places import last_uses
 from shiftergw.build.pack_sidecar import read_head
+from shiftergw.build.written_pack import install_pack, read_written_pack
 from shiftergw.errors import ConversionFailed
 from shiftergw.model.images import Digest
 from shiftergw.oci.compression import StopRequested
@@ -56,6 +56,11 @@ def flip(path: Path, position: int, keep_time: bool = False, mask: int = 1) -> N
     path.write_bytes(content)
     if keep_time:
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def install(files: PackFiles, index: LayerIndex, digests: Sequence[bytes]) -> None:
+    """Put the pack with these contents in its place."""
+    install_pack(read_written_pack(files, index, digests, Event()), Event())
 
 
 def test_a_pack_is_found(files: PackFiles) -> None:
@@ -163,10 +168,10 @@ def test_a_number_without_content_is_refused(files: PackFiles) -> None:
     assert pack is not None
     files.pack.rename(files.part)
     with pytest.raises(ConversionFailed, match="damaged pack") as caught:
-        install_pack(files, pack.index, pack.digests[:1], Event())
+        install(files, pack.index, pack.digests[:1])
     assert caught.value.detail == "4 inodes, not 3"
     pack.index.entries[-1].number = 2
-    install_pack(files, pack.index, pack.digests, Event())
+    install(files, pack.index, pack.digests)
     assert find_pack(files, Event()) is None
 
 
@@ -179,9 +184,9 @@ def test_a_failed_sidecar_leaves_no_pack(files: PackFiles, monkeypatch: pytest.M
     def fail(_: Path, __: bytes) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr(pack_files, "write_private", fail)
+    monkeypatch.setattr(written_pack, "write_private", fail)
     with pytest.raises(OSError, match="no"):
-        install_pack(files, pack.index, pack.digests, Event())
+        install(files, pack.index, pack.digests)
     assert not files.pack.exists()
 
 
@@ -213,7 +218,7 @@ def test_an_index_without_digest_is_no_pack(files: PackFiles) -> None:
     """A pack is never written without the digest that was proven."""
     files.pack.rename(files.part)
     with pytest.raises(ConversionFailed):
-        install_pack(files, LayerIndex(), [], Event())
+        install(files, LayerIndex(), [])
 
 
 def test_the_beginning_of_an_earlier_sidecar_is_read(files: PackFiles) -> None:

@@ -26,8 +26,9 @@ from shiftergw.build.check import difference
 from shiftergw.build.compose import compose
 from shiftergw.build.pack_archive import PackArchive
 from shiftergw.build.pack_feed import PackFeed
-from shiftergw.build.pack_files import Pack, PackFiles, find_pack, install_pack
+from shiftergw.build.pack_files import Pack, PackFiles, find_pack
 from shiftergw.build.pack_options import pack_arguments
+from shiftergw.build.written_pack import install_pack, read_written_pack
 from shiftergw.model.build_options import BuildLimits, SquashOptions
 from shiftergw.model.images import Digest
 from shiftergw.oci.budget import Budget
@@ -134,7 +135,7 @@ class LargeLayer:
     def install(self, stop: Event) -> None:
         """Put the pack in its place."""
         self.files.part.write_bytes(self.part)
-        install_pack(self.files, self.index, self.digests, stop)
+        install_pack(read_written_pack(self.files, self.index, self.digests, stop), stop)
 
     def find(self, stop: Event) -> Pack:
         """Find the pack."""
