@@ -12,11 +12,13 @@ from shiftergw.build.pack_feed import PackedLayer, PackFeed, ReadLayer, content_
 from shiftergw.build.pack_options import pack_arguments
 from shiftergw.build.pipes import LARGE, enlarge_pipe, write_all
 from shiftergw.errors import ConversionFailed
-from shiftergw.oci.header import END, header, padding
+from shiftergw.oci.header import BLOCK, END, HeaderTemplate, padding
 
 if TYPE_CHECKING:
     from shiftergw.build.tools import BuildTools
     from shiftergw.model.build_options import SquashOptions
+
+_HEADERS = HeaderTemplate(len(b"/".join(content_name(0))), 0o644)
 
 _BATCH = 1 << 18
 """Bytes of headers and small files that are written at once."""
@@ -78,9 +80,10 @@ class PackArchive:
 
     def add_content(self, number: int, content: bytes) -> None:
         """Write a whole content, perhaps together with the next ones."""
-        head, tail = _header(number, len(content)), padding(len(content))
-        self._parts += (head, content, tail)
-        self._parts_size += len(head) + len(content) + len(tail)
+        size = len(content)
+        tail = padding(size)
+        self._parts += (_header(number, size), content, tail)
+        self._parts_size += BLOCK + size + len(tail)
         if self._parts_size >= _BATCH:
             self._flush()
 
@@ -120,4 +123,4 @@ class PackArchive:
 
 def _header(number: int, size: int) -> bytes:
     """Return the header of a content."""
-    return header(b"/".join(content_name(number)), 0o644, 0, b"0", size)
+    return _HEADERS.header(b"%b/%b" % content_name(number), size)

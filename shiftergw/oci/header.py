@@ -102,6 +102,26 @@ def header(
     return long + _block(path, mode, size, mtime, kind, target)
 
 
+class HeaderTemplate:
+    """Makes the headers of files that differ only in their names and sizes."""
+
+    def __init__(self, name_length: int, mode: int) -> None:
+        """Take names of `name_length` bytes, at most 100; the time of all files is 0."""
+        block = _block(bytes(name_length), mode, 0, 0, b"0")
+        self._mode = mode
+        self._before_size, self._after_size = block[name_length:124], block[136:148]
+        self._back = block[156:]
+        self._back_sum = sum(self._back) + _BLANKS
+
+    def header(self, name: bytes, size: int) -> bytes:
+        """Return what the function `header` returns, in half of the time."""
+        if size >= _OCTAL_SIZE:
+            return _block(name, self._mode, size, 0, b"0")
+        front = b"%b%b%011o\0%b" % (name, self._before_size, size, self._after_size)
+        total = (adler32(front) & 0xFFFF) - 1 + self._back_sum
+        return b"%b%06o\0 %b" % (front, total, self._back)
+
+
 def padding(size: int) -> bytes:
     """Return the zeros after `size` bytes of data."""
     return bytes(-size % BLOCK)

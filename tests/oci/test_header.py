@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import LayerInvalid
-from shiftergw.oci.header import BLOCK, END, FIELDS, has_valid_checksum, header, number, padding
+from shiftergw.oci.header import (
+    BLOCK,
+    END,
+    FIELDS,
+    HeaderTemplate,
+    has_valid_checksum,
+    header,
+    number,
+    padding,
+)
 from shiftergw.oci.tar import DIRECTORY, HARDLINK
 from shiftergw.oci.tree import REGULAR, SYMLINK
 from tests.oci.layers import index_tar
@@ -90,6 +99,14 @@ def test_names_and_targets_read_back(
     assert b"/".join((result.parent, result.name)).lstrip(b"/") == path
     assert (result.target, result.mode, result.mtime) == (target, mode, mtime)
     assert result.kind == (HARDLINK if kind == b"1" else SYMLINK)
+
+
+@pytest.mark.parametrize("name", [b"00000/000", b"\xff" * 100])
+@pytest.mark.parametrize("size", [0, 300, 8**11 - 1, 8**11, 2**63 - 1])
+def test_a_template_makes_the_same_headers(name: bytes, size: int) -> None:
+    """The longest name and sizes that are no octal number are no exceptions."""
+    block = HeaderTemplate(len(name), 0o640).header(name, size)
+    assert block == header(name, 0o640, 0, b"0", size)
 
 
 def test_kinds_and_padding_read_back() -> None:
