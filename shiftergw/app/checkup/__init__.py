@@ -23,6 +23,7 @@ from twisted.internet.protocol import Factory
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from shiftergw.app.checkup.admin import admin_listener
+from shiftergw.app.checkup.audit import audit_log
 from shiftergw.app.checkup.builders import builders, link_races
 from shiftergw.app.checkup.contents import contents
 from shiftergw.app.checkup.database import state
@@ -59,7 +60,7 @@ async def checkup(
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded_config.config
     findings = [*_configuration(loaded_config), *secrets(loaded_config), *_directories(config)]
-    findings += builders(config)
+    findings += [*audit_log(config), *builders(config)]
     findings += packers(config)
     findings += await state(config, reactor)
     findings += await broker(config, reactor)
