@@ -23,7 +23,7 @@ from shiftergw.states import State
 from shiftergw.web.spool import Spool
 
 if TYPE_CHECKING:
-    from shiftergw.web.event_stream import EventStream
+    from shiftergw.web.event_connection import EventConnection
 
 JSON = b"application/json"
 """The content type; clients compare it byte by byte, so it has no charset."""
@@ -46,7 +46,7 @@ class Answer:
     content_type: bytes = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
     spool: Spool | None = None
-    stream: EventStream | None = None
+    stream: EventConnection | None = None
     quiet: bool = False
     word: str = ""
     image_id: str = ""
@@ -72,7 +72,7 @@ def text(line: str, status: int = 200) -> Answer:
     return Answer(status, line.encode("ascii"), b"text/plain")
 
 
-def events(stream: EventStream) -> Answer:
+def events(stream: EventConnection) -> Answer:
     """Return server-sent events as an answer; no cache or proxy may keep them back."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return Answer(HTTPStatus.OK, b"", b"text/event-stream", headers, stream=stream)

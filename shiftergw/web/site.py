@@ -27,7 +27,7 @@ from shiftergw.model.uploads import CHUNK_LIMIT
 from shiftergw.web.bodies import ArrivingBody, BodyReceiver
 from shiftergw.web.channel import IDLE_LIMIT, LEAST_RATE, RequestChannel, headers_of
 from shiftergw.web.connections import ConnectionLimits, ConnectionTable
-from shiftergw.web.event_stream import EventStream
+from shiftergw.web.event_connection import EventConnection
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import Spool
 
@@ -214,7 +214,7 @@ class Request(server.Request):
         else:
             self._send_file(answer.spool)
 
-    def _send_events(self, stream: EventStream) -> None:
+    def _send_events(self, stream: EventConnection) -> None:
         """Send events until the stream ends or the client hangs up."""
         if self.method == b"HEAD":
             stream.close()

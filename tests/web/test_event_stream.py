@@ -18,13 +18,8 @@ from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
 from shiftergw.states import State
 from shiftergw.web.connections import ConnectionLimits
-from shiftergw.web.event_stream import (
-    BATCH,
-    HEARTBEAT_SECONDS,
-    MOST_OF_USER,
-    STALL_SECONDS,
-    STREAM_SECONDS,
-)
+from shiftergw.web.event_connection import HEARTBEAT_SECONDS, STALL_SECONDS, STREAM_SECONDS
+from shiftergw.web.event_stream import BATCH, MOST_OF_USER
 from shiftergw.web.feed import BUSY_SHARE, OUTAGE_SECONDS, ROUND_SECONDS, SLICE
 from shiftergw.web.site import Site
 from tests.web.fakes import READY, FakeAuthenticator, FakeGateway, Wire, hang_up, site_of
