@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         IReactorUNIX,
     )
     from twisted.internet.protocol import Factory
+    from twisted.internet.ssl import CertificateOptions
     from twisted.internet.tcp import Port
 
     class PosixReactor(
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
             interface: str = "",
         ) -> Port:
             """Return the port, whose factory need not be a `ServerFactory`."""
+
+        def listenSSL(
+            port: int,  # noqa: N805 - as above
+            factory: Factory[Any],
+            options: CertificateOptions,
+            backlog: int = 50,
+            interface: str = "",
+        ) -> Port:
+            """Return the port, which speaks TLS."""
 
 
 reactor = cast("PosixReactor", installed_reactor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from twisted.application.service import Service
 
 from shiftergw.app import compose
 from shiftergw.app.admin import AdminListener
+from shiftergw.app.cache_sizes import measure_caches
 from shiftergw.app.log import LogOptions
 from shiftergw.app.measured_store import with_measurements
 from shiftergw.app.metric_counts import MetricCounts
@@ -33,6 +35,7 @@ from shiftergw.ports import (
     Authenticator,
     ImageStore,
     JobEnd,
+    JobQueue,
     UsedCredentials,
     UserDirectory,
 )
@@ -41,6 +44,7 @@ from shiftergw.service.explanations import Explanations
 from shiftergw.service.gateway import Gateway, GatewayOptions
 from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.service.recovery import Recovery, WorkerShortage
+from shiftergw.service.site_caches import CacheReporter
 from shiftergw.service.site_report import SiteReporter
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.web.admin import AdminApplication, Page, health_pages
@@ -48,7 +52,7 @@ from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.journal import Audit, audit_nothing
 from shiftergw.web.lists import ListLimits
-from shiftergw.web.page.admin_page import AdminPage, browser_pages
+from shiftergw.web.page.admin_page import AdminPage
 from shiftergw.work.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -94,7 +98,6 @@ def gateway_service(
         rules, authenticators, reactor, threads.run, list_limits, connections, counts, audit
     )
     metrics = MetricsPage(counts, store, queue, config.systems, threads, reactor)
-    reporter = SiteReporter(config, store, rules.work, queue, threads, reactor)
     return OrderedServices(
         [
             threads,
@@ -112,7 +115,7 @@ def gateway_service(
             *users.listings.values(),
             *(Listener(text, site, reactor) for text in config.listen),
             ReactorLag(counts, reactor),
-            *_admin_services(config, rules, metrics, reporter, counts, threads, reactor),
+            *_admin_services(config, rules, metrics, store, queue, counts, threads, reactor),
             Supervision(os.environ, store.ready, config.listen, reactor),
         ]
     )
@@ -211,7 +214,8 @@ def _admin_services(
     config: Config,
     rules: Gateway,
     metrics: MetricsPage,
-    reporter: SiteReporter,
+    store: ImageStore,
+    queue: JobQueue,
     counts: MetricCounts,
     threads: Threads,
     reactor: Reactor,
@@ -221,8 +225,13 @@ def _admin_services(
         return []
     pages: dict[str, Page] = {**health_pages(rules), "/metrics": metrics}
     history = ThroughputHistory(counts, reactor)
-    page = AdminPage(reporter, history.measurements)
-    application = AdminApplication(pages, reactor, browser_pages(page))
+    caches = None  # with a broker, other machines have them
+    if config.broker_url is None:
+        caches = CacheReporter(partial(measure_caches, config), threads, reactor)
+    reporter = SiteReporter(
+        config, store, rules.work, queue, threads, reactor, caches, history.measurements
+    )
+    application = AdminApplication(pages, reactor, AdminPage(reporter, reactor))
     return [history, AdminListener(config, application, threads, reactor)]
 
 

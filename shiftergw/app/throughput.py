@@ -13,7 +13,7 @@ from twisted.application.service import Service
 
 from shiftergw.app.metric_counts import MetricCounts
 from shiftergw.model.metrics import ATTEMPTS, IMAGE_BYTES, LAYER_BYTES, REQUESTS_LEFT
-from shiftergw.web.page.admin_page import Measurements, Throughput
+from shiftergw.service.site_report import Measurements, Throughput
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

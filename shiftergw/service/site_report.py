@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,11 +18,15 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue, QueueTrouble
+from shiftergw.service.site_caches import CacheReport, CacheReporter
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.service.work_queue import WorkQueue
+
+PAGE = 250
+"""Images that are read at once."""
 
 STORE_SECONDS = 10.0
 """Seconds that the database may take for a report."""
@@ -44,10 +48,30 @@ class DiskReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Throughput:
+    """What workers have done since a time; sizes in bytes."""
+
+    since: float
+    pulls: int = 0
+    failures: int = 0
+    image_bytes: int = 0
+    layer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What the gateway has counted: `spans` of throughput, and by registry the requests left."""
+
+    spans: Sequence[Throughput] = ()
+    requests_left: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class SiteReport:
     """The state of a site at a `time`; `jobs` are the names of the images in work, by key.
 
-    `registries` are hosts by the name of the location.
+    `registries` are hosts by the name of the location. There are no `caches` if other machines
+    have them.
     """
 
     time: float
@@ -58,6 +82,8 @@ class SiteReport:
     registries: Mapping[str, str]
     breakers: Sequence[Breaker]
     disks: Sequence[DiskReport]
+    caches: Sequence[CacheReport] = ()
+    measurements: Measurements = Measurements()
 
 
 class SiteReporter:
@@ -71,13 +97,20 @@ class SiteReporter:
         queue: JobQueue,
         threads: Threads,
         clock: IReactorTime,
+        caches: CacheReporter | None = None,
+        measurements: Callable[[], Measurements] = Measurements,
     ) -> None:
-        """Read from `store` and `work`, and from `queue`; look at disks in `threads`."""
+        """Read from `store` and `work`, and from `queue`; look at disks in `threads`.
+
+        `caches` are those of this machine, if its workers use them.
+        """
         self._config = config
         self._store = store
         self._work = work
         self._queue = queue
         self._clock = clock
+        self._caches = caches
+        self._measurements = measurements
         self._disk_calls = BoundedThreadCalls(threads, DISK_CALLS, DISK_SECONDS, clock, _late)
 
     async def report(self) -> SiteReport:
@@ -100,7 +133,17 @@ class SiteReporter:
             disks=await gather_or_cancel(
                 self._disk(purpose, path) for purpose, path in self._directories()
             ),
+            caches=() if self._caches is None else await self._caches.caches(),
+            measurements=self._measurements(),
         )
+
+    async def images(self) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield pages of the READY images of all systems."""
+        for system in self._config.systems:
+            page = await self._store.list(system, limit=PAGE)
+            while page:
+                yield page
+                page = await self._store.list(system, page[-1].key, PAGE)
 
     async def _read_store(self) -> tuple[list[ImageRecord], Sequence[Breaker]]:
         records: list[ImageRecord] = []

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
@@ -24,6 +23,7 @@ from shiftergw.web import render
 from shiftergw.web.bodies import BodyReceiver
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.page import documents
+from shiftergw.web.page.admin_page import AdminPage
 from shiftergw.web.page.browsers import check_own_host
 from shiftergw.web.pages import PAGES
 from shiftergw.web.render import Answer
@@ -57,16 +57,17 @@ class AdminApplication:
         self,
         pages: Mapping[str, Page],
         clock: IReactorTime,
-        browser_pages: Mapping[str, Page] = MappingProxyType({}),
+        admin_page: AdminPage | None = None,
     ) -> None:
-        """Answer with `pages`, by path, and with `browser_pages`, whose errors are HTML."""
+        """Answer with `pages`, by path, and with those of `admin_page`, whose errors are HTML."""
         self.token: bytes | None = None
         """What each request must have in `Authorization: Bearer`; None if none is needed.
 
         Browsers send it as the password of `Authorization: Basic`, with any name.
         """
-        self._pages = {**pages, **browser_pages}
-        self._browser_pages = browser_pages
+        self._pages = pages
+        self._admin_page = admin_page
+        self._browser_pages = {} if admin_page is None else admin_page.pages()
         self._clock = clock
         self._quiet_until = 0.0
 
@@ -74,7 +75,7 @@ class AdminApplication:
         """Return the answer to a call; every error becomes an answer, except a cancellation."""
         try:
             self._check_token(call)
-            return await self._page_of(call)()
+            return await self._page_of(call)
         except CancelledError:
             raise
         except GatewayError as error:
@@ -93,17 +94,17 @@ class AdminApplication:
         answer = render.refusal(error)
         return replace(answer, headers={**answer.headers, **headers})
 
-    def _page_of(self, call: Call) -> Page:
-        """Return the page of a call; raise `NotFound`, `MethodNotAllowed` or `NotAllowed`."""
+    def _page_of(self, call: Call) -> Awaitable[Answer]:
+        """Return the answer of a page; raise `NotFound`, `MethodNotAllowed` or `NotAllowed`."""
         path = call.path.decode("latin-1")
-        if path in self._browser_pages and self.token is None:
+        browser_page = self._browser_pages.get(path)
+        if browser_page is not None and self.token is None:
             check_own_host(call)
-        page = self._pages.get(path)
-        if page is None:
+        if browser_page is None and path not in self._pages:
             raise NotFound(f"There is no page {printable(call.path, 60)} here.")
         if call.method not in {b"GET", b"HEAD"}:
             raise MethodNotAllowed(call.method, "GET, HEAD")
-        return page
+        return self._pages[path]() if browser_page is None else browser_page(call)
 
     def _check_token(self, call: Call) -> None:
         """Raise `NotAuthenticated` without the token; the comparison takes constant time."""
@@ -135,7 +136,9 @@ class AdminApplication:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Do nothing: nothing is pending."""
+        """End the streams of events."""
+        if self._admin_page is not None:
+            self._admin_page.close()
 
 
 def _token_in(authorization: bytes) -> bytes:

@@ -61,14 +61,13 @@ class EventConnection(ABC):
     A subclass notes changes, and yields their events when they can be sent.
     """
 
-    def __init__(self, clock: IReactorTime, on_close: Callable[[], None]) -> None:
+    def __init__(self, clock: IReactorTime, on_close: Callable[[], object]) -> None:
         """Call `on_close` once, at the end."""
         self._clock = clock
         self._on_close = on_close
         self._request: EventRequest | None = None
         self._calls: dict[str, Any] = {}
         self._paused_at: float | None = None
-        self._is_current = False
         self._is_closed = False
 
     # What a subclass does.
@@ -124,9 +123,6 @@ class EventConnection(ABC):
         if self._is_closed or self._paused_at is not None or "more" in self._calls:
             return
         events = list(self.next_events())
-        if not self.has_changes() and not self._is_current:
-            self._is_current = True
-            events.append(b"event: current\ndata: {}\n\n")
         if self.has_changes():
             self._calls["more"] = self._clock.callLater(0, self._go_on)
         if events:

@@ -45,6 +45,7 @@ class EventStream(EventConnection):
         self._name = name
         self._changes: dict[str, bool] = {}
         """Keys of records that have changed, and whether the client has seen them before."""
+        self._is_current = False
 
     def subscribe(self) -> None:
         """See `EventConnection`."""
@@ -60,7 +61,7 @@ class EventStream(EventConnection):
         return bool(self._changes)
 
     def next_events(self) -> Iterator[bytes]:
-        """See `EventConnection`."""
+        """See `EventConnection`. After the first state is complete, an event says so."""
         for key in list(self._changes)[:BATCH]:
             was_visible = self._changes.pop(key)
             entry = self._feed.entries.get(key)
@@ -72,6 +73,9 @@ class EventStream(EventConnection):
                     yield self._event(b"end", image.row)
                 else:
                     yield self._event(b"gone", b'{"key":"%s"}' % key.encode("ascii"))
+        if not self._changes and not self._is_current:
+            self._is_current = True
+            yield b"event: current\ndata: {}\n\n"
 
     def note(self, key: str, before: WorkEntry | None) -> None:
         """Note a change if the client sees the record, or has seen it; see `FeedListener`."""

@@ -10,15 +10,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.errors import Unavailable
-from shiftergw.model.records import WorkerMachine
+from shiftergw.model.records import Ready, WorkerMachine
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import QueueTrouble
 from shiftergw.service import site_report
-from shiftergw.service.site_report import SiteReporter
+from shiftergw.service.site_caches import CacheReport, CacheReporter
+from shiftergw.service.site_report import Measurements, SiteReporter
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import load_config
 from tests.installed_reactor import reactor
-from tests.service.gateway_bench import ALICE, Bench
+from tests.service.gateway_bench import ALICE, READY, Bench
 
 
 @pytest_twisted.ensureDeferred
@@ -34,20 +35,43 @@ async def test_a_report(store: SqliteStore, threads: Threads, tmp_path: Path) ->
     bench.queue.worker_machines = [WorkerMachine("n", "1", ("mycluster",), 1, (), False, now)]
     bench.queue.current_trouble = QueueTrouble("No worker is there.", "detail", now)
     work = bench.gateway.work
-    reporter = SiteReporter(config, store, work, bench.queue, threads, reactor)
+    cache = CacheReport("Layers", 86400.0, 1, 10, 100)
+    caches = CacheReporter(lambda: [cache], threads, reactor)
+    measurements = Measurements((), {"hub": 87})
+    reporter = SiteReporter(
+        config, store, work, bench.queue, threads, reactor, caches, lambda: measurements
+    )
     report = await reporter.report()
+    assert report.caches == [cache]
+    assert report.measurements == measurements
     assert report.troubles == {"mycluster": bench.queue.current_trouble}
     assert [record.pulltag for record in report.records] == ["app:1"]
     assert list(report.jobs.values()) == ["app:1"]
     assert report.machines == bench.queue.worker_machines
     assert report.registries == {"registry.example.com": "registry.example.com"}
     disks = {disk.purpose: disk for disk in report.disks}
-    cache = disks["Cache of layers and packs"]
-    assert cache.total is not None
-    assert cache.free is not None
-    assert cache.total >= cache.free > 0
+    disk = disks["Cache of layers and packs"]
+    assert disk.total is not None
+    assert disk.free is not None
+    assert disk.total >= disk.free > 0
     assert disks["Converted files"].total is None
     assert "Images of mycluster" in disks
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_images_of_all_systems(
+    store: SqliteStore, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come in pages, system by system."""
+    monkeypatch.setattr(site_report, "PAGE", 1)
+    bench = Bench(store)
+    for number in (1, 2):
+        await bench.pull(ALICE, f"app:{number}")
+        await bench.end(Ready(f"{number}" * 64, READY.changes))
+    config = load_config({}).config
+    reporter = SiteReporter(config, store, bench.gateway.work, bench.queue, threads, reactor)
+    pages = [[image.tags for image in page] async for page in reporter.images()]
+    assert sorted(pages) == [[("app:1",)], [("app:2",)]]
 
 
 @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ from shiftergw.model import explanations as explanation_models
 from shiftergw.model import layer_progress, layer_texts, names, uploads
 from shiftergw.service import explanations, login_checks
 from shiftergw.service.uploads import CHUNKS_PER_USER, PULLS_PER_UPLOAD
-from shiftergw.web import channel, event_stream, feed
+from shiftergw.web import channel, event_connection, event_stream, feed
 from shiftergw.web.site import BODY_LIMIT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
@@ -24,8 +24,8 @@ SENTENCES = {
     "readers": f"at most {names.ACL_LIMIT:,} ids each",
     "body": f"A body has at most {BODY_LIMIT >> 10} KiB",
     "queue place": f"within about {feed.PLACE_SECONDS + feed.ROUND_SECONDS:.0f} seconds",
-    "comment": f"After {event_stream.HEARTBEAT_SECONDS:.0f} seconds without an event",
-    "stream": f"A stream ends after {event_stream.STREAM_SECONDS / 60:.0f} minutes",
+    "comment": f"After {event_connection.HEARTBEAT_SECONDS:.0f} seconds without an event",
+    "stream": f"A stream ends after {event_connection.STREAM_SECONDS / 60:.0f} minutes",
     "streams": f"A user may have {event_stream.MOST_OF_USER} streams",
     "explanation": f"each in at most {explanation_models.EXPLANATION_SECONDS:.0f} seconds",
     "explanations": f"all users together {explanation_models.MOST_EXPLANATIONS};",
@@ -43,7 +43,7 @@ SENTENCES = {
 WORDS = {
     "ten logins in ten minutes": (login_checks.MOST_OF_USER, login_checks.PERIOD) == (10, 600),
     "two explanations": explanations.MOST_OF_USER == 2,
-    "a minute without a byte": event_stream.STALL_SECONDS == 60,
+    "a minute without a byte": event_connection.STALL_SECONDS == 60,
     "about a second": feed.ROUND_SECONDS == 1,
 }
 """Numbers that the page has in words."""

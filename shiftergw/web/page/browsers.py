@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 from shiftergw.errors import NotAllowed
 from shiftergw.web.connections import ConnectionLimits
@@ -26,6 +27,9 @@ LOOPBACK_COOKIE = "shiftergw-"
 
 _PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Via")
 """Headers that proxies add."""
+
+MOST_VALUE = 200
+"""Characters of a value in a query."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 
@@ -126,3 +130,12 @@ def cookie(call: Call, token: str, seconds: float) -> str:
     name = cookie_name(call)
     place = "; Path=/; Secure" if name == TLS_COOKIE else ""
     return f"{name}={token}; Max-Age={seconds:.0f}; HttpOnly; SameSite=Strict{place}"
+
+
+def query_value(call: Call, name: str, limit: int = MOST_VALUE) -> str:
+    """Return the first `limit` characters of a value; "" if there is none that can be read."""
+    try:
+        values = parse_qs(call.query.decode("ascii"), max_num_fields=20, errors="replace")
+    except ValueError:
+        return ""
+    return values.get(name, [""])[0][:limit]

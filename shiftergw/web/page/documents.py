@@ -107,16 +107,24 @@ class Notice(Element):
         return tag.fillSlots(href=href, label=label)
 
 
+async def to_html(element: Element | Tag) -> bytes:
+    """Return an element as text, which may be part of any number of documents."""
+    return await flattenString(None, element)
+
+
 async def document(
     title: str,
-    content: Sequence[Element],
+    content: Sequence[Element | bytes],
     navigation: Element | str = "",
     status: int = HTTPStatus.OK,
     *,
     next_address: str = "",
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Answer:
-    """Return a whole document; the browser goes on to `next_address` at once, if there is one."""
+    """Return a whole document, whose `content` may be HTML from `to_html`.
+
+    The browser goes on to `next_address` at once, if there is one.
+    """
     refresh: Tag | str = ""
     if next_address:
         refresh = tags.meta(content=f"0; url={next_address}", **{"http-equiv": "refresh"})
@@ -125,10 +133,12 @@ async def document(
         title=f"{title} · shiftergw",
         refresh=refresh,
         navigation=navigation,
-        content=list(content),
+        content="",
         **_ADDRESSES,
     )
-    body = b"<!DOCTYPE html>\n" + await flattenString(None, whole)
+    parts = [part if isinstance(part, bytes) else await to_html(part) for part in content]
+    head, end, foot = (await flattenString(None, whole)).partition(b"</main>")
+    body = b"".join((b"<!DOCTYPE html>\n", head, *parts, end, foot))
     return Answer(status, body, HTML, {**HEADERS, **headers}, quiet=True)
 
 

@@ -12,7 +12,6 @@ from twisted.web.template import Element, Tag, renderer, tags
 from shiftergw.errors import amount
 from shiftergw.model.names import is_count
 from shiftergw.model.records import ImageRecord
-from shiftergw.model.requests import Session
 from shiftergw.web.page.documents import template
 from shiftergw.web.page.elements import UNKNOWN, time_tag
 
@@ -24,6 +23,8 @@ MOST_READERS = 4
 
 SHORT_ID = 12
 """Digits of an id in the table, as other tools show them."""
+
+NO_IMAGE = "There is no image that you may use."
 
 LEAST_ID = 6
 """Digits of an id that a search needs: fewer are part of many ids by chance."""
@@ -38,6 +39,7 @@ class ImageLine(NamedTuple):
     readers: str
     pulled_at: float | None
     expiration: float | None
+    system: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,12 @@ class SearchResult:
 
 
 async def search(
-    session: Session, pages: AsyncIterator[Iterable[ImageRecord]], text: str
+    uid: int | None, pages: AsyncIterator[Iterable[ImageRecord]], text: str
 ) -> SearchResult:
-    """Return the images with `text` in a name, or at the beginning of their id."""
+    """Return the images with `text` in a name, or at the beginning of their id.
+
+    The user `uid` reads the result; operators have none.
+    """
     wanted_text = text.strip().lower()
     rows: list[ImageLine] = []
     count = total = 0
@@ -62,7 +67,7 @@ async def search(
             total += 1
             if _fits(record, wanted_text):
                 count += 1
-                rows.append(_row_of(session, record))
+                rows.append(_row_of(uid, record))
         rows = nsmallest(MOST_IMAGES, rows, key=lambda row: (row.names, row.image_id))
     return SearchResult(text, rows, count, total)
 
@@ -79,24 +84,25 @@ def _names(record: ImageRecord) -> tuple[str, ...]:
     return tuple(f"{record.itype}:{tag}" for tag in record.tags)
 
 
-def _row_of(session: Session, record: ImageRecord) -> ImageLine:
+def _row_of(uid: int | None, record: ImageRecord) -> ImageLine:
     return ImageLine(
         tuple(sorted(_names(record))),
         record.id or "",
         record.size if is_count(record.size) else None,
-        readers_text(session, record),
+        readers_text(uid, record),
         record.last_pull,
         record.expiration,
+        record.system,
     )
 
 
-def readers_text(session: Session, record: ImageRecord) -> str:
+def readers_text(own_uid: int | None, record: ImageRecord) -> str:
     """Return who may read an image, in words; ids are those of the system."""
     if not record.is_private or not (record.user_acl or record.group_acl):
         return "everybody"
     users = list(record.user_acl or ())
-    readers = ["you"] if session.uid in users else []
-    readers += [f"user {uid}" for uid in users if uid != session.uid]
+    readers = ["you"] if own_uid in users else []
+    readers += [f"user {uid}" for uid in users if uid != own_uid]
     readers += [f"group {gid}" for gid in record.group_acl or ()]
     rest = len(readers) - MOST_READERS
     return ", ".join(readers[:MOST_READERS]) + (f" and {rest} more" if rest > 0 else "")
@@ -107,23 +113,22 @@ class ImageTable(Element):
 
     loader = template("images")
 
-    def __init__(self, session: Session, result: SearchResult) -> None:
-        """Show the result of a search on the session's system."""
+    def __init__(self, title: str, uid: int | None, result: SearchResult) -> None:
+        """Show the result of a search for the user `uid`; for operators with the systems."""
         super().__init__()
-        self._session = session
+        self._title = title
+        self._shows_systems = uid is None
         self._result = result
 
     @renderer
     def images(self, _: object, tag: Tag) -> Tag:
         """Fill the text of the search in, and a summary."""
-        return tag.fillSlots(
-            system=self._session.system, text=self._result.text, summary=self._summary()
-        )
+        return tag.fillSlots(title=self._title, text=self._result.text, summary=self._summary())
 
     def _summary(self) -> str:
         result = self._result
         if not result.total:
-            return "There is no image that you may use."
+            return "There is no image." if self._shows_systems else NO_IMAGE
         found_text = (
             f"{result.count:,} of {result.total:,} images"
             if result.text.strip()
@@ -141,10 +146,16 @@ class ImageTable(Element):
         return tag if self._result.rows else ""
 
     @renderer
+    def system(self, _: object, tag: Tag) -> Tag | str:
+        """Return the title of the column of systems, if there is one."""
+        return tag if self._shows_systems else ""
+
+    @renderer
     def image(self, _: object, tag: Tag) -> Iterator[Tag]:
         """Yield a row for each image."""
         for row in self._result.rows:
             yield tag.clone().fillSlots(
+                system=tags.td(row.system) if self._shows_systems else "",
                 names=[tags.span(name) for name in row.names] or UNKNOWN,
                 size=UNKNOWN if row.size is None else amount(row.size),
                 readers=row.readers,

@@ -1,9 +1,11 @@
-// Keeps the page up to date: the queue by server-sent events, the results while the user types.
+// Keeps the pages up to date by server-sent events, and the results while the user types.
 // Without it each page is complete, and a reload shows what is new.
 "use strict";
 
 const REFRESH_MILLISECONDS = 1500;
 const TYPING_MILLISECONDS = 300;
+const RECONNECT_MILLISECONDS = 10000;
+const SILENCE_MILLISECONDS = 6000;
 const SILENT = "The gateway does not answer.";
 
 const news = document.getElementById("news");
@@ -22,20 +24,45 @@ function localize(root) {
   }
 }
 
-// Fetch a page, and put its elements with these ids into the places of the present ones.
+// Put an element into the place of the present one with its id; keep the focus and the scrolling.
+function replace(next) {
+  const present = document.getElementById(next.id);
+  if (!present || present.outerHTML === next.outerHTML) return;
+  const tables = (part) => Array.from(part.querySelectorAll(".wide"));
+  const present_tables = tables(present);
+  const focus = present_tables.indexOf(document.activeElement);
+  const offsets = present_tables.map((table) => table.scrollLeft);
+  present.replaceWith(document.adoptNode(next));
+  tables(next).forEach((table, index) => {
+    table.scrollLeft = offsets[index] || 0;
+    if (index === focus) table.focus({ preventScroll: true });
+  });
+}
+
+function parse(html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  localize(page);
+  return page;
+}
+
+// Fetch a page, and replace the elements with these ids.
 async function renew(address, ids, signal) {
   const answer = await fetch(address, { credentials: "same-origin", redirect: "error", signal });
   if (!answer.ok) {
     tell(answer.status === 401 ? "The session has ended. Run shiftergw page again." : SILENT);
-    return;
+    return null;
   }
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  localize(page);
+  const page = parse(await answer.text());
   for (const id of ids) {
-    const present = document.getElementById(id);
     const next = page.getElementById(id);
-    if (present && next && present.outerHTML !== next.outerHTML) present.replaceWith(document.adoptNode(next));
+    if (next) replace(next);
   }
+  return page;
+}
+
+function setBar(bar, done, total) {
+  if (total > 0) bar.value = Math.min(done / total, 1);
+  else bar.removeAttribute("value");
 }
 
 // The queue.
@@ -74,8 +101,27 @@ class Queue {
     row.querySelector(".message").textContent = data.status_message || "";
     const bar = row.querySelector("progress");
     bar.hidden = ["INIT", "PENDING", "EXPIRING"].includes(data.status);
-    if (data.total > 0) bar.value = data.done / data.total;
-    else bar.removeAttribute("value");
+    setBar(bar, data.done, data.total);
+    this.layers(row.querySelector(".layers"), data.layers_in_flight || []);
+  }
+
+  // Show the layers that are being downloaded; a bar that stays moves on.
+  layers(list, layers) {
+    const present = new Map(Array.from(list.children, (item) => [item.dataset.digest, item]));
+    list.replaceChildren(...layers.map((layer) => {
+      let item = present.get(layer.digest);
+      if (!item) {
+        item = document.createElement("li");
+        item.dataset.digest = layer.digest;
+        const name = document.createElement("code");
+        name.textContent = layer.digest;
+        const bar = document.createElement("progress");
+        bar.setAttribute("aria-label", `Layer ${layer.digest}`);
+        item.append(name, bar);
+      }
+      setBar(item.querySelector("progress"), layer.done, layer.total);
+      return item;
+    }));
   }
 
   end(data) {
@@ -133,22 +179,73 @@ class Search {
 
 // The page of operators.
 
-async function follow(section) {
-  const ids = Array.from(document.querySelectorAll("main section[id]"), (part) => part.id);
-  for (;;) {
-    await new Promise((resolve) => setTimeout(resolve, 1000 * Number(section.dataset.refresh)));
-    if (document.hidden) continue;
-    try {
-      await renew(location.href, ids);
-    } catch {
-      tell(SILENT);
-    }
+class Site {
+  constructor(element) {
+    this.address = element.dataset.stream;
+    this.timer = null;
+    this.silence = null; // each stream ends after some minutes, and another one follows at once
+    this.open();
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.close() : this.open()));
+    window.addEventListener("pagehide", () => this.close());
+  }
+
+  open() {
+    if (this.source) return;
+    this.source = new EventSource(this.address);
+    this.source.addEventListener("part", (event) => {
+      const data = JSON.parse(event.data);
+      const part = parse(data.html).getElementById(data.part);
+      if (part) replace(part);
+    });
+    this.source.addEventListener("version", (event) => {
+      this.address = `events?since=${event.lastEventId}`;
+      this.show("yes", "");
+    });
+    this.source.addEventListener("trouble", (event) => this.show("no", JSON.parse(event.data).text));
+    this.source.addEventListener("error", () => {
+      document.documentElement.dataset.live = "no";
+      if (this.source.readyState === EventSource.CLOSED) this.retry();
+      else this.silence = this.silence || setTimeout(() => tell(SILENT), SILENCE_MILLISECONDS);
+    });
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    clearTimeout(this.silence);
+    this.silence = null;
+    if (this.source) this.source.close();
+    this.source = null;
+  }
+
+  // The browser gives up after a refusal: too many viewers, or a gateway that has just started.
+  retry() {
+    this.close();
+    this.timer = setTimeout(async () => {
+      const ids = Array.from(document.querySelectorAll("main section[id]"), (part) => part.id);
+      try {
+        const page = await renew(location.href, ids);
+        if (page) {
+          this.address = page.getElementById("live").dataset.stream;
+          tell("");
+        }
+      } catch {
+        tell(SILENT);
+      }
+      if (!document.hidden) this.open();
+    }, RECONNECT_MILLISECONDS * (0.75 + Math.random() / 2));
+  }
+
+  show(live, text) {
+    clearTimeout(this.silence);
+    this.silence = null;
+    document.documentElement.dataset.live = live;
+    tell(text);
   }
 }
 
 localize(document);
-const site = document.querySelector("[data-refresh]");
-if (site) follow(site);
+const live = document.querySelector("[data-stream]");
+if (live) new Site(live);
 const section = document.querySelector("[data-events]:not([data-events=''])");
 if (section) new Queue(section);
 const form = document.querySelector("form.search");

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
 
 from twisted.web.template import Element
 
@@ -26,7 +25,7 @@ from shiftergw.web.event_stream import EventStreams
 from shiftergw.web.journal import RequestLog
 from shiftergw.web.lists import Lists
 from shiftergw.web.page import documents
-from shiftergw.web.page.browsers import check_confidential, cookie, token_of
+from shiftergw.web.page.browsers import check_confidential, cookie, query_value, token_of
 from shiftergw.web.page.documents import FILES, Notice
 from shiftergw.web.page.elements import Navigation
 from shiftergw.web.page.image_list import ImageTable, search
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
 PREFIX = b"/page"
 """The page is at this path with a slash, and below it."""
 
-MOST_SEARCH = 200
-"""Characters of a search."""
+MOST_ENTRY = 2000
+"""Characters of an entry."""
 
 _DOCUMENTS = {"": "Queue", "images": "Images", "events": "Events"}
 """What needs a session, by the rest of the path; the titles of documents."""
@@ -113,7 +112,9 @@ class UserPage:
         """
         if call.method == b"HEAD":  # programs that look at links use no entry up
             return await _go_on("./", "Queue")
-        token, page_session = await self._gateway.page_sessions.enter(_value(call, "entry"))
+        token, page_session = await self._gateway.page_sessions.enter(
+            query_value(call, "entry", MOST_ENTRY)
+        )
         session = await self._session_of(page_session)
         line.user, line.system = f"{session.user}({session.uid})", session.system
         answer = await _go_on("./", "Queue", cookie(call, token, SESSION_SECONDS))
@@ -142,10 +143,10 @@ class UserPage:
         )
 
     async def _images(self, session: Session, call: Call) -> Sequence[Element]:
-        text = _value(call, "search")[:MOST_SEARCH]
+        text = query_value(call, "search")
         async with self._lists.turn(session.uid):
-            result = await search(session, self._gateway.list(session), text)
-        return (ImageTable(session, result),)
+            result = await search(session.uid, self._gateway.list(session), text)
+        return (ImageTable(f"Images on {session.system}", session.uid, result),)
 
 
 async def _go_on(address: str, label: str, set_cookie: str = "") -> Answer:
@@ -167,12 +168,3 @@ def _check_method(call: Call, method: str) -> None:
     methods = {"GET": ("GET", "HEAD")}.get(method, (method,))
     if call.method.decode("latin-1") not in methods:
         raise MethodNotAllowed(call.method, ", ".join(methods))
-
-
-def _value(call: Call, name: str) -> str:
-    """Return a value of the query; "" if it is absent, or the query cannot be read."""
-    try:
-        values = parse_qs(call.query.decode("ascii"), max_num_fields=20, errors="replace")
-    except ValueError:
-        return ""
-    return values.get(name, [""])[0]

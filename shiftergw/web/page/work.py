@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-from twisted.web.template import Element, Tag, renderer
+from twisted.web.template import Element, Tag, renderer, tags
 
+from shiftergw.model.layer_progress import parse_layers
 from shiftergw.model.names import is_count
-from shiftergw.model.progress_text import progress_text
+from shiftergw.model.progress_text import has_bytes, progress_text
 from shiftergw.model.records import ImageRecord
 from shiftergw.model.requests import Session
 from shiftergw.ports import QueueTrouble
@@ -160,7 +161,22 @@ class QueueList(_BoundedList):
                 word=WORDS[record.status],
                 bar=bar(f"Progress of {name}", *_bytes(record), is_hidden=record.status in WAITING),
                 message=progress_text(record),
+                layers=_layer_list(record),
             )
+
+
+def _layer_list(record: ImageRecord) -> Tag:
+    """Return the layers that are being downloaded, each with its bar, as the script makes them."""
+    layers = parse_layers(record.layers_in_flight) if has_bytes(record) else []
+    rows = [
+        tags.li(
+            tags.code(layer.digest),
+            bar(f"Layer {layer.digest}", layer.done, layer.total),
+            **{"data-digest": layer.digest},
+        )
+        for layer in layers
+    ]
+    return tags.ul(rows, class_="layers")
 
 
 def _bytes(record: ImageRecord) -> tuple[int, int]:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-import pytest_twisted
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from shiftergw.errors import Unavailable
 from shiftergw.model.postponement import Breaker
 from shiftergw.model.records import ImageRecord, WorkerMachine
 from shiftergw.ports import QueueTrouble
-from shiftergw.service.site_report import DiskReport, SiteReport, SiteReporter
+from shiftergw.service.site_caches import CacheReport
+from shiftergw.service.site_report import (
+    DiskReport,
+    Measurements,
+    SiteReport,
+    SiteReporter,
+    Throughput,
+)
 from shiftergw.states import State
 from shiftergw.web.admin import AdminApplication, make_admin_site
-from shiftergw.web.page.admin_page import (
-    AdminPage,
-    Measurements,
-    Throughput,
-    browser_pages,
-    subject_of,
-)
+from shiftergw.web.page import admin_page
+from shiftergw.web.page.admin_page import AdminPage
 from shiftergw.web.page.documents import FILES
-from tests.web.fakes import Wire
+from shiftergw.web.page.site_tables import subject_of
+from shiftergw.web.site import Site
+from tests.web.fakes import READY, Wire
 
 TOKEN = "0123456789abcdefghij"
 NOW = 1_700_000_000.0
@@ -60,16 +65,19 @@ FULL = SiteReport(
         Breaker("unreachable system login1:/images node1", NOW + 60, "no answer", 1),
     ],
     disks=[DiskReport("Uploads", 1000, 250), DiskReport("Images of one")],
+    caches=[CacheReport("Layers", 86400.0, 7, 2000, 8000), CacheReport("Caches", 0)],
+    measurements=Measurements([Throughput(NOW - 3600, 12, 3, 28_100_000, 1_000)], {"hub": 87}),
 )
-MEASUREMENTS = Measurements([Throughput(NOW - 3600, 12, 3, 28_100_000, 1_000)], {"hub": 87})
 
 
 class FakeReporter:
-    """Returns `site_report`, or raises it."""
+    """Returns `site_report`, or raises it; there are `site_images`, after `gate`."""
 
     def __init__(self, site_report: SiteReport | Exception = FULL) -> None:
         """Answer with a report, or fail."""
         self.site_report = site_report
+        self.site_images: Sequence[ImageRecord] = ()
+        self.gate: Deferred[None] = succeed(None)
 
     async def report(self) -> SiteReport:
         """Return the report, or raise."""
@@ -77,39 +85,54 @@ class FakeReporter:
             raise self.site_report
         return self.site_report
 
+    async def images(self) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield all images."""
+        await self.gate
+        yield self.site_images
 
-def page_of(site_report: SiteReport | Exception) -> AdminPage:
-    """Return the page that shows a report."""
-    return AdminPage(cast("SiteReporter", FakeReporter(site_report)), lambda: MEASUREMENTS)
+
+def site_of(reporter: FakeReporter, clock: Clock, token: str = "") -> Site:
+    """Return an admin site with the page of a reporter."""
+    page = AdminPage(cast("SiteReporter", reporter), clock)
+    application = AdminApplication({}, clock, page)
+    application.token = token.encode() or None
+    return make_admin_site(application, clock)
 
 
 def wire_to(site_report: SiteReport | Exception = FULL, token: str = "") -> Wire:
     """Return a connection to the admin site with the page."""
-    application = AdminApplication({}, Clock(), browser_pages(page_of(site_report)))
-    application.token = token.encode() or None
-    return Wire(make_admin_site(application, Clock()))
+    return Wire(site_of(FakeReporter(site_report), Clock(), token))
 
 
-@pytest_twisted.ensureDeferred
-async def test_the_state_of_a_site() -> None:
+def text_of(site_report: SiteReport) -> str:
+    """Return the page that shows a report."""
+    return wire_to(site_report).ask("/", headers=("Host: localhost",)).body.decode()
+
+
+def test_the_state_of_a_site() -> None:
     """Systems, work, failures, workers, registries, disks and throughput, with their troubles."""
-    text = (await page_of(FULL)()).body.decode()
+    text = text_of(FULL)
     for words in (
         *("No worker is there. node7 is silent", "app:&lt;1&gt;", 'value="0.2500"', "It broke."),
         *("2 of 4", "leaving", "(ending)", "0 of 0", "87", "too many requests", "no route"),
         *("layers come slowly", "Image directory login1:/images", "no answer"),
         *("250 bytes", "1 kB", 'value="0.7500"', "does not answer", "28.1 MB", ">12<"),
+        *("2 kB", "8 kB", 'value="0.2500"', "1 day"),
     ):
         assert words in text, words
     assert "0a1b2c" not in text
     assert 'data-events=""' in text
 
 
-@pytest_twisted.ensureDeferred
-async def test_an_empty_site() -> None:
+def test_an_empty_site() -> None:
     """Where nothing is, a sentence says so."""
-    text = (await page_of(EMPTY)()).body.decode()
-    for words in ("No pull waits", "No machine works", "The gateway has no registry."):
+    text = text_of(EMPTY)
+    for words in (
+        "No pull waits",
+        "No machine works",
+        "The gateway has no registry.",
+        "on the worker machines",
+    ):
         assert words in text
     assert "Held back" not in text
     assert "Slots in use" not in text
@@ -178,3 +201,35 @@ def test_errors_are_documents(error: Any, status: int, words: str) -> None:
     reply = wire_to(error).ask("/", headers=("Host: localhost",))
     assert reply.status == status
     assert words in reply.body.decode()
+
+
+def test_the_images_of_all_systems() -> None:
+    """A search finds them on whatever system, with their readers."""
+    reporter = FakeReporter()
+    reporter.site_images = [
+        replace(READY, system=system, private=True, user_acl=(7,)) for system in ("one", "two")
+    ]
+    wire = Wire(site_of(reporter, Clock()))
+    text = wire.ask("/images?search=UBUNTU", headers=("Host: localhost",)).body.decode()
+    assert "2 of 2 images." in text
+    assert text.count("user 7") == 2
+    assert "<td>two</td>" in text
+    assert 'value="UBUNTU"' in text
+    text = wire.ask("/images?search=alpine", headers=("Host: localhost",)).body.decode()
+    assert "0 of 2 images." in text
+
+
+def test_searches_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One runs at a time and for a minute at most, some wait, and further ones are refused."""
+    monkeypatch.setattr(admin_page, "MOST_SEARCHES", 1)
+    reporter, clock = FakeReporter(), Clock()
+    reporter.gate = Deferred()
+    site = site_of(reporter, clock)
+    search = b"GET /images HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    running, waiting, surplus = (Wire(site) for _ in range(3))
+    assert running.send(search) == waiting.send(search) == b""
+    assert b"Too many searches" in surplus.send(search)
+    clock.advance(admin_page.SEARCH_SECONDS)
+    assert b"has taken too long" in running.transport.value()
+    reporter.gate.callback(None)
+    assert waiting.transport.value().startswith(b"HTTP/1.1 200")

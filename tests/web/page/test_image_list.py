@@ -25,7 +25,7 @@ async def pages(*images: ImageRecord) -> AsyncIterator[Sequence[ImageRecord]]:
 
 async def names(text: str, *images: ImageRecord) -> list[str]:
     """Return the first names of the images that a search finds."""
-    result = await search(ALICE, pages(*images), text)
+    result = await search(ALICE.uid, pages(*images), text)
     return [row.names[0] for row in result.rows]
 
 
@@ -68,19 +68,19 @@ async def test_search(text: str, expected: list[str]) -> None:
 )
 def test_readers(changes: dict[str, object], text: str) -> None:
     """Public images are for everybody, as are old private ones without any list."""
-    assert readers_text(ALICE, replace(READY, **changes)) == text  # type: ignore[arg-type]
+    assert readers_text(ALICE.uid, replace(READY, **changes)) == text  # type: ignore[arg-type]
 
 
-async def text_of(result: SearchResult) -> str:
-    """Return the document of a search."""
-    return (await flattenString(None, ImageTable(ALICE, result))).decode()
+async def text_of(result: SearchResult, uid: int | None = ALICE.uid) -> str:
+    """Return the document of a search by a user, or by an operator."""
+    return (await flattenString(None, ImageTable("Images", uid, result))).decode()
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_document_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first images by name are shown, and the others are counted."""
     monkeypatch.setattr(image_list, "MOST_IMAGES", 1)
-    result = await search(ALICE, pages(UBUNTU, ALPINE, TOOL), "o")
+    result = await search(ALICE.uid, pages(UBUNTU, ALPINE, TOOL), "o")
     text = await text_of(result)
     assert "2 of 3 images, of which the first 1 are shown" in text
     assert ("custom:tool:1" in text, "ubuntu" in text) == (True, False)
@@ -90,12 +90,26 @@ async def test_the_document_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_unknown_values() -> None:
     """A record of another program has a row as well, and no images have a sentence."""
     odd = replace(READY, tags=(), id=None, size=-1, last_pull=None, expiration=float("nan"))
-    text = await text_of(await search(ALICE, pages(odd), ""))
+    text = await text_of(await search(ALICE.uid, pages(odd), ""))
     assert "1 image." in text
     assert text.count(f">{UNKNOWN}<") == 4
-    assert "There is no image that you may use." in await text_of(await search(ALICE, pages(), ""))
+    assert "There is no image that you may use." in await text_of(
+        await search(ALICE.uid, pages(), "")
+    )
     large_image = replace(UBUNTU, size=28_100_000, expiration=1_700_000_000.0)
-    text = await text_of(await search(ALICE, pages(large_image), ""))
+    text = await text_of(await search(ALICE.uid, pages(large_image), ""))
     assert "28.1 MB" in text
     assert "2023-11-14" in text
     assert f'title="{"ab" * 32}">abababababab<' in text
+
+
+@pytest_twisted.ensureDeferred
+async def test_operators_see_the_systems() -> None:
+    """They read the images of all systems, and nobody is `you`."""
+    image = replace(READY, private=True, user_acl=(2001,), system="alpha")
+    text = await text_of(await search(None, pages(image), ""), None)
+    assert "<td>alpha</td>" in text
+    assert ">System<" in text
+    assert "user 2001" in text
+    assert "There is no image." in await text_of(await search(None, pages(), ""), None)
+    assert ">System<" not in await text_of(await search(ALICE.uid, pages(image), ""))

@@ -102,3 +102,16 @@ async def test_a_long_queue_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1 more are not shown." in text
     assert 'data-complete="no"' in text
     assert text.count("<li") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_layers_in_flight() -> None:
+    """Each layer that is being downloaded has a bar; where there is none, the list is hidden."""
+    pull = replace(
+        WAITING, status=State.PULLING, stage="fetch", done=3, total=8, status_message="Pulling"
+    )
+    text = await text_of(replace(pull, layers_in_flight=(["0a1b2c", 1, 4], "odd", ["3d", 0, 0])))
+    assert 'data-digest="0a1b2c"' in text
+    assert text.count("<li data-digest") == 2
+    assert 'value="0.2500"' in text
+    assert '<ul class="layers"></ul>' in await text_of(pull)
