@@ -211,6 +211,18 @@ class Service:
             return 0, None
         return status, json.loads(content) if kind == "application/json" else content.decode()
 
+    def log_with(self, line: str, count: int = 1) -> str:
+        """Return the log once it contains `line`, which is a part of a line, `count` times.
+
+        The lines of workers arrive through pipes: the gateway may answer before it writes them.
+        """
+
+        def log() -> str | None:
+            text = self.log.read_text()
+            return text if text.count(line) >= count else None
+
+        return until(log, 30, f"{line!r} in the log")
+
     def poll(self, image: str, credential: str = ALICE) -> dict[str, Any]:
         """Request a pull once, as each poll of a client does; return the answer."""
         path = f"/api/pull/{SYSTEM}/docker/{quote(image, safe='')}/"

@@ -104,7 +104,7 @@ def test_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(stream.startswith("pipe:") for stream in streams)
         os.kill(pid, signal.SIGKILL)
         (successor,) = until(lambda: set(leaders()) - {pid}, SECONDS, "the next worker")
-        assert "was killed by signal 9" in service.log.read_text()
+        service.log_with("was killed by signal 9")
     until(lambda: not Path(f"/proc/{successor}").exists(), SECONDS, "the end of the worker")
 
 

@@ -66,8 +66,7 @@ def test_a_job_that_is_killed(cluster: Cluster) -> None:
     until(has_ended, ATTEMPT_SECONDS, "the end")
     assert any("was killed by signal 9" in words for words in messages)
     assert cluster.record("lib/app1:1")["attempt"] == 2
-    log = cluster.service.log.read_text()
-    assert f"requeued: docker:lib/app1:1 on {SYSTEM}" in log
+    cluster.service.log_with(f"requeued: docker:lib/app1:1 on {SYSTEM}")
 
 
 def test_the_parent_of_a_job_is_killed(cluster: Cluster) -> None:

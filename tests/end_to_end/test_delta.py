@@ -69,7 +69,7 @@ class Site:
             return answer if answer["status"] in FINAL else None
 
         answer = until(final_answer, 60, f"the end of the pull of {name}", POLL_PAUSE)
-        assert answer["status"] == "READY", (answer, self.log)
+        assert answer["status"] == "READY", (answer, self._service.log.read_text())
         document = self._record(system, answer["id"])
         file = self._root / system / f"{answer['id']}.squashfs"
         assert hashlib.sha256(file.read_bytes()).hexdigest() == document["sha256"]
@@ -86,10 +86,9 @@ class Site:
         document: dict[str, Any] = json.loads(text)
         return document
 
-    @property
-    def log(self) -> str:
-        """Return the log of the gateway and its workers."""
-        return self._service.log.read_text()
+    def log_with(self, line: str) -> str:
+        """Return the log of the gateway and its workers once it contains `line`."""
+        return self._service.log_with(line)
 
 
 @pytest.fixture(scope="module")
@@ -154,4 +153,4 @@ def test_a_whole_file_is_delivered_without_a_sound_base(site: Site) -> None:
     os.utime(image.path, ns=(status.st_atime_ns, status.st_mtime_ns))
     next_image = site.pull(system, site.push(base_layer, os.urandom(NEW_BYTES)))
     assert (next_image.copied_bytes, next_image.sent_bytes) == (0, next_image.size)
-    assert f"{next_image.path.name} is sent as a whole: " in site.log
+    site.log_with(f"{next_image.path.name} is sent as a whole: ")

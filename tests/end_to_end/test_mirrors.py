@@ -55,7 +55,7 @@ def test_a_pull_from_a_mirror(servers: tuple[Service, DockerRegistry, DockerRegi
     answer = service.pull("team/app:1")
     assert answer["status"] == "READY"
     assert cache.blob_requests() == 2
-    assert f"comes from the mirror {cache.host}" in service.log.read_text()
+    service.log_with(f"comes from the mirror {cache.host}")
 
 
 def test_an_explanation(servers: tuple[Service, DockerRegistry, DockerRegistry]) -> None:
@@ -79,7 +79,7 @@ def test_an_explanation(servers: tuple[Service, DockerRegistry, DockerRegistry])
     assert result.returncode == 0, result.stderr
     explanation = json.loads(result.stdout)
     assert (explanation["action"], explanation["directory"]) == ("reuse", SYSTEM)
-    assert "explained team/app:1 on mycluster to uid 2002" in service.log.read_text()
+    service.log_with("explained team/app:1 on mycluster to uid 2002")
 
 
 def test_a_pull_by_registries_conf(

@@ -103,8 +103,7 @@ def test_the_same_command_again(service: Service, tmp_path: Path) -> None:
     spool = service.root / "state" / "uploads"
     first = run(service, "pull", source, "again:1", "--user", "2005")
     assert first[0] == 0, first[2]
-    log = service.log.read_text()
-    assert "begins: " in log
+    log = service.log_with("begins: ")
     code, image_id, errors = run(service, "pull", source, "again:1", "--user", "2005")
     assert (code, image_id) == first[:2], errors
     assert "is not sent: the image made of it is there already" in errors

@@ -177,7 +177,8 @@ def test_two_hundred_callers_start_one_job(
         )
     assert {end["status"] for end in ends} == {"READY"}
     assert len({end["id"] for end in ends}) == 1
-    assert service.log.read_text().count("begins: docker:lib/crowd:1 on mycluster") == 1
+    line = "begins: docker:lib/crowd:1 on mycluster"
+    assert service.log_with(line).count(line) == 1
 
 
 def test_the_log_has_a_line_for_each_pull(registry: DockerRegistry, tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_a_killed_worker_s_work_is_taken_up_again(
     assert done["status"] == "READY"
     image = service.images / f"{done['id']}.squashfs"
     assert "d/2" in listing(image)
-    assert service.log.read_text().count("begins: docker:lib/killed:1 on mycluster") >= 2
+    service.log_with("begins: docker:lib/killed:1 on mycluster", 2)
     until(lambda: not service.leftovers(), 5, "the clean-up")
 
 
@@ -372,4 +373,5 @@ def test_a_damaged_image_is_delivered_again(registry: DockerRegistry, tmp_path: 
         assert image.read_bytes() == content
         # The configuration is read each time.
         assert registry.blob_requests() - requests <= 2
-        assert service.log.read_text().count("is not the file that was delivered") == 2
+        line = "is not the file that was delivered"
+        assert service.log_with(line, 2).count(line) == 2

@@ -130,9 +130,8 @@ def test_a_policy_with_real_signatures(site: Site, service: Service) -> None:
     assert failure["status"] == "FAILURE"
     assert "signed by a key that the policy does not accept" in failure["cause"]
     assert len(list(service.images.glob("*.squashfs"))) == 1
-    log = service.log.read_text()
-    assert f"signed by {site.signer}" in log
-    assert f"policy_file {site.policy}" in log
+    service.log_with(f"signed by {site.signer}")
+    service.log_with(f"policy_file {site.policy}")
 
     site.require([{"type": "insecureAcceptAnything"}])
     # The failure is held for two seconds (`FailureHold`).
