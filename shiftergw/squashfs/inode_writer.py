@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from struct import Struct
 
 from shiftergw.errors import SquashfsUnsupported
 from shiftergw.squashfs import inodes
@@ -20,6 +21,7 @@ _INDEX_LIMIT = 2**16 - 1
 
 _pack_common = inodes.COMMON.pack
 _pack_file = inodes.FILE.pack
+_pack_small_file = Struct(inodes.COMMON.format + inodes.FILE.format[1:]).pack
 
 # Plain numbers: arithmetic with members of an enumeration takes several times as long.
 _FILE = int(InodeKind.FILE)
@@ -73,8 +75,22 @@ class InodePacker:
         return kind, self._common(kind, node, number) + rest
 
     def _file(self, node: FileNode, number: int) -> bytes:
-        data, links = node.data, node.links
+        data, mode, mtime, uid, gid, links, _ = node
         size, start, fragment, offset, sparse, blocks = data
+        ids = self._ids
+        if (  # a tail alone, as most files are; this implies all that `_check_data` checks
+            0 < size < self._block_size
+            and size <= self._block_size - offset
+            and 0 <= fragment < self._fragments
+            and links == 1
+            and not (start or sparse or blocks)
+            and uid in ids
+            and gid in ids
+        ):
+            return _pack_small_file(
+                _FILE, mode & _MODE_BITS, ids[uid], ids[gid], mtime, number,
+                0, fragment, offset, size,
+            )  # fmt: skip
         self._check_data(data)
         if start < _LIMIT_32 and size < _LIMIT_32 and links == 1 and not sparse:
             rest = _pack_file(start, fragment, offset, size)

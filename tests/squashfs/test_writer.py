@@ -164,6 +164,11 @@ BLOCKS = pack("<I", 100)
         (with_children((b"a", FileNode(FileData(5, 2000, blocks=BLOCKS)))), "1 blocks at 2000"),
         (with_children((b"a", FileNode(FileData(5, fragment=1)))), "fragment 1 at 0"),
         (with_children((b"a", FileNode(FileData(5, fragment=0, offset=131_070)))), "at 131070"),
+        (with_children((b"a", LEAF), (b"b", FileNode(FileData(5, fragment=1)))), "fragment 1 at 0"),
+        (
+            with_children((b"a", LEAF), (b"b", FileNode(FileData(5, 0, 0, 131_068)))),
+            "fragment 0 at 131068",
+        ),
         (with_children((b"a", FileNode(FileData(5, 96, sparse=5, blocks=BLOCKS)))), "holes of 5"),
         (with_children((b"a", FileNode(FileData(0, 96, blocks=BLOCKS)))), "0 bytes has 1 blocks"),
         (with_children((b"a", FileNode(FileData(-1)))), "-1 bytes"),
@@ -174,6 +179,14 @@ def test_what_squashfs_cannot_hold_is_refused(root: DirectoryNode, words: str) -
     options = SquashfsOptions(GZIP)
     with pytest.raises(SquashfsUnsupported, match=words):
         write_image(root, options, bytes(1000), [FragmentBlock(96, 500)])
+
+
+def test_tails_end_with_their_fragment_block() -> None:
+    """Files with an owner that is new, and with one that occurs again, have the same data."""
+    data = FileData(5, fragment=0, offset=131_067)
+    root = with_children((b"a", FileNode(data, uid=7)), (b"b", FileNode(data, uid=7, gid=7)))
+    image = write_image(root, SquashfsOptions(GZIP), bytes(1000), [FragmentBlock(96, 500)])
+    assert plain(nodes_of(list(read_bytes(image).entries()))) == plain(root)
 
 
 def test_owners_are_as_many_as_the_id_table_holds(monkeypatch: pytest.MonkeyPatch) -> None:
