@@ -16,11 +16,10 @@ from shiftergw.app.cache_sizes import measure_caches
 from shiftergw.app.log import LogOptions
 from shiftergw.app.measured_store import with_measurements
 from shiftergw.app.metric_counts import MetricCounts
-from shiftergw.app.metrics import MetricsPage, ReactorLag, count_job_end
+from shiftergw.app.metrics import MetricsPage, ReactorLag, count_job_end, requests_left
 from shiftergw.app.policies import PolicyPreparation, PresentPolicies
 from shiftergw.app.preparation import Preparation
 from shiftergw.app.supervision import Supervision
-from shiftergw.app.throughput import ThroughputHistory
 from shiftergw.app.user_files import user_files
 from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import CONCURRENT_QUERIES
@@ -224,15 +223,14 @@ def _admin_services(
     if not config.admin_listen:
         return []
     pages: dict[str, Page] = {**health_pages(rules), "/metrics": metrics}
-    history = ThroughputHistory(counts, reactor)
     caches = None  # with a broker, other machines have them
     if config.broker_url is None:
         caches = CacheReporter(partial(measure_caches, config), threads, reactor)
     reporter = SiteReporter(
-        config, store, rules.work, queue, threads, reactor, caches, history.measurements
+        config, store, rules.work, queue, threads, reactor, caches, partial(requests_left, counts)
     )
     application = AdminApplication(pages, reactor, AdminPage(reporter, reactor))
-    return [history, AdminListener(config, application, threads, reactor)]
+    return [AdminListener(config, application, threads, reactor)]
 
 
 def _connection_limits(config: Config) -> ConnectionLimits:

@@ -19,6 +19,7 @@ from shiftergw.model.metrics import (
     MACHINES,
     METRICS,
     REACTOR_LAG,
+    REQUESTS_LEFT,
     SLOTS,
     TROUBLE,
     WORK,
@@ -111,6 +112,15 @@ def count_job_end(counts: MetricCounts, end: JobEnd) -> None:
     """Count a job whose worker ended without a result."""
     if end.loss:
         counts.add(WORKER_ENDS, 1, "yes" if end.died else "no")
+
+
+def requests_left(counts: MetricCounts) -> dict[str, int]:
+    """Return what registries still allow, by name, as they last told a worker."""
+    return {
+        labels[0]: int(numbers[0])
+        for name, labels, numbers in counts.entries()
+        if name == REQUESTS_LEFT.name
+    }
 
 
 def _too_late() -> Unavailable:

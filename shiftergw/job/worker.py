@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,6 +27,7 @@ from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.model.postponement import Postponement, WaitLimits
 from shiftergw.model.records import Expired, Failed, ImageRecord, Ready
+from shiftergw.model.throughput import Throughput
 from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import within
@@ -200,6 +202,22 @@ class Worker:
             self._log_end(attempt, SUPERSEDED_OUTCOME)
             return
         self._log_end(attempt, str(record.status), record)
+        await self._count(attempt, record)
+
+    async def _count(self, attempt: Attempt, record: ImageRecord) -> None:
+        """Add a pull that has ended to the throughput of the site, unless the store is away."""
+        if attempt.record.kind != "pull":
+            return
+        is_ready = record.status is State.READY
+        work = Throughput(
+            self._clock.seconds(),
+            pulls=int(is_ready),
+            failures=int(record.status is State.FAILURE),
+            image_bytes=(record.size or 0) if is_ready else 0,
+            layer_bytes=attempt.timeline.downloaded_bytes,
+        )
+        with suppress(Unavailable):
+            await self._store.add_throughput(work)
 
     async def _write_outcome(self, record: ImageRecord, outcome: Outcome) -> ImageRecord:
         """Write an outcome into the store, and return the resulting record.

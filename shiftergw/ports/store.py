@@ -9,6 +9,7 @@ from shiftergw.ports.breakers import BreakerStore
 from shiftergw.ports.leases import LeaseStore
 from shiftergw.ports.lookups import LookupStore
 from shiftergw.ports.ranges import RangeStore
+from shiftergw.ports.throughput import ThroughputStore
 
 if TYPE_CHECKING:
     from shiftergw.model.postponement import Breaker, PostponeLimits
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from shiftergw.states import State, WaitCause
 
 
-class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, Protocol):
+class ImageStore(BreakerStore, LeaseStore, LookupStore, RangeStore, ThroughputStore, Protocol):
     """Records of images and of the work on them. Each method is atomic.
 
     A *step* is a method with an attempt number. It changes nothing and raises `Superseded` if a

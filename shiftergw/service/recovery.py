@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
@@ -11,8 +12,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from shiftergw.errors import GatewayError, Superseded, key_values
+from shiftergw.errors import GatewayError, Superseded, Unavailable, key_values
 from shiftergw.model.records import Failed, ImageRecord
+from shiftergw.model.throughput import Throughput
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageStore, JobEnd, JobQueue, QueueTrouble
@@ -267,3 +269,5 @@ async def _fail(
         text=key_values(fields, CAUSE_LIMIT),
         fields=fields,
     )
+    with suppress(Unavailable):
+        await store.add_throughput(Throughput(now, failures=int(record.kind == "pull")))

@@ -12,6 +12,7 @@ from shiftergw.config import Config
 from shiftergw.errors import Unavailable
 from shiftergw.model.postponement import Breaker
 from shiftergw.model.records import ImageRecord, WorkerMachine
+from shiftergw.model.throughput import Throughput, total
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.files import free_space, total_space
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.service.work_queue import WorkQueue
+
+SPANS = (3600.0, 86400.0)
+"""The spans of throughput, in seconds."""
 
 PAGE = 250
 """Images that are read at once."""
@@ -48,30 +52,11 @@ class DiskReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Throughput:
-    """What workers have done since a time; sizes in bytes."""
-
-    since: float
-    pulls: int = 0
-    failures: int = 0
-    image_bytes: int = 0
-    layer_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Measurements:
-    """What the gateway has counted: `spans` of throughput, and by registry the requests left."""
-
-    spans: Sequence[Throughput] = ()
-    requests_left: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class SiteReport:
     """The state of a site at a `time`; `jobs` are the names of the images in work, by key.
 
-    `registries` are hosts by the name of the location. There are no `caches` if other machines
-    have them.
+    `registries` are hosts by the name of the location, and `requests_left` what they allow. There
+    are no `caches` if other machines have them. `spans` are the throughput of all gateways.
     """
 
     time: float
@@ -83,7 +68,8 @@ class SiteReport:
     breakers: Sequence[Breaker]
     disks: Sequence[DiskReport]
     caches: Sequence[CacheReport] = ()
-    measurements: Measurements = Measurements()
+    requests_left: Mapping[str, int] = field(default_factory=dict)
+    spans: Sequence[Throughput] = ()
 
 
 class SiteReporter:
@@ -98,7 +84,7 @@ class SiteReporter:
         threads: Threads,
         clock: IReactorTime,
         caches: CacheReporter | None = None,
-        measurements: Callable[[], Measurements] = Measurements,
+        requests_left: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """Read from `store` and `work`, and from `queue`; look at disks in `threads`.
 
@@ -110,13 +96,13 @@ class SiteReporter:
         self._queue = queue
         self._clock = clock
         self._caches = caches
-        self._measurements = measurements
+        self._requests_left = requests_left
         self._disk_calls = BoundedThreadCalls(threads, DISK_CALLS, DISK_SECONDS, clock, _late)
 
     async def report(self) -> SiteReport:
         """Return the present state; raise `Unavailable` if the database does not answer."""
         reading = self._read_store()
-        records, breakers = await within(STORE_SECONDS, self._clock, reading, _store_late)
+        records, breakers, spans = await within(STORE_SECONDS, self._clock, reading, _store_late)
         config = self._config
         return SiteReport(
             time=self._clock.seconds(),
@@ -134,7 +120,8 @@ class SiteReporter:
                 self._disk(purpose, path) for purpose, path in self._directories()
             ),
             caches=() if self._caches is None else await self._caches.caches(),
-            measurements=self._measurements(),
+            requests_left=self._requests_left(),
+            spans=spans,
         )
 
     async def images(self) -> AsyncIterator[Sequence[ImageRecord]]:
@@ -145,12 +132,17 @@ class SiteReporter:
                 yield page
                 page = await self._store.list(system, page[-1].key, PAGE)
 
-    async def _read_store(self) -> tuple[list[ImageRecord], Sequence[Breaker]]:
+    async def _read_store(
+        self,
+    ) -> tuple[list[ImageRecord], Sequence[Breaker], Sequence[Throughput]]:
         records: list[ImageRecord] = []
         for system in self._config.systems:
             async for page in self._work.pages(system):
                 records += page
-        return records, await self._store.list_breakers(self._clock.seconds())
+        now = self._clock.seconds()
+        entries = await self._store.list_throughput(now - max(SPANS))
+        spans = [total(now - seconds, entries) for seconds in SPANS]
+        return records, await self._store.list_breakers(now), spans
 
     def _directories(self) -> list[tuple[str, Path]]:
         config = self._config

@@ -22,9 +22,17 @@ from shiftergw.app.metrics import (
     ReactorLag,
     count_job_end,
     render,
+    requests_left,
 )
 from shiftergw.errors import NotFound, Unavailable
-from shiftergw.model.metrics import METRICS, REACTOR_LAG, REQUEST_SECONDS, SENT_BYTES
+from shiftergw.model.metrics import (
+    METRICS,
+    REACTOR_LAG,
+    REQUEST_SECONDS,
+    REQUESTS_LEFT,
+    SENT_BYTES,
+    SLOTS,
+)
 from shiftergw.model.records import WorkerMachine
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageStore, JobEnd, JobQueue, QueueTrouble
@@ -202,3 +210,11 @@ def test_each_metric_is_documented() -> None:
     assert documented_metrics == {
         metric.name: (metric.kind, list(metric.labels)) for metric in METRICS.values()
     }
+
+
+def test_requests_left() -> None:
+    """Only registries that count requests have told a worker what they still allow."""
+    counts = MetricCounts()
+    counts.set(REQUESTS_LEFT, 87, "hub")
+    counts.set(SLOTS, 3)
+    assert requests_left(counts) == {"hub": 87}

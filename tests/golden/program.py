@@ -37,6 +37,7 @@ from shiftergw.model.records import (
 )
 from shiftergw.model.references import ImageReference
 from shiftergw.model.requests import PullRequest
+from shiftergw.model.throughput import Throughput
 from shiftergw.model.uploads import ImageFile
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
@@ -198,6 +199,11 @@ def failed_end(*, own: bool = False) -> Failed:
 def packed_data() -> PackedData:
     """Return the ranges of a file that has data of one pack."""
     return PackedData.collect([("d" * 64, [(0, 96, 5000)])])
+
+
+def throughput(now: float) -> Throughput:
+    """Return work that has ended at a time."""
+    return Throughput(now, pulls=1, image_bytes=5000, layer_bytes=4000)
 
 
 def expired_end() -> Expired:

@@ -27,7 +27,16 @@ LIMIT = 60.0
 ID, OTHER_ID, TWO_TAGS_ID = "a" * 64, "b" * 64, "d" * 64
 RUNNER = "node1:7"
 DIRECTORY = "/images"
-TABLES = "leases", "blocks", "breakers", "turns", "lookups", "file_ranges", "file_data"
+TABLES = (
+    "leases",
+    "blocks",
+    "breakers",
+    "turns",
+    "lookups",
+    "file_ranges",
+    "file_data",
+    "throughput",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +189,7 @@ async def _tables(place: Place) -> None:
     await store.trip_breaker("limit hub anonymous node2", NOW + 60, "hub (rate limit)", NOW)
     await store.check_breaker("limit hub anonymous node2", NOW + 61, 90)
     await store.save_ranges("c" * 64, program.packed_data(), NOW)
+    await store.add_throughput(program.throughput(NOW))
     row = {"user": "alice", "uid": 2001, "system": "mycluster", "type": "docker"}
     await store.record_lookup({**row, "tag": "lib/app:1", "id": ID, "time": NOW})
 

@@ -17,6 +17,7 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.model.records import ImageRecord, Ready
+from shiftergw.model.throughput import Throughput
 from shiftergw.plumbing.exhaustion import Exhausted
 from shiftergw.plumbing.timing import pause
 from shiftergw.rules.attempts import MAX_ATTEMPTS
@@ -215,6 +216,29 @@ async def test_an_outcome_that_cannot_be_written(
         assert cause in str(record.cause)
         assert "secret" not in str(record.cause)
         assert await bench.store.lease("images", MANIFEST.hex, "another/1", 0.0, 9)
+
+
+class WithoutStatistics(SqliteStore):
+    """A store that is unavailable just after the end of a pull."""
+
+    async def add_throughput(self, work: Throughput) -> None:
+        """Raise `Unavailable`."""
+        raise Unavailable("The gateway's database does not answer.")
+
+
+@pytest.mark.parametrize("kind", [SqliteStore, Full, WithoutStatistics])
+@pytest_twisted.ensureDeferred
+async def test_the_throughput_of_a_site(tmp_path: Path, kind: type[SqliteStore]) -> None:
+    """Pulls and failures count, with their bytes; without a place for that the pull ends well."""
+    async with running_bench(tmp_path, kind) as bench:
+        record = await bench.pull()
+        entries = await bench.store.list_throughput(0)
+        counts = [(entry.pulls, entry.failures, entry.image_bytes) for entry in entries]
+        assert record.size or kind is Full
+        assert counts == {SqliteStore: [(1, 0, record.size)], Full: [(0, 1, 0)]}.get(kind, [])
+        if kind is SqliteStore:
+            await bench.pull(kind="acl")
+            assert await bench.store.list_throughput(0) == entries
 
 
 class UnavailableAtTheBegin(SqliteStore):

@@ -11,11 +11,12 @@ from twisted.internet.task import Clock
 
 from shiftergw.errors import Unavailable
 from shiftergw.model.records import Ready, WorkerMachine
+from shiftergw.model.throughput import Throughput
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import QueueTrouble
 from shiftergw.service import site_report
 from shiftergw.service.site_caches import CacheReport, CacheReporter
-from shiftergw.service.site_report import Measurements, SiteReporter
+from shiftergw.service.site_report import SiteReporter
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import load_config
 from tests.installed_reactor import reactor
@@ -37,13 +38,19 @@ async def test_a_report(store: SqliteStore, threads: Threads, tmp_path: Path) ->
     work = bench.gateway.work
     cache = CacheReport("Layers", 86400.0, 1, 10, 100)
     caches = CacheReporter(lambda: [cache], threads, reactor)
-    measurements = Measurements((), {"hub": 87})
+    allowances = {"hub": 87}
+    for seconds in (0, 4000, 90_000):
+        await store.add_throughput(Throughput(reactor.seconds() - seconds, 1, 0, 10, 5))
     reporter = SiteReporter(
-        config, store, work, bench.queue, threads, reactor, caches, lambda: measurements
+        config, store, work, bench.queue, threads, reactor, caches, lambda: allowances
     )
     report = await reporter.report()
     assert report.caches == [cache]
-    assert report.measurements == measurements
+    assert report.requests_left == allowances
+    assert [(span.pulls, span.image_bytes, span.layer_bytes) for span in report.spans] == [
+        (1, 10, 5),
+        (2, 20, 10),
+    ]
     assert report.troubles == {"mycluster": bench.queue.current_trouble}
     assert [record.pulltag for record in report.records] == ["app:1"]
     assert list(report.jobs.values()) == ["app:1"]

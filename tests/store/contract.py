@@ -11,6 +11,7 @@ from tests.store.contract_reads import ReadContract
 from tests.store.contract_removals import CancelledRemovalContract, RemovalContract
 from tests.store.contract_requeue import RequeueContract
 from tests.store.contract_rights import RightsContract
+from tests.store.contract_throughput import ThroughputContract
 from tests.store.contract_waits import PostponeContract, ShareContract
 from tests.store.contract_work import ClaimContract, WorkContract
 
@@ -30,6 +31,7 @@ class StoreContract(
     OwnerContract,
     ReadContract,
     RangesContract,
+    ThroughputContract,
     KeepContract,
 ):
     """All parts of the contract. A subclass provides the fixture `place`."""

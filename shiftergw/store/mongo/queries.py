@@ -27,6 +27,7 @@ TURNS = "shiftergw.turns"
 STATE = "shiftergw.state"
 CREDENTIALS = "shiftergw.credentials"
 RANGES = "shiftergw.ranges"
+THROUGHPUT = "shiftergw.throughput"
 LOOKUPS = "metrics"
 
 MIGRATION = "migration"
@@ -205,6 +206,11 @@ def breaker(key: str) -> Query:
 def open_breakers(now: float, limit: int) -> Query:
     """Return the query for the breakers whose time has not come, by key."""
     return Query(BREAKERS, {"until": {"$gt": now}}, sort={"_id": 1}, limit=limit)
+
+
+def throughput_since(since: float) -> Query:
+    """Ask for the periods that began at or after a time."""
+    return Query(THROUGHPUT, {"_id": {"$gte": since}}, sort={"_id": 1})
 
 
 def interrupted_finishes(before: float) -> Query:

@@ -17,13 +17,25 @@ from shiftergw.store.mongo.queries import (
     LOOKUPS,
     RANGES,
     STATE,
+    THROUGHPUT,
     TURNS,
 )
 from shiftergw.store.mongo.records import IMAGES
 
 COMMAND = {"connectionStatus": 1, "showPrivileges": True}
 
-_COLLECTIONS = (IMAGES, LOOKUPS, LEASES, BLOCKS, BREAKERS, TURNS, STATE, CREDENTIALS, RANGES)
+_COLLECTIONS = (
+    IMAGES,
+    LOOKUPS,
+    LEASES,
+    BLOCKS,
+    BREAKERS,
+    TURNS,
+    STATE,
+    CREDENTIALS,
+    RANGES,
+    THROUGHPUT,
+)
 _ACTIONS = ("find", "insert", "update", "remove", "listIndexes", "createIndex")
 _ROLES = ("readWrite", "dbOwner")
 _ROLES_ANY_DATABASE = ("readWriteAnyDatabase", "root")

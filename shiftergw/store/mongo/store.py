@@ -15,6 +15,7 @@ from shiftergw.model.packed_data import PackedData
 from shiftergw.model.postponement import Breaker, PostponeLimits
 from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
 from shiftergw.model.requests import PullRequest, QueueLimits
+from shiftergw.model.throughput import Throughput
 from shiftergw.mongo.database import COMMAND_SECONDS
 from shiftergw.ports import DeltaBase, UsedCredentials
 from shiftergw.states import State, WaitCause
@@ -31,6 +32,7 @@ from shiftergw.store.mongo import (
     reads,
     schedule,
     steps,
+    throughput,
 )
 from shiftergw.store.mongo.connections import MongoConnections
 from shiftergw.store.mongo.lookups import MAX_ROWS
@@ -163,6 +165,14 @@ class MongoStore(MongoConnections):
     async def list_breakers(self, now: float) -> Sequence[Breaker]:
         """See `ImageStore`."""
         return await breakers.list_open(self._db, now)
+
+    async def add_throughput(self, work: Throughput) -> None:
+        """See `ImageStore`."""
+        await throughput.add(self._db, work)
+
+    async def list_throughput(self, since: float) -> Sequence[Throughput]:
+        """See `ImageStore`."""
+        return await throughput.list_since(self._db, since)
 
     async def waiting(
         self,

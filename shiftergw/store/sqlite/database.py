@@ -30,7 +30,7 @@ OPEN_SECONDS = 10.0
 ALONE_SECONDS = 1.0
 """Seconds that `open_alone` waits for other processes to close the file."""
 
-SCHEMA = ("schema.sql", "schema-2.sql", "schema-3.sql", "schema-4.sql", "schema-5.sql")
+SCHEMA = ("schema.sql", *(f"schema-{number}.sql" for number in range(2, 7)))
 """The scripts that upgrade an empty file to the current schema, in order.
 
 `user_version` of a file is the number of scripts applied to it. A released script is never edited,

@@ -220,6 +220,22 @@ CLOSE_BREAKER = "DELETE FROM breakers WHERE key = ? AND until <= ?"
 
 FORGET_BREAKERS = "DELETE FROM breakers WHERE until <= ?"
 
+ADD_THROUGHPUT = """
+    INSERT INTO throughput (since, pulls, failures, image_bytes, layer_bytes)
+    VALUES (?, ?, ?, ?, ?) ON CONFLICT (since) DO UPDATE SET
+        pulls = pulls + excluded.pulls,
+        failures = failures + excluded.failures,
+        image_bytes = image_bytes + excluded.image_bytes,
+        layer_bytes = layer_bytes + excluded.layer_bytes
+"""
+
+THROUGHPUT = """
+    SELECT since, pulls, failures, image_bytes, layer_bytes FROM throughput
+    WHERE since >= ? ORDER BY since
+"""
+
+FORGET_THROUGHPUT = "DELETE FROM throughput WHERE since < ?"
+
 ADD_LOOKUP = "INSERT INTO lookups (system, document) VALUES (?, ?)"
 
 # The rows are in the order of arrival, so both statements read only the rows that they remove.

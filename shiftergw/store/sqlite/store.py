@@ -17,11 +17,21 @@ from shiftergw.model.packed_data import PackedData
 from shiftergw.model.postponement import Breaker, PostponeLimits
 from shiftergw.model.records import Expired, Failed, ImageRecord, Progress, Ready
 from shiftergw.model.requests import PullRequest, QueueLimits
+from shiftergw.model.throughput import Throughput
 from shiftergw.ports import DeltaBase
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.fair_schedule import InFlight, fair_order, fair_schedule
-from shiftergw.store.sqlite import breakers, images, leases, queries, ranges, rows, steps
+from shiftergw.store.sqlite import (
+    breakers,
+    images,
+    leases,
+    queries,
+    ranges,
+    rows,
+    steps,
+    throughput,
+)
 from shiftergw.store.sqlite.connections import require_open
 from shiftergw.store.sqlite.lookups import SqliteLookups
 
@@ -152,6 +162,14 @@ class SqliteStore(SqliteLookups):
     async def list_breakers(self, now: float) -> Sequence[Breaker]:
         """See `ImageStore`."""
         return await self._read(lambda db: breakers.list_open(db, now))
+
+    async def add_throughput(self, work: Throughput) -> None:
+        """See `ImageStore`."""
+        await self._write(lambda db: throughput.add(db, work))
+
+    async def list_throughput(self, since: float) -> Sequence[Throughput]:
+        """See `ImageStore`."""
+        return await self._read(lambda db: throughput.list_since(db, since))
 
     async def waiting(
         self,

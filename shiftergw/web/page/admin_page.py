@@ -107,7 +107,7 @@ class AdminPage:
             "registries": RegistryTable(report),
             "caches": CacheTable(report.caches),
             "disks": DiskTable(report.disks),
-            "throughput": ThroughputTable(report.measurements.spans),
+            "throughput": ThroughputTable(report.spans),
         }
         return {name: await to_html(element) for name, element in elements.items()}
 

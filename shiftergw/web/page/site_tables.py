@@ -9,8 +9,9 @@ from twisted.web.template import Element, Tag, renderer, tags
 from shiftergw.errors import amount, duration
 from shiftergw.model.postponement import Breaker
 from shiftergw.model.records import WorkerMachine
+from shiftergw.model.throughput import Throughput
 from shiftergw.service.site_caches import CacheReport
-from shiftergw.service.site_report import DiskReport, SiteReport, Throughput
+from shiftergw.service.site_report import DiskReport, SiteReport
 from shiftergw.states import State
 from shiftergw.web.page.documents import template
 from shiftergw.web.page.elements import UNKNOWN, bar, mark, time_tag
@@ -121,7 +122,7 @@ class RegistryTable(Element):
     def registry(self, _: object, tag: Tag) -> Iterator[Tag]:
         """Yield a row for each registry."""
         for name, host in self._report.registries.items():
-            remaining = self._report.measurements.requests_left.get(name)
+            remaining = self._report.requests_left.get(name)
             yield tag.clone().fillSlots(
                 name=name,
                 host=host,

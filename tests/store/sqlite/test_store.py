@@ -177,7 +177,7 @@ async def test_a_file_of_the_first_version_is_upgraded(path: Path) -> None:
         assert await store.forget_ranges(NOW + 1) == 1
         assert (await store.finish("2" * 24, 2, Ready(ID), NOW)).key == "0" * 24
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (5,)
+        assert db.execute("PRAGMA user_version").fetchone() == (6,)
 
 
 @pytest_twisted.ensureDeferred

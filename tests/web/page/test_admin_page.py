@@ -14,14 +14,13 @@ from twisted.internet.task import Clock
 from shiftergw.errors import Unavailable
 from shiftergw.model.postponement import Breaker
 from shiftergw.model.records import ImageRecord, WorkerMachine
+from shiftergw.model.throughput import Throughput
 from shiftergw.ports import QueueTrouble
 from shiftergw.service.site_caches import CacheReport
 from shiftergw.service.site_report import (
     DiskReport,
-    Measurements,
     SiteReport,
     SiteReporter,
-    Throughput,
 )
 from shiftergw.states import State
 from shiftergw.web.admin import AdminApplication, make_admin_site
@@ -66,7 +65,8 @@ FULL = SiteReport(
     ],
     disks=[DiskReport("Uploads", 1000, 250), DiskReport("Images of one")],
     caches=[CacheReport("Layers", 86400.0, 7, 2000, 8000), CacheReport("Caches", 0)],
-    measurements=Measurements([Throughput(NOW - 3600, 12, 3, 28_100_000, 1_000)], {"hub": 87}),
+    requests_left={"hub": 87},
+    spans=[Throughput(NOW - 3600, 12, 3, 28_100_000, 1_000)],
 )
 
 
