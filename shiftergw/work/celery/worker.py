@@ -36,6 +36,8 @@ def make_worker(
     The machine does not start if its command line names a system that is not one of `systems`; if
     that is None, any name will do.
     """
+    # This signal switches debug messages in worker processes; it would end Celery with all jobs.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     app = make_app(broker_url, slots)
     app.shiftergw_slot_gate = SlotGate()
     supervision = MachineSupervision(ServiceManager.from_environment(os.environ))

@@ -128,11 +128,15 @@ async def test_sigterm_drains_a_machine(
     sender: MessageSender,
     tmp_path: Path,
 ) -> None:
-    """The machine finishes its job, takes no message and exits; a second SIGTERM does nothing."""
+    """The machine finishes its job, takes no message and exits; a second SIGTERM does nothing.
+
+    Nor does the signal that switches debug messages in other processes.
+    """
     machine = start_machine("one")
     await wait_until_ready(machine)
     send(sender, system, "short-1")
     await until((tmp_path / "one" / "short-1").exists)
+    machine.send_signal(signal.SIGUSR2)
     machine.send_signal(signal.SIGTERM)
     send(sender, system, "short-2")
     await until(lambda: "Warm shutdown" in machine.log.read_text())
