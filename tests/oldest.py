@@ -20,7 +20,9 @@ OLDEST = frozenset(
 )
 """Packages pinned to their lower bounds; such versions of other packages lack newer Pythons."""
 
-TOOLS = frozenset({"pytest", "pytest-twisted", "pytest-timeout", "coverage", "hypothesis"})
+TOOLS = frozenset(
+    {"pytest", "pytest-twisted", "pytest-timeout", "coverage", "hypothesis", "jsonschema"}
+)
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9-]+)(\[[a-z,]+\])?>=([0-9.]+)")
 

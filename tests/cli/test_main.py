@@ -93,8 +93,10 @@ async def test_requests_load_neither_twisted_nor_records(arguments: list[str]) -
     assert "shiftergw.auth.munge_client" in modules
 
 
-def test_pull_does_without_the_gateway_s_parts() -> None:
+@pytest_twisted.ensureDeferred
+async def test_pull_does_without_the_gateway_s_parts() -> None:
     """`pull` runs in a reactor, but without the service, its configuration and SSH."""
-    modules = modules_of("pull", "--help")
+    async with gateway_for(FakeGateway()) as env:
+        modules: Any = await deferToThread(modules_of, "pull", "--nowait", "ubuntu:24.04", **env)
     assert "shiftergw.cli.pull" in modules
     assert not modules & {"shiftergw.app.compose", "shiftergw.config", "pydantic", "twisted.conch"}

@@ -209,7 +209,7 @@ def open_breakers(now: float, limit: int) -> Query:
 
 
 def throughput_since(since: float) -> Query:
-    """Ask for the periods that began at or after a time."""
+    """Return the query for the periods that began at or after a time."""
     return Query(THROUGHPUT, {"_id": {"$gte": since}}, sort={"_id": 1})
 
 

@@ -53,7 +53,7 @@ def privilege(actions: list[str], db: str = "images", collection: str = "") -> d
             "failure",
             "createIndex in",
         ),
-        ([{"resource": {"cluster": True}, "actions": WRITES}], "failure", "and 48 more"),
+        ([{"resource": {"cluster": True}, "actions": WRITES}], "failure", "and 54 more"),
         ([], "warning", "whether me@admin may write is not proven"),
     ],
 )

@@ -16,6 +16,7 @@ from shiftergw.model.packed_data import PackedData
 from shiftergw.model.postponement import PostponeLimits
 from shiftergw.model.records import Expired, Progress
 from shiftergw.model.requests import QueueLimits
+from shiftergw.model.throughput import Throughput
 from shiftergw.mongo.connector import HOST_SECONDS
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
@@ -76,6 +77,8 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "lease": lambda store: store.lease("/images", ID, "k/1", NOW, 9),
     "release": lambda store: store.release("/images", ID, "k/1"),
     "lookups": lambda store: store.lookups("alpha", 9),
+    "add_throughput": lambda store: store.add_throughput(Throughput(NOW, 1)),
+    "list_throughput": lambda store: store.list_throughput(NOW),
 }
 
 

@@ -56,6 +56,7 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "files_with_data": lambda q: q.files_with_data(["b" * 64, "c" * 64]),
     "ready_with_file": lambda q: q.ready_with_file(["alpha", "beta"], ["a" * 64, "b" * 64]),
     "ranges_of": lambda q: q.ranges_of("a" * 64),
+    "throughput_since": lambda q: q.throughput_since(5.0),
     "ranges_before": lambda q: q.ranges_before(5.0),
     "images_of_files": lambda q: q.images_of_files(["a" * 64, "b" * 64]),
 }
@@ -79,6 +80,7 @@ TWO_SETS = {
     "own_ended_before",
     "ready_with_file",
     "images_of_files",
+    "throughput_since",
 }
 """Queries with two sets or ranges of values, or with a range of keys.
 
