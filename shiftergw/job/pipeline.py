@@ -138,27 +138,29 @@ class Pipeline:
         arrived: a user who cannot fetch them must not get a file that another user's pull has made
         of them. A layer has arrived, too, if its pack is in the image's own place of the cache. A
         layer or a pack that was damaged in the cache is dropped there, and the layer is fetched
-        once more.
+        once more. Of several packs, each may be noticed only after the one before was replaced.
         Partial blobs of a failed pull stay in the cache for the next pull of them, unless the image
         itself was refused.
         """
         forward = ForwardWatcher(watcher)
+        damages: list[_CacheDamagedError] = []
         async with AsyncExitStack() as stack:
-            try:
-                squashfs = await self._convert(stack, image, config, login, options, forward)
-            except _CacheDamagedError as damage:
-                _log.warn(
-                    "{image}: a layer was damaged in the cache, and is fetched again: {cause}",
-                    image=image.id,
-                    cause=damage.__cause__,
-                )
+            while True:
                 try:
                     squashfs = await self._convert(stack, image, config, login, options, forward)
-                except _CacheDamagedError:
-                    raise BlobCorrupt(
-                        "The gateway's cache damages layers.",
-                        remedy="Tell the site's support: a disk or the memory may be failing.",
-                    ) from damage
+                    break
+                except _CacheDamagedError as damage:
+                    damages.append(damage)
+                    if _is_damaging(damages, len(image.layers)):
+                        raise BlobCorrupt(
+                            "The gateway's cache damages layers.",
+                            remedy="Tell the site's support: a disk or the memory may be failing.",
+                        ) from damage
+                    _log.warn(
+                        "{image}: a layer was damaged in the cache, and is fetched again: {cause}",
+                        image=image.id,
+                        cause=damage.__cause__,
+                    )
             yield squashfs
 
     async def _convert(
@@ -262,3 +264,12 @@ class _Conversion:
         except (BlobCorrupt, LayerInvalid, ImageTooLarge):
             self._may_be_damaged = True
             raise
+
+
+def _is_damaging(damages: Sequence[_CacheDamagedError], layer_count: int) -> bool:
+    """Return whether a cache has damaged the layers of an image again after they were replaced.
+
+    A pack that is damaged stops the build before the other packs are read.
+    """
+    layers = [damage for damage in damages if not isinstance(damage.__cause__, PackCorrupt)]
+    return len(layers) > 1 or len(damages) > layer_count

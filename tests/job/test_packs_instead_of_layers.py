@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.build.pack_files import pack_groups
+from shiftergw.build.packer import Packer
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.errors import BlobCorrupt, RegistryDenied
 from shiftergw.job.pipeline import Pipeline
@@ -179,6 +180,28 @@ async def test_a_damaged_pack_has_its_layer_fetched_again(
     assert any(packed_image.file_of(damaged_layers[0]).name in text for text in texts)
     for (before, _), (after, _) in pairwise(packed_image.watcher.stages):
         check_step(before, after)
+
+
+@pytest_twisted.ensureDeferred
+async def test_damage_that_is_noticed_later(
+    packed_image: PackedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build ends at the first damaged pack; one that it has not read is replaced, too."""
+    for layer in packed_image.image.layers:
+        damage_index(packed_image, layer)
+    find, second, tries = Packer.find, packed_image.image.layers[1].digest, []
+
+    async def find_late(packer: Packer, digest: Digest, *arguments: Any) -> Any:
+        if digest == second:
+            tries.append(digest)
+            if len(tries) == 1:
+                await Deferred()  # until the other layer ends the build
+        return await find(packer, digest, *arguments)
+
+    monkeypatch.setattr(Packer, "find", find_late)
+    squashfs = await packed_image.build()
+    assert content_of(squashfs.path)["data"][2]
+    assert len(packed_image.downloads) == 2
 
 
 @pytest_twisted.ensureDeferred
