@@ -151,7 +151,8 @@ class Pipeline:
                     break
                 except _CacheDamagedError as damage:
                     damages.append(damage)
-                    if _is_damaging(damages, len(image.layers)):
+                    # One more, because `enroot_files` adds a layer.
+                    if _is_damaging(damages, len(image.layers) + 1):
                         raise BlobCorrupt(
                             "The gateway's cache damages layers.",
                             remedy="Tell the site's support: a disk or the memory may be failing.",
